@@ -1,0 +1,62 @@
+# make compare   what Syngrad costs and gains on this machine   (ARGS="--help" lists the options)
+# make test      lint, types and tests
+# make docs      the documentation, into site/
+# make clean     removes everything the others made, .venv included
+#
+# All of them need python3 (3.11 or newer, with its venv module) and nothing else; PYTHON=... names another one.
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# A stamp is touched when its installation has succeeded, and is out of date when what it was made from changes.
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help compare test docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+compare: $(VENV)/.installed-run
+	@$(BIN)/syngrad compare $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || \
+	  { echo "Syngrad needs Python 3.11 or newer, and '$(PYTHON)' was not found. Name yours: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Syngrad needs Python 3.11 or newer, and '$(PYTHON)' is $$("$(PYTHON)" -V 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || \
+	  { echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu install the package python3-venv, then run make again." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.installed-run: $(VENV)/.python $(SOURCES)
+	@echo "Installing PyTorch and what else Syngrad needs into $(VENV): once, a few minutes."
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.python $(SOURCES)
+	@echo "Installing PyTorch and the test tools into $(VENV): once, a few minutes."
+	@$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed-run
+
+$(VENV)/.installed-docs: $(VENV)/.python $(SOURCES)
+	@echo "Installing PyTorch and the documentation's tools into $(VENV): once, a few minutes."
+	@$(INSTALL) --editable '.[docs]'
+	@touch $@ $(VENV)/.installed-run

@@ -1,0 +1,23 @@
+"""Syngrad trains neural networks whose parts do not wait for each other."""
+
+from syngrad import estimators, metrics, targets
+from syngrad.errors import SyngradError
+from syngrad.estimators import GradientEstimator
+from syngrad.experiment import Experiment
+from syngrad.interface import Interface
+from syngrad.network import decouple
+from syngrad.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Experiment",
+    "GradientEstimator",
+    "Interface",
+    "SyngradError",
+    "Trainer",
+    "decouple",
+    "estimators",
+    "metrics",
+    "targets",
+]

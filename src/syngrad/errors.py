@@ -1,0 +1,45 @@
+"""The one error class of Syngrad, and its few kinds.
+
+Everything a user can get wrong ends in a :class:`SyngradError` whose message is one line: what was given, why it does
+not do, and what to type instead. The command line prints that line and exits with code 2; a library user may catch the
+base class alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SyngradError(Exception):
+    """Base of every error Syngrad raises on purpose."""
+
+
+class ConfigError(SyngradError):
+    """An option, a name or a number that cannot be used."""
+
+
+class CutError(SyngradError):
+    """A model that cannot be cut where it was asked to be."""
+
+
+class MessageError(SyngradError):
+    """What crosses an interface is not what the interface was bound to."""
+
+
+class TrainingError(SyngradError):
+    """The model, the loss or the data failed while training: NaN, an empty loader, a loss that is not a scalar."""
+
+
+def unknown(kind: str, given: object, valid: Iterable[str]) -> ConfigError:
+    """The error for a name that is not known: it lists the valid ones, the nearest first if there is one."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(str(given), names, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {kind} {given!r};{hint} valid: {', '.join(names)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line, for use inside another message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0].strip()}" if text else type(error).__name__

@@ -1,0 +1,166 @@
+"""The gradient estimator: a module (h, context) → δ̂ that learns from what comes back.
+
+An estimator speaks of one sample: δ̂ is the gradient of the *sum* of sample losses, so it keeps its scale when the batch
+size changes (design: Scale). In the hot path the same number travels multiplied by `scale`, because then nothing has to
+be divided: with r = scale·δ̂ − g, where g is the gradient as it came back, the gradient of the estimator loss
+scale·Σ‖δ̂ − g/scale‖² with respect to δ̂ is simply 2·r. That loss is the squared error summed over features and averaged
+over samples; a loss multiplied for gradient accumulation or by a GradScaler carries its factor in `scale`, and the
+estimator's `.grad` carries it as every other parameter's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError, MessageError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What travels with a batch and estimators may look at: labels, as a rule.
+
+    kind: "labels" (n,) of integers, "tokens" (n, t) of integers, "vector" (n, …) of floats, or "none" (no context).
+    Any other kind, "other" for instance, is for estimators of the user's own.
+    size: the number of classes for labels and tokens, the number of features of one sample for a vector.
+    """
+
+    kind: str = "none"
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Binding:
+    """All that an estimator's sizes follow from; made by one fake run of the model, never typed by hand.
+
+    shape: of one sample's h (the batch dimension left out). output: of one sample's model output, None when that is not
+    a single tensor. loss: the user's own, (output, target) → scalar. count: target → the number of sample losses whose
+    mean the loss is. batch: the batch size of the example.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    context: Context = Context()
+    output: torch.Size | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    count: Callable[[Any], float] | None = None
+
+    @property
+    def features(self) -> int:
+        """Number of elements of one sample's h."""
+        return self.shape.numel()
+
+    @property
+    def kind(self) -> str:
+        """vector (f,), sequence (t, f), image (c, y, x), or volume for anything of higher rank."""
+        return {0: "vector", 1: "vector", 2: "sequence", 3: "image"}.get(len(self.shape), "volume")
+
+    @property
+    def width(self) -> int:
+        """Size of the dimension an estimator mixes: features, a token's features, or channels."""
+        if self.kind == "sequence":
+            return self.shape[-1]
+        return self.shape[0] if self.kind in ("image", "volume") else self.features
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        """float64 stays, everything narrower is kept in float32, as under autocast."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def factory(self) -> dict[str, Any]:
+        """dtype and device for making parameters."""
+        return {"dtype": self.parameter_dtype, "device": self.device}
+
+
+class GradientEstimator(nn.Module):
+    """δ̂ = M(h, context): predicts the gradient of the sum of sample losses with respect to h, in the shape of h.
+
+    To write your own, give `forward(h, context)`, and `build(binding)` if sizes depend on the message; the last layer
+    should start at zero, weights and biases (:func:`zero_`), so that an untrained estimate moves nothing. `h` arrives
+    detached. Everything else has a default: `estimate` runs `forward` once, and `fit` differentiates that same run.
+
+    Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2. Deviation: the reduction of the L2 loss is not published;
+    here it is summed over features and averaged over samples.
+    """
+
+    #: whether fitting it needs a gradient to come back (a head that learns from labels alone does not)
+    wants_feedback: bool = True
+    #: whether it sees labels; read by `binding.context`
+    context: bool = True
+    #: feedback is asked for on every n-th minibatch unless the trainer is told otherwise
+    feedback_every: int = 1
+    #: the estimator's learning rate as a multiple of its stage's
+    learning_rate: float = 1.0
+
+    binding: Binding | None = None
+
+    def bind(self, binding: Binding) -> None:
+        """Make the parameters for one place; called once, before training."""
+        if self.binding is not None:
+            raise ConfigError(f"{type(self).__name__} is bound already; give each interface its own estimator")
+        self.binding = binding
+        self.build(binding)
+        self.to(**binding.factory())
+
+    def build(self, binding: Binding) -> None:
+        """Make the layers. Estimators whose sizes are fixed by hand have nothing to do here."""
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """δ̂ for a detached h of shape (n, …): the same shape, per sample."""
+        raise ConfigError(f"{type(self).__name__} has no forward(h, context); an estimator needs one")
+
+    def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
+        """scale·δ̂, detached, and what `fit` will want of this run (None unless `keep`).
+
+        An estimator that learns from the context alone adds to its own `.grad` here.
+        """
+        with torch.set_grad_enabled(keep):
+            predicted = self(h.detach(), context)
+        if not isinstance(predicted, Tensor) or predicted.shape != h.shape:
+            got = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
+            raise MessageError(f"{type(self).__name__} gave δ̂ of {got} for a message of {tuple(h.shape)}; they must agree")
+        return predicted.detach().to(h.dtype) * scale, predicted if keep else None
+
+    def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
+        """Add the gradient of scale·Σ‖δ̂ − received/scale‖² to the parameters' `.grad`.
+
+        `received` is the gradient as it came back, ∂loss/∂h. `kept` is what `estimate` returned, or None when weights
+        have changed since, in which case the prediction is made again.
+        """
+        with torch.enable_grad():
+            predicted = kept if kept is not None else self(h.detach(), context)
+        if predicted.requires_grad:
+            torch.autograd.backward(predicted, (predicted.detach() * scale).sub_(received.detach()).mul_(2))
+
+
+class Wrapped(GradientEstimator):
+    """A user's own module with `forward(h, context)`, or `forward(h)`, as an estimator."""
+
+    def __init__(self, module: nn.Module, takes_context: bool) -> None:
+        super().__init__()
+        self.module = module
+        self.context = takes_context
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """What the user's module says."""
+        return self.module(h, context) if self.context else self.module(h)  # type: ignore[no-any-return]
+
+
+def zero_(layer: nn.Module) -> nn.Module:
+    """The layer with weights *and* biases at zero: an estimator's last layer starts so."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def add_grad(parameter: Tensor, grad: Tensor) -> None:
+    """Accumulate into `.grad` as autograd would, for gradients found in closed form."""
+    if parameter.grad is None:
+        parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
+    else:
+        parameter.grad.add_(grad)

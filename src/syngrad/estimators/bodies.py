@@ -1,0 +1,111 @@
+"""What a head is made of: small networks from a message to the model's output, sized from the binding alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError
+from syngrad.estimators.base import Binding, zero_
+
+
+def layers(sizes: list[int]) -> nn.Sequential:
+    """Linear, ReLU, …, Linear; the last one starts at zero."""
+    parts: list[nn.Module] = []
+    for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+        parts += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*parts, zero_(nn.Linear(sizes[-2], sizes[-1])))
+
+
+class Reshaped(nn.Module):
+    """Rows in, rows out, given back in the shape of the model's output."""
+
+    def __init__(self, body: nn.Module, output: torch.Size, flatten_from: int) -> None:
+        super().__init__()
+        self.body, self.output, self.flatten_from = body, output, flatten_from
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(n, …) → (n, *output)."""
+        return self.body(h.flatten(self.flatten_from)).view(h.shape[0], *self.output)  # type: ignore[no-any-return]
+
+
+class MeanOverTime(nn.Module):
+    """(n, t, f) → (n, f): one output for a whole sequence."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The mean over t."""
+        return h.mean(1)
+
+
+class ImageStem(nn.Module):
+    """Brings a picture to at most `size`×`size` before the linear layers, by average pooling or by a strided convolution.
+
+    A convolution keeps what pooling throws away: on CIFAR-10 it is worth several points (docs/estimators).
+    """
+
+    def __init__(self, shape: torch.Size, width: int, size: int) -> None:
+        super().__init__()
+        channels, height, _ = shape
+        if width:
+            stride = 2 if height >= 2 * size else 1
+            self.reduce: nn.Module = nn.Sequential(
+                nn.Conv2d(channels, width, 3, stride=stride, padding=1), nn.ReLU()
+            )
+        else:
+            self.reduce = nn.Identity()
+        out = width or channels
+        self.pool = nn.AdaptiveAvgPool2d((min(size, shape[1]), min(size, shape[2])))
+        self.features = out * min(size, shape[1]) * min(size, shape[2])
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(n, c, y, x) → (n, features)."""
+        return self.pool(self.reduce(h)).flatten(1)  # type: ignore[no-any-return]
+
+
+class Dense(nn.Module):
+    """A picture for a picture: 1×1 convolutions, then interpolation to the output's size."""
+
+    def __init__(self, channels: int, hidden: list[int], output: torch.Size) -> None:
+        super().__init__()
+        sizes = [channels, *hidden, output[0]]
+        parts: list[nn.Module] = []
+        for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+            parts += [nn.Conv2d(a, b, 1), nn.ReLU()]
+        self.body = nn.Sequential(*parts, zero_(nn.Conv2d(sizes[-2], sizes[-1], 1)))
+        self.size = tuple(output[1:])
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(n, c, y, x) → (n, *output)."""
+        scores = self.body(h)
+        if scores.shape[2:] != self.size:
+            scores = nn.functional.interpolate(scores, self.size, mode="bilinear", align_corners=False)
+        return scores  # type: ignore[no-any-return]
+
+
+def body(binding: Binding, hidden: int, width: int, channels: int, pool: int) -> nn.Module:
+    """A head's network for this message and output.
+
+    hidden: layers of `width` units before the last. channels, pool: of an image's stem.
+    """
+    if binding.output is None or binding.loss is None:
+        raise ConfigError(
+            "a head (local, sobolev) predicts the model's output, which must be one tensor, and needs the loss; "
+            "use 'linear' or 'mlp', or give a lone Interface loss= and output="
+        )
+    output, units = binding.output, [width] * hidden
+    last = output.numel()
+    if binding.kind == "sequence" and len(output) == 2 and output[0] == binding.shape[0]:
+        return layers([binding.width, *units, output[1]])
+    if binding.kind == "sequence" and len(output) <= 1:
+        return nn.Sequential(MeanOverTime(), *_shaped(layers([binding.width, *units, last]), output, 1))
+    if binding.kind == "image" and len(output) == 3:
+        return Dense(binding.shape[0], units, output)
+    if binding.kind == "image":
+        stem = ImageStem(binding.shape, channels, pool)
+        return nn.Sequential(stem, *_shaped(layers([stem.features, *units, last]), output, 1))
+    flat = layers([binding.features, *units, last])
+    return flat if binding.kind == "vector" and len(output) == 1 else Reshaped(flat, output, 1)
+
+
+def _shaped(rows: nn.Module, output: torch.Size, flatten_from: int) -> list[nn.Module]:
+    return [rows] if len(output) == 1 else [Reshaped(rows, output, flatten_from)]

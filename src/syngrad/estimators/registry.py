@@ -1,0 +1,122 @@
+"""Estimators by name: `linear`, `mlp(hidden=2, width=1024)`, a class, a function, or a module of the user's own."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from syngrad.errors import ConfigError, unknown
+from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
+from syngrad.estimators.heads import Head
+from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
+
+EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
+
+
+def local(**options: Any) -> Head:
+    """A head that learns from the labels alone: decoupled greedy learning."""
+    return Head(**{"derivative": 0.0, **options})
+
+
+def sobolev(**options: Any) -> Head:
+    """The same head, fitted also to the gradient that comes back."""
+    return Head(**{"derivative": 1.0, **options})
+
+
+def default(**options: Any) -> Head:
+    """The frozen configuration that meets the step-time, memory and accuracy figures (docs/estimators)."""
+    return Head(**{**DEFAULT, **options})
+
+
+#: the options of the default estimator; changed only together with every figure that quotes it
+DEFAULT: dict[str, Any] = {"hidden": 0, "derivative": 0.3, "feedback_every": 4}
+
+NAMED: dict[str, Callable[..., GradientEstimator]] = {
+    "default": default,
+    "zero": Zero,
+    "linear": Linear,
+    "mlp": MLP,
+    "conv": Conv,
+    "low_rank": LowRank,
+    "local": local,
+    "sobolev": sobolev,
+}
+
+
+def parse(text: str) -> GradientEstimator:
+    """An unbound estimator from a name with options, as in `mlp(hidden=2, width=64)`."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            name, options = node.id, {}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            name = node.func.id
+            options = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+        else:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise ConfigError(f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)") from None
+    if name not in NAMED:
+        raise unknown("estimator", name, NAMED)
+    try:
+        return NAMED[name](**options)
+    except TypeError:
+        valid = ", ".join(option_names(name)) or "none"
+        raise ConfigError(f"estimator {text!r} has an option that {name!r} does not take; its options: {valid}") from None
+
+
+def option_names(name: str) -> list[str]:
+    """The options a named estimator takes."""
+    made = NAMED[name]
+    return list(inspect.signature(Head if made in (local, sobolev, default) else made).parameters)
+
+
+def adopt(module: Any) -> GradientEstimator:
+    """An estimator as it is, or a user's own module wrapped into one."""
+    if isinstance(module, GradientEstimator):
+        return module
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"an estimator must be a module with forward(h, context), got {type(module).__name__}")
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return Wrapped(module, takes_context=True)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    several = len(positional) >= 2 or any(p.kind == p.VAR_POSITIONAL for p in positional)
+    return Wrapped(module, takes_context=several)
+
+
+def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstimator:
+    """A bound estimator for one leaf of one interface.
+
+    spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding, called;
+    or a mapping from a cut's name (or "default") to any of these.
+    """
+    if isinstance(spec, Mapping):
+        if cut not in spec and "default" not in spec:
+            raise ConfigError(f"no estimator given for cut {cut!r}; name it, or give a 'default'")
+        return make(spec.get(cut, spec.get("default", "default")), binding, cut)
+    if isinstance(spec, str):
+        estimator = parse(spec)
+    elif isinstance(spec, nn.Module):
+        estimator = adopt(copy.deepcopy(spec))
+    elif callable(spec):
+        estimator = adopt(spec(binding) if _takes_binding(spec) else spec())
+    else:
+        raise ConfigError(f"an estimator is a name, a module or a function that makes one, got {type(spec).__name__}")
+    estimator.bind(binding)
+    return estimator
+
+
+def _takes_binding(function: Callable[..., Any]) -> bool:
+    if inspect.isclass(function):
+        return False
+    return any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in inspect.signature(function).parameters.values()
+    )

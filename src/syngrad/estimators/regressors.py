@@ -1,0 +1,289 @@
+"""Estimators that predict the received gradient itself, from h and, if wished, the labels.
+
+`linear` with labels is the paper's cDNI, without labels its plain DNI; `mlp` and `conv` are the paper's deeper models.
+All are fitted by squared error to what comes back. Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError
+from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, zero_
+from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
+
+
+class Zero(GradientEstimator):
+    """δ̂ = 0: nothing comes. The floor under every other estimator; stages below the last one stand still."""
+
+    wants_feedback = False
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """Zeros in the shape of h."""
+        return torch.zeros_like(h)
+
+    def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
+        """Zeros, and nothing to keep."""
+        return torch.zeros_like(h), None
+
+    def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
+        """Nothing to fit."""
+
+
+class LabelTable(nn.Module):
+    """The part of a regressor that the context gives: C[y] for labels, a linear map of a context vector; starts at zero.
+
+    One row more than there are classes takes labels that do not count (−100, padding).
+    """
+
+    def __init__(self, context: Context, features: int) -> None:
+        super().__init__()
+        self.kind, self.size = context.kind, context.size
+        rows = context.size + 1 if context.kind in ("labels", "tokens") else context.size
+        self.weight = nn.Parameter(torch.zeros(rows, features))
+
+    def rows(self, context: Any, n: int) -> Tensor:
+        """The context as (n,) labels, or (n, size) vectors, one for each row of the flattened message."""
+        if self.kind == "vector":
+            flat = context.reshape(context.shape[0], -1)
+            return flat if flat.shape[0] == n else flat.repeat_interleave(n // flat.shape[0], 0)  # type: ignore[no-any-return]
+        flat = context.reshape(-1)
+        if flat.shape[0] != n:
+            flat = flat.repeat_interleave(n // flat.shape[0], 0)
+        return torch.where(flat < 0, self.size, flat) if self.kind == "tokens" else flat
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(n, features)."""
+        if self.kind == "vector":
+            return rows.to(self.weight.dtype) @ self.weight
+        return self.weight.index_select(0, rows)
+
+    def add_grads(self, rows: Tensor, residual: Tensor) -> None:
+        """Accumulate ∂C for the gradient `residual` (n, features)."""
+        if self.kind == "vector":
+            add_grad(self.weight, rows.to(residual.dtype).t() @ residual)
+        else:
+            add_grad(self.weight, label_grads(rows, residual, self.weight.shape[0]))
+
+
+class Regressor(GradientEstimator):
+    """What the regressors share: whether they see labels, and the rows they work on.
+
+    Vectors and sequences are flattened to rows of one width, (n, f) or (n·t, f): a sequence's tokens share weights.
+    Images are rows of all their features where the estimator mixes everything, and stay images for convolutions.
+    """
+
+    def __init__(self, context: bool = True) -> None:
+        super().__init__()
+        self.context = context
+        self.labels: LabelTable | None = None
+
+    def label_table(self, binding: Binding, features: int) -> LabelTable | None:
+        """The table for this binding's context, or None when there is none or it is not wanted."""
+        if not self.context or binding.context.kind not in ("labels", "tokens", "vector"):
+            return None
+        return LabelTable(binding.context, features)
+
+    def row_width(self, binding: Binding) -> int:
+        """The width of a row: a token's features in a sequence, all features otherwise."""
+        return binding.width if binding.kind == "sequence" else binding.features
+
+
+class Linear(Regressor):
+    """δ̂ = W·h + C[y] + b, all starting at zero: one linear layer on [h, one-hot y], fitted in closed form.
+
+    On sequences it works token by token, on images pixel by pixel: W mixes channels, and each class has a picture C[y].
+    """
+
+    def build(self, binding: Binding) -> None:
+        """W (width, width), b (width,), C (classes, features of a row)."""
+        width = binding.width
+        self.image = binding.kind in ("image", "volume")
+        self.map = zero_(nn.Linear(width, width))
+        self.labels = self.label_table(binding, binding.features if self.image else width)
+
+    def rows(self, h: Tensor) -> Tensor:
+        """(rows, width): channels last for images, so that one matrix serves every kind of message."""
+        return (h.movedim(1, -1) if self.image else h).reshape(-1, self.map.in_features)
+
+    def shaped(self, rows: Tensor, h: Tensor) -> Tensor:
+        """Rows back in the shape of h."""
+        if not self.image:
+            return rows.view(h.shape)
+        return rows.view(h.shape[0], *h.shape[2:], h.shape[1]).movedim(-1, 1)
+
+    def label_rows(self, context: Any, h: Tensor) -> Tensor | None:
+        """The context's rows: one a sample for images, one a row otherwise."""
+        if self.labels is None:
+            return None
+        n = h.shape[0] if self.image else h.numel() // self.map.in_features
+        return self.labels.rows(context, n)
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """(n, …) → (n, …)."""
+        predicted = self.shaped(self.map(self.rows(h.to(self.map.weight.dtype))), h)
+        labels = self.label_rows(context, h)
+        return predicted if labels is None or self.labels is None else predicted + self.labels(labels).view(h.shape)
+
+    @torch.no_grad()
+    def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
+        """scale·δ̂ without a graph; what is kept is the estimate itself."""
+        with torch.autocast(h.device.type, enabled=False):
+            scaled = self(h, context).mul_(scale).to(h.dtype)
+        return scaled, scaled if keep else None
+
+    @torch.no_grad()
+    def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
+        """2·(scale·δ̂ − g) through the linear map, in closed form."""
+        with torch.autocast(h.device.type, enabled=False):
+            scaled = kept if kept is not None else self(h, context) * scale
+            residual = scaled.sub(received).mul_(2).to(self.map.weight.dtype)
+            grad_weight, grad_bias = linear_regressor_grads(
+                self.rows(h.to(self.map.weight.dtype)), self.rows(residual)
+            )
+            add_grad(self.map.weight, grad_weight)
+            add_grad(self.map.bias, grad_bias)
+            labels = self.label_rows(context, h)
+            if labels is not None and self.labels is not None:
+                self.labels.add_grads(labels, residual.reshape(labels.shape[0], -1))
+
+
+class MLP(Regressor):
+    """hidden × (Linear, batch norm, ReLU), then a Linear that starts at zero; 0 to 3 hidden layers, labels joined to h.
+
+    The paper's plain estimator is `MLP(hidden=2, width=1024, context=False)`. width: of the hidden layers, by default
+    that of a row. Without hidden layers it is the linear estimator, fitted through autograd.
+    """
+
+    def __init__(
+        self, hidden: int = 1, width: int | None = None, batch_norm: bool = True, context: bool = True
+    ) -> None:
+        super().__init__(context)
+        if hidden not in (0, 1, 2, 3):
+            raise ConfigError(f"mlp takes 0 to 3 hidden layers, got hidden={hidden!r}")
+        self.hidden, self.hidden_width, self.batch_norm = hidden, check_width(width), batch_norm
+
+    def build(self, binding: Binding) -> None:
+        """Layers from the width of a row; an image's row is all its features."""
+        features = self.row_width(binding)
+        width = self.hidden_width or features
+        layers: list[nn.Module] = []
+        sizes = [features] + [width] * self.hidden
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if self.batch_norm else []), nn.ReLU()]
+        self.features = features
+        self.labels = self.label_table(binding, sizes[1] if self.hidden else features)
+        self.first = layers[0] if self.hidden else None
+        self.rest = nn.Sequential(*layers[1:])
+        self.last = zero_(nn.Linear(sizes[-1], features))
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """(n, …) → (n, …)."""
+        rows = h.reshape(-1, self.features).to(self.last.weight.dtype)
+        x = self.first(rows) if self.first is not None else rows
+        joined = self.labels(self.labels.rows(context, rows.shape[0])) if self.labels is not None else None
+        if self.first is not None and joined is not None:
+            x = x + joined
+        x = self.last(self.rest(x))
+        if self.first is None and joined is not None:
+            x = x + joined
+        return x.view(h.shape)
+
+
+class Conv(Regressor):
+    """hidden × (conv, batch norm, ReLU), then a conv that starts at zero; labels enter as constant planes.
+
+    For images and, with one dimension, sequences. The paper's App. C.1 estimator is `Conv(hidden=2, width=128,
+    kernel=5, context=False)`. kernel must be odd, so that the picture keeps its size.
+    """
+
+    def __init__(
+        self, hidden: int = 1, width: int | None = None, kernel: int = 3, batch_norm: bool = True, context: bool = True
+    ) -> None:
+        super().__init__(context)
+        if hidden not in (0, 1, 2, 3):
+            raise ConfigError(f"conv takes 0 to 3 hidden layers, got hidden={hidden!r}")
+        if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"conv takes an odd kernel size, got kernel={kernel!r}")
+        self.hidden, self.hidden_width, self.kernel, self.batch_norm = hidden, check_width(width), kernel, batch_norm
+
+    def build(self, binding: Binding) -> None:
+        """Convolutions of the message's own dimension."""
+        if binding.kind not in ("image", "sequence"):
+            raise ConfigError(
+                f"estimator 'conv' needs images or sequences, but the message is a {binding.kind} of shape "
+                f"{tuple(binding.shape)}; use 'linear', 'mlp' or 'low_rank'"
+            )
+        self.sequence = binding.kind == "sequence"
+        conv = nn.Conv1d if self.sequence else nn.Conv2d
+        norm = nn.BatchNorm1d if self.sequence else nn.BatchNorm2d
+        channels = binding.width
+        sizes = [channels] + [self.hidden_width or channels] * self.hidden
+        layers: list[nn.Module] = []
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            layers += [conv(a, b, self.kernel, padding=self.kernel // 2)]
+            layers += [*([norm(b)] if self.batch_norm else []), nn.ReLU()]
+        self.labels = self.label_table(binding, sizes[1] if self.hidden else channels)
+        self.first = layers[0] if self.hidden else None
+        self.rest = nn.Sequential(*layers[1:])
+        self.last = zero_(conv(sizes[-1], channels, self.kernel, padding=self.kernel // 2))
+
+    def planes(self, h: Tensor, context: Any) -> Tensor | float:
+        """The labels' part, (n, channels, 1, …) or, for token labels, (n, channels, t)."""
+        if self.labels is None:
+            return 0.0
+        if self.labels.kind == "tokens" and self.sequence:
+            rows = self.labels(self.labels.rows(context, h.shape[0] * h.shape[2]))
+            return rows.view(h.shape[0], h.shape[2], -1).movedim(1, 2)
+        rows = self.labels(self.labels.rows(context, h.shape[0]))
+        return rows.view(*rows.shape, *(1 for _ in h.shape[2:]))
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """(n, c, y, x) or (n, t, f) → the same."""
+        x = (h.movedim(-1, 1) if self.sequence else h).to(next(self.last.parameters()).dtype)
+        planes = self.planes(x, context)
+        x = self.last(self.rest(self.first(x) + planes)) if self.first is not None else self.last(x) + planes
+        return x.movedim(1, -1) if self.sequence else x
+
+
+class LowRank(Regressor):
+    """δ̂ = V·(U·h + E[y]) + C[y] + b with `rank` numbers in the middle; V, C and b start at zero.
+
+    For messages where a full matrix would cost as much as a layer: 2·rank multiply-adds a feature instead of `width`.
+    Images are taken whole, so that it sees every pixel.
+    """
+
+    def __init__(self, rank: int = 16, context: bool = True) -> None:
+        super().__init__(context)
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise ConfigError(f"low_rank takes a rank of at least 1, got rank={rank!r}")
+        self.rank = rank
+
+    def build(self, binding: Binding) -> None:
+        """U (rank, f), V (f, rank)."""
+        self.features = self.row_width(binding)
+        self.down = nn.Linear(self.features, self.rank, bias=False)
+        self.up = zero_(nn.Linear(self.rank, self.features))
+        self.labels = self.label_table(binding, self.features)
+        self.inner = self.label_table(binding, self.rank)
+        if self.inner is not None:
+            nn.init.normal_(self.inner.weight, std=0.1)
+
+    def forward(self, h: Tensor, context: Any = None) -> Tensor:
+        """(n, …) → (n, …)."""
+        x = h.reshape(-1, self.features).to(self.up.weight.dtype)
+        inner = self.down(x)
+        if self.labels is None or self.inner is None:
+            return self.up(inner).view(h.shape)  # type: ignore[no-any-return]
+        rows = self.labels.rows(context, x.shape[0])
+        return (self.up(inner + self.inner(rows)) + self.labels(rows)).view(h.shape)  # type: ignore[no-any-return]
+
+
+def check_width(width: int | None) -> int | None:
+    """A hidden width of at least one, or None for the message's own."""
+    if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+        raise ConfigError(f"a hidden width must be at least 1, got width={width!r}")
+    return width

@@ -1,0 +1,79 @@
+"""A minibatch taken apart: what goes into the model, what the loss is held against, and the scale of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syngrad.errors import ConfigError, TrainingError
+from syngrad.tree import batch_size, tensors, to_device
+
+TARGET_KEYS = ("target", "targets", "label", "labels", "y")
+
+#: batch → (arguments of the model, keyword arguments, target of the loss)
+Unpack = Callable[[Any], tuple[tuple[Any, ...], dict[str, Any], Any]]
+
+
+@dataclass
+class Batch:
+    """scale: ∂loss/∂(sum of sample losses). size: number of samples, for averages over minibatches."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Any
+    scale: float
+    size: int
+
+
+def unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """The usual forms: (x, y), (x1, x2, …, y), or a mapping with one of the usual names for its target.
+
+    A mapping's other entries are the model's keyword arguments.
+    """
+    if isinstance(batch, Mapping):
+        found = [key for key in TARGET_KEYS if key in batch]
+        if len(found) != 1:
+            raise ConfigError(
+                f"a batch with keys {sorted(map(str, batch))} has no single target among {', '.join(TARGET_KEYS)}; "
+                "give unpack= a function of the batch that returns (args, kwargs, target)"
+            )
+        return (), {key: value for key, value in batch.items() if key != found[0]}, batch[found[0]]
+    if isinstance(batch, tuple | list) and len(batch) >= 2:
+        return tuple(batch[:-1]), {}, batch[-1]
+    raise ConfigError(
+        f"a batch must be (inputs…, target) or a mapping, got {type(batch).__name__}; "
+        "give unpack= a function of the batch that returns (args, kwargs, target)"
+    )
+
+
+def read(
+    batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, device: torch.device | None
+) -> Batch:
+    """The batch taken apart and on its device; scale = 1/count(target), 1/len(batch) without a count."""
+    args, kwargs, target = unpack_with(batch)
+    if device is not None:
+        args, target = to_device(args, device), to_device(target, device)
+        kwargs = to_device(kwargs, device) if kwargs else kwargs
+    first = args[0] if args else None
+    size = first.shape[0] if isinstance(first, Tensor) and first.dim() else batch_size((args, kwargs, target))
+    if size == 0:
+        raise TrainingError("a batch of no samples cannot be trained on; use a loader that yields at least one")
+    if count is None:
+        return Batch(args, kwargs, target, 1.0 / size, size)
+    number = float(count(target))
+    if not number > 0:
+        raise TrainingError(f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses")
+    return Batch(args, kwargs, target, 1.0 / number, size)
+
+
+def first_nonfinite(batch: Batch) -> str | None:
+    """Which part of the batch holds a NaN or an infinity, for the message of an error."""
+    for name, part in (("input", (batch.args, batch.kwargs)), ("target", batch.target)):
+        for tensor in tensors(part):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return name
+    return None

@@ -1,0 +1,111 @@
+"""True gradients, late: every interface hands a gradient down d minibatches after the stage above has made it.
+
+Stage k of K then updates from minibatch t − d·(K−1−k), with the weights that minibatch went forward with: these are
+stashed, because a backward through weights that changed since would mix two models. d=0 is back-propagation.
+Source: DDG (Huo et al. 2018, arXiv 1804.10574), weight stashing as in PipeDream (Narayanan et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syngrad.execution.batch import Batch
+from syngrad.stage import Stage
+from syngrad.tree import detach, differentiable
+
+
+@dataclass
+class InFlight:
+    """One minibatch in one stage, gone forward and waiting for its gradient."""
+
+    step: int
+    inputs: list[Tensor]
+    sent: list[Tensor]
+    stash: dict[str, Tensor]
+    takes_part: bool
+
+
+@dataclass
+class Line:
+    """One stage's minibatches in flight, and the gradients on their way down to it: (ready at step, of minibatch, g)."""
+
+    flights: deque[InFlight] = field(default_factory=deque)
+    coming: deque[tuple[int, int, list[Tensor]]] = field(default_factory=deque)
+
+
+class Delayed:
+    """The pipeline of minibatches in flight; `delay` is d, in minibatches an interface."""
+
+    def __init__(self, stages: list[Stage], delay: int) -> None:
+        self.stages, self.delay = stages, delay
+        self.lines = [Line() for _ in stages]
+        self.clock = 0
+        self.named = [{n: p for n, p in stage.segment.named_parameters() if p.requires_grad} for stage in stages]
+
+    @property
+    def in_flight(self) -> int:
+        """How many (stage, minibatch) pairs still wait for a gradient."""
+        return sum(len(line.flights) for line in self.lines)
+
+    def step(self, t: int, batch: Batch, top: Callable[[Any, Batch], Tensor], active: list[bool] | None) -> Tensor:
+        """Minibatch t goes forward through all stages; each stage goes back through what has come for it."""
+        out: Any = None
+        inputs: list[Tensor] = []
+        last = len(self.stages) - 1
+        made: list[InFlight] = []
+        for k, stage in enumerate(self.stages):
+            late = self.delay > 0 and k < last
+            stash = {n: p.detach().clone().requires_grad_() for n, p in self.named[k].items()} if late else {}
+            if k == 0:
+                out = stage.run(*batch.args, stash=stash or None, **batch.kwargs)
+            else:
+                out, inputs = detach(out, feedback=True)
+                out = stage.run(out, stash=stash or None)
+            if k < last:
+                made.append(InFlight(t, inputs, differentiable(out), stash, active is None or active[k]))
+        loss = top(out, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if active is not None and not active[last]:
+            for parameter in self.stages[last].parameters:
+                parameter.grad = None
+        for line, flight in zip(self.lines, made, strict=False):
+            line.flights.append(flight)
+        self.clock = t
+        if last > 0:
+            self._hand_down(last - 1, t, inputs)
+        self._go_back()
+        return loss.detach()
+
+    def drain(self) -> None:
+        """One tick without a new minibatch."""
+        self.clock += 1
+        self._go_back()
+
+    def _hand_down(self, index: int, step: int, leaves: list[Tensor]) -> None:
+        gradients = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
+        self.lines[index].coming.append((self.clock + self.delay, step, gradients))
+
+    def _go_back(self) -> None:
+        for k in range(len(self.stages) - 2, -1, -1):
+            line = self.lines[k]
+            while line.coming and line.coming[0][0] <= self.clock:
+                _, step, gradients = line.coming.popleft()
+                flight = line.flights.popleft()
+                assert flight.step == step, "gradients come back in the order in which messages went"
+                if flight.sent:
+                    torch.autograd.backward(flight.sent, gradients)
+                for name, stashed in flight.stash.items():
+                    if stashed.grad is not None and flight.takes_part:
+                        parameter = self.named[k][name]
+                        parameter.grad = stashed.grad if parameter.grad is None else parameter.grad + stashed.grad
+                if not flight.stash and not flight.takes_part:
+                    for parameter in self.stages[k].parameters:
+                        parameter.grad = None
+                if k > 0:
+                    self._hand_down(k - 1, step, flight.inputs)

@@ -1,0 +1,290 @@
+"""The reference execution: the stages one after the other in one process.
+
+With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
+
+    m_k = h_{k-1} cut from its graph         it requires a gradient only if feedback was asked for
+    h_k = stage_k(m_k)
+    h_k.backward(scale·δ̂_k)                  δ̂_k = estimator_k(h_k, context); the last stage uses the loss
+    fit estimator_{k-1} to ∂/∂m_k            where asked for
+
+and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
+through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
+end of the minibatch, or, with one optimiser a stage, as soon as nothing more can come for that stage; no stage reads its
+weights in between, so the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syngrad.errors import TrainingError, first_line
+from syngrad.execution.batch import Batch, first_nonfinite
+from syngrad.execution.delayed import Delayed
+from syngrad.interface import Interface
+from syngrad.memory import hold
+from syngrad.methods import Policy
+from syngrad.metrics import Quality
+from syngrad.stage import Stage, Updates
+from syngrad.targets import mixed
+from syngrad.tree import detach, differentiable
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+class Estimates(list[tuple[Tensor, Any]]):
+    """An interface's (scale·δ̂, what to keep) pairs; a class of its own so that the meter of memory can see it go."""
+
+
+@dataclass
+class Pending:
+    """What came back for one minibatch at one interface, waiting for its turn (`feedback_delay`)."""
+
+    step: int
+    leaves: list[Tensor]
+    context: Any
+    received: list[Tensor]
+    scale: float
+
+
+class Sequential:
+    """Runs minibatches through the stages under a policy.
+
+    quality: one record an interface; a sample is taken about every `quality_every` minibatches. generator: of the draws
+    of sporadic updates.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        updates: Updates,
+        policy: Policy,
+        loss: Loss,
+        quality: list[Quality],
+        quality_every: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
+        self.quality, self.quality_every, self.generator = quality, quality_every, generator
+        self.pending: list[deque[Pending]] = [deque() for _ in quality]
+        self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
+        self.count = 0
+        self._next_sample = 0
+        self._early = updates.scope == "stage" and policy.feedback_delay == 0
+
+    def step(self, batch: Batch) -> Tensor:
+        """One minibatch: forward, backward, fit, update. Returns the loss, detached.
+
+        Raises TrainingError for a model or a loss that raises, or a loss that is no finite scalar; no weight has
+        changed then.
+        """
+        t = self.count
+        sampling = self.quality_every > 0 and t >= self._next_sample
+        try:
+            loss = self._step(batch, t, sampling)
+        except BaseException:
+            self.updates.clear_all()
+            raise
+        self.count += 1
+        if sampling:
+            self._next_sample = t + self.quality_every
+        return loss
+
+    def _step(self, batch: Batch, t: int, sampling: bool) -> Tensor:
+        active = self._draw()
+        if self.policy.locked(t):
+            loss = self._locked(batch, t, sampling, active)
+        elif self.delayed is not None:
+            loss = self.delayed.step(t, batch, self.top, active)
+        elif self.policy.method.name == "zero":
+            loss = self._zero(batch, active)
+        else:
+            return self._synthetic(batch, t, sampling, active)
+        self._apply_pending(t)
+        self.updates.step_all()
+        return loss
+
+    def flush(self) -> None:
+        """Let the minibatches still in flight end (`delayed`): each goes down without a new one coming in."""
+        while self.delayed is not None and self.delayed.in_flight:
+            self.delayed.drain()
+            self.updates.step_all()
+
+    def top(self, output: Any, batch: Batch) -> Tensor:
+        """The loss at the top, checked to be a finite scalar."""
+        try:
+            loss = self.loss(output, batch.target)
+        except Exception as error:
+            hint = ""
+            if isinstance(error, IndexError) and "out of bounds" in str(error):
+                hint = f"; a label is outside the model's {_classes(output)} outputs"
+            raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainingError(f"the loss must be a scalar tensor, got {got}; average it, as in loss.mean()")
+        value = loss.item()
+        if value != value or value in (float("inf"), float("-inf")):
+            where = first_nonfinite(batch)
+            cause = f"the batch's {where} holds NaN or infinity" if where else "lower the learning rate or check the loss"
+            raise TrainingError(f"the loss is {value} at minibatch {self.count}; {cause}")
+        return loss
+
+    def _draw(self) -> list[bool] | None:
+        p = self.policy.update_probability
+        if p >= 1.0:
+            return None
+        return (torch.rand(len(self.stages), generator=self.generator) < p).tolist()  # type: ignore[no-any-return]
+
+    def _synthetic(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
+        asked, scale, context = self.policy.wants_feedback(t), batch.scale, batch.target
+        keep = asked and self.policy.feedback_delay == 0
+        below: Interface | None = None
+        out: Any = None
+        estimates = Estimates()
+        loss = None
+        for k, stage in enumerate(self.stages):
+            takes_part = active is None or active[k]
+            wanted = takes_part and bool(estimates) and _wanted(below, asked, sampling)
+            with torch.set_grad_enabled(takes_part):
+                if k == 0:
+                    inputs: list[Tensor] = []
+                    out = stage.run(*batch.args, **batch.kwargs)
+                else:
+                    message, inputs = detach(out, wanted)
+                    out = stage.run(message)
+                    del message
+            made = Estimates()
+            if stage.interface is None:
+                loss = self.top(out, batch)
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
+            elif sent := differentiable(out):
+                made.extend(stage.interface.estimate([h.detach() for h in sent], context, scale, keep))
+                hold((sent, [kept for _, kept in made]), made)
+                torch.autograd.backward(sent, [estimate for estimate, _ in made])
+            if wanted and below is not None:
+                received = [gradient_of(leaf) for leaf in inputs]
+                self._learn(k - 1, below, Pending(t, inputs, context, received, scale), estimates, asked, sampling)
+            if self._early and k > 0:
+                self.updates.step(k - 1)
+            estimates, below = made, stage.interface
+        assert loss is not None
+        if self._early:
+            self.updates.step(len(self.stages) - 1)
+        else:
+            self._apply_pending(t)
+            self.updates.step_all()
+        return loss.detach()
+
+    def _zero(self, batch: Batch, active: list[bool] | None) -> Tensor:
+        """Only the last stage learns; below it nothing comes."""
+        last = len(self.stages) - 1
+        out: Any = None
+        for k, stage in enumerate(self.stages):
+            with torch.set_grad_enabled(k == last and (active is None or active[k])):
+                out = stage.run(out) if k else stage.run(*batch.args, **batch.kwargs)
+        loss = self.top(out, batch)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _locked(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
+        """Forward through all, then down: λ·received + (1−λ)·estimate at every interface."""
+        estimating = self.policy.method.estimates
+        inputs: list[list[Tensor]] = []
+        outputs: list[list[Tensor]] = []
+        out: Any = None
+        for k, stage in enumerate(self.stages):
+            if k == 0:
+                out = stage.run(*batch.args, **batch.kwargs)
+            elif estimating:
+                out, leaves = detach(out, feedback=True)
+                inputs.append(leaves)
+                out = stage.run(out)
+            else:
+                out = stage.run(out)
+            if estimating:
+                outputs.append(differentiable(out))
+        loss = self.top(out, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if estimating:
+            self._down(batch, t, sampling, inputs, outputs)
+        for k, stage in enumerate(self.stages):
+            if active is not None and not active[k]:
+                for parameter in stage.parameters:
+                    parameter.grad = None
+        return loss.detach()
+
+    def _down(
+        self, batch: Batch, t: int, sampling: bool, inputs: list[list[Tensor]], outputs: list[list[Tensor]]
+    ) -> None:
+        asked, lam = self.policy.wants_feedback(t), self.policy.lam(t)
+        true_feedback = self.policy.feedback == "true"
+        keep = asked and self.policy.feedback_delay == 0
+        received = [gradient_of(leaf) for leaf in inputs[-1]] if inputs else []
+        for k in range(len(self.stages) - 2, -1, -1):
+            interface, sent = self.stages[k].interface, outputs[k]
+            if interface is None or not sent:
+                received = [gradient_of(leaf) for leaf in inputs[k - 1]] if k else []
+                continue
+            estimates = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
+            pending = Pending(t, [h.detach() for h in sent], batch.target, received, batch.scale)
+            self._learn(k, interface, pending, estimates, asked, sampling)
+            down = [mixed(g, e, lam) for g, (e, _) in zip(received, estimates, strict=True)]
+            below = inputs[k - 1] if k else []
+            if true_feedback and lam < 1.0:
+                # the real gradient passes through the stage for the estimators below; its weights get the mixture
+                passed = torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
+                torch.autograd.backward(sent, down, inputs=self.stages[k].parameters)
+                received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
+            else:
+                torch.autograd.backward(sent, down)
+                received = [gradient_of(leaf) for leaf in below]
+
+    def _learn(
+        self,
+        index: int,
+        interface: Interface,
+        pending: Pending,
+        estimates: list[tuple[Tensor, Any]],
+        asked: bool,
+        sampling: bool,
+    ) -> None:
+        """What came back for interface `index`: measured now and then, and fitted to, at once or when its turn comes."""
+        if sampling:
+            for (estimate, _), received in zip(estimates, pending.received, strict=True):
+                self.quality[index].add(pending.step, estimate, received, pending.scale)
+        if not asked or not interface.wants_feedback:
+            return
+        if self.policy.feedback_delay:
+            self.pending[index].append(pending)
+            hold((pending.leaves, pending.received), pending)
+        else:
+            kept = [kept for _, kept in estimates]
+            interface.fit(pending.leaves, pending.context, pending.received, pending.scale, kept)
+
+    def _apply_pending(self, t: int) -> None:
+        """Fit to what has waited long enough: all of it is in before the estimate for minibatch t+1."""
+        for stage, queue in zip(self.stages, self.pending, strict=False):
+            while queue and queue[0].step <= t - self.policy.feedback_delay:
+                p = queue.popleft()
+                assert stage.interface is not None
+                stage.interface.fit(p.leaves, p.context, p.received, p.scale)
+
+
+def gradient_of(leaf: Tensor) -> Tensor:
+    """A message's received gradient; zero where the next stage did not use it."""
+    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+
+
+def _wanted(interface: Interface | None, asked: bool, sampling: bool) -> bool:
+    return interface is not None and (sampling or (asked and interface.wants_feedback))
+
+
+def _classes(output: Any) -> object:
+    return output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else "own"

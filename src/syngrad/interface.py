@@ -1,0 +1,198 @@
+"""The interface: what stands on a cut. It hands the message down, gives δ̂ up, and learns from what comes back.
+
+Two ways of use. The executions drive it piece by piece (`estimate`, `fit`), because only the detach form
+
+    m = h.detach().requires_grad_();  h.backward(scale·δ̂);  downstream runs on m
+
+lets a stage update before the next one has run. In a loop of one's own it is a module like another, an identity whose
+backward swaps the gradient; that fires only when the downstream backward does, so it is locked, but exact:
+
+    downwards h,   upwards λ·received + (1−λ)·scale·δ̂.
+
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2 and BP(λ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from syngrad.errors import ConfigError, MessageError, SyngradError
+from syngrad.estimators.base import Binding, Context, GradientEstimator
+from syngrad.estimators.registry import EstimatorSpec, make
+from syngrad.targets import check_lambda, mixed
+from syngrad.tree import batch_size
+
+
+class Interface(nn.Module):
+    """Identity downwards; upwards λ·received + (1−λ)·δ̂, while the estimator's own `.grad` is filled.
+
+    estimator: a name ("default", "linear", "mlp(hidden=2)"), a module with `forward(h, context)`, or a function that
+    makes one. lam: λ in [0, 1]; 0 is synthetic only, 1 leaves back-propagation untouched and still fits the estimator.
+    loss, output: only for an estimator that is a head, alone: the loss it differentiates and the shape of one sample's
+    output (a number of classes, or a tuple). classes: the number of labels, where the context is labels and `output`
+    does not tell. scale: ∂loss/∂(sum of sample losses); 1/len(batch) unless given here or in the call, where a token
+    count, gradient accumulation or a GradScaler's factor decide. name: how errors call it.
+
+    Sizes come from the first message. As with PyTorch's lazy modules, run one batch through the model (or call
+    :meth:`bind`) *before* making the optimiser. In evaluation mode, or without gradients, it is the identity.
+
+    With several interfaces the received gradient is the true one only where every interface above has λ=1. A path that
+    goes round the interface carries its own gradient. Under `torch.compile` it makes a graph break. Differentiating
+    twice through it raises. A message may be nested; there is one estimator a differentiable leaf.
+
+    Raises ConfigError for a λ outside [0, 1] or an unknown estimator, MessageError for a message that changes shape.
+    """
+
+    def __init__(
+        self,
+        estimator: EstimatorSpec = "default",
+        *,
+        lam: float = 0.0,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        output: int | tuple[int, ...] | None = None,
+        classes: int | None = None,
+        scale: float | None = None,
+        name: str = "interface",
+    ) -> None:
+        super().__init__()
+        self.spec = estimator
+        self.lam = check_lambda(lam)
+        self.loss, self.scale, self.name = loss, scale, name
+        self.output = torch.Size((output,) if isinstance(output, int) else output) if output is not None else None
+        self.classes = classes if classes is not None else (self.output[-1] if self.output else None)
+        self.estimators = nn.ModuleList()
+        self.bound = False
+        # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
+        # below the interface is trained
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    @property
+    def wants_feedback(self) -> bool:
+        """Whether any of its estimators learns from what comes back."""
+        return any(e.wants_feedback for e in self.heads)
+
+    @property
+    def heads(self) -> list[GradientEstimator]:
+        """The estimators, one a differentiable leaf, in the order of the message's leaves."""
+        return [e for e in self.estimators if isinstance(e, GradientEstimator)]
+
+    def bind(self, message: Any, context: Any = None) -> None:
+        """Make the estimators for a message like this one; what is bound already stays as it is."""
+        if self.bound:
+            return
+        leaves = [t for t in pytree.tree_leaves(message) if isinstance(t, Tensor) and t.is_floating_point()]
+        kind = infer_context(context, self.classes)
+        self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, self.loss) for t in leaves])
+
+    def bind_leaves(self, bindings: list[Binding]) -> None:
+        """Make one estimator for each leaf described."""
+        made = [make(self.spec, binding, self.name) for binding in bindings]
+        self.estimators.extend(made)
+        self._plain = made
+        self.bound = True
+
+    def check(self, leaves: list[Tensor]) -> None:
+        """Refuse a message that is not what the estimators were made for."""
+        if len(leaves) != len(self._plain):
+            raise MessageError(
+                f"the message at {self.name!r} has {len(leaves)} differentiable tensors, but had {len(self._plain)} "
+                "when it was bound; a message must keep its structure"
+            )
+        for leaf, estimator in zip(leaves, self._plain, strict=True):
+            bound = estimator.binding
+            assert bound is not None
+            if leaf.shape[1:] != bound.shape and not (bound.kind == "sequence" and leaf.shape[2:] == bound.shape[1:]):
+                raise MessageError(
+                    f"the message at {self.name!r} changed shape: one sample was {tuple(bound.shape)} when it was "
+                    f"bound and is {tuple(leaf.shape[1:])} now; only the batch and a sequence's length may vary"
+                )
+
+    def estimate(self, leaves: list[Tensor], context: Any, scale: float, keep: bool) -> list[tuple[Tensor, Any]]:
+        """scale·δ̂ for every leaf, with what `fit` will want of it."""
+        self.check(leaves)
+        return [
+            e.estimate(leaf, context, scale, keep and e.wants_feedback)
+            for e, leaf in zip(self._plain, leaves, strict=True)
+        ]
+
+    def fit(
+        self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None
+    ) -> None:
+        """Fit every leaf's estimator to what came back for it."""
+        for i, estimator in enumerate(self._plain):
+            if estimator.wants_feedback:
+                estimator.fit(leaves[i], context, received[i], scale, kept[i] if kept is not None else None)
+
+    @torch.compiler.disable
+    def forward(self, message: Any, context: Any = None, scale: float | None = None) -> Any:
+        """The message itself, with the gradient swapped on its way up."""
+        if not self.bound:
+            if self.training and torch.is_grad_enabled():
+                raise ConfigError(
+                    f"{self.name!r} is not bound yet: run one batch through the model under torch.no_grad(), or call "
+                    "bind(h, context), before making the optimiser; otherwise the estimator would never be trained"
+                )
+            self.bind(message, context)
+        if not self.training or not torch.is_grad_enabled():
+            return message
+        if scale is None:
+            scale = self.scale if self.scale is not None else 1.0 / batch_size(message)
+        flat, spec = pytree.tree_flatten(message)
+        where = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        self.check([flat[i] for i in where])
+        for i, estimator in zip(where, self._plain, strict=True):
+            swapped = _SwapGradient.apply(flat[i], self._anchor, self, estimator, context, scale)  # type: ignore[no-untyped-call]
+            flat[i] = swapped
+        return pytree.tree_unflatten(flat, spec)
+
+    def extra_repr(self) -> str:
+        """What it was made from."""
+        return f"name={self.name!r}, lam={self.lam}, bound={self.bound}"
+
+
+class _SwapGradient(torch.autograd.Function):
+    """Identity forwards; backwards it fits the estimator to what was received and returns the mixture."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, anchor: Tensor, interface: Interface, estimator: Any, context: Any, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(h.detach())
+        ctx.rest = (interface, estimator, context, scale)
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, received: Tensor) -> Any:
+        interface, estimator, context, scale = ctx.rest
+        if torch.is_grad_enabled():
+            raise SyngradError(
+                f"double backward through {interface.name!r}: a synthetic gradient is a constant to its network; take "
+                "second derivatives with the interface in eval mode, or without create_graph"
+            )
+        (h,) = ctx.saved_tensors
+        estimate, kept = estimator.estimate(h, context, scale, estimator.wants_feedback)
+        estimator.fit(h, context, received, scale, kept)
+        return mixed(received, estimate, interface.lam), None, None, None, None, None
+
+
+def infer_context(context: Any, classes: int | None) -> Context:
+    """What kind of context this is; the number of classes must be known where it is labels."""
+    if context is None:
+        return Context()
+    if not isinstance(context, Tensor):
+        return Context("other")
+    if context.is_floating_point():
+        return Context("vector", context[0].numel() if context.dim() else 1)
+    if classes is None:
+        raise ConfigError(
+            f"the context is labels of shape {tuple(context.shape)}, but how many classes there are is not known; "
+            "give classes= (or output=)"
+        )
+    return Context("labels" if context.dim() == 1 else "tokens", classes)
+
+

@@ -1,0 +1,94 @@
+"""What a training step keeps for its backward passes, counted exactly, on any device.
+
+Counted: every storage that autograd has saved or that waits for feedback, each once, parameters and buffers excluded.
+The peak over the step is what a machine must have room for beside the model and its optimiser.
+"""
+
+from __future__ import annotations
+
+import weakref
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SavedBytes:
+    """A meter of saved activations: `with SavedBytes(model) as meter: trainer.step(batch)`, then `meter.peak_bytes`.
+
+    It hears of saved tensors through autograd's own hooks, and of what interfaces keep through :func:`hold`. Parameters
+    do not count, nor do `exclude`'s buffers and the tensors given in `but`.
+    """
+
+    active: SavedBytes | None = None
+
+    def __init__(self, *exclude: nn.Module, but: list[Tensor] | None = None) -> None:
+        kept = [t for module in exclude for t in (*module.parameters(), *module.buffers())]
+        self._excluded = {_key(t) for t in [*kept, *(but or [])]}
+        self._counts: dict[int, int] = {}
+        self._bytes: dict[int, int] = {}
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._hooks: Any = None
+
+    def __enter__(self) -> SavedBytes:
+        SavedBytes.active = self
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+        SavedBytes.active = None
+
+    def hold(self, tensor: Tensor, owner: object) -> None:
+        """Count `tensor`'s storage for as long as `owner` lives."""
+        key = _key(tensor)
+        base = tensor if tensor._base is None else tensor._base
+        if key in self._excluded or tensor.numel() == 0 or isinstance(base, nn.Parameter):
+            return
+        if self._counts.get(key, 0) == 0:
+            self._bytes[key] = tensor.untyped_storage().nbytes()
+            self.live_bytes += self._bytes[key]
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        weakref.finalize(owner, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self._counts[key] -= 1
+        if self._counts[key] == 0:
+            self.live_bytes -= self._bytes[key]
+
+    def _pack(self, tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        self.hold(tensor, saved)
+        return saved
+
+
+class _Saved:
+    """What stands in the graph for a saved tensor: when the graph goes, so does this."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def _unpack(saved: _Saved) -> Tensor:
+    return saved.tensor
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def hold(tree: Any, owner: object) -> None:
+    """Tell the meter, if one is running, of tensors kept outside the graph for as long as `owner` lives."""
+    if SavedBytes.active is not None:
+        from syngrad.tree import tensors
+
+        for tensor in tensors(tree):
+            SavedBytes.active.hold(tensor, owner)

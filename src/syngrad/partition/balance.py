@@ -1,0 +1,139 @@
+"""Where to cut when the user only says into how many stages: so that the slowest stage is as fast as possible.
+
+The stages of a decoupled pipeline work at once, so its throughput is that of its slowest stage. Costs are measured, not
+estimated from parameter counts: an embedding has many parameters and costs nothing, a convolution the other way round.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from syngrad.errors import ConfigError
+from syngrad.partition.inputs import Example
+from syngrad.partition.program import Program, shared, trains
+from syngrad.partition.segment import Segment, segment_parameters
+from syngrad.partition.untouched import untouched
+
+_REPEATS = 5
+
+
+def balanced(costs: Sequence[float], interface_costs: Sequence[float], stages: int) -> list[int]:
+    """The units that start a stage (the first stage's 0 left out) so that the largest stage cost is the least possible.
+
+    ``costs[i]`` ≥ 0 is the time of unit i, 0 ≤ i < n; ``interface_costs[i]`` ≥ 0, 0 ≤ i < n−1, is what a cut between
+    unit i and i+1 adds to the stage that ends with unit i. A stage of units i…j−1 costs Σ costs[i:j] plus
+    interface_costs[j−1] unless it is the last. Exact, by dynamic programming over the last cut, O(stages·n²).
+    """
+    n = len(costs)
+    if not 1 <= stages <= n or len(interface_costs) != n - 1:
+        raise ConfigError(f"{n} units with {len(interface_costs)} interfaces cannot make {stages} stages")
+    before = [0.0]
+    for cost in costs:
+        before.append(before[-1] + cost)
+    sends = [0.0, *interface_costs, 0.0]  # sends[j]: what a stage that ends before unit j pays to send
+    # best[j]: the least maximum over the first j units in k stages; start[k][j]: where the last of these begins.
+    best = [before[j] + sends[j] for j in range(n + 1)]
+    starts: list[list[int]] = [[0] * (n + 1)]
+    for k in range(2, stages + 1):
+        fresh, start = [float("inf")] * (n + 1), [0] * (n + 1)
+        for j in range(k, n + 1):
+            for i in range(k - 1, j):
+                largest = max(best[i], before[j] - before[i] + sends[j])
+                if largest < fresh[j]:
+                    fresh[j], start[j] = largest, i
+        best = fresh
+        starts.append(start)
+    chosen, j = [], n
+    for start in reversed(starts[1:]):
+        j = start[j]
+        chosen.append(j)
+    return chosen[::-1]
+
+
+def choose(
+    model: nn.Module,
+    program: Program,
+    candidates: Sequence[str],
+    stages: int,
+    example: Example,
+    interface_cost: Callable[[Any], float] | None,
+) -> list[str]:
+    """The cuts, among the candidates, that balance the model by its measured cost on the example."""
+    cuts = separable(model, program, candidates)
+    if stages > len(cuts) + 1:
+        named = f" (at {', '.join(map(repr, cuts))})" if 0 < len(cuts) <= 8 else ""
+        raise ConfigError(
+            f"stages={stages} is more than this model can be cut into: it has {len(cuts)} places for a cut{named}, "
+            f"so at most stages={len(cuts) + 1}"
+        )
+    costs, interface_costs = measured(model, program.segments(cuts), example, interface_cost)
+    return [cuts[start - 1] for start in balanced(costs, interface_costs, stages)]
+
+
+def separable(model: nn.Module, program: Program, candidates: Sequence[str]) -> list[str]:
+    """The candidates left once nothing tied is torn apart and every unit has something to train. A unit without
+    parameters (an activation, a pooling) joins the one before it: the smaller message is then the one that is sent.
+    """
+    cuts = list(candidates)
+    torn = {cut for first, _, last, _ in shared(model, program.uses(cuts)) for cut in cuts[first:last]}
+    cuts = [cut for cut in cuts if cut not in torn]
+    kept: list[str] = []
+    started = False  # whether some unit so far trains: what comes before the first such unit joins it
+    for used, cut in zip(program.uses(cuts), [None, *cuts], strict=True):
+        if trains(model, used):
+            if started and cut is not None:
+                kept.append(cut)
+            started = True
+    return kept
+
+
+def measured(
+    model: nn.Module, segments: Sequence[Segment], example: Example, interface_cost: Callable[[Any], float] | None
+) -> tuple[list[float], list[float]]:
+    """Seconds of forward and backward of each segment, and of the interface on each message, on the example."""
+    costs: list[float] = []
+    interface_costs: list[float] = []
+    with untouched(model), torch.enable_grad():
+        if not model.training:
+            model.train()
+        args, kwargs = example
+        for segment in segments:
+            times: list[float] = []
+            for _ in range(_REPEATS):
+                begin = _now(model)
+                message = segment(*args, **kwargs)
+                _backward(segment, message, args)
+                times.append(_now(model) - begin)
+            costs.append(statistics.median(times[1:]))  # the first run also fills caches
+            message = pytree.tree_map_only(Tensor, _received, message)
+            args, kwargs = (message,), {}
+            if segment is not segments[-1]:
+                interface_costs.append(0.0 if interface_cost is None else interface_cost(message))
+    return costs, interface_costs
+
+
+def _backward(segment: Segment, message: Any, args: tuple[Any, ...]) -> None:
+    """The segment's own backward, without writing to any ``.grad``."""
+    outputs = [leaf for leaf in pytree.tree_leaves(message) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    received = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    wanted = [parameter for parameter in segment_parameters(segment) if parameter.requires_grad] + received
+    if outputs and wanted:
+        torch.autograd.grad(outputs, wanted, [torch.ones_like(leaf) for leaf in outputs], allow_unused=True)
+
+
+def _received(leaf: Tensor) -> Tensor:
+    return leaf.detach().requires_grad_(leaf.requires_grad)
+
+
+def _now(model: nn.Module) -> float:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

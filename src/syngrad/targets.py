@@ -1,0 +1,38 @@
+"""What an estimator is fitted to, and what goes on down: pure functions of gradients.
+
+Everywhere below `g` is a gradient as back-propagation carries it, ∂loss/∂h, and `scale` = ∂loss/∂(sum of sample losses),
+1/len(batch) by default. An estimator speaks of one sample, δ̂ = ∂(sum of sample losses)/∂h, so that it does not move
+with the batch size; the two are tied by g = scale · δ.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from syngrad.errors import ConfigError
+
+
+def per_sample(g: Tensor, scale: float) -> Tensor:
+    """δ = g / scale: a received gradient, of any shape, in the units in which estimators speak."""
+    return g / scale
+
+
+def mixed(received: Tensor, estimate: Tensor, lam: float) -> Tensor:
+    """λ·received + (1−λ)·estimate: what a stage updates from, and what goes further down, in BP(λ).
+
+    Both arguments are of the shape of `h` and in the same units; `lam` is in [0, 1]. λ=1 returns `received` itself and
+    λ=0 `estimate` itself, bit for bit, so that the ends of the range *are* back-propagation and synthetic gradients.
+    Source: Jaderberg et al. 2016 (arXiv 1608.05343), BP(λ).
+    """
+    if lam == 1.0:
+        return received
+    if lam == 0.0:
+        return estimate
+    return estimate.lerp(received, lam)
+
+
+def check_lambda(lam: float) -> float:
+    """`lam` itself when it lies in [0, 1]; otherwise a ConfigError that names it."""
+    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0.0 <= lam <= 1.0:
+        raise ConfigError(f"λ must lie in [0, 1], got {lam!r}: 0 is synthetic only, 1 is back-propagation")
+    return float(lam)

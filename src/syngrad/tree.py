@@ -1,0 +1,62 @@
+"""Messages and batches are nested tensors; these few functions take them apart and put them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a nested structure, in a fixed order."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def differentiable(tree: Any) -> list[Tensor]:
+    """The tensors through which a gradient can pass: floating and part of a graph."""
+    if isinstance(tree, Tensor):
+        return [tree] if tree.requires_grad else []
+    return [leaf for leaf in tensors(tree) if leaf.requires_grad]
+
+
+def detach(tree: Any, feedback: bool) -> tuple[Any, list[Tensor]]:
+    """The message as the next stage gets it, and those of its leaves that may receive a gradient.
+
+    Every tensor is cut from its graph; those that were part of one require a gradient again when `feedback` is asked
+    for. Integer and boolean leaves, and whatever is no tensor, pass through.
+    """
+    if isinstance(tree, Tensor):
+        leaf = tree.detach()
+        if not tree.requires_grad:
+            return leaf, []
+        return leaf.requires_grad_(feedback), [leaf]
+    flat, spec = pytree.tree_flatten(tree)
+    found: list[Tensor] = []
+    for i, value in enumerate(flat):
+        if isinstance(value, Tensor):
+            flat[i] = value.detach()
+            if value.requires_grad:
+                found.append(flat[i].requires_grad_(feedback))
+    return pytree.tree_unflatten(flat, spec), found
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """The structure with `function` applied to each of its tensors."""
+    return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """The structure with every tensor on `device`."""
+    if isinstance(tree, Tensor):
+        return tree if tree.device == device else tree.to(device, non_blocking=True)
+    return map_tensors(lambda leaf: leaf.to(device, non_blocking=True), tree)
+
+
+def batch_size(tree: Any) -> int:
+    """The first dimension of the first tensor that has one; 1 if there is none."""
+    return next((leaf.shape[0] for leaf in tensors(tree) if leaf.dim() > 0), 1)

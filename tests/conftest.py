@@ -1,0 +1,107 @@
+"""What holds for every test: one thread, fixed seeds, and nothing left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GRACE_S = 3.0
+"""How long what a test started may take to end after it."""
+
+# One per interpreter, started by multiprocessing and by torch's shared memory themselves and ended with it.
+HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch_shm_manager")
+# pytest says in it which test runs.
+ENVIRONMENT_OF_PYTEST = {"PYTEST_CURRENT_TEST"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fails a test that leaves a thread, a child process, a process group or a changed environment variable behind.
+
+    Everything left is ended or put back, so that only the test that left it fails.
+    """
+    threads, children, environment = set(threading.enumerate()), set(child_processes()), dict(os.environ)
+    yield
+    left = [*_process_group(), *_threads_and_processes(threads, children), *_environment(environment)]
+    if left:
+        pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def same_start(nothing_left_behind: None) -> Iterator[None]:
+    """One thread, the same seeds and float32, whatever ran before."""
+    torch.set_num_threads(1)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    dtype = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(dtype)
+
+
+def child_processes() -> dict[int, str]:
+    """This process's children that run, by process id, with their command lines; `HELPERS` left out."""
+    children: dict[int, str] = {}
+    if not sys.platform.startswith("linux"):
+        return {child.pid: child.name for child in multiprocessing.active_children() if child.pid is not None}
+    me = str(os.getpid())
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # "pid (name) state parent ...", where the name may hold anything.
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if parent != me or state == "Z":
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (FileNotFoundError, ProcessLookupError):  # It ended while it was looked at.
+            continue
+        if not any(helper in command for helper in HELPERS):
+            children[int(entry.name)] = command
+    return children
+
+
+def _process_group() -> list[str]:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return []
+    torch.distributed.destroy_process_group()
+    return ["a process group"]
+
+
+def _threads_and_processes(threads: set[threading.Thread], children: set[int]) -> list[str]:
+    deadline = time.monotonic() + GRACE_S
+    while True:
+        new_threads = [thread for thread in threading.enumerate() if thread not in threads]
+        new_children = {pid: command for pid, command in child_processes().items() if pid not in children}
+        if not (new_threads or new_children) or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    for pid in new_children:
+        os.kill(pid, signal.SIGKILL)
+    return [f"thread {thread.name!r}" for thread in new_threads] + [
+        f"process {pid} ({command[:80]})" for pid, command in new_children.items()
+    ]
+
+
+def _environment(before: dict[str, str]) -> list[str]:
+    after = dict(os.environ)
+    changed = {
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    } - ENVIRONMENT_OF_PYTEST
+    for name in changed:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    return [f"environment variable {name}" for name in sorted(changed)]
