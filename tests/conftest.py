@@ -15,6 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# The same examples each time, and no deadline: the machine may be busy with something else.
+settings.register_profile(
+    "syngrad", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("syngrad")
 
 GRACE_S = 3.0
 """How long what a test started may take to end after it."""

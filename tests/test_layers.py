@@ -19,7 +19,8 @@ SOURCE = ROOT / "src" / "syngrad"
 # other. A new module or package directly under syngrad gets its place here first.
 ORDER = (
     ("errors",),
-    ("tree", "history"),
+    ("tree", "history", "progress"),
+    ("memory",),
     ("targets", "metrics"),
     ("estimators",),
     ("interface",),
@@ -31,6 +32,7 @@ ORDER = (
     ("execution",),
     ("trainer",),
     ("recurrent",),
+    ("experiment",),
     ("data",),
     ("experiments",),
     ("__init__",),  # the public names; what stands above is the command line's and may use them

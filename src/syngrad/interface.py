@@ -112,13 +112,15 @@ class Interface(nn.Module):
                     f"bound and is {tuple(leaf.shape[1:])} now; only the batch and a sequence's length may vary"
                 )
 
-    def estimate(self, leaves: list[Tensor], context: Any, scale: float, keep: bool) -> list[tuple[Tensor, Any]]:
-        """scale·δ̂ for every leaf, with what `fit` will want of it."""
+    def estimate(self, leaves: list[Tensor], context: Any, scale: float, keep: bool) -> tuple[list[Tensor], list[Any]]:
+        """scale·δ̂ for every leaf, and what `fit` will want of each of these runs."""
         self.check(leaves)
-        return [
-            e.estimate(leaf, context, scale, keep and e.wants_feedback)
-            for e, leaf in zip(self._plain, leaves, strict=True)
-        ]
+        estimates, kept = [], []
+        for estimator, leaf in zip(self._plain, leaves, strict=True):
+            made, memo = estimator.estimate(leaf, context, scale, keep and estimator.wants_feedback)
+            estimates.append(made)
+            kept.append(memo)
+        return estimates, kept
 
     def fit(
         self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None
@@ -128,7 +130,6 @@ class Interface(nn.Module):
             if estimator.wants_feedback:
                 estimator.fit(leaves[i], context, received[i], scale, kept[i] if kept is not None else None)
 
-    @torch.compiler.disable
     def forward(self, message: Any, context: Any = None, scale: float | None = None) -> Any:
         """The message itself, with the gradient swapped on its way up."""
         if not self.bound:
@@ -196,3 +197,6 @@ def infer_context(context: Any, classes: int | None) -> Context:
     return Context("labels" if context.dim() == 1 else "tokens", classes)
 
 
+# What torch.compiler.disable would set, without importing the compiler, which costs a second: under torch.compile an
+# interface makes a graph break and runs as it is.
+vars(Interface.forward)["_torchdynamo_disable"] = True

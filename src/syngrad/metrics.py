@@ -27,7 +27,8 @@ def cosine(estimate: Tensor, received: Tensor) -> Tensor:
 
 def norm_ratio(estimate: Tensor, received: Tensor) -> Tensor:
     """‖δ̂‖ / ‖δ‖, a scalar ≥ 0; 1 is right, 0 is an estimator that has not begun, inf a received gradient of zero."""
-    return torch.linalg.vector_norm(estimate.detach().float()) / torch.linalg.vector_norm(received.detach().float())
+    ratio: Tensor = torch.linalg.vector_norm(estimate.detach().float())
+    return ratio / torch.linalg.vector_norm(received.detach().float())
 
 
 def explained_variance(estimate: Tensor, received: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class Quality:
 
     @property
     def cosine(self) -> float | None:
-        """Mean cosine over the last half of the samples, so that the estimator's first steps do not weigh; None if none."""
+        """Mean cosine over the last half of the samples, past the estimator's first steps; None if there is none."""
         tail = self.history[len(self.history) // 2 :]
         return sum(value for _, value in tail) / len(tail) if tail else None
 

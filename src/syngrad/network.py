@@ -80,13 +80,13 @@ class DecoupledNetwork:
         )
 
     def __repr__(self) -> str:
-        where = self.cuts or self.requested_cuts or f"{self.requested_stages} stages, balanced when the first batch comes"
+        where = (
+            self.cuts or self.requested_cuts or f"{self.requested_stages} stages, balanced when the first batch comes"
+        )
         return f"DecoupledNetwork({type(self.model).__name__}, cuts={where})"
 
 
-def decouple(
-    model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int | None = None
-) -> DecoupledNetwork:
+def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int | None = None) -> DecoupledNetwork:
     """Cut `model` into stages, each of which will update by an estimate of the gradient that is still on its way.
 
     cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage. stages: or their number,
@@ -118,8 +118,8 @@ def seconds(interface: Interface, message: Any, context: Any, repeats: int = 3) 
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        made = interface.estimate(leaves, context, scale, keep=True)
-        interface.fit(leaves, context, [g for g, _ in made], scale, [kept for _, kept in made])
+        estimates, kept = interface.estimate(leaves, context, scale, keep=True)
+        interface.fit(leaves, context, estimates, scale, kept)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 

@@ -11,7 +11,8 @@ from typing import Protocol
 class Advance(Protocol):
     """Called once a minibatch with what to show."""
 
-    def __call__(self, text: str) -> None: ...
+    def __call__(self, text: str) -> None:
+        """Advance by one and show `text`."""
 
 
 def _silent(text: str) -> None:

@@ -1,8 +1,8 @@
 """What an estimator is fitted to, and what goes on down: pure functions of gradients.
 
-Everywhere below `g` is a gradient as back-propagation carries it, ∂loss/∂h, and `scale` = ∂loss/∂(sum of sample losses),
-1/len(batch) by default. An estimator speaks of one sample, δ̂ = ∂(sum of sample losses)/∂h, so that it does not move
-with the batch size; the two are tied by g = scale · δ.
+Everywhere below `g` is a gradient as back-propagation carries it, ∂loss/∂h, and `scale` = ∂loss/∂(sum of sample
+losses), 1/len(batch) by default. An estimator speaks of one sample, δ̂ = ∂(sum of sample losses)/∂h, so that it does
+not move with the batch size; the two are tied by g = scale · δ.
 """
 
 from __future__ import annotations

@@ -98,9 +98,7 @@ class Trainer:
         self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
         self.estimator, self.metric = estimator, metrics.resolve(metric)
         self._feedback_every = feedback_every
-        self.policy = Policy(
-            self.method, feedback, feedback_every or 1, feedback_delay, update_probability, warmup
-        )
+        self.policy = Policy(self.method, feedback, feedback_every or 1, feedback_delay, update_probability, warmup)
         if feedback_every is not None and feedback_every != self.policy.feedback_every:
             raise ConfigError(f"feedback_every must be a whole number of at least 1, got {feedback_every!r}")
         self._factory, self._scope, self._estimator_lr = optimizer, optimizer_scope, estimator_lr
@@ -221,8 +219,8 @@ class Trainer:
             advance(f"epoch {number}  loss {losses / samples:.4f}")
         if samples == 0:
             raise TrainingError(
-                f"the loader yielded no batch in epoch {number}; check its length and drop_last (an iterator can be used "
-                "once only)"
+                f"the loader yielded no batch in epoch {number}; check its length and drop_last "
+                "(an iterator can be used once only)"
             )
         if flush and self.execution is not None:
             self.execution.flush()

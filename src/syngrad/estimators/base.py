@@ -11,13 +11,15 @@ estimator's `.grad` carries it as every other parameter's does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, MessageError
+
+LayerT = TypeVar("LayerT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Binding:
 
     shape: torch.Size
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
-    context: Context = Context()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    context: Context = field(default_factory=Context)
     output: torch.Size | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     count: Callable[[Any], float] | None = None
@@ -84,8 +86,8 @@ class GradientEstimator(nn.Module):
     should start at zero, weights and biases (:func:`zero_`), so that an untrained estimate moves nothing. `h` arrives
     detached. Everything else has a default: `estimate` runs `forward` once, and `fit` differentiates that same run.
 
-    Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2. Deviation: the reduction of the L2 loss is not published;
-    here it is summed over features and averaged over samples.
+    Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2. Deviation: the reduction of the L2 loss is not
+    published; here it is summed over features and averaged over samples.
     """
 
     #: whether fitting it needs a gradient to come back (a head that learns from labels alone does not)
@@ -123,7 +125,9 @@ class GradientEstimator(nn.Module):
             predicted = self(h.detach(), context)
         if not isinstance(predicted, Tensor) or predicted.shape != h.shape:
             got = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
-            raise MessageError(f"{type(self).__name__} gave δ̂ of {got} for a message of {tuple(h.shape)}; they must agree")
+            raise MessageError(
+                f"{type(self).__name__} gave δ̂ of {got} for a message of {tuple(h.shape)}; they must agree"
+            )
         return predicted.detach().to(h.dtype) * scale, predicted if keep else None
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
@@ -151,7 +155,7 @@ class Wrapped(GradientEstimator):
         return self.module(h, context) if self.context else self.module(h)  # type: ignore[no-any-return]
 
 
-def zero_(layer: nn.Module) -> nn.Module:
+def zero_(layer: LayerT) -> LayerT:
     """The layer with weights *and* biases at zero: an estimator's last layer starts so."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)

@@ -8,10 +8,13 @@ softmax cross-entropy the error is e = scale·(softmax(s) − onehot(y)), and th
     δ̂ = u·V            with one, where u = (e·W) ⊙ [z > 0]
 
 The derivative fit (Sobolev training, Czarnecki et al. 2017, arXiv 1706.04859) minimises weight·Σ‖δ̂ − g‖²/scale: it
-differentiates the expressions above once more, through the softmax's Jacobian diag(p) − p·pᵀ.
+differentiates the expressions above once more, through the softmax's Jacobian diag(p) − p·pᵀ. Where h is normalised
+first, x = (h − mean)·rstd, its Jacobian rstd·(I − 1·1ᵀ/f − x·xᵀ/f) is symmetric, and one function serves both ways.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,5 +50,26 @@ def hidden_units(h: Tensor, v: Tensor, c: Tensor) -> Tensor:
 
 
 def masked(gradient: Tensor, z: Tensor) -> Tensor:
-    """gradient ⊙ [z > 0], in place: relu's derivative."""
-    return torch.ops.aten.threshold_backward(gradient, z, 0)
+    """gradient ⊙ [z > 0]: relu's derivative."""
+    result: Tensor = torch.ops.aten.threshold_backward(gradient, z, 0)
+    return result
+
+
+#: mean and reciprocal standard deviation of each row
+Statistics: TypeAlias = tuple[Tensor, Tensor]
+
+
+def normalised(h: Tensor) -> tuple[Tensor, Statistics]:
+    """Rows of h (n, f) with mean 0 and variance 1, as `nn.LayerNorm(f, elementwise_affine=False)` gives them."""
+    x, mean, rstd = torch.ops.aten.native_layer_norm(h, [h.shape[1]], None, None, 1e-5)
+    return x, (mean, rstd)
+
+
+def through_normalisation(gradient: Tensor, h: Tensor, statistics: Statistics) -> Tensor:
+    """J·gradient (n, f), with J the symmetric Jacobian of the normalisation at h."""
+    mean, rstd = statistics
+    width = [h.shape[1]]
+    result: Tensor = torch.ops.aten.native_layer_norm_backward(
+        gradient, h, width, mean, rstd, None, None, [True, False, False]
+    )[0]
+    return result

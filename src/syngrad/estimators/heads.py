@@ -1,8 +1,8 @@
 """Estimators that are heads: they predict the model's output from h, and their loss's derivative is δ̂.
 
-`local` learns from the labels alone (decoupled greedy learning, Belilovsky et al. 2019, arXiv 1901.08164; Nøkland & Eidnes
-2019, arXiv 1901.06656). `sobolev` is the same head, fitted also to the gradient that comes back (Sobolev training,
-Czarnecki et al. 2017, arXiv 1706.04859):
+`local` learns from the labels alone (decoupled greedy learning, Belilovsky et al. 2019, arXiv 1901.08164; Nøkland &
+Eidnes 2019, arXiv 1901.06656). `sobolev` is the same head, fitted also to the gradient that comes back (Sobolev
+training, Czarnecki et al. 2017, arXiv 1706.04859):
 
     minimise   L(head(h), y)  +  weight · Σ‖δ̂ − δ‖² / n        with  δ̂ = ∂(sum of sample losses)/∂h
 
@@ -22,7 +22,15 @@ from torch.nn import functional as F
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad
 from syngrad.estimators.bodies import body
-from syngrad.estimators.closed_form import hidden_units, masked, softmax_error, through_softmax
+from syngrad.estimators.closed_form import (
+    Statistics,
+    hidden_units,
+    masked,
+    normalised,
+    softmax_error,
+    through_normalisation,
+    through_softmax,
+)
 from syngrad.estimators.regressors import check_width
 
 
@@ -31,7 +39,8 @@ class Head(GradientEstimator):
 
     hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
     comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by a strided convolution of
-    `channels` outputs (0: by averaging alone).
+    `channels` outputs (0: by averaging alone). norm: the head sees each sample normalised to mean 0 and variance 1, so
+    that what it learns does not move with the scale of h.
     """
 
     def __init__(
@@ -41,6 +50,7 @@ class Head(GradientEstimator):
         derivative: float = 0.0,
         channels: int = 32,
         pool: int = 4,
+        norm: bool = False,
         feedback_every: int = 1,
         learning_rate: float = 1.0,
     ) -> None:
@@ -51,21 +61,20 @@ class Head(GradientEstimator):
             raise ConfigError(f"the weight of the derivative fit cannot be negative, got derivative={derivative!r}")
         check_width(width)
         self.hidden, self.width, self.derivative = hidden, width, float(derivative)
-        self.channels, self.pool = channels, pool
+        self.channels, self.pool, self.norm = channels, pool, norm
         self.feedback_every, self.learning_rate = feedback_every, learning_rate
         self.wants_feedback = derivative > 0
         self.closed = False
 
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
-        self.body = body(binding, self.hidden, self.width, self.channels, self.pool)
+        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
         self.loss, self.count = binding.loss, binding.count
         self.closed = (
             is_cross_entropy(binding.loss)
             and binding.count is None
             and binding.kind == "vector"
             and binding.context.kind == "labels"
-            and isinstance(self.body, nn.Sequential)
             and self.hidden <= 1
         )
         if self.closed:
@@ -125,45 +134,54 @@ class Head(GradientEstimator):
             torch.autograd.backward(scaled, residual, inputs=[p for p in self.parameters() if p.requires_grad])
 
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:
+        x, statistics = normalised(h) if self.norm else (h, None)
+        error, z, inner = self._upwards(x, labels, scale)
         last = self.linears[-1]
-        z = hidden_units(h, self.linears[0].weight, self.linears[0].bias) if self.hidden else h
-        error = softmax_error(torch.addmm(last.bias, z, last.weight.t()), labels, scale)
-        add_grad(last.weight, error.t() @ z)
+        add_grad(last.weight, error.t() @ (x if z is None else z))
         add_grad(last.bias, error.sum(0))
-        scaled = inner = error @ last.weight
-        if self.hidden:
-            first = self.linears[0]
-            inner = masked(inner, z)
-            add_grad(first.weight, inner.t() @ h)
-            add_grad(first.bias, inner.sum(0))
-            scaled = inner @ first.weight
-        return scaled, (scaled, error, z, inner) if keep and self.derivative else None
+        if inner is not None:
+            add_grad(self.linears[0].weight, inner.t() @ x)
+            add_grad(self.linears[0].bias, inner.sum(0))
+        # δ̂ is made again from the error when feedback comes: it is as large as h, the error is not
+        memo = (error, z, inner, statistics) if keep and self.derivative else None
+        return self._downwards(h, error, inner, statistics), memo
+
+    def _upwards(self, x: Tensor, labels: Tensor, scale: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The scores' error; and with a hidden layer its units, and the gradient in front of them."""
+        first, last = self.linears[0], self.linears[-1]
+        z = hidden_units(x, first.weight, first.bias) if self.hidden else None
+        error = softmax_error(torch.addmm(last.bias, x if z is None else z, last.weight.t()), labels, scale)
+        return error, z, masked(error @ last.weight, z) if z is not None else None
+
+    def _downwards(self, h: Tensor, error: Tensor, inner: Tensor | None, statistics: Statistics | None) -> Tensor:
+        """scale·δ̂ from the error."""
+        below = (error if inner is None else inner) @ self.linears[0].weight
+        return through_normalisation(below, h, statistics) if statistics is not None else below
 
     def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any) -> None:
-        last = self.linears[-1]
         if kept is None:
-            z = hidden_units(h, self.linears[0].weight, self.linears[0].bias) if self.hidden else h
-            error = softmax_error(torch.addmm(last.bias, z, last.weight.t()), labels, scale)
-            inner = masked(error @ last.weight, z) if self.hidden else error @ last.weight
-            kept = (inner @ self.linears[0].weight if self.hidden else inner, error, z, inner)
-        scaled, error, z, inner = kept
-        residual = scaled.sub(received).mul_(2 * self.derivative / scale)
-        if not self.hidden:
-            add_grad(last.weight, error.t() @ residual)
-            grad_scores = through_softmax(error, labels, residual @ last.weight.t(), scale)
-            add_grad(last.weight, grad_scores.t() @ h)
-            add_grad(last.bias, grad_scores.sum(0))
-            return
-        first = self.linears[0]
-        add_grad(first.weight, inner.t() @ residual)
-        grad_inner = masked(residual @ first.weight.t(), z)
-        add_grad(last.weight, error.t() @ grad_inner)
-        grad_scores = through_softmax(error, labels, grad_inner @ last.weight.t(), scale)
-        add_grad(last.weight, grad_scores.t() @ z)
-        add_grad(last.bias, grad_scores.sum(0))
-        grad_z = masked(grad_scores @ last.weight, z)
-        add_grad(first.weight, grad_z.t() @ h)
-        add_grad(first.bias, grad_z.sum(0))
+            x, statistics = normalised(h) if self.norm else (h, None)
+            kept = (*self._upwards(x, labels, scale), statistics)
+        error, z, inner, statistics = kept
+        first, last = self.linears[0], self.linears[-1]
+        residual = self._downwards(h, error, inner, statistics).sub_(received).mul_(2 * self.derivative / scale)
+        x = h
+        if statistics is not None:
+            x = normalised(h)[0]
+            residual = through_normalisation(residual, h, statistics)
+        into_error = residual @ first.weight.t()
+        add_grad(first.weight, (error if inner is None else inner).t() @ residual)
+        if z is not None:
+            into_error = masked(into_error, z)
+            add_grad(last.weight, error.t() @ into_error)
+            into_error = into_error @ last.weight.t()
+        into_scores = through_softmax(error, labels, into_error, scale)
+        add_grad(last.weight, into_scores.t() @ (x if z is None else z))
+        add_grad(last.bias, into_scores.sum(0))
+        if z is not None:
+            into_z = masked(into_scores @ last.weight, z)
+            add_grad(first.weight, into_z.t() @ x)
+            add_grad(first.bias, into_z.sum(0))
 
 
 def is_cross_entropy(loss: Any) -> bool:

@@ -60,14 +60,18 @@ def parse(text: str) -> GradientEstimator:
         else:
             raise ValueError
     except (SyntaxError, ValueError):
-        raise ConfigError(f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)") from None
+        raise ConfigError(
+            f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)"
+        ) from None
     if name not in NAMED:
         raise unknown("estimator", name, NAMED)
     try:
         return NAMED[name](**options)
     except TypeError:
         valid = ", ".join(option_names(name)) or "none"
-        raise ConfigError(f"estimator {text!r} has an option that {name!r} does not take; its options: {valid}") from None
+        raise ConfigError(
+            f"estimator {text!r} has an option that {name!r} does not take; its options: {valid}"
+        ) from None
 
 
 def option_names(name: str) -> list[str]:
@@ -94,8 +98,8 @@ def adopt(module: Any) -> GradientEstimator:
 def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstimator:
     """A bound estimator for one leaf of one interface.
 
-    spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding, called;
-    or a mapping from a cut's name (or "default") to any of these.
+    spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding,
+    called; or a mapping from a cut's name (or "default") to any of these.
     """
     if isinstance(spec, Mapping):
         if cut not in spec and "default" not in spec:

@@ -6,6 +6,7 @@ All are fitted by squared error to what comes back. Source: Jaderberg et al. 201
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Zero(GradientEstimator):
 
 
 class LabelTable(nn.Module):
-    """The part of a regressor that the context gives: C[y] for labels, a linear map of a context vector; starts at zero.
+    """The part of a regressor that the context gives: C[y] for labels, a linear map of a vector; starts at zero.
 
     One row more than there are classes takes labels that do not count (−100, padding).
     """
@@ -98,6 +99,8 @@ class Linear(Regressor):
     On sequences it works token by token, on images pixel by pixel: W mixes channels, and each class has a picture C[y].
     """
 
+    map: nn.Linear
+
     def build(self, binding: Binding) -> None:
         """W (width, width), b (width,), C (classes, features of a row)."""
         width = binding.width
@@ -126,7 +129,10 @@ class Linear(Regressor):
         """(n, …) → (n, …)."""
         predicted = self.shaped(self.map(self.rows(h.to(self.map.weight.dtype))), h)
         labels = self.label_rows(context, h)
-        return predicted if labels is None or self.labels is None else predicted + self.labels(labels).view(h.shape)
+        if labels is None or self.labels is None:
+            return predicted
+        by_label: Tensor = self.labels(labels)
+        return predicted + by_label.view(h.shape)
 
     @torch.no_grad()
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
@@ -141,9 +147,7 @@ class Linear(Regressor):
         with torch.autocast(h.device.type, enabled=False):
             scaled = kept if kept is not None else self(h, context) * scale
             residual = scaled.sub(received).mul_(2).to(self.map.weight.dtype)
-            grad_weight, grad_bias = linear_regressor_grads(
-                self.rows(h.to(self.map.weight.dtype)), self.rows(residual)
-            )
+            grad_weight, grad_bias = linear_regressor_grads(self.rows(h.to(self.map.weight.dtype)), self.rows(residual))
             add_grad(self.map.weight, grad_weight)
             add_grad(self.map.bias, grad_bias)
             labels = self.label_rows(context, h)
@@ -172,13 +176,13 @@ class MLP(Regressor):
         width = self.hidden_width or features
         layers: list[nn.Module] = []
         sizes = [features] + [width] * self.hidden
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if self.batch_norm else []), nn.ReLU()]
         self.features = features
         self.labels = self.label_table(binding, sizes[1] if self.hidden else features)
         self.first = layers[0] if self.hidden else None
         self.rest = nn.Sequential(*layers[1:])
-        self.last = zero_(nn.Linear(sizes[-1], features))
+        self.last: nn.Linear = zero_(nn.Linear(sizes[-1], features))
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """(n, …) → (n, …)."""
@@ -190,7 +194,7 @@ class MLP(Regressor):
         x = self.last(self.rest(x))
         if self.first is None and joined is not None:
             x = x + joined
-        return x.view(h.shape)
+        return torch.Tensor.view(x, h.shape)
 
 
 class Conv(Regressor):
@@ -223,7 +227,7 @@ class Conv(Regressor):
         channels = binding.width
         sizes = [channels] + [self.hidden_width or channels] * self.hidden
         layers: list[nn.Module] = []
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [conv(a, b, self.kernel, padding=self.kernel // 2)]
             layers += [*([norm(b)] if self.batch_norm else []), nn.ReLU()]
         self.labels = self.label_table(binding, sizes[1] if self.hidden else channels)
@@ -236,14 +240,14 @@ class Conv(Regressor):
         if self.labels is None:
             return 0.0
         if self.labels.kind == "tokens" and self.sequence:
-            rows = self.labels(self.labels.rows(context, h.shape[0] * h.shape[2]))
-            return rows.view(h.shape[0], h.shape[2], -1).movedim(1, 2)
-        rows = self.labels(self.labels.rows(context, h.shape[0]))
+            tokens: Tensor = self.labels(self.labels.rows(context, h.shape[0] * h.shape[2]))
+            return tokens.view(h.shape[0], h.shape[2], -1).movedim(1, 2)
+        rows: Tensor = self.labels(self.labels.rows(context, h.shape[0]))
         return rows.view(*rows.shape, *(1 for _ in h.shape[2:]))
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """(n, c, y, x) or (n, t, f) → the same."""
-        x = (h.movedim(-1, 1) if self.sequence else h).to(next(self.last.parameters()).dtype)
+        x: Tensor = (h.movedim(-1, 1) if self.sequence else h).to(next(self.last.parameters()).dtype)
         planes = self.planes(x, context)
         x = self.last(self.rest(self.first(x) + planes)) if self.first is not None else self.last(x) + planes
         return x.movedim(1, -1) if self.sequence else x

@@ -50,9 +50,7 @@ def unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     )
 
 
-def read(
-    batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, device: torch.device | None
-) -> Batch:
+def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, device: torch.device | None) -> Batch:
     """The batch taken apart and on its device; scale = 1/count(target), 1/len(batch) without a count."""
     args, kwargs, target = unpack_with(batch)
     if device is not None:
@@ -66,7 +64,9 @@ def read(
         return Batch(args, kwargs, target, 1.0 / size, size)
     number = float(count(target))
     if not number > 0:
-        raise TrainingError(f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses")
+        raise TrainingError(
+            f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses"
+        )
     return Batch(args, kwargs, target, 1.0 / number, size)
 
 

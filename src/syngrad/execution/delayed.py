@@ -33,7 +33,7 @@ class InFlight:
 
 @dataclass
 class Line:
-    """One stage's minibatches in flight, and the gradients on their way down to it: (ready at step, of minibatch, g)."""
+    """One stage's minibatches in flight, and the gradients on their way to it: (ready at step, of minibatch, g)."""
 
     flights: deque[InFlight] = field(default_factory=deque)
     coming: deque[tuple[int, int, list[Tensor]]] = field(default_factory=deque)
@@ -70,7 +70,7 @@ class Delayed:
             if k < last:
                 made.append(InFlight(t, inputs, differentiable(out), stash, active is None or active[k]))
         loss = top(out, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if active is not None and not active[last]:
             for parameter in self.stages[last].parameters:
                 parameter.grad = None

@@ -9,8 +9,8 @@ With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
 
 and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
 through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
-end of the minibatch, or, with one optimiser a stage, as soon as nothing more can come for that stage; no stage reads its
-weights in between, so the two are the same.
+end of the minibatch, or, with one optimiser a stage, as soon as nothing more can come for that stage; no stage reads
+its weights in between, so the two are the same.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from syngrad.tree import detach, differentiable
 Loss = Callable[[Any, Any], Tensor]
 
 
-class Estimates(list[tuple[Tensor, Any]]):
-    """An interface's (scale·δ̂, what to keep) pairs; a class of its own so that the meter of memory can see it go."""
+class Kept(list[Any]):
+    """What an interface keeps of its estimates until feedback comes; a class so that the meter of memory sees it go."""
 
 
 @dataclass
@@ -130,7 +130,9 @@ class Sequential:
         value = loss.item()
         if value != value or value in (float("inf"), float("-inf")):
             where = first_nonfinite(batch)
-            cause = f"the batch's {where} holds NaN or infinity" if where else "lower the learning rate or check the loss"
+            cause = (
+                f"the batch's {where} holds NaN or infinity" if where else "lower the learning rate or check the loss"
+            )
             raise TrainingError(f"the loss is {value} at minibatch {self.count}; {cause}")
         return loss
 
@@ -138,18 +140,19 @@ class Sequential:
         p = self.policy.update_probability
         if p >= 1.0:
             return None
-        return (torch.rand(len(self.stages), generator=self.generator) < p).tolist()  # type: ignore[no-any-return]
+        return (torch.rand(len(self.stages), generator=self.generator) < p).tolist()
 
     def _synthetic(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
         asked, scale, context = self.policy.wants_feedback(t), batch.scale, batch.target
         keep = asked and self.policy.feedback_delay == 0
         below: Interface | None = None
         out: Any = None
-        estimates = Estimates()
+        kept = Kept()
+        estimates: list[Tensor] = []
         loss = None
         for k, stage in enumerate(self.stages):
             takes_part = active is None or active[k]
-            wanted = takes_part and bool(estimates) and _wanted(below, asked, sampling)
+            wanted = takes_part and bool(kept) and _wanted(below, asked, sampling)
             with torch.set_grad_enabled(takes_part):
                 if k == 0:
                     inputs: list[Tensor] = []
@@ -158,21 +161,27 @@ class Sequential:
                     message, inputs = detach(out, wanted)
                     out = stage.run(message)
                     del message
-            made = Estimates()
+            new_kept = Kept()
+            new_estimates: list[Tensor] = []
             if stage.interface is None:
                 loss = self.top(out, batch)
                 if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
             elif sent := differentiable(out):
-                made.extend(stage.interface.estimate([h.detach() for h in sent], context, scale, keep))
-                hold((sent, [kept for _, kept in made]), made)
-                torch.autograd.backward(sent, [estimate for estimate, _ in made])
+                new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
+                new_kept.extend(kept_now)
+                hold((sent, kept_now), new_kept)
+                torch.autograd.backward(sent, new_estimates)
+                if not sampling:  # an estimate as large as h need not outlive its own backward
+                    new_estimates = []
             if wanted and below is not None:
                 received = [gradient_of(leaf) for leaf in inputs]
-                self._learn(k - 1, below, Pending(t, inputs, context, received, scale), estimates, asked, sampling)
+                pending = Pending(t, inputs, context, received, scale)
+                self._learn(k - 1, below, pending, estimates, kept, asked)
+                del received, pending
             if self._early and k > 0:
                 self.updates.step(k - 1)
-            estimates, below = made, stage.interface
+            kept, estimates, below = new_kept, new_estimates, stage.interface
         assert loss is not None
         if self._early:
             self.updates.step(len(self.stages) - 1)
@@ -190,7 +199,7 @@ class Sequential:
                 out = stage.run(out) if k else stage.run(*batch.args, **batch.kwargs)
         loss = self.top(out, batch)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach()
 
     def _locked(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
@@ -211,7 +220,7 @@ class Sequential:
             if estimating:
                 outputs.append(differentiable(out))
         loss = self.top(out, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if estimating:
             self._down(batch, t, sampling, inputs, outputs)
         for k, stage in enumerate(self.stages):
@@ -232,14 +241,16 @@ class Sequential:
             if interface is None or not sent:
                 received = [gradient_of(leaf) for leaf in inputs[k - 1]] if k else []
                 continue
-            estimates = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
+            estimates, kept = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
             pending = Pending(t, [h.detach() for h in sent], batch.target, received, batch.scale)
-            self._learn(k, interface, pending, estimates, asked, sampling)
-            down = [mixed(g, e, lam) for g, (e, _) in zip(received, estimates, strict=True)]
+            self._learn(k, interface, pending, estimates if sampling else [], kept, asked)
+            down = [mixed(g, e, lam) for g, e in zip(received, estimates, strict=True)]
             below = inputs[k - 1] if k else []
             if true_feedback and lam < 1.0:
                 # the real gradient passes through the stage for the estimators below; its weights get the mixture
-                passed = torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
+                passed = (
+                    torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
+                )
                 torch.autograd.backward(sent, down, inputs=self.stages[k].parameters)
                 received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
             else:
@@ -251,21 +262,19 @@ class Sequential:
         index: int,
         interface: Interface,
         pending: Pending,
-        estimates: list[tuple[Tensor, Any]],
+        estimates: list[Tensor],
+        kept: list[Any],
         asked: bool,
-        sampling: bool,
     ) -> None:
-        """What came back for interface `index`: measured now and then, and fitted to, at once or when its turn comes."""
-        if sampling:
-            for (estimate, _), received in zip(estimates, pending.received, strict=True):
-                self.quality[index].add(pending.step, estimate, received, pending.scale)
+        """What came back at interface `index`: measured where estimates are given, fitted to now or in its turn."""
+        for estimate, received in zip(estimates, pending.received, strict=False):
+            self.quality[index].add(pending.step, estimate, received, pending.scale)
         if not asked or not interface.wants_feedback:
             return
         if self.policy.feedback_delay:
             self.pending[index].append(pending)
             hold((pending.leaves, pending.received), pending)
         else:
-            kept = [kept for _, kept in estimates]
             interface.fit(pending.leaves, pending.context, pending.received, pending.scale, kept)
 
     def _apply_pending(self, t: int) -> None:

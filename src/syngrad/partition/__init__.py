@@ -16,8 +16,8 @@ from syngrad.errors import ConfigError, CutError, first_line
 from syngrad.partition.balance import balanced, choose
 from syngrad.partition.chain import Chain, is_chain_of
 from syngrad.partition.inputs import Example, Inputs
-from syngrad.partition.names import candidates, check_names, suggest
-from syngrad.partition.program import Program, RouteError, check_stages, in_order
+from syngrad.partition.names import ancestors, candidates, check_names, has_hooks, is_called, shown
+from syngrad.partition.program import PlaceError, Program, RouteError, check_stages, in_order
 from syngrad.partition.segment import FIRST, Segment, segment_parameters, unused_parameters
 from syngrad.partition.verify import compose, verify
 
@@ -67,8 +67,8 @@ def split(
 
 def _by_name(model: nn.Module, cuts: list[str], example: Example | None) -> list[Segment]:
     def segments(program: Program) -> list[Segment]:
-        ordered = in_order(program, cuts)
-        check_stages(model, ordered, program.uses(ordered))
+        ordered = in_order(model, program, cuts)
+        check_stages(model, program, ordered)
         return program.segments(ordered)
 
     return _first_route(model, cuts, example, segments)
@@ -78,17 +78,19 @@ def _by_count(
     model: nn.Module, stages: int, example: Example, interface_cost: Callable[[Any], float] | None
 ) -> list[Segment]:
     units = candidates(model)
+    if has_hooks(model):
+        raise CutError(f"stages={stages} would take the model apart, whose hooks then would not run: remove them")
 
     def segments(program: Program) -> list[Segment]:
         at: dict[int, str] = {}
         for unit in units:
             try:
                 at.setdefault(program.position(unit), unit)
-            except CutError:
+            except PlaceError:
                 continue  # a candidate of ours that is no place for a cut: never called, called twice, or the first
         places = [at[position] for position in sorted(at)]
         chosen = choose(model, program, places, stages, example, interface_cost)
-        check_stages(model, chosen, program.uses(chosen))
+        check_stages(model, program, chosen)
         return program.segments(chosen)
 
     return _first_route(model, units, example, segments)
@@ -113,8 +115,14 @@ def _first_route(
             reason = str(error) if isinstance(error, RouteError) else first_line(error)
             reasons.append(f"{route}: {reason[:_REASON_LENGTH]}")
     where = "cannot cut at " + ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
-    remedy = suggest(model, near=names[0], exclude=names) if names else "give stages=1"
-    raise CutError(f"{where}; {'; '.join(reasons)}; {remedy}")
+    around = {name for cut in names for name in ancestors(cut) if name and is_called(model.get_submodule(name))}
+    if example is None:
+        instead = "give a batch, example=(args, kwargs)"
+    elif around:
+        instead = f"name what is around it, {shown(sorted(around))}"
+    else:
+        instead = "take that out of the model's forward, or make the model an nn.Sequential of its parts"
+    raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
 
 
 def _traced(model: nn.Module, route: str, names: list[str], example: Example | None) -> Program:
@@ -126,7 +134,7 @@ def _traced(model: nn.Module, route: str, names: list[str], example: Example | N
         inputs = Inputs(model, example)
         return Traced(model, route, inputs, lambda: tracing.record(model, names, inputs))
     if example is None:
-        raise RouteError("needs example=(args, kwargs), a batch")
+        raise RouteError("needs an example")
     from syngrad.partition import exporting
 
     inputs = Inputs(model, example)

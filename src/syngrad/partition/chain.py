@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from syngrad.errors import CutError
-from syngrad.partition.names import ancestors, is_chain, suggest
+from syngrad.partition.names import ancestors, candidates, is_chain
+from syngrad.partition.program import PlaceError
 from syngrad.partition.segment import FIRST, Segment
 
 
@@ -18,29 +18,29 @@ def is_chain_of(model: nn.Module, cuts: Sequence[str]) -> bool:
 
 
 class Chain:
-    """A model flattened to a list of modules. Only containers around a cut are opened; any other module stays whole,
-    with its hooks and whatever its own forward does.
+    """A model flattened to a list of modules: containers around cuts, and around what could be one, are opened.
+
+    Any other module stays whole, with its hooks and whatever its own forward does.
     """
 
     route = "chain"
 
     def __init__(self, model: nn.Module, cuts: Sequence[str]) -> None:
         self._model = model
-        opened = {around for cut in cuts for around in ancestors(cut)}
+        opened = {around for cut in (*cuts, *candidates(model)) for around in ancestors(cut)}
         self._names = list(_flattened(model, "", opened))
         self._modules = [model.get_submodule(name) for name in self._names]
 
     def position(self, cut: str) -> int:
         """The index of the module the cut names, or of the first one inside it."""
-        at = next(i for i, name in enumerate(self._names) if name == cut or name.startswith(f"{cut}."))
-        if at == 0:
-            model = self._model
-            raise CutError(f"cut {cut!r} is the first module, nothing comes before it: {suggest(model, near=cut)}")
+        inside = (i for i, name in enumerate(self._names) if name == cut or name.startswith(f"{cut}."))
+        at = next(inside, None)
+        if not at:
+            raise PlaceError("is the first module, nothing comes before it")
         module = self._model.get_submodule(cut)
         times = [name for name, other in zip(self._names, self._modules, strict=True) if other is module]
         if len(times) > 1:
-            remedy = suggest(self._model, near=cut, exclude=times)
-            raise CutError(f"cut {cut!r} is called {len(times)} times, as {', '.join(map(repr, times))}: {remedy}")
+            raise PlaceError(f"is called {len(times)} times, as {', '.join(map(repr, times))}")
         return at
 
     def uses(self, cuts: Sequence[str]) -> list[list[str]]:

@@ -1,3 +1,17 @@
+"""Copying nodes of a recorded graph into the graph of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from syngrad.partition.recording import Trace, is_kind, is_shape
+from syngrad.partition.segment import owner_of
+
+
 class Copier:
     """Copies nodes into a graph of their own.
 
@@ -8,20 +22,26 @@ class Copier:
         self._trace = trace
         self._graph = fx.Graph()
         self._made: dict[fx.Node, fx.Node] = {}
+        self._arrived: dict[fx.Node, fx.Node] = {}
         self._keys: dict[str, str] = {}
         self._root: dict[str, Any] = {}
         self.homes: dict[str, tuple[nn.Module, str]] = {}
 
     def receive(self, node: fx.Node) -> None:
-        arrived = self._graph.placeholder(node.name)
-        if node.op != "placeholder" and _is_shape(node):
+        """Take a value from the message, in the form that :meth:`send` gave it."""
+        arrived = self._arrived[node] = self._graph.placeholder(f"received_{len(self._made)}")
+        if is_shape(node):
             arrived = self._graph.call_function(torch.Size, (arrived,))
+        elif is_kind(node):
+            arrived = self._graph.call_function(getattr, (arrived, node.args[1]))
         self._made[node] = arrived
 
     def measure(self, node: fx.Node, tensor: fx.Node, dim: int) -> None:
+        """Read an integer off a tensor that was received."""
         self._made[node] = self._graph.call_function(torch.ops.aten.sym_size.int, (self._made[tensor], dim))
 
     def copy(self, node: fx.Node) -> None:
+        """Compute a node here."""
         for given in node.all_input_nodes:
             self._fetch(given)
         made = self._graph.node_copy(node, self._made.__getitem__)
@@ -31,24 +51,39 @@ class Copier:
         self._made[node] = made
 
     def send(self, nodes: Sequence[fx.Node]) -> None:
-        # torch.Size is no pytree: as a tuple its integers are leaves of the message like any other.
-        sent = [
-            self._graph.call_function(tuple, (self._made[node],)) if _is_shape(node) else self._made[node]
-            for node in nodes
-        ]
+        """End the graph with a message."""
+        sent = [self._sendable(node) for node in nodes]
         self._graph.output(sent[0] if len(sent) == 1 else tuple(sent))
 
     def give(self, result: Any) -> None:
-        for given in self._output_nodes(result):
-            self._fetch(given)
-        self._graph.output(fx.node.map_arg(result, self._made.__getitem__))
+        """End the graph with the model's output."""
+
+        def made(node: fx.Node) -> fx.Node:
+            self._fetch(node)
+            return self._made[node]
+
+        self._graph.output(fx.node.map_arg(result, made))
 
     def module(self) -> fx.GraphModule:
+        """The finished graph."""
         return fx.GraphModule(self._root, self._graph, class_name="Stage")
 
     def find_module(self, name: str) -> nn.Module:
+        """The module a node calls: the user's, or one that the recorder made."""
         constant = self._trace.constants.get(name)
         return constant if isinstance(constant, nn.Module) else self._trace.model.get_submodule(name)
+
+    def _sendable(self, node: fx.Node) -> fx.Node:
+        """The leaves of a message are tensors and integers: a torch.Size goes as a tuple, and a device or dtype as an
+        empty tensor that has it (a stage that lives elsewhere then sees its own device).
+        """
+        if is_shape(node):
+            return self._graph.call_function(tuple, (self._made[node],))
+        if is_kind(node):
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            return self._arrived.get(node) or self._graph.call_method("new_empty", (self._made[source], 0))
+        return self._made[node]
 
     def _fetch(self, node: fx.Node) -> None:
         if node in self._made or node.op != "get_attr":
@@ -69,30 +104,3 @@ class Copier:
             self._keys[name] = f"n{len(self._keys)}_" + "".join(c if c.isalnum() else "_" for c in name)
             self._root[self._keys[name]] = value
         return self._keys[name]
-
-    @staticmethod
-    def _output_nodes(result: Any) -> Iterator[fx.Node]:
-        found: list[fx.Node] = []
-        fx.node.map_arg(result, lambda node: found.append(node) or node)
-        return iter(found)
-
-
-def _is_shape(node: fx.Node) -> bool:
-    """Whether a node's value is a torch.Size: ``x.shape`` or ``x.size()`` without a dimension."""
-    if node.op == "call_method":
-        return node.target == "size" and len(node.args) == 1 and not node.kwargs
-    return node.op == "call_function" and node.target is getattr and node.args[1:2] == ("shape",)
-
-
-def _size_of(node: fx.Node, tensors: Sequence[fx.Node]) -> tuple[fx.Node, int] | None:
-    """A tensor among those given, and its dimension, whose size a node's integer is; known for exported graphs only."""
-    value = node.meta.get("val")
-    if not isinstance(value, torch.SymInt):
-        return None
-    for tensor in tensors:
-        shaped = tensor.meta.get("val")
-        if isinstance(shaped, Tensor):
-            for dim, size in enumerate(shaped.shape):
-                if isinstance(size, torch.SymInt) and operator.eq(size.node.expr, value.node.expr):
-                    return tensor, dim
-    return None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ShapesCollection
 
-from syngrad.partition.graph import Trace
 from syngrad.partition.inputs import Inputs
 from syngrad.partition.names import has_hooks
 from syngrad.partition.program import RouteError
+from syngrad.partition.recording import Trace
 from syngrad.partition.segment import owner_of
 
 
@@ -40,9 +44,7 @@ def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
         if tensor.dim() > 0:
             dims = range(tensor.dim()) if every_dim else range(1)
             shapes[tensor] = {dim: Dim.AUTO for dim in dims}
-    with warnings.catch_warnings():
-        # They speak of torch's own deprecations; what would be wrong with the graph is checked below and in verify.
-        warnings.simplefilter("ignore")
+    with _quiet():
         dynamic = shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)
         program = torch.export.export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic, strict=False)
         module = program.module()
@@ -53,6 +55,19 @@ def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
         raise RouteError(f"it made {len(placeholders)} inputs of {len(inputs)}")
     _check_batch(placeholders)
     return Trace(model, module.graph, program.call_spec.out_spec, _constants(model, module))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A failing export prints the graph so far, besides raising; its warnings speak of torch's own deprecations."""
+    logging.disable(logging.CRITICAL)
+    try:
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:

@@ -5,39 +5,23 @@ Imported only once a model has to be traced: importing torch.fx is not free.
 
 from __future__ import annotations
 
-import operator
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.partition.aliasing import writes_received
+from syngrad.partition.copying import Copier
 from syngrad.partition.inputs import Inputs
-from syngrad.partition.segment import owner_of
+from syngrad.partition.recording import Trace, size_of
 
 
-@dataclass(frozen=True)
-class Trace:
-    """One recording of the model's forward, with one placeholder for each leaf of the inputs."""
-
-    model: nn.Module
-    graph: fx.Graph
-    out_spec: pytree.TreeSpec
-    constants: dict[str, Any] = field(default_factory=dict)
-    """What the graph refers to that is not in the model: tensors made while tracing, sub-graphs."""
-
-    @property
-    def nodes(self) -> list[fx.Node]:
-        """The nodes that compute something, in execution order."""
-        return [node for node in self.graph.nodes if node.op.startswith("call_")]
-
-    def parts(self, starts: Sequence[int], inputs: Inputs) -> list[Part]:
-        """The graph cut before each of the given nodes."""
-        return [_Builder(self, starts).part(index, inputs) for index in range(len(starts) + 1)]
+def parts(trace: Trace, starts: Sequence[int], inputs: Inputs) -> list[Part]:
+    """The graph cut before each of the given nodes."""
+    builder = _Builder(trace, starts)
+    return [builder.part(index, inputs) for index in range(len(starts) + 1)]
 
 
 class Part(nn.Module):
@@ -55,6 +39,7 @@ class Part(nn.Module):
         self._homes = tuple((key, owner, attribute) for key, (owner, attribute) in homes.items())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As :class:`Segment`'s."""
         module = self.graph_module
         for key, owner, attribute in self._homes:
             # The user may have moved or replaced the tensor since (`model.to(device)` makes new buffers).
@@ -76,7 +61,8 @@ class _Builder:
         self._last = len(starts)
         self._spans = list(zip([0, *starts], [*starts, len(self._nodes)], strict=True))
         self._output = next(node for node in trace.graph.nodes if node.op == "output")
-        stage = {node: 0 for node in trace.graph.nodes if node.op == "placeholder"}
+        self._placeholders = [node for node in trace.graph.nodes if node.op == "placeholder"]
+        stage = dict.fromkeys(self._placeholders, 0)
         stage |= {node: bisect_right(starts, at) for at, node in enumerate(self._nodes)}
         stage[self._output] = self._last
         # The stage that makes a value, and the last one that wants it. Attributes are looked up where they are used.
@@ -86,36 +72,34 @@ class _Builder:
             if node in stage
         }
 
-    def crossing(self, index: int) -> list[fx.Node]:
-        """The values that stage ``index`` gets from before, but for sizes that it can read off a tensor it gets."""
-        needed = [node for node, (made, wanted) in self._life.items() if made < index <= wanted]
-        return [node for node in needed if _size_of(node, needed) is None]
-
     def part(self, index: int, inputs: Inputs) -> Part:
         copier = Copier(self._trace)
-        start, stop = self._spans[index]
-        if index == 0:
-            received = [node for node in self._trace.graph.nodes if node.op == "placeholder"]
-        else:
-            received = self.crossing(index)
+        received = self._crossing(index) if index > 0 else self._placeholders
         for node in received:
             copier.receive(node)
-        if index > 0:
-            needed = [node for node, (made, wanted) in self._life.items() if made < index <= wanted]
-            for node in needed:
-                source = _size_of(node, needed)
-                if source is not None:
-                    copier.measure(node, *source)
+        for node, (tensor, dim) in self._sizes(index).items():
+            copier.measure(node, tensor, dim)
+        start, stop = self._spans[index]
         for node in self._nodes[start:stop]:
             copier.copy(node)
         if index == self._last:
             copier.give(self._output.args[0])
         else:
-            sent = self.crossing(index + 1)
-            copier.send(sent)
-        module = copier.module()
+            copier.send(self._crossing(index + 1))
         writes = index > 0 and writes_received(self._nodes[start:stop], received, copier.find_module)
-        part = Part(module, copier.homes, unpacks=index > 0 and len(received) != 1, writes_received=writes)
+        part = Part(copier.module(), copier.homes, unpacks=index > 0 and len(received) != 1, writes_received=writes)
         part.inputs = inputs if index == 0 else None
         part.out_spec = self._trace.out_spec if index == self._last else None
         return part
+
+    def _crossing(self, index: int) -> list[fx.Node]:
+        """The values that stage ``index`` gets from before, but for sizes that it can read off a tensor it gets."""
+        sizes = self._sizes(index)
+        return [node for node in self._wanted(index) if node not in sizes]
+
+    def _sizes(self, index: int) -> dict[fx.Node, tuple[fx.Node, int]]:
+        wanted = self._wanted(index)
+        return {node: found for node in wanted if (found := size_of(node, wanted)) is not None}
+
+    def _wanted(self, index: int) -> list[fx.Node]:
+        return [node for node, (made, last) in self._life.items() if made < index <= last]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from syngrad.errors import CutError
-from syngrad.partition.names import suggest
+from syngrad.partition.names import candidates, shown
 from syngrad.partition.segment import FIRST, Segment, find_tensor, owner_of
 
 
@@ -22,7 +22,7 @@ class Program(Protocol):
         ...
 
     def position(self, cut: str) -> int:
-        """The step the named module begins at; raises :class:`CutError` where no stage can start."""
+        """The step the named module begins at; raises :class:`PlaceError` where no stage can start."""
         ...
 
     def uses(self, cuts: Sequence[str]) -> list[list[str]]:
@@ -38,11 +38,18 @@ class RouteError(Exception):
     """A route cannot express this model; another may. What it says becomes part of the final error."""
 
 
-def in_order(program: Program, cuts: Sequence[str]) -> list[str]:
+class PlaceError(Exception):
+    """No stage can start at a module; says why, as the end of a sentence that begins with its name."""
+
+
+def in_order(model: nn.Module, program: Program, cuts: Sequence[str]) -> list[str]:
     """The cuts in the order the model runs them, each at a place of its own."""
     at: dict[int, str] = {}
     for cut in cuts:
-        position = program.position(cut)
+        try:
+            position = program.position(cut)
+        except PlaceError as error:
+            raise CutError(f"cut {cut!r} {error}: {remedy(model, program, cut)}") from None
         if position in at:
             raise CutError(f"cuts {at[position]!r} and {cut!r} start at the same place: name one of them")
         at[position] = cut
@@ -67,12 +74,28 @@ def shared(model: nn.Module, uses: Sequence[Sequence[str]]) -> list[tuple[int, s
     return [(*found[0], *found[-1]) for found in places.values() if found[0][0] != found[-1][0]]
 
 
-def check_stages(model: nn.Module, cuts: Sequence[str], uses: Sequence[Sequence[str]]) -> None:
+def remedy(model: nn.Module, program: Program, near: str) -> str:
+    """What to name instead of a cut, as part of an error: the candidates at which this very model can be cut."""
+
+    def works(name: str) -> bool:
+        try:
+            program.position(name)
+            uses = program.uses([name])
+        except PlaceError:
+            return False
+        return all(trains(model, used) for used in uses) and not shared(model, uses)
+
+    names = [name for name in candidates(model) if name != near and works(name)]
+    return f"name {shown(names, near)}" if names else "this model has no other place for a cut; give stages=1"
+
+
+def check_stages(model: nn.Module, program: Program, cuts: Sequence[str]) -> None:
     """Refuse stages that share a parameter, and stages that have nothing to train."""
+    uses = program.uses(cuts)
     stages = [FIRST, *cuts]
     for first, first_name, last, last_name in shared(model, uses):
         what = "parameter" if isinstance(find_tensor(model, first_name), nn.Parameter) else "running statistic"
-        together = f"cut so that both are in one stage (leave out {shown_cuts(cuts[first:last])})"
+        together = f"cut so that both are in one stage (leave out {', '.join(map(repr, cuts[first:last]))})"
         start = f"{what} {first_name!r} (stage {stages[first]!r})"
         if first_name == last_name:
             raise CutError(
@@ -90,13 +113,8 @@ def check_stages(model: nn.Module, cuts: Sequence[str], uses: Sequence[Sequence[
             raise CutError("the model has no trainable parameter, so no stage has anything to learn")
         drop = cuts[max(index - 1, 0)]
         where = f"before cut {cuts[index]!r}" if index < len(cuts) else "to the end"
-        remedy = f"leave out {drop!r}" if len(cuts) > 1 else suggest(model, near=drop)
-        raise CutError(f"stage {stages[index]!r} ({where}) has no trainable parameter, nothing to learn: {remedy}")
-
-
-def shown_cuts(cuts: Sequence[str]) -> str:
-    """Cuts as part of a sentence."""
-    return ", ".join(repr(cut) for cut in cuts)
+        instead = f"leave out {drop!r}" if len(cuts) > 1 else remedy(model, program, drop)
+        raise CutError(f"stage {stages[index]!r} ({where}) has no trainable parameter, nothing to learn: {instead}")
 
 
 def _is_state(model: nn.Module, name: str) -> bool:

@@ -12,12 +12,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from syngrad.errors import CutError
 from syngrad.partition.chain import tensor_names
-from syngrad.partition.graph import Part, Trace
+from syngrad.partition.graph import Part, parts
 from syngrad.partition.inputs import Inputs
-from syngrad.partition.names import suggest
-from syngrad.partition.program import RouteError
+from syngrad.partition.program import PlaceError, RouteError
+from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, find_tensor
 from syngrad.partition.untouched import untouched
 
@@ -74,10 +73,10 @@ class Traced:
 
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a graph of its own for each mode."""
-        training = self._training.parts(self._starts(self._training, cuts), self._inputs)
+        training = parts(self._training, self._starts(self._training, cuts), self._inputs)
         evaluation = training
         if self._evaluation is not self._training:
-            evaluation = self._evaluation.parts(self._starts(self._evaluation, cuts), self._inputs)
+            evaluation = parts(self._evaluation, self._starts(self._evaluation, cuts), self._inputs)
         return [
             Segment(
                 name,
@@ -107,17 +106,12 @@ class Traced:
                     at = index
                 calls.update(entered)
         if at is None:
-            remedy = suggest(self._model, near=cut, exclude=[cut])
-            raise CutError(f"cut {cut!r} is never called in forward, or does nothing there: {remedy}")
+            raise PlaceError("is never called in forward, or does nothing there")
         if len(calls) > 1:
-            remedy = suggest(self._model, near=cut, exclude=[cut])
-            raise CutError(f"cut {cut!r} is called {len(calls)} times in forward, so it starts no one stage: {remedy}")
+            raise PlaceError(f"is called {len(calls)} times in forward, so it starts no one stage")
         first = next(_stacks(trace, self._nodes[id(trace)][at]))
         if not any(self._is(path, module) for path, _ in first.values()):
-            raise CutError(
-                f"cut {cut!r} lies inside a part that runs under no_grad or autocast: "
-                f"{suggest(self._model, near=cut, exclude=[cut])}"
-            )
+            raise PlaceError("lies inside a part that runs under no_grad or autocast")
         return at
 
     def _uses(self, trace: Trace, cuts: Sequence[str]) -> list[list[str]]:

@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.partition.graph import Trace
 from syngrad.partition.inputs import Inputs
 from syngrad.partition.names import ancestors
 from syngrad.partition.program import RouteError
+from syngrad.partition.recording import Trace
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.
@@ -42,6 +42,18 @@ def record(model: nn.Module, cuts: list[str], inputs: Inputs) -> Trace:
     return Trace(model, graph, tracer.out_spec, {name: made[name] for name in constants})
 
 
+class _Proxy(fx.Proxy):
+    """Notes an attribute where it is asked for. fx would note it where it is first used, perhaps stages later, and the
+    whole tensor would have to cross until then.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        if name in ("shape", "device", "dtype"):
+            _ = found.node
+        return found
+
+
 class _Tracer(fx.Tracer):
     # Otherwise `self.mask[:T]` would slice the buffer with a stand-in for T, which a real tensor cannot.
     proxy_buffer_attributes = True
@@ -55,6 +67,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m not in self._opened
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None

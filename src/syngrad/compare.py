@@ -1,0 +1,415 @@
+"""Rows of methods and estimators, trained on the same data in the same order and held against back-propagation.
+
+Two things are measured apart, so that neither disturbs the other. *Step times* come first, side by side: every row has
+a throw-away network, and the rows take turns step by step on the same minibatches, so that whatever else the machine
+does falls on all of them; the first row of a turn changes from turn to turn. What autograd and the interfaces keep is
+counted on the same networks. Then each row is *trained*: a fresh model from the same seed, the same order of the data,
+the same number of threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from syngrad import metrics
+from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
+from syngrad.estimators.registry import parse as parse_estimator
+from syngrad.experiment import Experiment, check_count
+from syngrad.history import Epoch
+from syngrad.memory import SavedBytes
+from syngrad.methods import Method, split_row
+from syngrad.network import DecoupledNetwork, decouple
+from syngrad.results import BACKPROP, Row
+from syngrad.trainer import Trainer
+from syngrad.tree import tensors
+
+ROWS = ("backprop", "synthetic", "synthetic:linear", "synthetic:local", "zero")
+
+BATCHES = 8
+WARM_UP = 3
+#: turns that a step time is made of, at least and at most
+TURNS = (12, 400)
+#: options of the Trainer that a comparison decides itself
+OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
+
+
+class Observer(Protocol):
+    """Who is told how far a comparison is."""
+
+    def begin(self, total: int) -> None:
+        """There will be so many calls of `advance`."""
+
+    def note(self, text: str) -> None:
+        """What is being done."""
+
+    def advance(self) -> None:
+        """One piece of it is done."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def begin(self, total: int) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row as it was asked for. spec: what the Trainer is given as estimator; estimator: its name, "" for none."""
+
+    label: str
+    method: Method
+    spec: Any
+    estimator: str
+
+
+def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contender]:
+    """The rows, checked before anything runs. estimator: of the rows that estimate and do not name one.
+
+    Raises ConfigError for an unknown method or estimator, a row named twice, or none.
+    """
+    made: list[Contender] = []
+    for text in rows:
+        method, name = split_row(text)
+        spec = estimator if method.estimates and ":" not in text else name
+        if isinstance(spec, str) and method.estimates:
+            parse_estimator(spec)
+        shown = spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
+        made.append(Contender(text.strip(), method, spec, shown))
+    twice = [c.label for i, c in enumerate(made) if (c.method, c.spec) in [(d.method, d.spec) for d in made[:i]]]
+    if twice:
+        raise ConfigError(f"row {twice[0]!r} is there twice; name each row once")
+    if not made:
+        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
+    return made
+
+
+class Comparison:
+    """An experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
+
+    rows: `method[:estimator]`; estimator: of those that do not name one. seed, seeds: the first seed and how many from
+    there; each row is run with every one. threads: PyTorch's, during the run. timing_s: about how long step times are
+    taken, all rows together; 0 for not at all.
+
+    Raises ConfigError at construction for what cannot be used. A row that fails while it runs is kept as "failed: …";
+    what goes wrong for every row, or lies in the experiment itself, is raised.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        rows: Sequence[str] = ROWS,
+        *,
+        estimator: Any = None,
+        seed: int = 0,
+        seeds: int = 1,
+        threads: int = 1,
+        timing_s: float = 4.0,
+        observer: Observer | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.options = _options(experiment)
+        own = self.options.pop("estimator", "default")
+        self.contenders = contenders(rows, own if estimator is None else estimator)
+        check_count("seed", seed, 0)
+        self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
+        self.threads = check_count("threads", threads, 1)
+        self.timing_s, self.observer = timing_s, observer or Silent()
+        self.metric = metrics.resolve(experiment.metric)
+        self.rows: list[Row] = []
+        self.description: dict[str, Any] = {}
+        self._cuts: list[str] | None = list(experiment.cuts) if experiment.cuts is not None else None
+        self._stages = experiment.stages
+        self._failures: list[SyngradError] = []
+
+    def run(self) -> list[Row]:
+        """Measure everything; the rows in the order asked for, one a seed."""
+        with _threads(self.threads):
+            self.observer.begin(len(self.contenders) * (1 + len(self.seeds) * self.experiment.epochs))
+            templates = self._side_by_side()
+            for contender in self.contenders:
+                for seed in self.seeds:
+                    row = self._new_row(contender, seed)
+                    template = templates[contender]
+                    row.status, row.step_s, row.step_ratio = template.status, template.step_s, template.step_ratio
+                    row.saved_activation_bytes = template.saved_activation_bytes
+                    if row.ok:
+                        self._train(contender, row)
+                    self.rows.append(row)
+        return self.rows
+
+    # The measurement beforehand: step times and what is kept.
+
+    def _side_by_side(self) -> dict[Contender, Row]:
+        """A row a contender with its step time, its ratio to backprop's, and its saved bytes."""
+        self.observer.note("the data")
+        batches = self._batches()
+        self._describe(batches)
+        rows = {contender: self._new_row(contender, self.seeds[0]) for contender in self.contenders}
+        trainers: dict[Contender, Trainer] = {}
+        for contender, row in rows.items():
+            self.observer.note(f"{contender.label}: memory")
+            try:
+                trainer = self._trainer(contender, self.seeds[0], quality_every=0)
+                trainer.model.train()
+                trainer.bind(batches[0])
+                row.saved_activation_bytes = saved_bytes(trainer, batches)
+                trainers[contender] = trainer
+            except CutError:
+                raise
+            except SyngradError as error:
+                self._failed(row, error)
+            self.observer.advance()
+        if not trainers:
+            raise self._failures[0]
+        if self.timing_s > 0:
+            self.observer.note("step times, side by side")
+            self._time(trainers, rows, batches)
+        return rows
+
+    def _time(self, trainers: dict[Contender, Trainer], rows: dict[Contender, Row], batches: list[Any]) -> None:
+        running = dict(trainers)
+        while True:
+            labels = list(running)
+            try:
+                times = turns([running[c] for c in labels], batches, self.timing_s)
+                break
+            except Failed as failure:
+                self._failed(rows[labels[failure.index]], failure.error)
+                del running[labels[failure.index]]
+                if not running:
+                    raise self._failures[0] from failure
+        window = max(_period(trainer) for trainer in running.values())
+        means = {c: windows(each, window) for c, each in zip(labels, times, strict=True)}
+        base = next((means[c] for c in labels if c.method.name == BACKPROP), None)
+        for contender in labels:
+            row = rows[contender]
+            row.step_s = statistics.median(means[contender])
+            if base is not None:
+                row.step_ratio = statistics.median(a / b for a, b in zip(means[contender], base, strict=True))
+
+    # Training.
+
+    def _train(self, contender: Contender, row: Row) -> None:
+        many = f", seed {row.seed}" if len(self.seeds) > 1 else ""
+        epochs = self.experiment.epochs
+
+        def told(record: Epoch) -> None:
+            self.observer.advance()
+            value = record.metrics[self.metric[0] if self.metric else "loss"]
+            name = self.metric[0] if self.metric else "loss"
+            self.observer.note(f"{contender.label}{many}: epoch {record.epoch}/{epochs}, {name} {value:.4f}")
+
+        self.observer.note(f"{contender.label}{many}: epoch 0/{epochs}")
+        try:
+            trainer = self._trainer(contender, row.seed)
+            train, test = self._data(row.seed)
+            history = trainer.fit(train, epochs, validate=test, on_epoch=told)
+        except SyngradError as error:
+            self._failed(row, error)
+            return
+        row.history = history.values()
+        row.samples_per_s, row.train_s, row.interfaces = history.samples_per_s, history.train_s, history.interfaces
+        if epochs:
+            row.optimizer = type(trainer.optimizers[0]).__name__
+            self.description["samples"] = history.epochs[0].samples
+
+    # What both are made of.
+
+    def _trainer(self, contender: Contender, seed: int, **more: Any) -> Trainer:
+        experiment = self.experiment
+        torch.manual_seed(seed)
+        options = {**self.options, **more}
+        if contender.method.estimates:
+            options["estimator"] = contender.spec
+        return Trainer(
+            self._network(),
+            loss=experiment.loss,
+            optimizer=experiment.optimizer,
+            method=contender.method,
+            metric=experiment.metric,
+            scheduler=experiment.scheduler,
+            seed=seed,
+            progress=False,
+            **options,
+        )
+
+    def _network(self) -> DecoupledNetwork:
+        """A fresh model, cut as all others are: where the stages are only counted, the first cuts hold for all."""
+        try:
+            model = self.experiment.model()
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise ExperimentError(f"experiment {self.experiment.name!r}: model() raised {first_line(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise ExperimentError(
+                f"experiment {self.experiment.name!r}: model() must return a torch.nn.Module, got {type(model).__name__}"
+            )
+        return decouple(model, self._cuts, stages=None if self._cuts else self._stages)
+
+    def _data(self, seed: int) -> tuple[Any, Any]:
+        name = self.experiment.name
+        try:
+            loaders = self.experiment.data(self.experiment.batch_size, seed)
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise ExperimentError(f"experiment {name!r}: data() raised {first_line(error)}") from error
+        if not isinstance(loaders, tuple) or len(loaders) != 2:
+            raise ExperimentError(f"experiment {name!r}: data() must return (training loader, test loader)")
+        return loaders
+
+    def _batches(self) -> list[Any]:
+        """The first few minibatches of an epoch."""
+        loader, _ = self._data(self.seeds[0])
+        try:
+            batches = list(itertools.islice(iter(loader), BATCHES))
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise ExperimentError(
+                f"experiment {self.experiment.name!r}: the loader raised {first_line(error)}"
+            ) from error
+        if not batches:
+            raise TrainingError(f"experiment {self.experiment.name!r}: the training loader yields no batch")
+        return batches
+
+    def _describe(self, batches: list[Any]) -> None:
+        """Fill in what the file says of the experiment, and settle the cuts."""
+        torch.manual_seed(self.seeds[0])
+        net = self._network()
+        if self._stages is not None and self._stages > 1:
+            estimating = next((c for c in self.contenders if c.method.estimates), self.contenders[0])
+            balanced = self._trainer(estimating, self.seeds[0])
+            balanced.bind(batches[0])
+            self._cuts = balanced.net.cuts
+        self.description = {
+            "name": self.experiment.name,
+            "model": type(net.model).__name__,
+            "parameters": sum(p.numel() for p in net.model.parameters()),
+            "dataset": self.experiment.dataset,
+            "samples": None,
+            "batch_size": self.experiment.batch_size,
+            "epochs": self.experiment.epochs,
+            "stages": len(self._cuts) + 1 if self._cuts else 1,
+            "cuts": self._cuts or [],
+            "seed": self.seeds[0],
+            "seeds": len(self.seeds),
+        }
+
+    def _new_row(self, contender: Contender, seed: int) -> Row:
+        name = self.metric[0] if self.metric else "loss"
+        better = metrics.HIGHER_IS_BETTER.get(name)
+        return Row(
+            str(contender.method), contender.estimator, seed, threads=self.threads, metric=name, higher_is_better=better
+        )
+
+    def _failed(self, row: Row, error: SyngradError) -> None:
+        if isinstance(error, ExperimentError):
+            raise error
+        row.status = f"failed: {error}"
+        self._failures.append(error)
+
+
+class ExperimentError(SyngradError):
+    """What lies in the experiment itself, and so would fail every row."""
+
+
+class Failed(Exception):
+    """One of several trainers failed; which, and why."""
+
+    def __init__(self, index: int, error: SyngradError) -> None:
+        super().__init__(str(error))
+        self.index, self.error = index, error
+
+
+def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -> list[list[float]]:
+    """The seconds of every step of every trainer, who take turns step by step: one list a trainer, all of one length."""
+    times: list[list[float]] = [[] for _ in trainers]
+    n = len(trainers)
+    start = time.perf_counter()
+    for turn in itertools.count():
+        batch = batches[turn % len(batches)]
+        for k in range(n):
+            index = (turn + k) % n
+            before = time.perf_counter()
+            try:
+                trainers[index].step(batch)
+            except SyngradError as error:
+                raise Failed(index, error) from error
+            _synchronise(trainers[index])
+            times[index].append(time.perf_counter() - before)
+        if turn + 1 == WARM_UP:
+            times = [[] for _ in trainers]
+            start = time.perf_counter()
+        done = turn + 1 - WARM_UP
+        if done >= TURNS[1] or (done >= TURNS[0] and time.perf_counter() - start > seconds):
+            return times
+    raise AssertionError("unreachable")
+
+
+def windows(times: Sequence[float], length: int) -> list[float]:
+    """Means of consecutive steps: where feedback is asked for on every n-th minibatch, n steps are one whole."""
+    length = min(length, len(times))
+    whole = len(times) - len(times) % length
+    return [statistics.fmean(times[k : k + length]) for k in range(0, whole, length)]
+
+
+def saved_bytes(trainer: Trainer, batches: Sequence[Any]) -> int:
+    """The most that is kept for backward passes at any moment of a few steps, the minibatch itself left out.
+
+    So many steps that one of them asks for feedback, and that what is in flight has filled up.
+    """
+    steps = _period(trainer) + trainer.policy.method.delay + trainer.policy.feedback_delay
+    used = [batches[k % len(batches)] for k in range(steps)]
+    with SavedBytes(trainer.model, trainer.net.estimators, but=tensors(used)) as meter:
+        for batch in used:
+            trainer.step(batch)
+    return meter.peak_bytes
+
+
+def _period(trainer: Trainer) -> int:
+    return trainer.policy.feedback_every if trainer.policy.method.estimates else 1
+
+
+def _synchronise(trainer: Trainer) -> None:
+    if any(p.is_cuda for p in itertools.islice(trainer.model.parameters(), 1)):
+        torch.cuda.synchronize()
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    """The experiment's options, checked to be the Trainer's."""
+    valid = sorted(set(inspect.signature(Trainer.__init__).parameters) - OWN)
+    for name in experiment.options:
+        if name not in valid:
+            raise ConfigError(
+                f"experiment {experiment.name!r}: the Trainer takes no option {name!r} here; valid: {', '.join(valid)}"
+            )
+    return dict(experiment.options)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,134 @@
+"""Experiments by name: a built-in one, or `path/to/file.py:function` for one of the user's own.
+
+A user's file is run as Python runs a script: in a module of its own, with its folder first on the search path, so that
+it may import what lies beside it. Whatever goes wrong in it becomes one line that names the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
+from syngrad.experiment import Experiment, check_count
+
+#: name → (module, function)
+BUILT_IN = {
+    "fashion-mlp": ("syngrad.experiments.fashion_mlp", "fashion_mlp"),
+    "fashion-cnn": ("syngrad.experiments.fashion_cnn", "fashion_cnn"),
+}
+
+
+def load(name_or_path: str, *, epochs: int | None = None, batch_size: int | None = None) -> Experiment:
+    """The experiment of a built-in name, or that the function of a `path/to/file.py:function` returns.
+
+    epochs, batch_size: instead of the experiment's own. A function that has parameters of these names is given them, so
+    that what follows from them (a schedule of the learning rate) does; for another they are set on what it returns.
+
+    Raises ConfigError, in one line, for a name that is not known (the valid ones listed), a file that is missing or
+    cannot be run, a function that is not there, needs arguments, raises, or returns something else.
+    """
+    given: dict[str, int] = {}
+    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
+        if value is not None:
+            given[name] = check_count(name, value, least)
+    return _call(name_or_path, _find(name_or_path), given)
+
+
+def _find(spec: str) -> Callable[..., Any]:
+    if spec in BUILT_IN:
+        module, function = BUILT_IN[spec]
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    match = re.fullmatch(r"(.+\.py)(?::(.*))?", spec, re.DOTALL)
+    if match is None:
+        path, colon, function = spec.rpartition(":")
+        if not colon:
+            raise _not_known(spec)
+        raise ConfigError(f"experiment {spec!r}: {path!r} is no Python file; write path/to/file.py:{function}")
+    return _from_file(Path(match[1]), match[2] or "")
+
+
+def _not_known(spec: str) -> ConfigError:
+    return ConfigError(f"{unknown('experiment', spec, BUILT_IN)}; or give path/to/file.py:function")
+
+
+def _from_file(path: Path, function: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise ConfigError(f"experiment file {str(path)!r} does not exist (or is no file)")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"experiment file {str(path)!r} cannot be read: {first_line(error)}") from error
+    try:
+        tree = ast.parse(source, str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"experiment file {str(path)!r}, line {error.lineno}: syntax error, {error.msg}") from error
+    except ValueError as error:  # null bytes
+        raise ConfigError(f"experiment file {str(path)!r} is no Python source: {first_line(error)}") from error
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    choose = f"write one of: {', '.join(f'{path}:{name}' for name in defined)}" if defined else "it defines no function"
+    if not function:
+        raise ConfigError(f"experiment {str(path)!r} does not name the function that returns an Experiment; {choose}")
+    found = getattr(_run(path), function, None)
+    if not callable(found):
+        raise ConfigError(f"experiment file {str(path)!r} has no function {function!r}; {choose}")
+    return found  # type: ignore[no-any-return]
+
+
+def _run(path: Path) -> ModuleType:
+    """Import the file under a name of its own."""
+    name = f"syngrad_experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ConfigError(f"experiment file {str(path)!r}{_line(error, path)} raised {first_line(error)}") from error
+    return module
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Where in the user's file it happened, as ", line 12"; nothing where it happened elsewhere."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename) == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}," if line else ""
+
+
+def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Experiment:
+    parameters = inspect.signature(function).parameters
+    taken = {name: value for name, value in given.items() if name in parameters}
+    needed = [
+        p.name
+        for p in parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in taken
+    ]
+    if needed:
+        raise ConfigError(f"experiment {spec!r} needs the arguments {', '.join(needed)}; give them defaults")
+    try:
+        made = function(**taken)
+    except SyngradError as error:
+        raise ConfigError(f"experiment {spec!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise TrainingError(f"experiment {spec!r} raised {first_line(error)}") from error
+    if not isinstance(made, Experiment):
+        raise ConfigError(f"experiment {spec!r} must return a syngrad.Experiment, got {type(made).__name__}")
+    return replace(made, **{name: value for name, value in given.items() if name not in taken})
