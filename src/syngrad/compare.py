@@ -69,7 +69,7 @@ class Silent:
         """Nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contender:
     """One row as it was asked for. spec: what the Trainer is given as estimator; estimator: its name, "" for none."""
 
@@ -152,6 +152,8 @@ class Comparison:
                     if row.ok:
                         self._train(contender, row)
                     self.rows.append(row)
+        if not any(row.ok for row in self.rows):
+            raise self._failures[0]
         return self.rows
 
     # The measurement beforehand: step times and what is kept.
@@ -166,7 +168,7 @@ class Comparison:
         for contender, row in rows.items():
             self.observer.note(f"{contender.label}: memory")
             try:
-                trainer = self._trainer(contender, self.seeds[0], quality_every=0)
+                trainer = self._trainer(contender, self.seeds[0], quality_every=0, scheduler=None)
                 trainer.model.train()
                 trainer.bind(batches[0])
                 row.saved_activation_bytes = saved_bytes(trainer, batches)
@@ -190,7 +192,7 @@ class Comparison:
             try:
                 times = turns([running[c] for c in labels], batches, self.timing_s)
                 break
-            except Failed as failure:
+            except RowError as failure:
                 self._failed(rows[labels[failure.index]], failure.error)
                 del running[labels[failure.index]]
                 if not running:
@@ -235,7 +237,7 @@ class Comparison:
     def _trainer(self, contender: Contender, seed: int, **more: Any) -> Trainer:
         experiment = self.experiment
         torch.manual_seed(seed)
-        options = {**self.options, **more}
+        options = {"scheduler": experiment.scheduler, **self.options, **more}
         if contender.method.estimates:
             options["estimator"] = contender.spec
         return Trainer(
@@ -244,7 +246,6 @@ class Comparison:
             optimizer=experiment.optimizer,
             method=contender.method,
             metric=experiment.metric,
-            scheduler=experiment.scheduler,
             seed=seed,
             progress=False,
             **options,
@@ -259,9 +260,8 @@ class Comparison:
         except Exception as error:
             raise ExperimentError(f"experiment {self.experiment.name!r}: model() raised {first_line(error)}") from error
         if not isinstance(model, nn.Module):
-            raise ExperimentError(
-                f"experiment {self.experiment.name!r}: model() must return a torch.nn.Module, got {type(model).__name__}"
-            )
+            got = type(model).__name__
+            raise ExperimentError(f"experiment {self.experiment.name!r}: model() must return an nn.Module, got {got}")
         return decouple(model, self._cuts, stages=None if self._cuts else self._stages)
 
     def _data(self, seed: int) -> tuple[Any, Any]:
@@ -277,7 +277,7 @@ class Comparison:
         return loaders
 
     def _batches(self) -> list[Any]:
-        """The first few minibatches of an epoch."""
+        """The first few minibatches of an epoch, as far as they are as large as the first."""
         loader, _ = self._data(self.seeds[0])
         try:
             batches = list(itertools.islice(iter(loader), BATCHES))
@@ -289,7 +289,7 @@ class Comparison:
             ) from error
         if not batches:
             raise TrainingError(f"experiment {self.experiment.name!r}: the training loader yields no batch")
-        return batches
+        return [batch for batch in batches if _size(batch) == _size(batches[0])]
 
     def _describe(self, batches: list[Any]) -> None:
         """Fill in what the file says of the experiment, and settle the cuts."""
@@ -332,7 +332,7 @@ class ExperimentError(SyngradError):
     """What lies in the experiment itself, and so would fail every row."""
 
 
-class Failed(Exception):
+class RowError(Exception):
     """One of several trainers failed; which, and why."""
 
     def __init__(self, index: int, error: SyngradError) -> None:
@@ -341,7 +341,7 @@ class Failed(Exception):
 
 
 def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -> list[list[float]]:
-    """The seconds of every step of every trainer, who take turns step by step: one list a trainer, all of one length."""
+    """The seconds of every step of every trainer, who take turns: one list a trainer, all of one length."""
     times: list[list[float]] = [[] for _ in trainers]
     n = len(trainers)
     start = time.perf_counter()
@@ -353,7 +353,7 @@ def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -
             try:
                 trainers[index].step(batch)
             except SyngradError as error:
-                raise Failed(index, error) from error
+                raise RowError(index, error) from error
             _synchronise(trainers[index])
             times[index].append(time.perf_counter() - before)
         if turn + 1 == WARM_UP:
@@ -383,6 +383,11 @@ def saved_bytes(trainer: Trainer, batches: Sequence[Any]) -> int:
         for batch in used:
             trainer.step(batch)
     return meter.peak_bytes
+
+
+def _size(batch: Any) -> int | None:
+    first = next(iter(tensors(batch)), None)
+    return len(first) if first is not None and first.dim() else None
 
 
 def _period(trainer: Trainer) -> int:

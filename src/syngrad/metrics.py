@@ -27,8 +27,9 @@ def cosine(estimate: Tensor, received: Tensor) -> Tensor:
 
 def norm_ratio(estimate: Tensor, received: Tensor) -> Tensor:
     """‖δ̂‖ / ‖δ‖, a scalar ≥ 0; 1 is right, 0 is an estimator that has not begun, inf a received gradient of zero."""
-    ratio: Tensor = torch.linalg.vector_norm(estimate.detach().float())
-    return ratio / torch.linalg.vector_norm(received.detach().float())
+    above: Tensor = torch.linalg.vector_norm(estimate.detach().float())
+    below: Tensor = torch.linalg.vector_norm(received.detach().float())
+    return above / below
 
 
 def explained_variance(estimate: Tensor, received: Tensor) -> Tensor:

@@ -111,6 +111,13 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
     (mlp(), {"cuts": ["2"], "stages": 2}, ConfigError, r"not cuts=\['2'\] and stages=2"),
     (mlp(), {"stages": 0}, ConfigError, r"stages=0 is no number of stages: give an integer of 1 or more"),
     (mlp(), {"stages": True}, ConfigError, r"stages=True"),
+    (mlp(), {"stages": 2, "example": torch.zeros(4, 6)}, ConfigError, r"example=Tensor is not .* give \(\(x,\), {}\)"),
+    (
+        mlp(),
+        {"stages": 2, "example": ROWS, "interface_cost": lambda message: message.seconds},
+        ConfigError,
+        r"interface_cost failed on the message that stage 'input' would send \(AttributeError: .*return seconds",
+    ),
     (mlp(), {"stages": 2}, ConfigError, r"stages=2 is balanced by measuring: give a batch, example="),
     (mlp(), {"stages": 9, "example": ROWS}, ConfigError, r"stages=9 is .* 2 places .*'2', '5'.* at most stages=3"),
     (nn.Linear(6, 6), {"stages": 2, "example": ROWS}, ConfigError, r"stages=2 .* 0 places .* at most stages=1"),
@@ -155,7 +162,7 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
         {"cuts": ["blocks.1", "norm"]},
         CutError,
         r"'wte.weight' \(stage 'input'\) and 'head.weight' \(stage 'norm'\) are one tensor: untie them, "
-        r"model.head.weight = nn.Parameter\(model.head.weight.clone\(\)\), or .* leave out 'blocks.1', 'norm'",
+        r"model.head.weight = nn.Parameter\(model.head.weight.clone\(\)\), or .*leave out 'blocks.1', 'norm'",
     ),
     (
         GPT(checks=True, tied=True),

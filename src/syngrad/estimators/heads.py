@@ -4,7 +4,9 @@
 Eidnes 2019, arXiv 1901.06656). `sobolev` is the same head, fitted also to the gradient that comes back (Sobolev
 training, Czarnecki et al. 2017, arXiv 1706.04859):
 
-    minimise   L(head(h), y)  +  weight · Σ‖δ̂ − δ‖² / n        with  δ̂ = ∂(sum of sample losses)/∂h
+    minimise   L(head(h), y)  +  weight · Σ‖δ̂ − δ‖² / (n·ρ)        with  δ̂ = ∂(sum of sample losses)/∂h
+
+where ρ is a running mean of ‖δ‖², so that one weight serves every depth, width and stage of training.
 
 The value is fitted on every minibatch, where δ̂ is made; the derivative where a gradient comes back, every n-th. A head
 differentiates the experiment's own loss, so regression and token-wise losses work as classification does. For softmax
@@ -64,6 +66,8 @@ class Head(GradientEstimator):
         self.channels, self.pool, self.norm = channels, pool, norm
         self.feedback_every, self.learning_rate = feedback_every, learning_rate
         self.wants_feedback = derivative > 0
+        self.power: Tensor
+        self.register_buffer("power", torch.zeros(()))
         self.closed = False
 
     def build(self, binding: Binding) -> None:
@@ -121,17 +125,25 @@ class Head(GradientEstimator):
         return scaled.detach(), scaled if double else None
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
-        """The derivative fit: adds weight·∂(Σ‖δ̂ − δ‖²/n) to `.grad`."""
+        """The derivative fit: adds weight·∂(Σ‖δ̂ − δ‖²/(n·ρ)) to `.grad`."""
         if self.derivative == 0:
             return
+        weight = self._weight(received.detach(), scale)
         if self.closed and h.dtype == self.binding.parameter_dtype:  # type: ignore[union-attr]
             with torch.no_grad():
-                return self._fit_closed(h.detach(), context, received, scale, kept)
+                return self._fit_closed(h.detach(), context, received.detach(), scale, kept, weight)
         with torch.enable_grad():
             scaled = kept if kept is not None else self(h, context) * scale
         if scaled.requires_grad:
-            residual = scaled.detach().sub(received).mul_(2 * self.derivative / scale)
+            residual = scaled.detach().sub(received).mul_(weight)
             torch.autograd.backward(scaled, residual, inputs=[p for p in self.parameters() if p.requires_grad])
+
+    @torch.no_grad()
+    def _weight(self, received: Tensor, scale: float) -> Tensor:
+        """2·weight/(scale·ρ), by which scale·(δ̂ − δ) is multiplied on its way back; ρ takes this minibatch in first."""
+        power = received.square().sum().to(self.power.dtype) / (scale * scale * max(received.shape[0], 1))
+        self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
+        return (2 * self.derivative / scale) / self.power.clamp_min(1e-30)
 
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:
         x, statistics = normalised(h) if self.norm else (h, None)
@@ -158,13 +170,15 @@ class Head(GradientEstimator):
         below = (error if inner is None else inner) @ self.linears[0].weight
         return through_normalisation(below, h, statistics) if statistics is not None else below
 
-    def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any) -> None:
+    def _fit_closed(
+        self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor
+    ) -> None:
         if kept is None:
             x, statistics = normalised(h) if self.norm else (h, None)
             kept = (*self._upwards(x, labels, scale), statistics)
         error, z, inner, statistics = kept
         first, last = self.linears[0], self.linears[-1]
-        residual = self._downwards(h, error, inner, statistics).sub_(received).mul_(2 * self.derivative / scale)
+        residual = self._downwards(h, error, inner, statistics).sub_(received).mul_(weight)
         x = h
         if statistics is not None:
             x = normalised(h)[0]

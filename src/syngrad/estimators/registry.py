@@ -20,12 +20,12 @@ EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping
 
 def local(**options: Any) -> Head:
     """A head that learns from the labels alone: decoupled greedy learning."""
-    return Head(**{"derivative": 0.0, **options})
+    return Head(**{"norm": True, "derivative": 0.0, **options})
 
 
 def sobolev(**options: Any) -> Head:
     """The same head, fitted also to the gradient that comes back."""
-    return Head(**{"derivative": 1.0, **options})
+    return Head(**{"norm": True, "derivative": 0.1, **options})
 
 
 def default(**options: Any) -> Head:
@@ -34,7 +34,7 @@ def default(**options: Any) -> Head:
 
 
 #: the options of the default estimator; changed only together with every figure that quotes it
-DEFAULT: dict[str, Any] = {"hidden": 0, "derivative": 0.3, "feedback_every": 4}
+DEFAULT: dict[str, Any] = {"norm": True, "derivative": 0.03, "feedback_every": 4}
 
 NAMED: dict[str, Callable[..., GradientEstimator]] = {
     "default": default,

@@ -114,7 +114,10 @@ def _line(error: BaseException, path: Path) -> str:
 
 
 def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Experiment:
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = dict(inspect.signature(function).parameters)
+    except ValueError:  # some built-in functions do not tell
+        parameters = {}
     taken = {name: value for name, value in given.items() if name in parameters}
     needed = [
         p.name
@@ -131,4 +134,5 @@ def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Exp
         raise TrainingError(f"experiment {spec!r} raised {first_line(error)}") from error
     if not isinstance(made, Experiment):
         raise ConfigError(f"experiment {spec!r} must return a syngrad.Experiment, got {type(made).__name__}")
-    return replace(made, **{name: value for name, value in given.items() if name not in taken})
+    rest: dict[str, Any] = {name: value for name, value in given.items() if name not in taken}
+    return replace(made, **rest)

@@ -51,6 +51,13 @@ def split(
     if (cuts is None) == (stages is None):
         given = "neither" if cuts is None else f"cuts={list(cuts)} and stages={stages}"
         raise ConfigError(f"give either cuts= or stages=, not {given}")
+    if example is not None and not (
+        isinstance(example, tuple)
+        and len(example) == 2
+        and isinstance(example[0], tuple)
+        and isinstance(example[1], dict)
+    ):
+        raise ConfigError(f"example={type(example).__name__} is not (args, kwargs): for model(x) give ((x,), {{}})")
     if cuts is not None:
         check_names(model, cuts)
         return _by_name(model, list(cuts), example)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, first_line
 from syngrad.partition.inputs import Example
 from syngrad.partition.program import Program, shared, trains
 from syngrad.partition.segment import Segment, segment_parameters
@@ -115,8 +115,20 @@ def measured(
             message = pytree.tree_map_only(Tensor, _received, message)
             args, kwargs = (message,), {}
             if segment is not segments[-1]:
-                interface_costs.append(0.0 if interface_cost is None else interface_cost(message))
+                interface_costs.append(_interface_seconds(interface_cost, message, segment))
     return costs, interface_costs
+
+
+def _interface_seconds(interface_cost: Callable[[Any], float] | None, message: Any, segment: Segment) -> float:
+    if interface_cost is None:
+        return 0.0
+    try:
+        return interface_cost(message)
+    except Exception as error:
+        raise ConfigError(
+            f"interface_cost failed on the message that stage {segment.name!r} would send ({first_line(error)}): "
+            "it must take any nesting of tensors and return seconds"
+        ) from error
 
 
 def _backward(segment: Segment, message: Any, args: tuple[Any, ...]) -> None:

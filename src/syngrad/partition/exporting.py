@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -59,15 +60,21 @@ def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A failing export prints the graph so far, besides raising; its warnings speak of torch's own deprecations."""
+    """Keep to ourselves what export does on the side.
+
+    A failing export prints the graph so far, besides raising; its warnings speak of torch's own deprecations; and it
+    puts the name of a cache directory into the environment.
+    """
+    nowhere, environment, disabled = io.StringIO(), dict(os.environ), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        nowhere = io.StringIO()
         with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
 
 
 def _check_batch(placeholders: list[fx.Node]) -> None:

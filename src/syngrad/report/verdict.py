@@ -30,7 +30,8 @@ BEARABLE_TIME = 1.5
 class Verdict:
     """text: the sentence. row: which row it speaks of. faster_by: steps in the time of one of backprop's (below 1 is
     slower). metric_gap: to backprop, in the metric's unit. memory_ratio: saved activations × backprop's. feedback_gain:
-    the metric above `synthetic:local`'s. pays: "yes", "memory", "no", or None where that cannot be told."""
+    the metric above `synthetic:local`'s. pays: "yes", "memory", "no", or None where that cannot be told.
+    """
 
     text: str
     row: str | None = None
@@ -47,7 +48,8 @@ class Verdict:
 
 def verdict(rows: Sequence[Aggregate]) -> Verdict:
     """The verdict on the first row that estimates gradients (or, without one, on the first beside `backprop`), against
-    `backprop`, with the same method's `local` beside it."""
+    `backprop`, with the same method's `local` beside it.
+    """
     done = [row for row in rows if row.ok]
     base = next((row for row in done if row.method == BACKPROP), None)
     others = [row for row in done if row.method != BACKPROP]
@@ -59,11 +61,7 @@ def verdict(rows: Sequence[Aggregate]) -> Verdict:
     made = Verdict("", subject.label, metric_gap=subject.metric_difference, memory_ratio=subject.saved_ratio)
     made.faster_by = 1 / subject.step_ratio if subject.step_ratio else None
     gap = subject.metric_difference
-    if gap is None or subject.higher_is_better is None:
-        loss = None
-    else:
-        loss = -gap if subject.higher_is_better else gap
-    made.pays = _pays(made, loss, noise(subject, base))
+    made.pays = _pays(made, None if gap is None else _loss(gap, subject.higher_is_better), noise(subject, base))
     parts = [part for part in (_speed(made.faster_by), _quality(subject, base), _memory(made.memory_ratio)) if part]
     text = f"In one process {subject.label} {_join(parts)}" if parts else f"{subject.label} has no figures"
     made.text = text + _so(made.pays) + _feedback(made, done, subject) + "."
@@ -72,7 +70,8 @@ def verdict(rows: Sequence[Aggregate]) -> Verdict:
 
 def noise(row: Aggregate, base: Aggregate) -> float:
     """Differences of the metric up to this say nothing: half the 95 % interval of the paired differences over the
-    seeds; for one seed a point of accuracy, or a twentieth of another metric's value."""
+    seeds; for one seed a point of accuracy, or a twentieth of another metric's value.
+    """
     if row.metric_difference_spread is not None:
         return STUDENT.get(row.seeds, 2.0) * row.metric_difference_spread / math.sqrt(row.seeds)
     return NOISE if row.metric == "accuracy" else RELATIVE_NOISE * abs(base.value or 0.0)
@@ -88,6 +87,15 @@ def _pays(made: Verdict, loss: float | None, tolerance: float) -> str | None:
     return "memory" if affordable and less and 1 / made.faster_by <= BEARABLE_TIME else "no"
 
 
+def _loss(gap: float, higher_is_better: bool | None) -> float | None:
+    """How much worse, above 0, or better, below; None where nobody said which way is better."""
+    return None if higher_is_better is None else -gap if higher_is_better else gap
+
+
+def _amount(difference: float, metric: str) -> str:
+    return f"{abs(difference) * 100:.1f} points" if metric == "accuracy" else f"{abs(difference):.4g}"
+
+
 def _speed(faster_by: float | None) -> str | None:
     if faster_by is None:
         return None
@@ -101,8 +109,7 @@ def _quality(row: Aggregate, base: Aggregate) -> str | None:
     gap = row.metric_difference
     if gap is None:
         return None
-    accuracy = row.metric == "accuracy"
-    amount = f"{abs(gap) * 100:.1f} points" if accuracy else f"{abs(gap):.4g}"
+    amount = _amount(gap, row.metric)
     seeds = "one seed" if row.seeds == 1 else f"{row.seeds} seeds"
     if abs(gap) <= noise(row, base):
         return f"ends with the same {row.metric} within noise ({'+' if gap >= 0 else '−'}{amount}, {seeds})"
@@ -131,7 +138,7 @@ def _feedback(made: Verdict, done: Sequence[Aggregate], subject: Aggregate) -> s
     better = subject.higher_is_better
     if abs(made.feedback_gain) <= noise(subject, local):
         return "; the gradient that comes back adds nothing clear over local"
-    amount = f"{abs(made.feedback_gain) * 100:.1f} points" if subject.metric == "accuracy" else f"{abs(made.feedback_gain):.4g}"
+    amount = _amount(made.feedback_gain, subject.metric)
     if better is None:
         return f"; against local its {subject.metric} differs by {amount}"
     gained = (made.feedback_gain > 0) == better

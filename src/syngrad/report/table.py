@@ -1,0 +1,133 @@
+"""The table of a comparison, as lines of plain text that fit a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from syngrad.results import Aggregate
+
+WIDTH = 80
+LEGEND = "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out"
+NONE = "–"
+#: the narrowest the column of names gets before it is the figures that give way
+NAMES = 12
+
+
+def table(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
+    """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
+
+    `gap` is to backprop with the same seed, in points for an accuracy; ± is the standard deviation over seeds. The two
+    columns of × are multiples of backprop's. The cosine is the mean over the interfaces.
+    """
+    if not rows:
+        return []
+    percent = rows[0].metric == "accuracy"
+    unit = f"{rows[0].metric} %" if percent else rows[0].metric
+    heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
+    cells = [_cells(row, percent) if row.ok else None for row in rows]
+    widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
+    names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
+    lines = [_line("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
+    for row, figures in zip(rows, cells, strict=True):
+        label = textwrap.wrap(row.label, names, break_on_hyphens=False)
+        if figures is None:
+            said = textwrap.wrap(row.status, max(width - names - 2, 20))
+            depth = max(len(label), len(said))
+            pairs = zip(label + [""] * (depth - len(label)), said + [""] * (depth - len(said)), strict=True)
+            lines += [f"{left:<{names}}  {right}".rstrip() for left, right in pairs]
+        else:
+            lines += [_line(label[0], figures, names, widths), *label[1:]]
+    return [*lines, *textwrap.wrap(LEGEND, width)]
+
+
+def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
+    """The cosine of every interface of every row that has any, from the first to the last."""
+    known = [row for row in rows if row.ok and any(value is not None for value in row.cosines.values())]
+    if not known:
+        return []
+    lines = ["cosine of the estimate with what came back, interface by interface"]
+    names = min(max(len(row.label) for row in known), width // 2)
+    for row in known:
+        figures = "  ".join(f"{cut}: {_number(value, '.2f')}" for cut, value in row.cosines.items())
+        head = textwrap.shorten(row.label, names, placeholder="…") if len(row.label) > names else row.label
+        wrapped = textwrap.wrap(figures, width - names - 4, break_on_hyphens=False)
+        lines += [f"  {head if k == 0 else '':<{names}}  {part}" for k, part in enumerate(wrapped)]
+    return lines
+
+
+def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) -> str:
+    """What was run and on what, in one sentence's length."""
+    seeds = experiment.get("seeds", 1)
+    what = (
+        f"{experiment['name']}: {experiment['dataset'] or 'data unnamed'}, {experiment['parameters']:,} parameters, "
+        f"{experiment['stages']} stages, batch {experiment['batch_size']}, {experiment['epochs']} epochs, "
+        + (f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds")
+    )
+    memory = environment["memory_bytes"]
+    parts = [
+        environment["cpu"],
+        f"{environment['cores']} cores",
+        environment["gpu"],
+        f"{memory / 2**30:.0f} GiB" if memory else None,
+        environment["os"],
+        f"Python {environment['python']}",
+        f"torch {environment['torch']}",
+        f"{environment['threads']} thread{'s' if environment['threads'] > 1 else ''}",
+    ]
+    return f"{what}; {', '.join(part for part in parts if part)}"
+
+
+def report(document_: dict[str, Any], rows: Sequence[Aggregate], verdict: str, width: int = WIDTH) -> str:
+    """The whole of what is printed: table, interfaces, environment, verdict."""
+    blocks = [
+        table(rows, width),
+        interfaces(rows, width),
+        textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
+        textwrap.wrap(verdict, width),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def size(number: float | None) -> str:
+    """Bytes as KiB or MiB, three figures."""
+    if number is None:
+        return NONE
+    for unit, factor in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
+        if number < 1000 * factor:
+            return f"{number / factor:.{0 if unit == 'B' or number >= 100 * factor else 1}f} {unit}"
+    return f"{number / 2**30:.1f} GiB"
+
+
+def _cells(row: Aggregate, percent: bool) -> list[str]:
+    factor, form = (100.0, ".1f") if percent else (1.0, ".4g")
+    known = [value for value in row.cosines.values() if value is not None]
+    step = None if row.step_s is None else row.step_s * 1000
+    return [
+        _with_spread(row.value, row.value_spread, factor, form),
+        _with_spread(row.metric_difference, row.metric_difference_spread, factor, "+" + form)
+        if row.method != "backprop"
+        else NONE,
+        _number(step, ".2f" if step is not None and step < 10 else ".1f"),
+        _number(row.step_ratio, ".2f"),
+        size(row.saved_activation_bytes),
+        _number(row.saved_ratio, ".2f"),
+        _number(sum(known) / len(known) if known else None, ".2f"),
+    ]
+
+
+def _with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
+    if value is None:
+        return NONE
+    shown = _number(value * factor, form)
+    return shown if spread is None else f"{shown} ±{spread * factor:{form.lstrip('+')}}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else f"{value:{form}}".replace("-", "−")
+
+
+def _line(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
+    cells = "".join(f"  {figure:>{width}}" for figure, width in zip(figures, widths, strict=True))
+    return f"{name:<{names}}{cells}".rstrip()
