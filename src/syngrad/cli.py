@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from syngrad import SyngradError, __version__
+from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison
@@ -24,9 +25,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 # Typer shows its own errors in one way per version and library installed; ours are one line, so `main` prints them.
-_ClickException: type[Exception] = next(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-)
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _whole(option: str) -> Any:
+    """The parser of a whole number; what Typer says of another depends on its version and does not name the value."""
+
+    def parse(text: str | int) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ConfigError(f"{option} {text!r} is no whole number; write one, as in {option} 3") from None
+
+    return parse
 
 
 def _version(value: bool) -> None:
@@ -53,19 +64,35 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Rows, method[:estimator], with commas between; backprop,synthetic,synthetic:linear,"
-            "synthetic:local,zero unless given."
+            help="Rows, method[:estimator], with commas between. Without it: backprop, synthetic, synthetic:linear, "
+            "synthetic:local, zero."
         ),
     ] = None,
     estimator: Annotated[
         str | None, typer.Option(help="The estimator of rows that name none, as in 'mlp(hidden=2)'.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the experiment's own.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the experiment's own.")] = None,
-    seed: Annotated[int, typer.Option(help="The first seed.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from the first on; each row is run with every one.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", parser=_whole("--epochs"), help="Instead of the experiment's own.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", parser=_whole("--batch-size"), help="Instead of the experiment's own.")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", parser=_whole("--seed"), help="The first seed.")] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=_whole("--seeds"),
+            help="How many seeds, from the first on; each row is run with every one.",
+        ),
+    ] = 1,
     threads: Annotated[
-        int, typer.Option(help="PyTorch's threads. One is the least noisy; give a large model the machine's cores.")
+        int,
+        typer.Option(
+            metavar="N",
+            parser=_whole("--threads"),
+            help="PyTorch's threads. One is the least noisy; give a large model the machine's cores.",
+        ),
     ] = 1,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all figures there, as JSON.")] = None,
     progress: Annotated[
@@ -141,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except SyngradError as error:
         return _fail(str(error))
-    except _ClickException as error:
+    except _UsageError as error:
         said = getattr(error, "format_message", error.__str__)()
         return _fail(f"{said.rstrip('.')}; see 'syngrad --help'")
     except (KeyboardInterrupt, typer.Abort):

@@ -51,8 +51,9 @@ class Naive:
         widths = [piece[0].out_features for piece in self.pieces[:-1]]
         self.kind, self.delay, self.every, self.true = kind, delay, every, true
         shapes = {"linear": lambda w: [(w, w), (w,), (CLASSES + 1, w)], "head": lambda w: [(CLASSES, w), (CLASSES,)]}
+        shape = "linear" if kind == "linear" else "head"
         self.estimators = [
-            [torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in shapes["linear" if kind == "linear" else "head"](w)]
+            [torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in shapes[shape](w)]
             for w in widths
         ]
         self.weight = {"linear": 1.0, "local": 0.0, "sobolev": 0.5}[kind]
@@ -476,31 +477,34 @@ def test_a_stages_dropout_does_not_depend_on_what_other_stages_draw() -> None:
     assert not torch.equal(with_dropout[0], with_dropout[1])
 
 
-@pytest.mark.parametrize("frozen", ["2", "4"])
-@pytest.mark.parametrize("estimator", ["linear", "default", "local"])
-@pytest.mark.parametrize("feedback", ["bootstrapped", "true"])
-@pytest.mark.parametrize("method", ["synthetic", "mixed(0.5)", "backprop", "delayed(1)"])
-def test_a_stage_in_the_middle_without_parameters_to_train(
-    method: str, feedback: str, estimator: str, frozen: str
-) -> None:
+@pytest.mark.parametrize("scope", ["model", "stage"])
+@pytest.mark.parametrize("frozen", ["0.weight", "2.weight", "4.bias", "6.weight"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "linear"},
+        {"estimator": "default"},
+        {"estimator": "linear", "feedback": "true"},
+        {"method": "mixed(0.5)"},
+        {"method": "backprop"},
+        {"method": "delayed(1)"},
+    ],
+    ids=lambda o: "-".join(o.values()),
+)
+def test_frozen_parameters_stand_still_and_the_others_learn(options: dict[str, Any], frozen: str, scope: str) -> None:
     model = CASE.model()
-    for parameter in model[int(frozen)].parameters():
-        parameter.requires_grad_(False)
+    dict(model.named_parameters())[frozen].requires_grad_(False)
     before = tensors_of(model)
-    trainer = trainer_of(model, method=method, feedback=feedback, estimator=estimator, optimizer=adam)
-    for batch in CASE.batches(6):
-        trainer.step(batch)
+    trainer = trainer_of(model, optimizer=adam, optimizer_scope=scope, **options)
+    trainer.fit(CASE.batches(8))
     after = tensors_of(model)
-    still = {n for n in before if torch.equal(before[n], after[n])}
-    assert still == {f"{frozen}.weight", f"{frozen}.bias"}
+    assert {n for n in before if torch.equal(before[n], after[n])} == {frozen}
 
 
-def test_a_stage_of_activations_alone() -> None:
-    before = tensors_of(CASE.model())
-    for feedback in ("bootstrapped", "true"):
-        model = CASE.model()
-        trainer = trainer_of(model, ["1", "2", "4"], method="synthetic", feedback=feedback, estimator="linear")
-        for batch in CASE.batches(6):
-            trainer.step(batch)
-        after = tensors_of(model)
-        assert all(not torch.equal(before[n], after[n]) for n in before)
+def test_a_stage_with_nothing_to_train_is_refused_when_it_is_cut() -> None:
+    model = CASE.model()
+    model[4].requires_grad_(False)
+    for broken, cuts in ((model, ["2", "4", "6"]), (CASE.model(), ["1", "2"])):
+        with pytest.raises(syngrad.errors.CutError, match="no trainable parameter") as caught:
+            trainer_of(broken, cuts).bind(CASE.batches(1)[0])
+        assert "\n" not in str(caught.value)

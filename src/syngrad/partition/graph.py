@@ -36,17 +36,20 @@ class Part(nn.Module):
         self.inputs: Inputs | None = None
         self.out_spec: pytree.TreeSpec | None = None
         self._unpacks = unpacks
-        self._homes = tuple((key, owner, attribute) for key, (owner, attribute) in homes.items())
+        self._homes = tuple(
+            (table, key, owner, attribute)
+            for key, (owner, attribute) in homes.items()
+            for table in ("_parameters", "_buffers")
+            if attribute in vars(owner)[table]
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As :class:`Segment`'s."""
         module = self.graph_module
-        for key, owner, attribute in self._homes:
-            # The user may have moved or replaced the tensor since (`model.to(device)` makes new buffers).
-            live = getattr(owner, attribute)
-            if getattr(module, key) is not live:
-                registry = module._parameters if key in module._parameters else module._buffers
-                registry[key] = live
+        for table, key, owner, attribute in self._homes:
+            # The user may have moved or replaced the tensor since (`model.to(device)` makes new buffers). Straight from
+            # table to table: this runs at every step, for every parameter of an exported stage.
+            vars(module)[table][key] = vars(owner)[table][attribute]
         if self.inputs is not None:
             result = module(*self.inputs.leaves(args, kwargs))
         else:

@@ -1,103 +1,30 @@
-"""Rows of methods and estimators, trained on the same data in the same order and held against back-propagation.
-
-Two things are measured apart, so that neither disturbs the other. *Step times* come first, side by side: every row has
-a throw-away network, and the rows take turns step by step on the same minibatches, so that whatever else the machine
-does falls on all of them; the first row of a turn changes from turn to turn. What autograd and the interfaces keep is
-counted on the same networks. Then each row is *trained*: a fresh model from the same seed, the same order of the data,
-the same number of threads.
-"""
+"""The comparison itself: what is measured, in which order, and what becomes of a row that fails."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from syngrad import metrics
+from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders
+from syngrad.compare.measure import RowError, period, saved_bytes, size, turns, windows
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
-from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiment import Experiment, check_count
 from syngrad.history import Epoch
-from syngrad.memory import SavedBytes
-from syngrad.methods import Method, split_row
 from syngrad.network import DecoupledNetwork, decouple
 from syngrad.results import BACKPROP, Row
 from syngrad.trainer import Trainer
-from syngrad.tree import tensors
-
-ROWS = ("backprop", "synthetic", "synthetic:linear", "synthetic:local", "zero")
 
 BATCHES = 8
-WARM_UP = 3
-#: turns that a step time is made of, at least and at most
-TURNS = (12, 400)
 #: options of the Trainer that a comparison decides itself
 OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
-
-
-class Observer(Protocol):
-    """Who is told how far a comparison is."""
-
-    def begin(self, total: int) -> None:
-        """There will be so many calls of `advance`."""
-
-    def note(self, text: str) -> None:
-        """What is being done."""
-
-    def advance(self) -> None:
-        """One piece of it is done."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def begin(self, total: int) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """One row as it was asked for. spec: what the Trainer is given as estimator; estimator: its name, "" for none."""
-
-    label: str
-    method: Method
-    spec: Any
-    estimator: str
-
-
-def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contender]:
-    """The rows, checked before anything runs. estimator: of the rows that estimate and do not name one.
-
-    Raises ConfigError for an unknown method or estimator, a row named twice, or none.
-    """
-    made: list[Contender] = []
-    for text in rows:
-        method, name = split_row(text)
-        spec = estimator if method.estimates and ":" not in text else name
-        if isinstance(spec, str) and method.estimates:
-            parse_estimator(spec)
-        shown = spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
-        made.append(Contender(text.strip(), method, spec, shown))
-    twice = [c.label for i, c in enumerate(made) if (c.method, c.spec) in [(d.method, d.spec) for d in made[:i]]]
-    if twice:
-        raise ConfigError(f"row {twice[0]!r} is there twice; name each row once")
-    if not made:
-        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
-    return made
 
 
 class Comparison:
@@ -197,7 +124,7 @@ class Comparison:
                 del running[labels[failure.index]]
                 if not running:
                     raise self._failures[0] from failure
-        window = max(_period(trainer) for trainer in running.values())
+        window = max(period(trainer) for trainer in running.values())
         means = {c: windows(each, window) for c, each in zip(labels, times, strict=True)}
         base = next((means[c] for c in labels if c.method.name == BACKPROP), None)
         for contender in labels:
@@ -289,7 +216,7 @@ class Comparison:
             ) from error
         if not batches:
             raise TrainingError(f"experiment {self.experiment.name!r}: the training loader yields no batch")
-        return [batch for batch in batches if _size(batch) == _size(batches[0])]
+        return [batch for batch in batches if size(batch) == size(batches[0])]
 
     def _describe(self, batches: list[Any]) -> None:
         """Fill in what the file says of the experiment, and settle the cuts."""
@@ -330,73 +257,6 @@ class Comparison:
 
 class ExperimentError(SyngradError):
     """What lies in the experiment itself, and so would fail every row."""
-
-
-class RowError(Exception):
-    """One of several trainers failed; which, and why."""
-
-    def __init__(self, index: int, error: SyngradError) -> None:
-        super().__init__(str(error))
-        self.index, self.error = index, error
-
-
-def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -> list[list[float]]:
-    """The seconds of every step of every trainer, who take turns: one list a trainer, all of one length."""
-    times: list[list[float]] = [[] for _ in trainers]
-    n = len(trainers)
-    start = time.perf_counter()
-    for turn in itertools.count():
-        batch = batches[turn % len(batches)]
-        for k in range(n):
-            index = (turn + k) % n
-            before = time.perf_counter()
-            try:
-                trainers[index].step(batch)
-            except SyngradError as error:
-                raise RowError(index, error) from error
-            _synchronise(trainers[index])
-            times[index].append(time.perf_counter() - before)
-        if turn + 1 == WARM_UP:
-            times = [[] for _ in trainers]
-            start = time.perf_counter()
-        done = turn + 1 - WARM_UP
-        if done >= TURNS[1] or (done >= TURNS[0] and time.perf_counter() - start > seconds):
-            return times
-    raise AssertionError("unreachable")
-
-
-def windows(times: Sequence[float], length: int) -> list[float]:
-    """Means of consecutive steps: where feedback is asked for on every n-th minibatch, n steps are one whole."""
-    length = min(length, len(times))
-    whole = len(times) - len(times) % length
-    return [statistics.fmean(times[k : k + length]) for k in range(0, whole, length)]
-
-
-def saved_bytes(trainer: Trainer, batches: Sequence[Any]) -> int:
-    """The most that is kept for backward passes at any moment of a few steps, the minibatch itself left out.
-
-    So many steps that one of them asks for feedback, and that what is in flight has filled up.
-    """
-    steps = _period(trainer) + trainer.policy.method.delay + trainer.policy.feedback_delay
-    used = [batches[k % len(batches)] for k in range(steps)]
-    with SavedBytes(trainer.model, trainer.net.estimators, but=tensors(used)) as meter:
-        for batch in used:
-            trainer.step(batch)
-    return meter.peak_bytes
-
-
-def _size(batch: Any) -> int | None:
-    first = next(iter(tensors(batch)), None)
-    return len(first) if first is not None and first.dim() else None
-
-
-def _period(trainer: Trainer) -> int:
-    return trainer.policy.feedback_every if trainer.policy.method.estimates else 1
-
-
-def _synchronise(trainer: Trainer) -> None:
-    if any(p.is_cuda for p in itertools.islice(trainer.model.parameters(), 1)):
-        torch.cuda.synchronize()
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""The tables of the README and the docs, made from the results files, so that no figure is typed by hand.
+
+`python benchmarks/tables.py` rewrites what stands between the markers; a test fails where a page says something else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*/README.md"))]
+
+
+def load(claim: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((ROOT / "benchmarks" / claim / "results" / f"{claim}.json").read_text())
+    return document
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def step_time() -> str:
+    results = load("step_time")["results"]
+    names = list(results["256"])
+
+    def cell(width: str, name: str) -> str:
+        ratio = results[width][name]["ratio"]
+        return f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
+
+    head = ["784-width×4-10, batch 256, an interface at every layer", *(f"width {w}" for w in results)]
+    return table(head, [[name, *(cell(w, name) for w in results)] for name in names])
+
+
+def accuracy_table(he: bool) -> str:
+    document = load("accuracy")
+    rows = [row for row in document["aggregate"] if row["he"] == he]
+    depths = sorted({row["layers"] for row in rows})
+    names = list(dict.fromkeys(row["method"] for row in rows))
+
+    def cell(name: str, layers: int) -> str:
+        found = [row for row in rows if row["method"] == name and row["layers"] == layers]
+        if not found:
+            return "–"
+        row = found[0]
+        mean = f"{100 * row['mean']:.2f}"
+        return mean if name == "backprop" else f"{mean} ({row['gap_points']:+.2f} ± {row['gap_95'] or 0:.2f})"
+
+    return table(["test accuracy, %", *(f"{n} layers" for n in depths)], [[n, *(cell(n, d) for d in depths)] for n in names])
+
+
+def memory_saved() -> str:
+    rows = load("memory")["results"]["saved"]
+    return table(
+        ["stages K", "layers a stage", "back-propagation", "synthetic", "share", "bar"],
+        [
+            [str(r["stages"]), str(r["layers"]), f"{r['backprop'] / 2**20:.1f} MiB", f"{r['synthetic'] / 2**20:.1f} MiB",
+             f"{r['times_stages']:.2f}/K", f"{r['bar'] * r['stages']:.1f}/K"]
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def memory_peak() -> str:
+    rows = load("memory")["results"]["peak"]
+    return table(
+        ["stages K, 4 layers each", "back-propagation", "synthetic", "checkpointing"],
+        [[str(r["stages"]), *(f"{r[m] / 2**20:.0f} MiB" for m in ("backprop", "synthetic", "checkpoint"))] for r in rows],
+    )
+
+
+def memory_speed() -> str:
+    rows = load("memory")["results"]["speed"]
+    return table(
+        ["stages K, 4 layers each", "synthetic against checkpointing", "back-propagation against checkpointing",
+         "saved, synthetic", "saved, checkpointing"],
+        [
+            [str(r["stages"]), f"×{r['synthetic']['ratio']['median']:.2f}", f"×{r['backprop']['ratio']['median']:.2f}",
+             f"{r['synthetic_bytes'] / 2**20:.1f} MiB", f"{r['checkpoint_bytes'] / 2**20:.1f} MiB"]
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def first_use() -> str:
+    r = load("first_use")["results"]
+    return table(
+        ["", "measured", "bar"],
+        [
+            ["`import syngrad`, added to `import torch`", f"{r['import_added_s']:.2f} s", "0.3 s"],
+            ["`syngrad compare`", f"{r['compare_s']:.0f} s", "240 s"],
+        ],
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "step_time": step_time,
+    "accuracy": lambda: accuracy_table(False),
+    "accuracy_he": lambda: accuracy_table(True),
+    "memory_saved": memory_saved,
+    "memory_peak": memory_peak,
+    "memory_speed": memory_speed,
+    "first_use": first_use,
+}
+MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The page with every marked table made anew."""
+    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> int:
+    stale = [page for page in PAGES if filled(page.read_text()) != page.read_text()]
+    for page in stale:
+        page.write_text(filled(page.read_text()))
+        print(f"rewrote {page.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

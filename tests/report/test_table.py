@@ -1,0 +1,109 @@
+"""The table: literal rows, literal lines, and never more than the width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from syngrad.report.table import environment_line, interfaces, size, table
+from syngrad.results import Aggregate
+
+
+def rows(**more: Any) -> list[Aggregate]:
+    return [
+        Aggregate(
+            "backprop", "", "ok", 1, "accuracy", True, 0.864, None, 0.0, None, 0.0021, 1.0, 2**20, 1.0,
+            cosines={"3": None},
+        ),
+        Aggregate(
+            "synthetic", "default", "ok", 1, "accuracy", True, 0.853, None, -0.011, None, 0.00256, 1.22, 532 * 2**10, 0.51,
+            cosines={"3": 0.8, "5": -0.1}, **more,
+        ),
+    ]  # fmt: skip
+
+
+def test_the_lines() -> None:
+    assert table(rows()) == [
+        "row           accuracy %   gap  step ms     ×    saved     ×  cosine",
+        "────────────────────────────────────────────────────────────────────",
+        "backprop            86.4     –     2.10  1.00  1.0 MiB  1.00       –",
+        "synthetic           85.3  −1.1     2.56  1.22  532 KiB  0.51    0.35",
+        "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out",
+    ]
+
+
+def test_the_interfaces() -> None:
+    assert interfaces(rows()) == [
+        "cosine of the estimate with what came back, interface by interface",
+        "  synthetic  3: 0.80  5: −0.10",
+    ]
+    assert interfaces(rows()[:1]) == []
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize(
+    "name", ["default", "mlp(hidden=2,width=1024)", "mlp(hidden=2, width=1024, context=False, and=so_on)"]
+)
+@pytest.mark.parametrize("status", ["ok", "failed: " + "the loss is nan at minibatch 12 " * 6])
+def test_no_line_is_longer_than_the_width(width: int, name: str, status: str) -> None:
+    made = rows()
+    made[1].estimator, made[1].status = name, status
+    for each in made:
+        each.value_spread = each.metric_difference_spread = 0.1234
+        each.step_s, each.saved_activation_bytes = 12.3456, 999 * 2**20
+    made[1].cosines = {f"encoder.layers.{k}.block": 0.5 for k in range(30)}
+    lines = [*table(made, width), *interfaces(made, width)]
+    assert max(map(len, lines)) <= width
+    assert len(lines) > 4
+
+
+def test_a_failed_row_says_why_and_the_others_stay() -> None:
+    made = rows()
+    made[1].status = "failed: the loss is nan"
+    text = table(made)
+    assert text[2].startswith("backprop")
+    assert text[3] == "synthetic     failed: the loss is nan"
+
+
+def test_no_rows_no_table() -> None:
+    assert table([]) == []
+
+
+def test_a_loss_is_no_percentage() -> None:
+    (made,) = [Aggregate("backprop", "", "ok", 1, "mse", False, 1234.5678)]
+    assert table([made])[2].split() == ["backprop", "1235", *"––––––"]
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(None, "–"), (12, "12 B"), (1023, "1.0 KiB"), (532 * 1024, "532 KiB"), (2**20, "1.0 MiB"), (3 * 2**30, "3.0 GiB")],
+)
+def test_sizes(number: float | None, shown: str) -> None:
+    assert size(number) == shown
+
+
+def test_the_environment_in_a_line() -> None:
+    environment = {
+        "cpu": "Some CPU",
+        "cores": 2,
+        "gpu": None,
+        "memory_bytes": 8 * 2**30,
+        "os": "Linux 6",
+        "python": "3.11.1",
+        "torch": "2.13",
+        "threads": 1,
+    }
+    experiment = {
+        "name": "e",
+        "dataset": "",
+        "parameters": 1234567,
+        "stages": 4,
+        "batch_size": 256,
+        "epochs": 2,
+        "seed": 0,
+    }
+    assert environment_line(environment, experiment) == (
+        "e: data unnamed, 1,234,567 parameters, 4 stages, batch 256, 2 epochs, seed 0; "
+        "Some CPU, 2 cores, 8 GiB, Linux 6, Python 3.11.1, torch 2.13, 1 thread"
+    )
