@@ -21,7 +21,7 @@ def write(path: str | Path, document: dict[str, Any]) -> None:
     """The document with its environment, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"environment": environment(), **document}, indent=1)
+    text = json.dumps({"environment": environment(threads=torch.get_num_threads()), **document}, indent=1)
     partial = path.with_suffix(".partial")
     partial.write_text(text + "\n")
     os.replace(partial, path)
@@ -59,13 +59,18 @@ def paired(times: dict[str, list[float]], reference: str) -> dict[str, dict[str,
     }
 
 
-def mlp(layers: int, width: int = 256, seed: int = 0, inputs: int = 784, he: bool = False) -> nn.Sequential:
-    """inputs-width×(layers−1)-10 with ReLU; he: Kaiming-normal weights and zero biases instead of PyTorch's default."""
+def mlp(
+    layers: int, width: int = 256, seed: int = 0, inputs: int = 784, he: bool = False, batch_norm: bool = False
+) -> nn.Sequential:
+    """inputs-width×(layers−1)-10 with ReLU, and batch norm before it if wished.
+
+    he: Kaiming-normal weights and zero biases instead of PyTorch's default.
+    """
     torch.manual_seed(seed)
     sizes = [inputs] + [width] * (layers - 1)
     parts: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        parts += [nn.Linear(a, b), nn.ReLU()]
+        parts += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if batch_norm else []), nn.ReLU()]
     net = nn.Sequential(*parts, nn.Linear(sizes[-1], 10))
     if he:
         for layer in net:
@@ -75,9 +80,9 @@ def mlp(layers: int, width: int = 256, seed: int = 0, inputs: int = 784, he: boo
     return net
 
 
-def every_layer(layers: int) -> list[str]:
+def every_layer(layers: int, batch_norm: bool = False) -> list[str]:
     """The names of the cuts that put an interface after every hidden layer of :func:`mlp`."""
-    return [str(2 * k) for k in range(1, layers)]
+    return [str((3 if batch_norm else 2) * k) for k in range(1, layers)]
 
 
 def fused_adam(params: Any) -> torch.optim.Optimizer:

@@ -52,7 +52,9 @@ def accuracy_table(he: bool) -> str:
         mean = f"{100 * row['mean']:.2f}"
         return mean if name == "backprop" else f"{mean} ({row['gap_points']:+.2f} ± {row['gap_95'] or 0:.2f})"
 
-    return table(["test accuracy, %", *(f"{n} layers" for n in depths)], [[n, *(cell(n, d) for d in depths)] for n in names])
+    return table(
+        ["test accuracy, %", *(f"{n} layers" for n in depths)], [[n, *(cell(n, d) for d in depths)] for n in names]
+    )
 
 
 def memory_saved() -> str:
@@ -71,7 +73,10 @@ def memory_peak() -> str:
     rows = load("memory")["results"]["peak"]
     return table(
         ["stages K, 4 layers each", "back-propagation", "synthetic", "checkpointing"],
-        [[str(r["stages"]), *(f"{r[m] / 2**20:.0f} MiB" for m in ("backprop", "synthetic", "checkpoint"))] for r in rows],
+        [
+            [str(r["stages"]), *(f"{r[m] / 2**20:.0f} MiB" for m in ("backprop", "synthetic", "checkpoint"))]
+            for r in rows
+        ],
     )
 
 

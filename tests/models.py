@@ -6,7 +6,7 @@ Adam would turn that rounding into whole steps, and two exact runs could not be 
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,14 +25,20 @@ def mlp(width: int = 12, depth: int = 4, inputs: int = 6) -> nn.Sequential:
     """Linear, Tanh, …: modules 0, 2, 4 … are linear; the last one classifies."""
     sizes = [inputs] + [width] * (depth - 1)
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(width, CLASSES)).double()
 
 
 def dropout_mlp() -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(6, 16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, CLASSES)
+        nn.Linear(6, 16),
+        nn.Tanh(),
+        nn.Dropout(0.4),
+        nn.Linear(16, 16),
+        nn.Tanh(),
+        nn.Dropout(0.4),
+        nn.Linear(16, CLASSES),
     ).double()
 
 
@@ -246,10 +252,7 @@ OPTIMIZERS = {"adam": adam, "momentum": momentum, "adamw": adamw}
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies of every parameter and buffer by name."""
-    return {
-        name: value.detach().clone()
-        for name, value in copy.copy([*module.named_parameters(), *module.named_buffers()])
-    }
+    return {name: value.detach().clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], rtol: float = 0.0) -> None:

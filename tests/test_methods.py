@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -82,12 +83,10 @@ def test_what_is_printed_is_read_back(method: Method) -> None:
 
 @given(st.text(max_size=20))
 def test_any_text_is_a_method_or_an_error_of_ours(text: str) -> None:
-    try:
+    method = None
+    with contextlib.suppress(ConfigError):
         method = parse(text)
-    except ConfigError as error:
-        assert str(error)
-    else:
-        assert parse(str(method)).name == method.name
+    assert method is None or parse(str(method)).name == method.name
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_a_row_is_a_method_and_an_estimator(row: str, method: str, estimator: st
 
 @pytest.mark.parametrize("row", ["backprop:linear", "zero:linear", "delayed(1):local", ":linear", "linear"])
 def test_a_row_that_makes_no_sense_is_refused(row: str) -> None:
-    with pytest.raises(ConfigError, match="no estimator|unknown method"):
+    with pytest.raises(ConfigError, match=r"no estimator|unknown method"):
         split_row(row)
 
 

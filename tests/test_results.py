@@ -111,7 +111,12 @@ def test_a_row_that_failed_with_every_seed_says_why() -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([], (None, None)), ([None], (None, None)), ([2.0], (2.0, None)), ([1.0, None, 3.0], (2.0, pytest.approx(2**0.5)))],
+    [
+        ([], (None, None)),
+        ([None], (None, None)),
+        ([2.0], (2.0, None)),
+        ([1.0, None, 3.0], (2.0, pytest.approx(2**0.5))),
+    ],
 )
 def test_mean_and_spread(values: list[float | None], expected: tuple[Any, Any]) -> None:
     assert mean_spread(values) == expected

@@ -9,13 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, TensorDataset
-
-import syngrad
-from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError
 from tests.models import (
     CASES,
     CLASSES,
@@ -34,6 +27,13 @@ from tests.models import (
     token_count,
     token_loss,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, TensorDataset
+
+import syngrad
+from syngrad.errors import ConfigError, SyngradError, TrainingError
 
 CASE = CASES["mlp"]
 
@@ -147,7 +147,9 @@ def test_tokens_that_do_not_count_are_left_out_of_the_scale() -> None:
     """One token-wise linear estimator, by hand: δ̂ speaks of the sum of token losses, whatever the padding."""
     case = CASES["gpt"]
     model = case.model()
-    trainer = trainer_of(model, ["blocks.1"], loss=token_loss, loss_count=token_count, estimator="linear", optimizer=sgd)
+    trainer = trainer_of(
+        model, ["blocks.1"], loss=token_loss, loss_count=token_count, estimator="linear", optimizer=sgd
+    )
     batches = case.batches(6)
     trainer.bind(batches[0])
     stages = trainer.net.segments
@@ -211,7 +213,9 @@ def test_regression() -> None:
 
 
 @pytest.mark.parametrize("scope", ["model", "stage"])
-@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad])
+@pytest.mark.parametrize(
+    "kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad]
+)
 def test_any_torch_optimiser(kind: Any, scope: str) -> None:
     model, reference = CASE.model(), CASE.model()
     trainer = trainer_of(model, optimizer=lambda p: kind(p, 0.01), optimizer_scope=scope, method="mixed(1)")
@@ -512,7 +516,9 @@ def test_the_history_says_what_happened() -> None:
     assert history.epochs[-1].metrics == trainer.evaluate(batches)
     assert history.value == history.epochs[-1].metrics["accuracy"]
     assert [row["cut"] for row in history.interfaces] == CASE.cuts
-    assert all(row.keys() == {"cut", "cosine", "norm_ratio", "estimator_loss", "staleness"} for row in history.interfaces)
+    assert all(
+        row.keys() == {"cut", "cosine", "norm_ratio", "estimator_loss", "staleness"} for row in history.interfaces
+    )
     assert all(-1 <= float(str(row["cosine"])) <= 1 for row in history.interfaces)
     assert json.loads(json.dumps(history.to_dict()))["epochs"][1]["samples"] == 27
     assert [round(v, 9) for _, _, v in history.values()] == [round(e.metrics["accuracy"], 9) for e in history.epochs]
@@ -701,7 +707,7 @@ def test_a_number_of_stages_is_balanced(name: str) -> None:
 
 def test_more_stages_than_there_is_room_for() -> None:
     trainer = syngrad.Trainer(syngrad.decouple(CASE.model(), stages=50), loss=F.cross_entropy, progress=False)
-    with pytest.raises(CutError) as caught:
+    with pytest.raises(SyngradError) as caught:
         trainer.bind(CASE.batches(1)[0])
     one_line(caught)
 
@@ -724,7 +730,9 @@ def test_one_network_may_be_trained_twice() -> None:
 
 
 def test_a_message_that_changes_shape_is_refused() -> None:
-    model = nn.Sequential(nn.Conv1d(1, 2, 1), nn.Tanh(), nn.Conv1d(2, 2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten()).double()
+    model = nn.Sequential(
+        nn.Conv1d(1, 2, 1), nn.Tanh(), nn.Conv1d(2, 2, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    ).double()
     trainer = trainer_of(model, ["2"], estimator="mlp")
     y = torch.tensor([0, 1, 1])
     trainer.step((torch.randn(3, 1, 6, dtype=torch.float64), y))
@@ -735,12 +743,19 @@ def test_a_message_that_changes_shape_is_refused() -> None:
     assert_same(tensors_of(model), before)
 
 
+def left_of(threads: set[threading.Thread]) -> list[threading.Thread]:
+    """The threads that came since and do not end: rich tells its own to stop and does not wait for it."""
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(3.0)
+    return [thread for thread in threading.enumerate() if thread not in threads]
+
+
 def test_a_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     threads = set(threading.enumerate())
     trainer = trainer_of(progress=True)
     assert len(trainer.fit(CASE.batches(3), 2).epochs) == 2
     assert len(trainer.fit(iter(CASE.batches(3))).epochs) == 1
-    assert set(threading.enumerate()) == threads
+    assert not left_of(threads)
     capsys.readouterr()
     trainer_of(progress=None).fit(CASE.batches(2))
     captured = capsys.readouterr()
@@ -751,7 +766,7 @@ def test_a_run_that_fails_under_a_bar_leaves_no_thread() -> None:
     threads = set(threading.enumerate())
     with pytest.raises(TrainingError):
         trainer_of(progress=True).fit(iter(CASE.batches(2)), 2)
-    assert set(threading.enumerate()) == threads
+    assert not left_of(threads)
 
 
 def test_float32_trains_with_the_default_optimiser() -> None:

@@ -7,11 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-import syngrad
-from syngrad.estimators import NAMED
-from syngrad.tree import detach, differentiable
 from tests.models import (
     CASES,
     OPTIMIZERS,
@@ -25,6 +20,11 @@ from tests.models import (
     sgd,
     tensors_of,
 )
+from torch import Tensor, nn
+
+import syngrad
+from syngrad.estimators import NAMED
+from syngrad.tree import detach, differentiable
 
 EXACT = 1e-10
 
@@ -141,13 +141,15 @@ def test_mixed_1_is_backpropagation_with_every_estimator(name: str, estimator: s
     if name == "cnn":  # conv only where the message is an image
         case = Case(case.make, ["3"], case.batch, case.loss)
     optimizer = list(OPTIMIZERS.values())[sorted(NAMED).index(estimator) % 3]
-    steps = 8 if name == "gpt" else 20
+    steps = 4 if name == "gpt" else 20
     reference, _ = trained(case, steps, method="backprop", optimizer=optimizer)
     mixed, trainer = trained(case, steps, method="mixed(1)", estimator=estimator, optimizer=optimizer)
     assert_same(mixed, reference, rtol=EXACT)
     if estimator != "zero":
         fitted = {n: p.detach() for n, p in trainer.net.estimators.named_parameters()}
-        assert any(bool(p.any()) for n, p in fitted.items() if "inner" not in n and "down" not in n), "nothing was fitted"
+        assert any(bool(p.any()) for n, p in fitted.items() if "inner" not in n and "down" not in n), (
+            "nothing was fitted"
+        )
 
 
 def by_hand(case: Case, optimizer: Any, steps: int = 20) -> dict[str, Tensor]:
@@ -224,6 +226,8 @@ def test_fitting_moves_no_weight(estimator: str, feedback: str, method: str) -> 
 @pytest.mark.parametrize("feedback", ["bootstrapped", "true"])
 @pytest.mark.parametrize("name", ["mlp", "gpt", "residual"])
 def test_the_warm_up_is_backpropagation_and_fits_the_estimators(name: str, feedback: str, estimator: str) -> None:
+    if name == "gpt" and estimator not in ("default", "linear"):
+        pytest.skip("slow, and the same")
     case = CASES[name]
     model, reference = case.model(), case.model()
     options = {"optimizer": momentum, "feedback": feedback, "feedback_every": 1, "quality_every": 1}
@@ -317,6 +321,8 @@ def test_delayed_by_nothing_is_backpropagation(name: str) -> None:
 @pytest.mark.parametrize("estimator", ["default", "linear", "mlp", "local", "sobolev(hidden=1)"])
 @pytest.mark.parametrize("name", ["mlp", "residual", "gpt"])
 def test_mixed_0_is_synthetic(name: str, estimator: str, delay: int, feedback: str) -> None:
+    if name == "gpt" and estimator not in ("default", "linear"):
+        pytest.skip("slow, and the same")
     case = CASES[name]
     options = {"estimator": estimator, "optimizer": momentum, "feedback_delay": delay, "feedback": feedback}
     steps = 5 if name == "gpt" else 10

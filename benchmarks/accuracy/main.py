@@ -22,7 +22,7 @@ from common import every_layer, fused_adam, mlp, write
 
 BATCH, LAST = 256, 3
 
-#: name → options of the Trainer
+#: name → options of the Trainer; "batch norm" in a name puts it into the network, as the paper's layers have it
 METHODS: dict[str, dict[str, Any]] = {
     "backprop": {"method": "backprop"},
     "default": {},
@@ -31,7 +31,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear": {"estimator": "linear"},
     "mlp": {"estimator": "mlp"},
     "zero": {"method": "zero"},
+    "linear, true feedback": {"estimator": "linear", "feedback": "true"},
+    "batch norm: backprop": {"method": "backprop"},
+    "batch norm: default": {},
+    "batch norm: linear": {"estimator": "linear"},
+    "batch norm: linear, true feedback": {"estimator": "linear", "feedback": "true"},
+    "batch norm: mlp, true feedback": {"estimator": "mlp", "feedback": "true"},
 }
+NORMED = "batch norm: "
+
+
+def reference(name: str) -> str:
+    """Back-propagation in the same network."""
+    return f"{NORMED}backprop" if name.startswith(NORMED) else "backprop"
+
+
 #: two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -43,7 +57,8 @@ def run(root: str, name: str, layers: int, seed: int, epochs: int, he: bool) -> 
     test = TensorBatches(*fashion_mnist(train=False, root=root), batch_size=1000)
     train = TensorBatches(x.flatten(1), y, batch_size=BATCH, shuffle=True, seed=seed)
     test = TensorBatches(test.tensors[0].flatten(1), test.tensors[1], batch_size=1000)
-    net = syngrad.decouple(mlp(layers, seed=seed, he=he), cuts=every_layer(layers))
+    normed = name.startswith(NORMED)
+    net = syngrad.decouple(mlp(layers, seed=seed, he=he, batch_norm=normed), cuts=every_layer(layers, normed))
     trainer = syngrad.Trainer(
         net,
         loss=F.cross_entropy,
@@ -75,13 +90,13 @@ def aggregate(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for he, layers in sorted({(r["he"], r["layers"]) for r in runs}):
         group = [r for r in runs if r["layers"] == layers and r["he"] == he]
-        reference = {r["seed"]: r["value"] for r in group if r["method"] == "backprop"}
         for name in METHODS:
+            exact = {r["seed"]: r["value"] for r in group if r["method"] == reference(name)}
             values = {r["seed"]: r["value"] for r in group if r["method"] == name}
-            both = sorted(values.keys() & reference.keys())
+            both = sorted(values.keys() & exact.keys())
             if not both:
                 continue
-            gaps = [100 * (values[s] - reference[s]) for s in both]
+            gaps = [100 * (values[s] - exact[s]) for s in both]
             deviation = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
             half = T95.get(len(gaps) - 1, 1.96) * deviation / math.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
             rows.append(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.errors import ConfigError, MessageError, SyngradError
+from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.base import Binding, Context, GradientEstimator
 from syngrad.estimators.registry import EstimatorSpec, make
 from syngrad.targets import check_lambda, mixed
@@ -67,6 +67,7 @@ class Interface(nn.Module):
         self.classes = classes if classes is not None else (self.output[-1] if self.output else None)
         self.estimators = nn.ModuleList()
         self.bound = False
+        self.positions: list[int] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
         # below the interface is trained
         self._anchor = torch.zeros((), requires_grad=True)
@@ -89,8 +90,9 @@ class Interface(nn.Module):
         kind = infer_context(context, self.classes)
         self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, self.loss) for t in leaves])
 
-    def bind_leaves(self, bindings: list[Binding]) -> None:
-        """Make one estimator for each leaf described."""
+    def bind_leaves(self, bindings: list[Binding], where: list[int] | None = None) -> None:
+        """Make one estimator for each leaf described; `where` they stand in the flattened message."""
+        self.positions = where if where is not None else []
         made = [make(self.spec, binding, self.name) for binding in bindings]
         self.estimators.extend(made)
         self._plain = made
@@ -117,10 +119,32 @@ class Interface(nn.Module):
         self.check(leaves)
         estimates, kept = [], []
         for estimator, leaf in zip(self._plain, leaves, strict=True):
-            made, memo = estimator.estimate(leaf, context, scale, keep and estimator.wants_feedback)
+            try:
+                made, memo = estimator.estimate(leaf, context, scale, keep and estimator.wants_feedback)
+            except SyngradError:
+                raise
+            except Exception as error:
+                raise self._failure(estimator, context, error) from error
             estimates.append(made)
             kept.append(memo)
         return estimates, kept
+
+    def _failure(self, estimator: GradientEstimator, context: Any, error: Exception) -> SyngradError:
+        """What an estimator's own exception means to the user: a label out of range, as a rule."""
+        known = estimator.binding.context if estimator.binding is not None else Context()
+        if known.kind in ("labels", "tokens") and isinstance(context, Tensor) and not context.is_floating_point():
+            outside = context[(context >= known.size) | ((context < 0) & (context != -100))]
+            if outside.numel():
+                return TrainingError(
+                    f"label {int(outside[0])} is outside the model's {known.size} outputs: labels run from 0 to "
+                    f"{known.size - 1}"
+                )
+            if known.kind == "labels" and bool((context == -100).any()):
+                return TrainingError(
+                    "a label of -100 in a batch of class labels: leave such samples out, or use loss_count= with a loss "
+                    "that ignores them"
+                )
+        return TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}")
 
     def fit(
         self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None

@@ -7,8 +7,10 @@ so it does not matter whether they come per sample or scaled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,41 +40,50 @@ def explained_variance(estimate: Tensor, received: Tensor) -> Tensor:
     return 1 - (b - a).square().sum() / b.square().sum()
 
 
+class Sample(NamedTuple):
+    """The quality of one minibatch's estimate; estimator_loss is the squared error per sample."""
+
+    step: int
+    cosine: float
+    norm_ratio: float
+    estimator_loss: float
+
+
 @dataclass
 class Quality:
-    """The running quality of one interface's estimates: means over the minibatches on which it was sampled."""
+    """The quality of one interface's estimates on the minibatches on which it was sampled."""
 
     cut: str
-    samples: int = 0
-    cosine_sum: float = 0.0
-    norm_ratio_sum: float = 0.0
-    loss_sum: float = 0.0
-    history: list[tuple[int, float]] = field(default_factory=list)
+    history: list[Sample] = field(default_factory=list)
 
     def add(self, step: int, estimate: Tensor, received: Tensor, scale: float) -> None:
         """Take one sample at minibatch `step`, from an estimate and a received gradient both multiplied by `scale`."""
         value, ratio = cosine(estimate, received).item(), norm_ratio(estimate, received).item()
-        error = (estimate - received).float().square().sum().item()
-        self.history.append((step, value))
-        self.samples += 1
-        self.cosine_sum += value
-        self.norm_ratio_sum += ratio
-        self.loss_sum += error / (scale * scale * max(received.shape[0], 1))
+        error = (estimate - received).float().square().sum().item() / (scale * scale * max(received.shape[0], 1))
+        self.history.append(Sample(step, value, ratio, error))
 
-    @property
-    def cosine(self) -> float | None:
-        """Mean cosine over the last half of the samples, past the estimator's first steps; None if there is none."""
-        tail = self.history[len(self.history) // 2 :]
-        return sum(value for _, value in tail) / len(tail) if tail else None
+    def forget(self, step: int) -> None:
+        """Drop the samples of a minibatch that failed."""
+        while self.history and self.history[-1].step == step:
+            self.history.pop()
+
+    def mean(self, figure: str) -> float | None:
+        """Mean of one figure over the last half of the samples, past the estimator's first steps.
+
+        Where nothing came back (a gradient of exactly zero, as from an estimator that has not begun) the ratio of
+        norms has no value and does not count. None if nothing was sampled.
+        """
+        tail = [getattr(sample, figure) for sample in self.history[len(self.history) // 2 :]]
+        finite = [value for value in tail if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else None
 
     def summary(self, staleness: float = 0.0) -> dict[str, object]:
         """The row of the results file: cut, cosine, norm_ratio, estimator_loss, staleness."""
-        n = self.samples
         return {
             "cut": self.cut,
-            "cosine": self.cosine,
-            "norm_ratio": self.norm_ratio_sum / n if n else None,
-            "estimator_loss": self.loss_sum / n if n else None,
+            "cosine": self.mean("cosine"),
+            "norm_ratio": self.mean("norm_ratio"),
+            "estimator_loss": self.mean("estimator_loss"),
             "staleness": staleness,
         }
 

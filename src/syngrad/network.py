@@ -15,7 +15,7 @@ from syngrad.estimators.base import Binding, Context
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
-from syngrad.tree import batch_size, differentiable, map_tensors
+from syngrad.tree import batch_size, differentiable, map_tensors, positions
 
 
 class DecoupledNetwork:
@@ -50,7 +50,8 @@ class DecoupledNetwork:
         def interface(name: str, message: Any, context: Context, output: torch.Size | None) -> Interface:
             made = Interface(estimator, loss=loss, name=name)
             leaves = differentiable(message)
-            made.bind_leaves([Binding(h.shape[1:], h.dtype, h.device, context, output, loss, count) for h in leaves])
+            bindings = [Binding(h.shape[1:], h.dtype, h.device, context, output, loss, count) for h in leaves]
+            made.bind_leaves(bindings, positions(message))
             return made
 
         if not self.segments:
@@ -132,6 +133,8 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     randomness = torch.default_generator.get_state()
+    # batch norm counts the minibatches it has seen even in a run without data
+    buffers = [(buffer, buffer.detach().clone()) for segment in segments for buffer in segment.buffers()]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
             fake_args, fake_kwargs = map_tensors(mode.from_tensor, (args, kwargs))
@@ -140,6 +143,9 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
         return _run_for_shapes(segments, args, kwargs)
     finally:
         torch.default_generator.set_state(randomness)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def _run_for_shapes(segments: Sequence[nn.Module], args: Any, kwargs: Any) -> tuple[list[Any], Any]:

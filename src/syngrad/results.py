@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import stat
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -205,25 +206,26 @@ def check_writable(path: str | Path) -> Path:
 
     Raises ConfigError for a folder, a missing parent, what may not be written, and what is no ordinary file.
     """
-    path = Path(path)
-    target = path.resolve()
-    if target.is_dir():
-        raise ConfigError(f"cannot write results to {str(path)!r}: it is a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise ConfigError(
-            f"cannot write results to {str(path)!r}: there is no folder {str(target.parent)!r}; make it first"
-        )
-    if target.exists() and not target.is_file():
-        raise ConfigError(f"cannot write results to {str(path)!r}: it is no ordinary file; name one")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise ConfigError(f"cannot write results to {str(path)!r}: the file may not be written; name another")
+    target = Path(os.path.realpath(path))
+    refused = f"cannot write results to {str(path)!r}"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
+        try:
+            mode = os.stat(target).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and stat.S_ISDIR(mode):
+            raise ConfigError(f"{refused}: it is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise ConfigError(f"{refused}: there is no folder {str(target.parent)!r}; make it first")
+        if mode is not None and not stat.S_ISREG(mode):
+            raise ConfigError(f"{refused}: it is no ordinary file; name one")
+        if mode is not None and not os.access(target, os.W_OK):
+            raise ConfigError(f"{refused}: the file may not be written; name another")
+        handle, name = tempfile.mkstemp(prefix=".results-", dir=target.parent)
         os.close(handle)
         os.unlink(name)
-        target.is_file()
     except OSError as error:
-        raise ConfigError(f"cannot write results to {str(path)!r}: {error.strerror}; name another file") from error
+        raise ConfigError(f"{refused}: {error.strerror}; name another file") from error
     return target
 
 
@@ -234,7 +236,7 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
     """
     target = check_writable(path)
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:64]}.", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".results-", dir=target.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

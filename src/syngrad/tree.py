@@ -24,24 +24,34 @@ def differentiable(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tensors(tree) if leaf.requires_grad]
 
 
-def detach(tree: Any, feedback: bool) -> tuple[Any, list[Tensor]]:
-    """The message as the next stage gets it, and those of its leaves that may receive a gradient.
+def positions(tree: Any) -> list[int]:
+    """Where in the flattened message the differentiable leaves stand."""
+    return [i for i, leaf in enumerate(pytree.tree_leaves(tree)) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
-    Every tensor is cut from its graph; those that were part of one require a gradient again when `feedback` is asked
-    for. Integer and boolean leaves, and whatever is no tensor, pass through.
+
+def leaves_at(tree: Any, where: list[int]) -> list[Tensor]:
+    """The leaves of the flattened message at these positions; none if it has no such positions."""
+    if isinstance(tree, Tensor):
+        return [tree] if where else []
+    flat = pytree.tree_leaves(tree)
+    return [flat[i] for i in where if i < len(flat) and isinstance(flat[i], Tensor)]
+
+
+def detach(tree: Any, where: list[int], feedback: bool) -> tuple[Any, list[Tensor]]:
+    """The message as the next stage gets it, and its leaves at these positions, which may receive a gradient.
+
+    Every tensor is cut from its graph; those at `where` require a gradient again when `feedback` is asked for. The
+    positions are those found at binding: a leaf that a stage only passes on has no graph where no feedback was asked
+    for, and belongs to the message all the same. Integer and boolean leaves, and what is no tensor, pass through.
     """
     if isinstance(tree, Tensor):
         leaf = tree.detach()
-        if not tree.requires_grad:
-            return leaf, []
-        return leaf.requires_grad_(feedback), [leaf]
+        return (leaf.requires_grad_(feedback), [leaf]) if where else (leaf, [])
     flat, spec = pytree.tree_flatten(tree)
-    found: list[Tensor] = []
-    for i, value in enumerate(flat):
-        if isinstance(value, Tensor):
-            flat[i] = value.detach()
-            if value.requires_grad:
-                found.append(flat[i].requires_grad_(feedback))
+    flat = [value.detach() if isinstance(value, Tensor) else value for value in flat]
+    found = [flat[i] for i in where if i < len(flat) and isinstance(flat[i], Tensor)]
+    for leaf in found:
+        leaf.requires_grad_(feedback)
     return pytree.tree_unflatten(flat, spec), found
 
 

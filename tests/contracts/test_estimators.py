@@ -70,7 +70,7 @@ def _specs() -> dict[str, EstimatorSpec]:
     names += [f"mlp(hidden={n}, width=8, batch_norm={b})" for n in range(4) for b in (False, True)]
     names += ["mlp(hidden=2, context=False, batch_norm=False)", "mlp"]
     names += [f"conv(hidden={n}, batch_norm=False)" for n in range(4)]
-    names += ["conv", "conv(hidden=1, width=4, kernel=1, context=False)"]
+    names += ["conv", "conv(hidden=1, width=4, kernel=1, batch_norm=False, context=False)"]
     names += [f"{name}(hidden={n}, width=8)" for name in ("local", "sobolev") for n in range(3)]
     names += ["local(channels=0, pool=2)"]
     if "norm" in option_names("sobolev"):
@@ -313,15 +313,21 @@ def test_fitting_lowers_its_error_and_moves_every_parameter(name: str, kind: str
             with torch.no_grad():
                 return estimator.value(p.h, p.context).item()
         predicted = estimator(p.h, p.context).detach()
-        return (p.scale * predicted - p.received).square().sum().item()
+        rest = (p.scale * predicted - p.received).square().sum().item()
+        if not isinstance(estimator, Head):
+            return rest
+        # what a head minimises: its loss, and the rest relative to what came back
+        relative = estimator.derivative * rest / p.received.square().sum().item()
+        return estimator.value(p.h, p.context).item() + relative
 
     first = error()
     for _ in range(60):
         optimizer.zero_grad()
         learn(estimator, p)
         optimizer.step()
-    assert error() < 0.9 * first
-    still = [n for n, q in estimator.named_parameters() if torch.equal(q, start[n])]
+    assert error() < 0.97 * first
+    unused = {"module.shift"} if context == "none" else set()
+    still = [n for n, q in estimator.named_parameters() if torch.equal(q, start[n]) and n not in unused]
     assert not still, f"never trained: {still}"
 
 
@@ -349,8 +355,11 @@ def test_its_gradient_does_not_move_with_the_batch_size(name: str, kind: str, co
 def test_parts_of_a_batch_accumulate_to_the_whole(name: str, kind: str, context: str) -> None:
     p = problem(kind, context)
     whole, parts = made(name, p), made(name, p)
+    rows_of = [slice(0, 2), slice(2, N)]
+    if isinstance(whole, Head) and whole.derivative:  # its running mean of ‖δ‖² takes in every part: let them be alike
+        p, rows_of = p.twice(), [slice(0, N), slice(N, 2 * N)]
     learn(whole, p)
-    for rows in (slice(0, 2), slice(2, N)):
+    for rows in rows_of:
         learn(parts, p.part(rows))
     assert_same(gradients(whole), gradients(parts))
 
@@ -379,7 +388,7 @@ def test_what_is_kept_is_what_would_be_made_again(name: str, kind: str, context:
 
 @every
 def test_the_gradient_is_that_of_its_documented_loss(name: str, kind: str, context: str) -> None:
-    """scale·Σ‖δ̂ − received/scale‖² for a regressor; for a head its loss, and the same times `derivative`: by autograd."""
+    """scale·Σ‖δ̂ − δ‖² for a regressor; for a head its loss, and the same times derivative/ρ, ρ the mean of ‖δ‖²."""
     p = problem(kind, context)
     estimator, twin = made(name, p), made(name, p)
     learn(estimator, p)
@@ -389,7 +398,8 @@ def test_the_gradient_is_that_of_its_documented_loss(name: str, kind: str, conte
     if isinstance(twin, Head):
         per_sample = p.binding.count(p.context) if p.binding.count else float(N)
         total = total + twin.value(p.h, p.context) * per_sample * p.scale
-    weight = twin.derivative if isinstance(twin, Head) else 1.0
+    rho = (p.received / p.scale).square().sum() / N
+    weight = twin.derivative / rho if isinstance(twin, Head) else 1.0
     if weight:
         total = total + weight * p.scale * (twin(p.h, p.context) - p.received / p.scale).square().sum()
     expected = torch.autograd.grad(total, list(twin.parameters()), allow_unused=True)
@@ -503,7 +513,7 @@ def test_a_missing_context_works_or_is_refused_in_one_line(name: str, kind: str,
 @pytest.mark.parametrize("name", list(SPECS))
 @pytest.mark.parametrize("kind", ["vector", "sequence", "image"])
 def test_labels_that_do_not_count_are_taken(name: str, kind: str) -> None:
-    """−100 among class labels, cross-entropy's ignore_index: such a sample moves nothing it should not, and is no error."""
+    """−100 among class labels, cross-entropy's ignore_index: such a sample moves nothing, and is no error."""
     if name.startswith("conv") and kind == "vector":
         pytest.skip("conv needs a picture or a sequence")
     p = problem(kind, "labels")
@@ -544,7 +554,7 @@ def test_token_labels_that_do_not_fit_the_message_work_or_are_refused(
 def test_a_label_beyond_the_classes_is_one_clear_line(name: str) -> None:
     p = problem("sequence" if name == "conv" else "vector", "labels")
     p = replace(p, context=torch.full_like(p.context, CLASSES + 4))
-    with pytest.raises(SyngradError, match="label|class|Target") as error:
+    with pytest.raises(SyngradError, match=r"label|class|Target") as error:
         learn(made(name, p), p)
     assert "\n" not in str(error.value)
 
@@ -582,6 +592,34 @@ def test_a_loss_with_weights_of_its_own_stays_the_users(name: str) -> None:
     assert loss.temperature.grad is None
     assert not any(q is loss.temperature for q in estimator.parameters())
     assert not [key for key in estimator.state_dict() if "temperature" in key]
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if n.startswith(("sobolev", "default"))])
+def test_nothing_coming_back_is_no_catastrophe(name: str) -> None:
+    """Below `zero`, or an estimator that has not begun, the received gradient is exactly zero."""
+    p = problem("vector", "labels")
+    p = replace(p, received=torch.zeros_like(p.h))
+    estimator, value_only = made(name, p), made(name, p)
+    learn(estimator, p)
+    value_only.estimate(p.h, p.context, p.scale, False)
+    for key, grad in gradients(estimator).items():
+        assert torch.isfinite(grad).all()
+        assert grad.norm() < 100 * (1 + gradients(value_only)[key].norm()), key
+
+
+@pytest.mark.parametrize("name", [n for n in SPECS if n.startswith(("sobolev", "default"))])
+def test_half_precision_feedback_of_any_size_is_taken(name: str) -> None:
+    """A GradScaler's factor of 2¹⁶ and a gradient in float16: its square lies outside float16."""
+    p = problem("vector", "labels", torch.float32)
+    half = replace(p.binding, dtype=torch.float16)
+    a, b = made(name, replace(p, binding=half)), made(name, replace(p, binding=half))
+    learn(a, replace(p, h=p.h.half(), received=p.received.half()))
+    big = p.times(2.0**14)
+    learn(b, replace(big, h=p.h.half(), received=big.received.half()))
+    for key, grad in gradients(a).items():
+        torch.testing.assert_close(
+            gradients(b)[key] / 2**14, grad, rtol=0.05, atol=0.02, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 def test_an_estimate_of_the_wrong_shape_is_refused() -> None:

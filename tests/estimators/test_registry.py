@@ -14,7 +14,19 @@ from torch.nn import functional as F
 from syngrad import Interface
 from syngrad.errors import ConfigError, SyngradError
 from syngrad.estimators import (
-    MLP, NAMED, Binding, Context, Conv, GradientEstimator, Head, Linear, LowRank, Zero, make, parse, zero_,
+    MLP,
+    NAMED,
+    Binding,
+    Context,
+    Conv,
+    GradientEstimator,
+    Head,
+    Linear,
+    LowRank,
+    Zero,
+    make,
+    parse,
+    zero_,
 )
 from syngrad.estimators.registry import DEFAULT, adopt, option_names
 
@@ -259,7 +271,13 @@ def test_an_estimator_without_forward_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "kind", "width"),
-    [((), "vector", 1), ((4,), "vector", 4), ((3, 4), "sequence", 4), ((2, 5, 6), "image", 2), ((2, 3, 4, 5), "volume", 2)],
+    [
+        ((), "vector", 1),
+        ((4,), "vector", 4),
+        ((3, 4), "sequence", 4),
+        ((2, 5, 6), "image", 2),
+        ((2, 3, 4, 5), "volume", 2),
+    ],
 )
 def test_the_kind_and_width_of_a_message(shape: tuple[int, ...], kind: str, width: int) -> None:
     binding = Binding(torch.Size(shape))

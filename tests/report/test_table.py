@@ -17,7 +17,8 @@ def rows(**more: Any) -> list[Aggregate]:
             cosines={"3": None},
         ),
         Aggregate(
-            "synthetic", "default", "ok", 1, "accuracy", True, 0.853, None, -0.011, None, 0.00256, 1.22, 532 * 2**10, 0.51,
+            "synthetic", "default", "ok", 1, "accuracy", True, 0.853, None, -0.011, None, 0.00256, 1.22, 532 * 2**10,
+            0.51,
             cosines={"3": 0.8, "5": -0.1}, **more,
         ),
     ]  # fmt: skip

@@ -15,7 +15,9 @@ def base(**more: Any) -> Aggregate:
     return Aggregate("backprop", "", "ok", 1, "accuracy", True, **{**given, **more})
 
 
-def synthetic(ratio: float | None, gap: float, saved: float | None, estimator: str = "default", **more: Any) -> Aggregate:
+def synthetic(
+    ratio: float | None, gap: float, saved: float | None, estimator: str = "default", **more: Any
+) -> Aggregate:
     given: dict[str, Any] = {
         "value": 0.90 + gap,
         "metric_difference": gap,
@@ -32,46 +34,55 @@ def synthetic(ratio: float | None, gap: float, saved: float | None, estimator: s
         (
             [base(), synthetic(0.8, -0.004, 0.5)],
             "yes",
-            "In one process synthetic is faster (a step takes 0.80 × backprop's time), ends with the same accuracy within "
+            "In one process synthetic is faster (a step takes 0.80 × backprop's time), ends with the "
+            "same accuracy within "
             "noise (−0.4 points, one seed) and keeps 0.50 × the activations: it pays.",
         ),
         (
             [base(), synthetic(1.25, -0.004, 0.3)],
             "memory",
-            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends with the same accuracy within "
-            "noise (−0.4 points, one seed) and keeps 0.30 × the activations: it pays only where memory is short, otherwise "
+            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends with the "
+            "same accuracy within "
+            "noise (−0.4 points, one seed) and keeps 0.30 × the activations: it pays only where memory "
+            "is short, otherwise "
             "meh.",
         ),
         (
             [base(), synthetic(1.25, -0.042, 0.3)],
             "no",
-            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends 4.2 points lower in accuracy "
+            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends 4.2 points "
+            "lower in accuracy "
             "(one seed) and keeps 0.30 × the activations: meh, it does not pay.",
         ),
         (
             [base(), synthetic(1.25, 0.0, 0.9)],
             "no",
-            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends with the same accuracy within "
+            "In one process synthetic is slower (a step takes 1.25 × backprop's time), ends with the "
+            "same accuracy within "
             "noise (+0.0 points, one seed) and keeps 0.90 × the activations: meh, it does not pay.",
         ),
         (
             [base(), synthetic(1.01, 0.03, 1.0)],
             "no",
-            "In one process synthetic is as fast (a step takes 1.01 × backprop's time), ends 3.0 points higher in accuracy "
+            "In one process synthetic is as fast (a step takes 1.01 × backprop's time), ends 3.0 points "
+            "higher in accuracy "
             "(one seed) and keeps 1.00 × the activations: meh, it does not pay.",
         ),
         (
             [base(), synthetic(0.5, -0.03, 0.5), synthetic(0.5, -0.06, 0.5, "local")],
             "no",
-            "In one process synthetic is faster (a step takes 0.50 × backprop's time), ends 3.0 points lower in accuracy "
+            "In one process synthetic is faster (a step takes 0.50 × backprop's time), ends 3.0 points "
+            "lower in accuracy "
             "(one seed) and keeps 0.50 × the activations: meh, it does not pay; the gradient that comes back gains 3.0 "
             "points over local.",
         ),
         (
             [base(), synthetic(0.5, 0.0, 0.5), synthetic(0.5, 0.005, 0.5, "local")],
             "yes",
-            "In one process synthetic is faster (a step takes 0.50 × backprop's time), ends with the same accuracy within "
-            "noise (+0.0 points, one seed) and keeps 0.50 × the activations: it pays; the gradient that comes back adds "
+            "In one process synthetic is faster (a step takes 0.50 × backprop's time), ends with the "
+            "same accuracy within "
+            "noise (+0.0 points, one seed) and keeps 0.50 × the activations: it pays; the gradient that "
+            "comes back adds "
             "nothing clear over local.",
         ),
         ([synthetic(None, -0.03, None)], None, "No verdict: there is no finished backprop row to compare with."),

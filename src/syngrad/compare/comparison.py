@@ -102,7 +102,7 @@ class Comparison:
                 trainers[contender] = trainer
             except CutError:
                 raise
-            except SyngradError as error:
+            except Exception as error:
                 self._failed(row, error)
             self.observer.advance()
         if not trainers:
@@ -150,7 +150,7 @@ class Comparison:
             trainer = self._trainer(contender, row.seed)
             train, test = self._data(row.seed)
             history = trainer.fit(train, epochs, validate=test, on_epoch=told)
-        except SyngradError as error:
+        except Exception as error:
             self._failed(row, error)
             return
         row.history = history.values()
@@ -248,11 +248,13 @@ class Comparison:
             str(contender.method), contender.estimator, seed, threads=self.threads, metric=name, higher_is_better=better
         )
 
-    def _failed(self, row: Row, error: SyngradError) -> None:
+    def _failed(self, row: Row, error: Exception) -> None:
+        """Keep the failure with its row, whatever it is: what the user's own loader or schedule raises as well."""
         if isinstance(error, ExperimentError):
             raise error
-        row.status = f"failed: {error}"
-        self._failures.append(error)
+        known = error if isinstance(error, SyngradError) else TrainingError(first_line(error))
+        row.status = f"failed: {known}"
+        self._failures.append(known)
 
 
 class ExperimentError(SyngradError):

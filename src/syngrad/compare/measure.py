@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from syngrad.errors import SyngradError
 from syngrad.memory import SavedBytes
 from syngrad.trainer import Trainer
 from syngrad.tree import tensors
@@ -23,7 +22,7 @@ TURNS = (12, 400)
 class RowError(Exception):
     """One of several trainers failed; which, and why."""
 
-    def __init__(self, index: int, error: SyngradError) -> None:
+    def __init__(self, index: int, error: Exception) -> None:
         super().__init__(str(error))
         self.index, self.error = index, error
 
@@ -40,7 +39,7 @@ def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -
             before = time.perf_counter()
             try:
                 trainers[index].step(batch)
-            except SyngradError as error:
+            except Exception as error:
                 raise RowError(index, error) from error
             _synchronise(trainers[index])
             times[index].append(time.perf_counter() - before)

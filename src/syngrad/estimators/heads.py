@@ -140,10 +140,14 @@ class Head(GradientEstimator):
 
     @torch.no_grad()
     def _weight(self, received: Tensor, scale: float) -> Tensor:
-        """2·weight/(scale·ρ), by which scale·(δ̂ − δ) is multiplied on its way back; ρ takes this minibatch in first."""
+        """2·weight/(scale·ρ), by which scale·(δ̂ − δ) is multiplied on its way back.
+
+        ρ follows ‖δ‖² slowly down and at once up: when the estimators above have just begun, what comes back grows by
+        orders of magnitude from one minibatch to the next. Nothing is fitted to a gradient of zero.
+        """
         power = received.square().sum().to(self.power.dtype) / (scale * scale * max(received.shape[0], 1))
-        self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
-        return (2 * self.derivative / scale) / self.power.clamp_min(1e-30)
+        self.power.copy_(torch.maximum(self.power.lerp(power, 0.1), power))
+        return torch.where(self.power > 0, 2 * self.derivative / scale / self.power, 0.0)
 
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:
         x, statistics = normalised(h) if self.norm else (h, None)

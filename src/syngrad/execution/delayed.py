@@ -17,7 +17,7 @@ from torch import Tensor
 
 from syngrad.execution.batch import Batch
 from syngrad.stage import Stage
-from syngrad.tree import detach, differentiable
+from syngrad.tree import detach, leaves_at
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Delayed:
         """Minibatch t goes forward through all stages; each stage goes back through what has come for it."""
         out: Any = None
         inputs: list[Tensor] = []
+        where: list[int] = []
         last = len(self.stages) - 1
         made: list[InFlight] = []
         for k, stage in enumerate(self.stages):
@@ -65,10 +66,11 @@ class Delayed:
             if k == 0:
                 out = stage.run(*batch.args, stash=stash or None, **batch.kwargs)
             else:
-                out, inputs = detach(out, feedback=True)
+                out, inputs = detach(out, where, feedback=True)
                 out = stage.run(out, stash=stash or None)
-            if k < last:
-                made.append(InFlight(t, inputs, differentiable(out), stash, active is None or active[k]))
+            if stage.interface is not None:
+                where = stage.interface.positions
+                made.append(InFlight(t, inputs, leaves_at(out, where), stash, active is None or active[k]))
         loss = top(out, batch)
         loss.backward()
         if active is not None and not active[last]:
@@ -81,6 +83,14 @@ class Delayed:
             self._hand_down(last - 1, t, inputs)
         self._go_back()
         return loss.detach()
+
+    def forget(self, t: int) -> None:
+        """Leave nothing in flight of a minibatch that failed."""
+        for line in self.lines:
+            while line.flights and line.flights[-1].step == t:
+                line.flights.pop()
+            while line.coming and line.coming[-1][1] == t:
+                line.coming.pop()
 
     def drain(self) -> None:
         """One tick without a new minibatch."""

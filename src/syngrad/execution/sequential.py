@@ -9,8 +9,8 @@ With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
 
 and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
 through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
-end of the minibatch, or, with one optimiser a stage, as soon as nothing more can come for that stage; no stage reads
-its weights in between, so the two are the same.
+end of the minibatch: no stage reads its weights in between, so that is the same as changing them at once, and a
+minibatch that fails has changed nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.errors import TrainingError, first_line
+from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.execution.batch import Batch, first_nonfinite
 from syngrad.execution.delayed import Delayed
 from syngrad.interface import Interface
@@ -32,7 +32,7 @@ from syngrad.methods import Policy
 from syngrad.metrics import Quality
 from syngrad.stage import Stage, Updates
 from syngrad.targets import mixed
-from syngrad.tree import detach, differentiable
+from syngrad.tree import detach, leaves_at
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -75,7 +75,6 @@ class Sequential:
         self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
         self.count = 0
         self._next_sample = 0
-        self._early = updates.scope == "stage" and policy.feedback_delay == 0
 
     def step(self, batch: Batch) -> Tensor:
         """One minibatch: forward, backward, fit, update. Returns the loss, detached.
@@ -87,8 +86,10 @@ class Sequential:
         sampling = self.quality_every > 0 and t >= self._next_sample
         try:
             loss = self._step(batch, t, sampling)
-        except BaseException:
-            self.updates.clear_all()
+        except BaseException as error:
+            self._forget(t)
+            if isinstance(error, Exception) and not isinstance(error, SyngradError):
+                raise TrainingError(f"minibatch {t} failed: {first_line(error)}") from error
             raise
         self.count += 1
         if sampling:
@@ -104,10 +105,21 @@ class Sequential:
         elif self.policy.method.name == "zero":
             loss = self._zero(batch, active)
         else:
-            return self._synthetic(batch, t, sampling, active)
+            loss = self._synthetic(batch, t, sampling, active)
         self._apply_pending(t)
         self.updates.step_all()
         return loss
+
+    def _forget(self, t: int) -> None:
+        """Leave nothing behind of a minibatch that failed."""
+        self.updates.clear_all()
+        for queue in self.pending:
+            while queue and queue[-1].step == t:
+                queue.pop()
+        if self.delayed is not None:
+            self.delayed.forget(t)
+        for quality in self.quality:
+            quality.forget(t)
 
     def flush(self) -> None:
         """Let the minibatches still in flight end (`delayed`): each goes down without a new one coming in."""
@@ -149,6 +161,7 @@ class Sequential:
         out: Any = None
         kept = Kept()
         estimates: list[Tensor] = []
+        where: list[int] = []
         loss = None
         for k, stage in enumerate(self.stages):
             takes_part = active is None or active[k]
@@ -158,7 +171,7 @@ class Sequential:
                     inputs: list[Tensor] = []
                     out = stage.run(*batch.args, **batch.kwargs)
                 else:
-                    message, inputs = detach(out, wanted)
+                    message, inputs = detach(out, where, wanted)
                     out = stage.run(message)
                     del message
             new_kept = Kept()
@@ -167,11 +180,11 @@ class Sequential:
                 loss = self.top(out, batch)
                 if loss.requires_grad:
                     loss.backward()
-            elif sent := differentiable(out):
+            elif takes_part and (sent := leaves_at(out, stage.interface.positions)):
                 new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
                 new_kept.extend(kept_now)
                 hold((sent, kept_now), new_kept)
-                torch.autograd.backward(sent, new_estimates)
+                backward(sent, new_estimates)
                 if not sampling:  # an estimate as large as h need not outlive its own backward
                     new_estimates = []
             if wanted and below is not None:
@@ -179,15 +192,9 @@ class Sequential:
                 pending = Pending(t, inputs, context, received, scale)
                 self._learn(k - 1, below, pending, estimates, kept, asked)
                 del received, pending
-            if self._early and k > 0:
-                self.updates.step(k - 1)
             kept, estimates, below = new_kept, new_estimates, stage.interface
+            where = below.positions if below is not None else []
         assert loss is not None
-        if self._early:
-            self.updates.step(len(self.stages) - 1)
-        else:
-            self._apply_pending(t)
-            self.updates.step_all()
         return loss.detach()
 
     def _zero(self, batch: Batch, active: list[bool] | None) -> Tensor:
@@ -207,30 +214,38 @@ class Sequential:
         estimating = self.policy.method.estimates
         inputs: list[list[Tensor]] = []
         outputs: list[list[Tensor]] = []
+        where: list[int] = []
         out: Any = None
         for k, stage in enumerate(self.stages):
             if k == 0:
                 out = stage.run(*batch.args, **batch.kwargs)
             elif estimating:
-                out, leaves = detach(out, feedback=True)
+                out, leaves = detach(out, where, feedback=True)
                 inputs.append(leaves)
                 out = stage.run(out)
             else:
                 out = stage.run(out)
-            if estimating:
-                outputs.append(differentiable(out))
+            if estimating and stage.interface is not None:
+                where = stage.interface.positions
+                outputs.append(leaves_at(out, where))
         loss = self.top(out, batch)
         loss.backward()
         if estimating:
-            self._down(batch, t, sampling, inputs, outputs)
+            self._down(batch, t, sampling, inputs, outputs, active)
         for k, stage in enumerate(self.stages):
             if active is not None and not active[k]:
-                for parameter in stage.parameters:
+                for parameter in [*stage.parameters, *stage.estimator_parameters]:
                     parameter.grad = None
         return loss.detach()
 
     def _down(
-        self, batch: Batch, t: int, sampling: bool, inputs: list[list[Tensor]], outputs: list[list[Tensor]]
+        self,
+        batch: Batch,
+        t: int,
+        sampling: bool,
+        inputs: list[list[Tensor]],
+        outputs: list[list[Tensor]],
+        active: list[bool] | None,
     ) -> None:
         asked, lam = self.policy.wants_feedback(t), self.policy.lam(t)
         true_feedback = self.policy.feedback == "true"
@@ -243,7 +258,8 @@ class Sequential:
                 continue
             estimates, kept = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
             pending = Pending(t, [h.detach() for h in sent], batch.target, received, batch.scale)
-            self._learn(k, interface, pending, estimates if sampling else [], kept, asked)
+            takes_part = active is None or (active[k] and active[k + 1])
+            self._learn(k, interface, pending, estimates if sampling else [], kept, asked and takes_part)
             down = [mixed(g, e, lam) for g, e in zip(received, estimates, strict=True)]
             below = inputs[k - 1] if k else []
             if true_feedback and lam < 1.0:
@@ -251,10 +267,11 @@ class Sequential:
                 passed = (
                     torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
                 )
-                torch.autograd.backward(sent, down, inputs=self.stages[k].parameters)
+                trained = [p for p in self.stages[k].parameters if p.requires_grad]
+                torch.autograd.backward(sent, down, inputs=trained)
                 received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
             else:
-                torch.autograd.backward(sent, down)
+                backward(sent, down)
                 received = [gradient_of(leaf) for leaf in below]
 
     def _learn(
@@ -284,6 +301,16 @@ class Sequential:
                 p = queue.popleft()
                 assert stage.interface is not None
                 stage.interface.fit(p.leaves, p.context, p.received, p.scale)
+
+
+def backward(sent: list[Tensor], gradients: list[Tensor]) -> None:
+    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on."""
+    if len(sent) == 1 and sent[0].requires_grad:
+        sent[0].backward(gradients[0])
+        return
+    pairs = [(h, g) for h, g in zip(sent, gradients, strict=True) if h.requires_grad]
+    if pairs:
+        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs])
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

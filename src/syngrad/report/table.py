@@ -62,19 +62,20 @@ def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) ->
     seeds = experiment.get("seeds", 1)
     what = (
         f"{experiment['name']}: {experiment['dataset'] or 'data unnamed'}, {experiment['parameters']:,} parameters, "
-        f"{experiment['stages']} stages, batch {experiment['batch_size']}, {experiment['epochs']} epochs, "
+        f"{_plural(experiment['stages'], 'stage')}, batch {experiment['batch_size']}, "
+        f"{_plural(experiment['epochs'], 'epoch')}, "
         + (f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds")
     )
     memory = environment["memory_bytes"]
     parts = [
         environment["cpu"],
-        f"{environment['cores']} cores",
+        _plural(environment["cores"], "core"),
         environment["gpu"],
         f"{memory / 2**30:.0f} GiB" if memory else None,
         environment["os"],
         f"Python {environment['python']}",
         f"torch {environment['torch']}",
-        f"{environment['threads']} thread{'s' if environment['threads'] > 1 else ''}",
+        _plural(environment["threads"], "thread"),
     ]
     return f"{what}; {', '.join(part for part in parts if part)}"
 
@@ -98,6 +99,10 @@ def size(number: float | None) -> str:
         if number < 1000 * factor:
             return f"{number / factor:.{0 if unit == 'B' or number >= 100 * factor else 1}f} {unit}"
     return f"{number / 2**30:.1f} GiB"
+
+
+def _plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _cells(row: Aggregate, percent: bool) -> list[str]:

@@ -1,0 +1,192 @@
+"""The command line: what it prints, writes and returns when all goes well, or is interrupted."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import syngrad
+from syngrad import Trainer, cli
+from syngrad.cli import main, split_rows
+from syngrad.compare import Comparison
+from syngrad.results import validate
+
+OPTIONS = {
+    "experiment",
+    "methods",
+    "estimator",
+    "epochs",
+    "batch_size",
+    "seed",
+    "seeds",
+    "threads",
+    "json",
+    "progress",
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The tiny experiment as a user's file, and no time spent on step times."""
+    path, modules = list(sys.path), set(sys.modules)
+    file = tmp_path / "tiny_run.py"
+    file.write_text(
+        "from tests.small import experiment\n\ndef tiny(epochs=2):\n    return experiment(epochs=epochs)\n",
+        encoding="utf-8",
+    )
+    made = Comparison.__init__
+
+    def quick(self: Comparison, *args: Any, **more: Any) -> None:
+        made(self, *args, **{**more, "timing_s": 1e-9})
+
+    monkeypatch.setattr(Comparison, "__init__", quick)
+    yield f"{file}:tiny"
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("syngrad_experiment_"):
+            del sys.modules[name]
+
+
+def test_the_options_are_frozen() -> None:
+    assert set(inspect.signature(cli.compare).parameters) == OPTIONS
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"syngrad {syngrad.__version__}\n"
+
+
+def test_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    alone = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == alone
+    assert "compare" in alone
+
+
+def test_a_comparison(small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.json"
+    assert main(["compare", small, "--json", str(file), "--epochs", "3", "--batch-size", "32"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[2:7]] == [
+        "backprop",
+        "synthetic",
+        "synthetic:linear",
+        "synthetic:local",
+        "zero",
+    ]
+    assert any("In one process synthetic" in line for line in lines)
+    assert printed.err == ""
+    document = json.loads(file.read_text(encoding="utf-8"))
+    validate(document)
+    assert (document["experiment"]["epochs"], document["experiment"]["batch_size"]) == (3, 32)
+    assert document["verdict"]["text"] in " ".join(lines)
+
+
+def test_rows_and_seeds(small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "r.json"
+    rows = "backprop, synthetic:mlp(hidden=1,width=4), synthetic"
+    words = ["compare", small, "--methods", rows, "--estimator", "local", "--seeds", "2", "--seed", "4"]
+    assert main([*words, "--json", str(file), "--epochs", "1"]) == 0
+    assert "±" in capsys.readouterr().out
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert [(row["estimator"], row["seed"]) for row in results] == [
+        ("", 4),
+        ("", 5),
+        ("mlp(hidden=1,width=4)", 4),
+        ("mlp(hidden=1,width=4)", 5),
+        ("local", 4),
+        ("local", 5),
+    ]
+
+
+def test_progress_in_lines_where_there_is_no_terminal(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", small, "--methods", "backprop,zero", "--progress"]) == 0
+    said = capsys.readouterr().err
+    assert "[0/6] the data" in said
+    assert "] zero: epoch 2/2, accuracy" in said
+    assert main(["compare", small, "--methods", "backprop,zero", "--no-progress"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failed_row_stands_in_the_table(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", small, "--methods", "backprop,synthetic:conv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("backprop")
+    assert lines[3].startswith("synthetic:conv  failed: ")
+    assert max(map(len, lines)) <= 80
+
+
+def test_ctrl_c_prints_and_writes_what_is_finished(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, file = Trainer.fit, tmp_path / "r.json"
+
+    def interrupted(self: Trainer, *args: Any, **more: Any) -> Any:
+        if self.method.name == "zero":
+            raise KeyboardInterrupt
+        return fit(self, *args, **more)
+
+    monkeypatch.setattr(Trainer, "fit", interrupted)
+    assert main(["compare", small, "--methods", "backprop,zero,synthetic", "--json", str(file)]) == 130
+    printed = capsys.readouterr()
+    assert "backprop" in printed.out
+    assert printed.err == "interrupted; finished rows: 1\n"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    validate(document)
+    assert [row["method"] for row in document["results"]] == ["backprop"]
+
+
+def test_ctrl_c_before_anything_is_finished(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    file = tmp_path / "r.json"
+    assert main(["compare", small, "--json", str(file)]) == 130
+    assert capsys.readouterr().out == ""
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("backprop,zero", ["backprop", "zero"]),
+        (" backprop , zero ,", ["backprop", "zero"]),
+        ("synthetic:mlp(hidden=2,width=64),mixed(0.5)", ["synthetic:mlp(hidden=2,width=64)", "mixed(0.5)"]),
+        (",", []),
+    ],
+)
+def test_commas_within_brackets_part_nothing(text: str, rows: list[str]) -> None:
+    assert split_rows(text) == rows
+
+
+def test_the_module_is_the_same_program() -> None:
+    command = [sys.executable, "-m", "syngrad", "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"syngrad {syngrad.__version__}\n", "")
+
+
+def test_a_reader_that_leaves_ends_it_quietly() -> None:
+    """As in `syngrad --help | true`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "syngrad", "--help"]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert ended.stderr == ""
+    assert ended.returncode in (1, cli.BROKEN_PIPE)
