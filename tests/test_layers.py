@@ -36,6 +36,8 @@ ORDER = (
     ("data",),
     ("experiments",),
     ("__init__",),  # the public names; what stands above is the command line's and may use them
+    ("results",),
+    ("compare",),
     ("planner",),
     ("report",),
     ("cli",),

@@ -20,16 +20,20 @@ class Epoch:
 
 @dataclass
 class History:
-    """The epochs of a run, and the quality of every interface's estimates at its end."""
+    """The epochs of one call of `fit`, and the quality of every interface's estimates at its end.
+
+    started_s: seconds of training before it, in earlier calls.
+    """
 
     metric: str | None = None
+    started_s: float = 0.0
     epochs: list[Epoch] = field(default_factory=list)
     interfaces: list[dict[str, object]] = field(default_factory=list)
 
     @property
     def train_s(self) -> float:
-        """Seconds of training, evaluation left out."""
-        return self.epochs[-1].train_s if self.epochs else 0.0
+        """Seconds of training in this call, evaluation left out."""
+        return self.epochs[-1].train_s - self.started_s if self.epochs else 0.0
 
     @property
     def samples_per_s(self) -> float | None:

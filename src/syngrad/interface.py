@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
-from syngrad.estimators.base import Binding, Context, GradientEstimator
+from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
 from syngrad.estimators.registry import EstimatorSpec, make
 from syngrad.targets import check_lambda, mixed
 from syngrad.tree import batch_size
@@ -35,8 +35,9 @@ class Interface(nn.Module):
     makes one. lam: λ in [0, 1]; 0 is synthetic only, 1 leaves back-propagation untouched and still fits the estimator.
     loss, output: only for an estimator that is a head, alone: the loss it differentiates and the shape of one sample's
     output (a number of classes, or a tuple). classes: the number of labels, where the context is labels and `output`
-    does not tell. scale: ∂loss/∂(sum of sample losses); 1/len(batch) unless given here or in the call, where a token
-    count, gradient accumulation or a GradScaler's factor decide. name: how errors call it.
+    does not tell. loss_count: context → the number of sample losses the loss averages over; len(batch) unless given.
+    scale: ∂loss/∂(sum of sample losses); one over that count unless given here or in the call, where gradient
+    accumulation or a GradScaler's factor decide. name: how errors call it.
 
     Sizes come from the first message. As with PyTorch's lazy modules, run one batch through the model (or call
     :meth:`bind`) *before* making the optimiser. In evaluation mode, or without gradients, it is the identity.
@@ -56,17 +57,20 @@ class Interface(nn.Module):
         loss: Callable[[Any, Any], Tensor] | None = None,
         output: int | tuple[int, ...] | None = None,
         classes: int | None = None,
+        loss_count: Callable[[Any], float] | None = None,
         scale: float | None = None,
         name: str = "interface",
     ) -> None:
         super().__init__()
-        self.spec = estimator
+        # in a tuple, so that neither a template nor a loss that is a module becomes part of this one
+        self._given = (estimator, loss, loss_count)
         self.lam = check_lambda(lam)
-        self.loss, self.scale, self.name = loss, scale, name
+        self.scale, self.name = scale, name
         self.output = torch.Size((output,) if isinstance(output, int) else output) if output is not None else None
         self.classes = classes if classes is not None else (self.output[-1] if self.output else None)
         self.estimators = nn.ModuleList()
         self.bound = False
+        self._structure: Any = None
         self.positions: list[int] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
         # below the interface is trained
@@ -86,16 +90,18 @@ class Interface(nn.Module):
         """Make the estimators for a message like this one; what is bound already stays as it is."""
         if self.bound:
             return
-        leaves = [t for t in pytree.tree_leaves(message) if isinstance(t, Tensor) and t.is_floating_point()]
+        flat, self._structure = pytree.tree_flatten(message)
+        leaves = [t for t in flat if isinstance(t, Tensor) and t.is_floating_point()]
         kind = infer_context(context, self.classes)
-        self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, self.loss) for t in leaves])
+        _, loss, count = self._given
+        self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, loss, count) for t in leaves])
 
     def bind_leaves(self, bindings: list[Binding], where: list[int] | None = None) -> None:
         """Make one estimator for each leaf described; `where` they stand in the flattened message."""
         self.positions = where if where is not None else []
-        made = [make(self.spec, binding, self.name) for binding in bindings]
+        made = [make(self._given[0], binding, self.name) for binding in bindings]
         self.estimators.extend(made)
-        self._plain = made
+        self._plain: list[GradientEstimator] = made
         self.bound = True
 
     def check(self, leaves: list[Tensor]) -> None:
@@ -124,27 +130,11 @@ class Interface(nn.Module):
             except SyngradError:
                 raise
             except Exception as error:
-                raise self._failure(estimator, context, error) from error
+                hint = "; a batch of one cannot be batch-normalised" if "more than 1 value per" in str(error) else ""
+                raise TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}{hint}") from error
             estimates.append(made)
             kept.append(memo)
         return estimates, kept
-
-    def _failure(self, estimator: GradientEstimator, context: Any, error: Exception) -> SyngradError:
-        """What an estimator's own exception means to the user: a label out of range, as a rule."""
-        known = estimator.binding.context if estimator.binding is not None else Context()
-        if known.kind in ("labels", "tokens") and isinstance(context, Tensor) and not context.is_floating_point():
-            outside = context[(context >= known.size) | ((context < 0) & (context != -100))]
-            if outside.numel():
-                return TrainingError(
-                    f"label {int(outside[0])} is outside the model's {known.size} outputs: labels run from 0 to "
-                    f"{known.size - 1}"
-                )
-            if known.kind == "labels" and bool((context == -100).any()):
-                return TrainingError(
-                    "a label of -100 in a batch of class labels: leave such samples out, or use loss_count= with a loss "
-                    "that ignores them"
-                )
-        return TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}")
 
     def fit(
         self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None
@@ -162,18 +152,30 @@ class Interface(nn.Module):
                     f"{self.name!r} is not bound yet: run one batch through the model under torch.no_grad(), or call "
                     "bind(h, context), before making the optimiser; otherwise the estimator would never be trained"
                 )
+            if not self.training and context is None:
+                return message  # an identity, and not yet the moment to say that there is no context
             self.bind(message, context)
         if not self.training or not torch.is_grad_enabled():
             return message
+        context = steady(context)
         if scale is None:
-            scale = self.scale if self.scale is not None else 1.0 / batch_size(message)
+            scale = self.scale if self.scale is not None else 1.0 / self._count(message, context)
         flat, spec = pytree.tree_flatten(message)
+        if spec != self._structure:
+            raise MessageError(
+                f"the message at {self.name!r} changed structure: it was {self._structure} when it was bound and is "
+                f"{spec} now; a message must keep its structure"
+            )
         where = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         self.check([flat[i] for i in where])
         for i, estimator in zip(where, self._plain, strict=True):
             swapped = _SwapGradient.apply(flat[i], self._anchor, self, estimator, context, scale)  # type: ignore[no-untyped-call]
             flat[i] = swapped
         return pytree.tree_unflatten(flat, spec)
+
+    def _count(self, message: Any, context: Any) -> float:
+        count = self._given[2]
+        return float(count(context)) if count is not None else float(batch_size(message))
 
     def extra_repr(self) -> str:
         """What it was made from."""

@@ -31,9 +31,10 @@ class SavedBytes:
         self.live_bytes = 0
         self.peak_bytes = 0
         self._hooks: Any = None
+        self._outer: SavedBytes | None = None
 
     def __enter__(self) -> SavedBytes:
-        SavedBytes.active = self
+        self._outer, SavedBytes.active = SavedBytes.active, self
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
         self._hooks.__enter__()
         return self
@@ -42,7 +43,7 @@ class SavedBytes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._hooks.__exit__(kind, error, trace)
-        SavedBytes.active = None
+        SavedBytes.active = self._outer
 
     def hold(self, tensor: Tensor, owner: object) -> None:
         """Count `tensor`'s storage for as long as `owner` lives."""
@@ -63,7 +64,8 @@ class SavedBytes:
             self.live_bytes -= self._bytes[key]
 
     def _pack(self, tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
+        # without its graph: a saved output would lead back to the node that saved it, and neither would ever go
+        saved = _Saved(tensor.detach() if tensor.grad_fn is not None else tensor)
         self.hold(tensor, saved)
         return saved
 

@@ -25,7 +25,7 @@ class Method:
 
     def __str__(self) -> str:
         if self.name == "mixed":
-            return f"mixed({self.lam:g})"
+            return f"mixed({self.lam!r})"
         return f"delayed({self.delay})" if self.name == "delayed" else self.name
 
     @property
@@ -52,7 +52,7 @@ def parse(text: str | Method) -> Method:
         return Method(name, lam=check_lambda(_number(text, argument)))
     if name == "delayed":
         delay = _number(text, argument or "1")
-        if delay < 0 or delay != int(delay):
+        if not 0 <= delay < float("inf") or delay != int(delay):
             raise ConfigError(f"method {text!r}: the delay is a number of minibatches, 0 or more; got {argument}")
         return Method(name, delay=int(delay))
     if argument is not None:

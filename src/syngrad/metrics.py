@@ -20,11 +20,10 @@ from syngrad.errors import SyngradError, unknown
 
 def cosine(estimate: Tensor, received: Tensor) -> Tensor:
     """⟨δ̂, δ⟩ / (‖δ̂‖·‖δ‖), a scalar in [−1, 1]; 0 where either is zero. Any shape, the same for both."""
-    a, b = estimate.detach().reshape(-1), received.detach().reshape(-1)
-    if not a.dtype.is_floating_point or a.dtype.itemsize < 4:
-        a, b = a.float(), b.float()
+    dtype = torch.promote_types(torch.promote_types(estimate.dtype, received.dtype), torch.float32)
+    a, b = (t.detach().reshape(-1).to(dtype) for t in (estimate, received))
     norms = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    return torch.where(norms > 0, torch.dot(a, b.to(a.dtype)) / norms.clamp_min(torch.finfo(a.dtype).tiny), 0.0)
+    return torch.where(norms > 0, torch.dot(a, b) / norms.clamp_min(torch.finfo(dtype).tiny), 0.0)
 
 
 def norm_ratio(estimate: Tensor, received: Tensor) -> Tensor:

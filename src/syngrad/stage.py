@@ -91,22 +91,25 @@ class Updates:
 
     factory: parameter groups → optimiser; stage and estimator are two groups of one optimiser. scope: "stage" makes one
     optimiser a stage, "model" one for all, which is faster and numerically the same for every optimiser that acts
-    parameter by parameter.
+    parameter by parameter. scheduler: optimiser → scheduler, one an optimiser.
     """
 
-    def __init__(self, stages: list[Stage], factory: OptimizerFactory, scope: str, estimator_lr: float) -> None:
-        if scope not in SCOPES:
-            raise ConfigError(f"optimizer_scope must be one of {', '.join(SCOPES)}, got {scope!r}")
-        self.scope = scope
-        self.optimizers: list[torch.optim.Optimizer] = []
+    def __init__(
+        self,
+        stages: list[Stage],
+        factory: OptimizerFactory,
+        scope: str,
+        estimator_lr: float,
+        scheduler: Callable[[Any], Any] | None = None,
+    ) -> None:
         parts = [[stage] for stage in stages] if scope == "stage" else [stages]
-        for part in parts:
-            groups = parameter_groups(part)
-            optimizer = make_optimizer(factory, groups)
-            for group in optimizer.param_groups:
-                if "estimator_scale" in group:
-                    group["lr"] = group["lr"] * group["estimator_scale"] * estimator_lr
-            self.optimizers.append(optimizer)
+        groups = [found for found in map(parameter_groups, parts) if found]
+        if not groups:
+            raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
+        self.optimizers = [make_optimizer(factory, found) for found in groups]
+        self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
+        for index, optimizer in enumerate(self.optimizers):
+            scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)
         self._parameters = [
             [p for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers
         ]
@@ -154,12 +157,42 @@ def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> t
             f"optimizer must be a function of parameters, got {type(factory).__name__}; "
             "write optimizer=lambda params: torch.optim.Adam(params, 1e-3)"
         )
-    if not groups:
-        raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
     try:
         optimizer = factory(groups)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise ConfigError(f"the optimizer could not be made: {first_line(error)}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"optimizer= must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError("LBFGS needs the loss evaluated again within a step, which stages cannot do; use Adam or SGD")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lost = sum(id(p) not in held for group in groups for p in group["params"])
+    if lost:
+        raise ConfigError(
+            f"the optimizer left out {lost} of the parameters it was given, estimators' among them maybe, which would "
+            "never train; build it from its argument: optimizer=lambda params: torch.optim.Adam(params, 1e-3)"
+        )
     return optimizer
+
+
+def make_scheduler(factory: Callable[[Any], Any], optimizer: torch.optim.Optimizer) -> Any:
+    """Call the user's factory of schedulers; what it raises becomes one clear line."""
+    try:
+        return factory(optimizer)
+    except Exception as error:
+        raise ConfigError(f"the scheduler could not be made: {first_line(error)}") from error
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
+    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors."""
+    for index, group in enumerate(optimizer.param_groups):
+        scale = group.get("estimator_scale", 1.0) * factor if "estimator_scale" in group else 1.0
+        if scale == 1.0:
+            continue
+        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if key in group:
+                group[key] = group[key] * scale
+        for noted in ("base_lrs", "max_lrs", "min_lrs"):
+            rates = getattr(scheduler, noted, None)
+            if isinstance(rates, list) and index < len(rates):
+                rates[index] = rates[index] * scale

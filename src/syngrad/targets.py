@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, TrainingError
 
 
 def per_sample(g: Tensor, scale: float) -> Tensor:
@@ -29,6 +29,14 @@ def mixed(received: Tensor, estimate: Tensor, lam: float) -> Tensor:
     if lam == 0.0:
         return estimate
     return estimate.lerp(received, lam)
+
+
+def scalar(loss: object) -> Tensor:
+    """The loss itself when it is a scalar tensor; otherwise a TrainingError that says what it is."""
+    if isinstance(loss, Tensor) and loss.dim() == 0:
+        return loss
+    got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise TrainingError(f"the loss must be a scalar tensor, got {got}; average it, as in loss.mean()")
 
 
 def check_lambda(lam: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from syngrad.methods import Method, Policy
 from syngrad.methods import parse as parse_method
 from syngrad.network import DecoupledNetwork, decouple
 from syngrad.progress import bar
-from syngrad.stage import OptimizerFactory, Stage, Updates
+from syngrad.stage import SCOPES, OptimizerFactory, Stage, Updates
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -91,7 +91,9 @@ class Trainer:
             raise ConfigError(f"scheduler_every must be 'epoch' or 'step', got {scheduler_every!r}")
         if isinstance(quality_every, bool) or not isinstance(quality_every, int) or quality_every < 0:
             raise ConfigError(f"quality_every must be a whole number of at least 0, got {quality_every!r}")
-        if not estimator_lr > 0:
+        if optimizer_scope not in SCOPES:
+            raise ConfigError(f"optimizer_scope must be one of {', '.join(SCOPES)}, got {optimizer_scope!r}")
+        if isinstance(estimator_lr, bool) or not isinstance(estimator_lr, int | float) or not estimator_lr > 0:
             raise ConfigError(f"estimator_lr must be above 0, got {estimator_lr!r}")
         if isinstance(estimator, str) and self.method.estimates:
             parse(estimator)
@@ -111,7 +113,7 @@ class Trainer:
         self.quality: list[metrics.Quality] = []
         self.train_s = 0.0
         self.epochs_done = 0
-        self._last_size = 0
+        self._last = 0, 0.0
 
     @property
     def model(self) -> nn.Module:
@@ -149,9 +151,8 @@ class Trainer:
             wishes = [e.feedback_every for i in self.net.interfaces for e in i.heads if e.wants_feedback]
             self.policy = replace(self.policy, feedback_every=min(wishes, default=1))
         self.quality = [metrics.Quality(cut) for cut in self.net.cuts]
-        updates = Updates(self.stages, self._factory, self._scope, self._estimator_lr)
-        if self._scheduler_factory is not None:
-            self.schedulers = [self._scheduler_factory(optimizer) for optimizer in updates.optimizers]
+        updates = Updates(self.stages, self._factory, self._scope, self._estimator_lr, self._scheduler_factory)
+        self.schedulers = updates.schedulers
         generator = torch.Generator().manual_seed(self.seed + 7)
         self.execution = Sequential(
             self.stages, updates, self.policy, self.loss, self.quality, self.quality_every, generator
@@ -170,12 +171,11 @@ class Trainer:
         if self.execution is None:
             self.bind(batch)
         assert self.execution is not None
-        read_batch = self._read(batch)
-        loss = self.execution.step(read_batch)
-        self._last_size = read_batch.size
+        taken = self._read(batch)
+        loss = self.execution.step(taken)
+        self._last = taken.size, 1.0 / taken.scale
         if self.scheduler_every == "step":
-            for scheduler in self.schedulers:
-                scheduler.step()
+            self._schedule()
         return loss
 
     def fit(
@@ -191,7 +191,7 @@ class Trainer:
         """
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
             raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
-        history = History(self.metric[0] if self.metric else None)
+        history = History(self.metric[0] if self.metric else None, started_s=self.train_s)
         total = _length(loader)
         with bar(total * epochs if total is not None else None, self.progress) as advance:
             for last in range(epochs - 1, -1, -1):
@@ -206,17 +206,18 @@ class Trainer:
         return history
 
     def _epoch(self, loader: Iterable[Any], advance: Callable[[str], None], flush: bool) -> Epoch:
-        self.model.train()
-        self.net.estimators.train()
-        losses, samples = 0.0, 0
+        if not self.model.training:  # otherwise what the user has put into evaluation mode stays there
+            self.model.train()
+        losses, weights, samples = 0.0, 0.0, 0
         number = self.epochs_done + 1
         start = time.perf_counter()
-        for batch in loader:
+        for batch in _batches(loader):
             loss = self.step(batch)
-            size = self._last_size
-            losses += loss.item() * size
+            size, weight = self._last
+            losses += loss.item() * weight
+            weights += weight
             samples += size
-            advance(f"epoch {number}  loss {losses / samples:.4f}")
+            advance(f"epoch {number}  loss {losses / weights:.4f}")
         if samples == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
@@ -227,32 +228,39 @@ class Trainer:
         self.train_s += time.perf_counter() - start
         self.epochs_done = number
         rate = float(self.optimizers[0].param_groups[0]["lr"])
-        return Epoch(number, losses / samples, self.train_s, samples, rate)
+        return Epoch(number, losses / weights, self.train_s, samples, rate)
 
     def _schedule_epoch(self, record: Epoch) -> None:
         if self.scheduler_every != "epoch":
             return
+        self._schedule(record.metrics.get("loss", record.train_loss))
+
+    def _schedule(self, loss: float | None = None) -> None:
         for scheduler in self.schedulers:
-            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-                scheduler.step(record.metrics.get("loss", record.train_loss))
-            else:
-                scheduler.step()
+            plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            if plateau and loss is None:
+                raise ConfigError("ReduceLROnPlateau looks at an epoch's loss; use it with scheduler_every='epoch'")
+            try:
+                scheduler.step(*([loss] if plateau else []))
+            except Exception as error:
+                raise TrainingError(f"the scheduler raised {first_line(error)}") from error
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Mean loss and metric over a loader, with the user's own model in evaluation mode; nothing is changed."""
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
+        randomness = torch.default_generator.get_state()
         self.model.eval()
         if self.device is not None:
             self.model.to(self.device)
         totals: dict[str, float] = {}
-        samples = 0
+        samples, weights = 0, 0.0
         try:
-            for raw in loader:
+            for raw in _batches(loader):
                 batch = self._read(raw)
                 try:
                     output = self.model(*batch.args, **batch.kwargs)
-                    totals["loss"] = totals.get("loss", 0.0) + float(self.loss(output, batch.target)) * batch.size
+                    totals["loss"] = totals.get("loss", 0.0) + float(self.loss(output, batch.target)) / batch.scale
                     if self.metric is not None:
                         name, function = self.metric
                         value: Any = function(output, batch.target)
@@ -262,11 +270,30 @@ class Trainer:
                 except Exception as error:
                     raise TrainingError(f"evaluation failed: {first_line(error)}") from error
                 samples += batch.size
+                weights += 1.0 / batch.scale
         finally:
-            self.model.train(was_training)
+            for module, training in modes:
+                module.training = training
+            torch.default_generator.set_state(randomness)
         if samples == 0:
             raise TrainingError("the loader to evaluate on yielded no batch; check its length")
-        return {name: total / samples for name, total in totals.items()}
+        return {name: total / (weights if name == "loss" else samples) for name, total in totals.items()}
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """What the loader yields; what it raises becomes one clear line."""
+    try:
+        iterator = iter(loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch
+    except SyngradError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the loader raised {first_line(error)}") from error
 
 
 def _length(loader: Iterable[Any]) -> int | None:

@@ -11,6 +11,7 @@ estimator's `.grad` carries it as every other parameter's does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, MessageError
+from syngrad.tree import map_tensors
 
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 LayerT = TypeVar("LayerT", bound=nn.Module)
 
 
@@ -116,13 +119,18 @@ class GradientEstimator(nn.Module):
         """δ̂ for a detached h of shape (n, …): the same shape, per sample."""
         raise ConfigError(f"{type(self).__name__} has no forward(h, context); an estimator needs one")
 
+    def own(self, h: Tensor) -> Tensor:
+        """h detached, in the dtype of the estimator's own parameters: a message may be in a narrower one."""
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), h.dtype)
+        return h.detach() if h.dtype == dtype else h.detach().to(dtype)
+
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
         """scale·δ̂, detached, and what `fit` will want of this run (None unless `keep`).
 
         An estimator that learns from the context alone adds to its own `.grad` here.
         """
         with torch.set_grad_enabled(keep):
-            predicted = self(h.detach(), context)
+            predicted = self(self.own(h), steady(context))
         if not isinstance(predicted, Tensor) or predicted.shape != h.shape:
             got = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
             raise MessageError(
@@ -137,7 +145,7 @@ class GradientEstimator(nn.Module):
         have changed since, in which case the prediction is made again.
         """
         with torch.enable_grad():
-            predicted = kept if kept is not None else self(h.detach(), context)
+            predicted = kept if kept is not None else self(self.own(h), steady(context))
         if predicted.requires_grad:
             torch.autograd.backward(predicted, (predicted.detach() * scale).sub_(received.detach()).mul_(2))
 
@@ -155,6 +163,31 @@ class Wrapped(GradientEstimator):
         return self.module(h, context) if self.context else self.module(h)  # type: ignore[no-any-return]
 
 
+def steady(context: Any) -> Any:
+    """The context cut from any graph: fitting an estimator moves no more than the estimator."""
+    if isinstance(context, Tensor):
+        return context.detach() if context.requires_grad else context
+    return map_tensors(Tensor.detach, context)
+
+
+def exact(h: Tensor) -> AbstractContextManager[Any]:
+    """Inside it autocast is off: closed forms keep the dtype of their weights."""
+    if torch.is_autocast_enabled(h.device.type):
+        return torch.autocast(h.device.type, enabled=False)
+    return _NOTHING
+
+
+def bad_label(labels: Any, size: int) -> MessageError | None:
+    """The error for a label that is no class, if there is one: −100 does not count and may stand anywhere."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        return None
+    outside = labels[(labels >= size) | ((labels < 0) & (labels != -100))]
+    if not outside.numel():
+        return None
+    value = int(outside[0])
+    return MessageError(f"label {value} is outside the model's {size} outputs: labels run from 0 to {size - 1}")
+
+
 def zero_(layer: LayerT) -> LayerT:
     """The layer with weights *and* biases at zero: an estimator's last layer starts so."""
     for parameter in layer.parameters():
@@ -164,6 +197,8 @@ def zero_(layer: LayerT) -> LayerT:
 
 def add_grad(parameter: Tensor, grad: Tensor) -> None:
     """Accumulate into `.grad` as autograd would, for gradients found in closed form."""
+    if not parameter.requires_grad:
+        return
     if parameter.grad is None:
         parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
     else:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from syngrad.errors import ConfigError
 from syngrad.estimators.base import Binding, zero_
+from syngrad.estimators.closed_form import EPSILON
 
 
 def layers(sizes: list[int]) -> nn.Sequential:
@@ -29,6 +30,14 @@ class Reshaped(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(n, …) → (n, *output)."""
         return self.body(h.flatten(self.flatten_from)).view(h.shape[0], *self.output)  # type: ignore[no-any-return]
+
+
+class Column(nn.Module):
+    """(n,) → (n, 1): a message of one number a sample."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The same numbers as a column."""
+        return h.unsqueeze(-1)
 
 
 class MeanOverTime(nn.Module):
@@ -88,15 +97,16 @@ def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, no
     hidden: layers of `width` units before the last. channels, pool: of an image's stem. norm: normalise each sample (in
     a sequence each token) first, without weights.
     """
-    first = [normalisation(binding)] if norm else []
+    first: list[nn.Module] = [Column()] if not binding.shape else []
+    if norm and binding.features > 1:
+        first.append(normalisation(binding))
     return nn.Sequential(*first, *unnormalised(binding, hidden, width, channels, pool))
 
 
 def normalisation(binding: Binding) -> nn.Module:
-    """Layer normalisation over a vector's or a token's features, or over a whole picture."""
-    if binding.kind in ("image", "volume"):
-        return nn.GroupNorm(1, binding.shape[0], affine=False)
-    return nn.LayerNorm(binding.width, elementwise_affine=False)
+    """Root mean square over a vector's or a token's features, or over a whole picture: brought to 1, no weights."""
+    width = [binding.width] if binding.kind in ("vector", "sequence") else list(binding.shape)
+    return nn.RMSNorm(width, eps=EPSILON, elementwise_affine=False)
 
 
 def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool: int) -> nn.Sequential:

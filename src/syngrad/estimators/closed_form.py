@@ -8,16 +8,19 @@ softmax cross-entropy the error is e = scale·(softmax(s) − onehot(y)), and th
     δ̂ = u·V            with one, where u = (e·W) ⊙ [z > 0]
 
 The derivative fit (Sobolev training, Czarnecki et al. 2017, arXiv 1706.04859) minimises weight·Σ‖δ̂ − g‖²/scale: it
-differentiates the expressions above once more, through the softmax's Jacobian diag(p) − p·pᵀ. Where h is normalised
-first, x = (h − mean)·rstd, its Jacobian rstd·(I − 1·1ᵀ/f − x·xᵀ/f) is symmetric, and one function serves both ways.
+differentiates the expressions above once more, through the softmax's Jacobian diag(p) − p·pᵀ.
+
+Where h is normalised first, x = s·h with s = (mean h² + ε)^(−1/2), x is never made: s multiplies what is small. With
+v the gradient that reaches x, δ̂ = J·v = s·v − h·s³·⟨v, h⟩/f, and ⟨v, x⟩ = ⟨e, W·x⟩ is found among the scores.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
+
+#: keeps the normalisation of a row of zeros finite
+EPSILON = 1e-5
 
 
 def softmax_error(scores: Tensor, labels: Tensor, scale: float) -> Tensor:
@@ -44,9 +47,11 @@ def label_grads(labels: Tensor, residual: Tensor, classes: int) -> Tensor:
     return residual.new_zeros(classes, residual.shape[1]).index_add_(0, labels, residual)
 
 
-def hidden_units(h: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    """z = relu(V·h + c), (n, hidden)."""
-    return torch.addmm(c, h, v.t()).relu_()
+def affine(h: Tensor, s: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight·x + bias for x = s·h, or for h itself without s."""
+    if s is None:
+        return torch.addmm(bias, h, weight.t())
+    return (h @ weight.t()).mul_(s).add_(bias)
 
 
 def masked(gradient: Tensor, z: Tensor) -> Tensor:
@@ -55,21 +60,12 @@ def masked(gradient: Tensor, z: Tensor) -> Tensor:
     return result
 
 
-#: mean and reciprocal standard deviation of each row
-Statistics: TypeAlias = tuple[Tensor, Tensor]
+def rms_reciprocal(h: Tensor) -> Tensor:
+    """s = (mean h² + ε)^(−1/2) of each row, (n, 1), as `nn.RMSNorm` without weights has it."""
+    return torch.linalg.vector_norm(h, dim=1, keepdim=True).square_().div_(h.shape[1]).add_(EPSILON).rsqrt_()
 
 
-def normalised(h: Tensor) -> tuple[Tensor, Statistics]:
-    """Rows of h (n, f) with mean 0 and variance 1, as `nn.LayerNorm(f, elementwise_affine=False)` gives them."""
-    x, mean, rstd = torch.ops.aten.native_layer_norm(h, [h.shape[1]], None, None, 1e-5)
-    return x, (mean, rstd)
-
-
-def through_normalisation(gradient: Tensor, h: Tensor, statistics: Statistics) -> Tensor:
-    """J·gradient (n, f), with J the symmetric Jacobian of the normalisation at h."""
-    mean, rstd = statistics
-    width = [h.shape[1]]
-    result: Tensor = torch.ops.aten.native_layer_norm_backward(
-        gradient, h, width, mean, rstd, None, None, [True, False, False]
-    )[0]
-    return result
+def through_normalisation(gradient: Tensor, h: Tensor, s: Tensor) -> Tensor:
+    """J·gradient (n, f), with J = s·(I − x·xᵀ/f) the symmetric Jacobian of the normalisation x = s·h at h."""
+    dot = (gradient * h).sum(1, keepdim=True)
+    return torch.addcmul(gradient * s, h, dot * (s.pow(3) / -h.shape[1]))

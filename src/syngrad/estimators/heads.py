@@ -15,6 +15,7 @@ cross-entropy on vectors, with one hidden layer or none, everything is done in c
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,18 +23,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, MessageError, first_line
-from syngrad.estimators.base import Binding, GradientEstimator, add_grad
+from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
 from syngrad.estimators.bodies import body
 from syngrad.estimators.closed_form import (
-    Statistics,
-    hidden_units,
+    affine,
     masked,
-    normalised,
+    rms_reciprocal,
     softmax_error,
     through_normalisation,
     through_softmax,
 )
-from syngrad.estimators.regressors import check_width
+from syngrad.estimators.regressors import check_hidden, whole
+from syngrad.targets import scalar
 
 
 class Head(GradientEstimator):
@@ -41,8 +42,8 @@ class Head(GradientEstimator):
 
     hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
     comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by a strided convolution of
-    `channels` outputs (0: by averaging alone). norm: the head sees each sample normalised to mean 0 and variance 1, so
-    that what it learns does not move with the scale of h.
+    `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token) at a root mean square of
+    1, so that what it learns does not move with the scale of h.
     """
 
     def __init__(
@@ -57,11 +58,14 @@ class Head(GradientEstimator):
         learning_rate: float = 1.0,
     ) -> None:
         super().__init__()
-        if hidden not in (0, 1, 2, 3):
-            raise ConfigError(f"a head takes 0 to 3 hidden layers, got hidden={hidden!r}")
-        if derivative < 0:
-            raise ConfigError(f"the weight of the derivative fit cannot be negative, got derivative={derivative!r}")
-        check_width(width)
+        check_hidden(hidden)
+        for name, value in (("width", width), ("pool", pool), ("feedback_every", feedback_every)):
+            whole(name, value, 1)
+        whole("channels", channels, 0)
+        if not is_number(derivative) or not 0 <= derivative < math.inf:
+            raise ConfigError(f"the weight of the derivative fit must be 0 or more, got derivative={derivative!r}")
+        if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
+            raise ConfigError(f"an estimator's learning rate is a factor above 0, got learning_rate={learning_rate!r}")
         self.hidden, self.width, self.derivative = hidden, width, float(derivative)
         self.channels, self.pool, self.norm = channels, pool, norm
         self.feedback_every, self.learning_rate = feedback_every, learning_rate
@@ -73,11 +77,10 @@ class Head(GradientEstimator):
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
         self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
-        self.loss, self.count = binding.loss, binding.count
         self.closed = (
             is_cross_entropy(binding.loss)
             and binding.count is None
-            and binding.kind == "vector"
+            and len(binding.shape) == 1
             and binding.context.kind == "labels"
             and self.hidden <= 1
         )
@@ -93,47 +96,67 @@ class Head(GradientEstimator):
 
     def value(self, h: Tensor, context: Any) -> Tensor:
         """The user's loss at head(h), a scalar."""
-        assert self.loss is not None
-        x = h.to(self.binding.parameter_dtype) if self.binding is not None else h
+        binding = self.binding
+        if binding is None or binding.loss is None:
+            raise ConfigError("a head must be bound to a message, an output and a loss before it can estimate")
+        dtype = next(self.body.parameters()).dtype
+        output = self.body(h if h.dtype == dtype else h.to(dtype))
         try:
-            return self.loss(self.body(x), context)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise MessageError(f"the loss raised on a head's output: {first_line(error)}") from error
+            loss = binding.loss(output, context)
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+            outside = bad_label(context, binding.context.size) if binding.context.size else None
+            raise outside or MessageError(f"the loss raised on a head's output: {first_line(error)}") from error
+        return scalar(loss)
 
     def samples(self, h: Tensor, context: Any) -> float:
         """The number of sample losses whose mean the loss is: what turns its gradient into that of a sum."""
-        return self.count(context) if self.count is not None else float(h.shape[0])
+        count = self.binding.count if self.binding is not None else None
+        return float(count(context)) if count is not None else float(h.shape[0])
 
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
         """scale·δ̂; the value fit's gradients are added to `.grad` on the way."""
         h = h.detach()
-        if self.closed and h.dtype == self.binding.parameter_dtype:  # type: ignore[union-attr]
-            with torch.no_grad():
-                return self._estimate_closed(h, context, scale, keep)
+        if self._closes(h, context):
+            try:
+                with torch.no_grad(), exact(h):
+                    return self._estimate_closed(h, context, scale, keep)
+            except (RuntimeError, IndexError):
+                # a label that does not count, or one that is out of range: the loss itself knows what that means, and
+                # nothing has been added to any gradient yet
+                pass
         parameters = [p for p in self.parameters() if p.requires_grad]
         double = keep and self.derivative > 0
         with torch.enable_grad():
             h = h.requires_grad_()
             gradients = torch.autograd.grad(
-                self.value(h, context), [h, *parameters], create_graph=double, allow_unused=True
+                self.value(h, steady(context)), [h, *parameters], create_graph=double, allow_unused=True
             )
-        factor = scale * self.samples(h, context)
+            factor = scale * self.samples(h, context)
+            scaled = gradients[0] * factor
         for parameter, gradient in zip(parameters, gradients[1:], strict=True):
             if gradient is not None:
                 add_grad(parameter, gradient.detach() * factor)
-        scaled = gradients[0] * factor
         return scaled.detach(), scaled if double else None
+
+    def _closes(self, h: Tensor, context: Any) -> bool:
+        """Whether the closed form serves this call."""
+        return self.closed and h.dtype == self.linears[0].weight.dtype and isinstance(context, Tensor)
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """The derivative fit: adds weight·∂(Σ‖δ̂ − δ‖²/(n·ρ)) to `.grad`."""
         if self.derivative == 0:
             return
-        weight = self._weight(received.detach(), scale)
-        if self.closed and h.dtype == self.binding.parameter_dtype:  # type: ignore[union-attr]
-            with torch.no_grad():
-                return self._fit_closed(h.detach(), context, received.detach(), scale, kept, weight)
+        h, received = h.detach(), received.detach()
+        weight = self._weight(received, scale)
+        if self._closes(h, context) and not isinstance(kept, Tensor):
+            try:
+                with torch.no_grad(), exact(h):
+                    return self._fit_closed(h, context, received, scale, kept, weight)
+            except (RuntimeError, IndexError):
+                if kept is not None:
+                    raise
         with torch.enable_grad():
-            scaled = kept if kept is not None else self(h, context) * scale
+            scaled = kept if kept is not None else self(h, steady(context)) * scale
         if scaled.requires_grad:
             residual = scaled.detach().sub(received).mul_(weight)
             torch.autograd.backward(scaled, residual, inputs=[p for p in self.parameters() if p.requires_grad])
@@ -145,66 +168,79 @@ class Head(GradientEstimator):
         ρ follows ‖δ‖² slowly down and at once up: when the estimators above have just begun, what comes back grows by
         orders of magnitude from one minibatch to the next. Nothing is fitted to a gradient of zero.
         """
-        power = received.square().sum().to(self.power.dtype) / (scale * scale * max(received.shape[0], 1))
+        norm = torch.linalg.vector_norm(received, dtype=self.power.dtype)
+        power = (norm / scale).square() / max(received.shape[0], 1)
         self.power.copy_(torch.maximum(self.power.lerp(power, 0.1), power))
         return torch.where(self.power > 0, 2 * self.derivative / scale / self.power, 0.0)
 
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:
-        x, statistics = normalised(h) if self.norm else (h, None)
-        error, z, inner = self._upwards(x, labels, scale)
-        last = self.linears[-1]
-        add_grad(last.weight, error.t() @ (x if z is None else z))
-        add_grad(last.bias, error.sum(0))
-        if inner is not None:
-            add_grad(self.linears[0].weight, inner.t() @ x)
-            add_grad(self.linears[0].bias, inner.sum(0))
+        s = rms_reciprocal(h) if self.norm else None
+        first, last = self.linears[0], self.linears[-1]
+        error, z, lower, along = self._upwards(h, s, labels, scale)
+        if z is not None:
+            add_grad(last.weight, error.t() @ z)
+            add_grad(last.bias, error.sum(0))
+        small = lower if s is None else lower * s
+        add_grad(first.weight, small.t() @ h)
+        add_grad(first.bias, lower.sum(0))
         # δ̂ is made again from the error when feedback comes: it is as large as h, the error is not
-        memo = (error, z, inner, statistics) if keep and self.derivative else None
-        return self._downwards(h, error, inner, statistics), memo
+        memo = (s, error, z, lower, along) if keep and self.derivative else None
+        return self._downwards(h, s, lower, along), memo
 
-    def _upwards(self, x: Tensor, labels: Tensor, scale: float) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The scores' error; and with a hidden layer its units, and the gradient in front of them."""
+    def _upwards(
+        self, h: Tensor, s: Tensor | None, labels: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """The scores' error, the hidden units, v behind the first linear layer, and ⟨v, W·x⟩ under a norm."""
         first, last = self.linears[0], self.linears[-1]
-        z = hidden_units(x, first.weight, first.bias) if self.hidden else None
-        error = softmax_error(torch.addmm(last.bias, x if z is None else z, last.weight.t()), labels, scale)
-        return error, z, masked(error @ last.weight, z) if z is not None else None
+        reached = affine(h, s, first.weight, first.bias)
+        if not self.hidden:
+            error = softmax_error(reached, labels, scale)
+            along = None if s is None else (reached.sub_(first.bias).mul_(error)).sum(1, keepdim=True)
+            return error, None, error, along
+        z = reached.relu_()
+        error = softmax_error(affine(z, None, last.weight, last.bias), labels, scale)
+        lower = masked(error @ last.weight, z)
+        return error, z, lower, None if s is None else (z.sub(first.bias).mul_(lower)).sum(1, keepdim=True)
 
-    def _downwards(self, h: Tensor, error: Tensor, inner: Tensor | None, statistics: Statistics | None) -> Tensor:
-        """scale·δ̂ from the error."""
-        below = (error if inner is None else inner) @ self.linears[0].weight
-        return through_normalisation(below, h, statistics) if statistics is not None else below
+    def _downwards(self, h: Tensor, s: Tensor | None, lower: Tensor, along: Tensor | None) -> Tensor:
+        """scale·δ̂ from the gradient behind the first linear layer."""
+        weight = self.linears[0].weight
+        if s is None or along is None:
+            return lower @ weight
+        return torch.addcmul((lower * s) @ weight, h, along * s.square().div(-h.shape[1]))
 
-    def _fit_closed(
-        self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor
-    ) -> None:
+    def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor) -> None:
         if kept is None:
-            x, statistics = normalised(h) if self.norm else (h, None)
-            kept = (*self._upwards(x, labels, scale), statistics)
-        error, z, inner, statistics = kept
+            s = rms_reciprocal(h) if self.norm else None
+            kept = (s, *self._upwards(h, s, labels, scale))
+        s, error, z, lower, along = kept
         first, last = self.linears[0], self.linears[-1]
-        residual = self._downwards(h, error, inner, statistics).sub_(received).mul_(weight)
-        x = h
-        if statistics is not None:
-            x = normalised(h)[0]
-            residual = through_normalisation(residual, h, statistics)
-        into_error = residual @ first.weight.t()
-        add_grad(first.weight, (error if inner is None else inner).t() @ residual)
+        residual = self._downwards(h, s, lower, along).sub_(received).mul_(weight)
+        if s is not None:
+            residual = through_normalisation(residual, h, s)
+        add_grad(first.weight, lower.t() @ residual)
+        into = residual @ first.weight.t()
         if z is not None:
-            into_error = masked(into_error, z)
-            add_grad(last.weight, error.t() @ into_error)
-            into_error = into_error @ last.weight.t()
-        into_scores = through_softmax(error, labels, into_error, scale)
-        add_grad(last.weight, into_scores.t() @ (x if z is None else z))
-        add_grad(last.bias, into_scores.sum(0))
+            into = masked(into, z)
+            add_grad(last.weight, error.t() @ into)
+            into = into @ last.weight.t()
+        into = through_softmax(error, labels, into, scale)
         if z is not None:
-            into_z = masked(into_scores @ last.weight, z)
-            add_grad(first.weight, into_z.t() @ x)
-            add_grad(first.bias, into_z.sum(0))
+            add_grad(last.weight, into.t() @ z)
+            add_grad(last.bias, into.sum(0))
+            into = masked(into @ last.weight, z)
+        add_grad(first.bias, into.sum(0))
+        add_grad(first.weight, (into if s is None else into * s).t() @ h)
 
 
 def is_cross_entropy(loss: Any) -> bool:
     """Whether the loss is plain mean softmax cross-entropy, for which the closed form is written."""
-    if isinstance(loss, nn.CrossEntropyLoss):
+    if type(loss) is nn.CrossEntropyLoss:
         plain = loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0.0
         return plain and loss.ignore_index == -100
     return loss is F.cross_entropy
+
+
+def is_number(value: Any) -> bool:
+    """A real number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from syngrad.errors import ConfigError, unknown
+from syngrad.errors import ConfigError, first_line, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
@@ -110,11 +110,22 @@ def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstima
     elif isinstance(spec, nn.Module):
         estimator = adopt(copy.deepcopy(spec))
     elif callable(spec):
-        estimator = adopt(spec(binding) if _takes_binding(spec) else spec())
+        estimator = adopt(_call(spec, binding))
     else:
         raise ConfigError(f"an estimator is a name, a module or a function that makes one, got {type(spec).__name__}")
     estimator.bind(binding)
     return estimator
+
+
+def _call(factory: Callable[..., nn.Module], binding: Binding) -> nn.Module:
+    try:
+        return factory(binding) if _takes_binding(factory) else factory()
+    except TypeError as error:
+        name = getattr(factory, "__name__", type(factory).__name__)
+        raise ConfigError(
+            f"estimator {name} could not be made: {first_line(error)}; give a function of the binding, as in "
+            "lambda binding: MyEstimator(binding.features)"
+        ) from error
 
 
 def _takes_binding(function: Callable[..., Any]) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError
-from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, zero_
+from syngrad.errors import ConfigError, MessageError
+from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, bad_label, exact, zero_
 from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
 
 
@@ -37,7 +37,7 @@ class Zero(GradientEstimator):
 class LabelTable(nn.Module):
     """The part of a regressor that the context gives: C[y] for labels, a linear map of a vector; starts at zero.
 
-    One row more than there are classes takes labels that do not count (−100, padding).
+    One row more than there are classes, the first, takes labels that do not count (−100, padding).
     """
 
     def __init__(self, context: Context, features: int) -> None:
@@ -47,20 +47,26 @@ class LabelTable(nn.Module):
         self.weight = nn.Parameter(torch.zeros(rows, features))
 
     def rows(self, context: Any, n: int) -> Tensor:
-        """The context as (n,) labels, or (n, size) vectors, one for each row of the flattened message."""
-        if self.kind == "vector":
-            flat = context.reshape(context.shape[0], -1)
-            return flat if flat.shape[0] == n else flat.repeat_interleave(n // flat.shape[0], 0)  # type: ignore[no-any-return]
-        flat = context.reshape(-1)
+        """The context as (n,) rows of the table, or (n, size) vectors, one for each row of the flattened message."""
+        if not isinstance(context, Tensor):
+            raise MessageError(
+                f"the estimator was bound with {self.kind} as context, but now got {type(context).__name__}"
+            )
+        flat = context.reshape(context.shape[0], -1) if self.kind == "vector" else context.reshape(-1)
         if flat.shape[0] != n:
+            if flat.shape[0] == 0 or n % flat.shape[0]:
+                raise MessageError(f"a context of shape {tuple(context.shape)} does not fit a message of {n} rows")
             flat = flat.repeat_interleave(n // flat.shape[0], 0)
-        return torch.where(flat < 0, self.size, flat) if self.kind == "tokens" else flat
+        return flat if self.kind == "vector" else (flat.long() + 1).clamp_min_(0)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(n, features)."""
         if self.kind == "vector":
             return rows.to(self.weight.dtype) @ self.weight
-        return self.weight.index_select(0, rows)
+        try:
+            return self.weight.index_select(0, rows)
+        except (IndexError, RuntimeError) as error:
+            raise bad_label(rows - 1, self.size) or error from error
 
     def add_grads(self, rows: Tensor, residual: Tensor) -> None:
         """Accumulate ∂C for the gradient `residual` (n, features)."""
@@ -84,7 +90,8 @@ class Regressor(GradientEstimator):
 
     def label_table(self, binding: Binding, features: int) -> LabelTable | None:
         """The table for this binding's context, or None when there is none or it is not wanted."""
-        if not self.context or binding.context.kind not in ("labels", "tokens", "vector"):
+        kinds = ("labels", "tokens", "vector") if binding.kind == "sequence" else ("labels", "vector")
+        if not self.context or binding.context.kind not in kinds:
             return None
         return LabelTable(binding.context, features)
 
@@ -137,14 +144,14 @@ class Linear(Regressor):
     @torch.no_grad()
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
         """scale·δ̂ without a graph; what is kept is the estimate itself."""
-        with torch.autocast(h.device.type, enabled=False):
+        with exact(h):
             scaled = self(h, context).mul_(scale).to(h.dtype)
         return scaled, scaled if keep else None
 
     @torch.no_grad()
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """2·(scale·δ̂ − g) through the linear map, in closed form."""
-        with torch.autocast(h.device.type, enabled=False):
+        with exact(h):
             scaled = kept if kept is not None else self(h, context) * scale
             residual = scaled.sub(received).mul_(2).to(self.map.weight.dtype)
             grad_weight, grad_bias = linear_regressor_grads(self.rows(h.to(self.map.weight.dtype)), self.rows(residual))
@@ -166,9 +173,9 @@ class MLP(Regressor):
         self, hidden: int = 1, width: int | None = None, batch_norm: bool = True, context: bool = True
     ) -> None:
         super().__init__(context)
-        if hidden not in (0, 1, 2, 3):
-            raise ConfigError(f"mlp takes 0 to 3 hidden layers, got hidden={hidden!r}")
-        self.hidden, self.hidden_width, self.batch_norm = hidden, check_width(width), batch_norm
+        check_hidden(hidden)
+        self.hidden, self.batch_norm = hidden, batch_norm
+        self.hidden_width = None if width is None else whole("width", width, 1)
 
     def build(self, binding: Binding) -> None:
         """Layers from the width of a row; an image's row is all its features."""
@@ -208,11 +215,11 @@ class Conv(Regressor):
         self, hidden: int = 1, width: int | None = None, kernel: int = 3, batch_norm: bool = True, context: bool = True
     ) -> None:
         super().__init__(context)
-        if hidden not in (0, 1, 2, 3):
-            raise ConfigError(f"conv takes 0 to 3 hidden layers, got hidden={hidden!r}")
-        if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+        check_hidden(hidden)
+        if whole("kernel", kernel, 1) % 2 == 0:
             raise ConfigError(f"conv takes an odd kernel size, got kernel={kernel!r}")
-        self.hidden, self.hidden_width, self.kernel, self.batch_norm = hidden, check_width(width), kernel, batch_norm
+        self.hidden, self.kernel, self.batch_norm = hidden, kernel, batch_norm
+        self.hidden_width = None if width is None else whole("width", width, 1)
 
     def build(self, binding: Binding) -> None:
         """Convolutions of the message's own dimension."""
@@ -262,9 +269,7 @@ class LowRank(Regressor):
 
     def __init__(self, rank: int = 16, context: bool = True) -> None:
         super().__init__(context)
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise ConfigError(f"low_rank takes a rank of at least 1, got rank={rank!r}")
-        self.rank = rank
+        self.rank = whole("rank", rank, 1)
 
     def build(self, binding: Binding) -> None:
         """U (rank, f), V (f, rank)."""
@@ -286,8 +291,14 @@ class LowRank(Regressor):
         return (self.up(inner + self.inner(rows)) + self.labels(rows)).view(h.shape)  # type: ignore[no-any-return]
 
 
-def check_width(width: int | None) -> int | None:
-    """A hidden width of at least one, or None for the message's own."""
-    if width is not None and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
-        raise ConfigError(f"a hidden width must be at least 1, got width={width!r}")
-    return width
+def whole(name: str, value: Any, least: int) -> int:
+    """`value` if it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"an estimator's {name} must be a whole number of at least {least}, got {name}={value!r}")
+    return value
+
+
+def check_hidden(hidden: Any) -> None:
+    """0 to 3 hidden layers, as the paper has them."""
+    if whole("hidden", hidden, 0) > 3:
+        raise ConfigError(f"an estimator takes 0 to 3 hidden layers, got hidden={hidden!r}")

@@ -31,7 +31,7 @@ from syngrad.memory import hold
 from syngrad.methods import Policy
 from syngrad.metrics import Quality
 from syngrad.stage import Stage, Updates
-from syngrad.targets import mixed
+from syngrad.targets import mixed, scalar
 from syngrad.tree import detach, leaves_at
 
 Loss = Callable[[Any, Any], Tensor]
@@ -136,10 +136,7 @@ class Sequential:
             if isinstance(error, IndexError) and "out of bounds" in str(error):
                 hint = f"; a label is outside the model's {_classes(output)} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
-        if not isinstance(loss, Tensor) or loss.dim() != 0:
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TrainingError(f"the loss must be a scalar tensor, got {got}; average it, as in loss.mean()")
-        value = loss.item()
+        value = scalar(loss).item()
         if value != value or value in (float("inf"), float("-inf")):
             where = first_nonfinite(batch)
             cause = (
