@@ -25,7 +25,7 @@ from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingErro
 from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
 from syngrad.estimators.registry import EstimatorSpec, make
 from syngrad.targets import check_lambda, mixed
-from syngrad.tree import batch_size
+from syngrad.tree import batch_size, structure
 
 
 class Interface(nn.Module):
@@ -70,7 +70,7 @@ class Interface(nn.Module):
         self.classes = classes if classes is not None else (self.output[-1] if self.output else None)
         self.estimators = nn.ModuleList()
         self.bound = False
-        self._structure: Any = None
+        self._structure = ""
         self.positions: list[int] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
         # below the interface is trained
@@ -90,8 +90,8 @@ class Interface(nn.Module):
         """Make the estimators for a message like this one; what is bound already stays as it is."""
         if self.bound:
             return
-        flat, self._structure = pytree.tree_flatten(message)
-        leaves = [t for t in flat if isinstance(t, Tensor) and t.is_floating_point()]
+        self._structure = structure(message)
+        leaves = [t for t in pytree.tree_leaves(message) if isinstance(t, Tensor) and t.is_floating_point()]
         kind = infer_context(context, self.classes)
         _, loss, count = self._given
         self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, loss, count) for t in leaves])
@@ -161,10 +161,10 @@ class Interface(nn.Module):
         if scale is None:
             scale = self.scale if self.scale is not None else 1.0 / self._count(message, context)
         flat, spec = pytree.tree_flatten(message)
-        if spec != self._structure:
+        if structure(message) != self._structure:
             raise MessageError(
                 f"the message at {self.name!r} changed structure: it was {self._structure} when it was bound and is "
-                f"{spec} now; a message must keep its structure"
+                f"{structure(message)} now; a message must keep its structure"
             )
         where = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         self.check([flat[i] for i in where])

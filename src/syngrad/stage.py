@@ -192,7 +192,8 @@ def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float)
         for key in ("lr", "initial_lr", "max_lr", "min_lr"):
             if key in group:
                 group[key] = group[key] * scale
-        for noted in ("base_lrs", "max_lrs", "min_lrs"):
-            rates = getattr(scheduler, noted, None)
-            if isinstance(rates, list) and index < len(rates):
-                rates[index] = rates[index] * scale
+        for one in [scheduler, *getattr(scheduler, "_schedulers", [])]:
+            for noted in ("base_lrs", "max_lrs", "min_lrs"):
+                rates = getattr(one, noted, None)
+                if isinstance(rates, list) and index < len(rates):
+                    rates[index] = rates[index] * scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -53,6 +53,19 @@ def detach(tree: Any, where: list[int], feedback: bool) -> tuple[Any, list[Tenso
     for leaf in found:
         leaf.requires_grad_(feedback)
     return pytree.tree_unflatten(flat, spec), found
+
+
+def structure(tree: Any) -> str:
+    """The containers of a nested message, in one line, with a dot for every tensor."""
+    if isinstance(tree, Tensor):
+        return "·"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key}: {structure(value)}" for key, value in tree.items()) + "}"
+    if isinstance(tree, list):
+        return "[" + ", ".join(map(structure, tree)) + "]"
+    if isinstance(tree, tuple):
+        return "(" + ", ".join(map(structure, tree)) + ")"
+    return type(tree).__name__
 
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:

@@ -16,7 +16,8 @@ cross-entropy on vectors, with one hidden layer or none, everything is done in c
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ from syngrad.estimators.closed_form import (
 )
 from syngrad.estimators.regressors import check_hidden, whole
 from syngrad.targets import scalar
+
+ResultT = TypeVar("ResultT")
 
 
 class Head(GradientEstimator):
@@ -117,13 +120,9 @@ class Head(GradientEstimator):
         """scale·δ̂; the value fit's gradients are added to `.grad` on the way."""
         h = h.detach()
         if self._closes(h, context):
-            try:
-                with torch.no_grad(), exact(h):
-                    return self._estimate_closed(h, context, scale, keep)
-            except (RuntimeError, IndexError):
-                # a label that does not count, or one that is out of range: the loss itself knows what that means, and
-                # nothing has been added to any gradient yet
-                pass
+            made = self._try(self._estimate_closed, h, context, scale, keep)
+            if made is not None:
+                return made
         parameters = [p for p in self.parameters() if p.requires_grad]
         double = keep and self.derivative > 0
         with torch.enable_grad():
@@ -138,6 +137,21 @@ class Head(GradientEstimator):
                 add_grad(parameter, gradient.detach() * factor)
         return scaled.detach(), scaled if double else None
 
+    def _try(self, closed_form: Callable[..., ResultT], h: Tensor, labels: Tensor, *rest: Any) -> ResultT | None:
+        """The closed form's result, or None for labels that it cannot take: then the loss itself says what they mean.
+
+        Such labels are −100, which does not count, and those that are out of range. They show before any gradient has
+        been added to, and cost nothing where there are none.
+        """
+        try:
+            with torch.no_grad(), exact(h):
+                return closed_form(h, labels, *rest)
+        except (RuntimeError, IndexError):
+            size = self.binding.context.size if self.binding is not None else 0
+            if bool(((labels >= 0) & (labels < size)).all()):
+                raise
+            return None
+
     def _closes(self, h: Tensor, context: Any) -> bool:
         """Whether the closed form serves this call."""
         return self.closed and h.dtype == self.linears[0].weight.dtype and isinstance(context, Tensor)
@@ -149,12 +163,8 @@ class Head(GradientEstimator):
         h, received = h.detach(), received.detach()
         weight = self._weight(received, scale)
         if self._closes(h, context) and not isinstance(kept, Tensor):
-            try:
-                with torch.no_grad(), exact(h):
-                    return self._fit_closed(h, context, received, scale, kept, weight)
-            except (RuntimeError, IndexError):
-                if kept is not None:
-                    raise
+            if self._try(self._fit_closed, h, context, received, scale, kept, weight) is not None:
+                return
         with torch.enable_grad():
             scaled = kept if kept is not None else self(h, steady(context)) * scale
         if scaled.requires_grad:
@@ -231,6 +241,7 @@ class Head(GradientEstimator):
             into = masked(into @ last.weight, z)
         add_grad(first.bias, into.sum(0))
         add_grad(first.weight, (into if s is None else into * s).t() @ h)
+        return True
 
 
 def is_cross_entropy(loss: Any) -> bool:
