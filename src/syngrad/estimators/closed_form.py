@@ -62,7 +62,8 @@ def masked(gradient: Tensor, z: Tensor) -> Tensor:
 
 def rms_reciprocal(h: Tensor) -> Tensor:
     """s = (mean h² + ε)^(−1/2) of each row, (n, 1), as `nn.RMSNorm` without weights has it."""
-    return torch.linalg.vector_norm(h, dim=1, keepdim=True).square_().div_(h.shape[1]).add_(EPSILON).rsqrt_()
+    norm: Tensor = torch.linalg.vector_norm(h, dim=1, keepdim=True)
+    return norm.square_().div_(h.shape[1]).add_(EPSILON).rsqrt_()
 
 
 def through_normalisation(gradient: Tensor, h: Tensor, s: Tensor) -> Tensor:

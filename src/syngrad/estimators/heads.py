@@ -162,9 +162,9 @@ class Head(GradientEstimator):
             return
         h, received = h.detach(), received.detach()
         weight = self._weight(received, scale)
-        if self._closes(h, context) and not isinstance(kept, Tensor):
-            if self._try(self._fit_closed, h, context, received, scale, kept, weight) is not None:
-                return
+        closes = self._closes(h, context) and not isinstance(kept, Tensor)
+        if closes and self._try(self._fit_closed, h, context, received, scale, kept, weight):
+            return
         with torch.enable_grad():
             scaled = kept if kept is not None else self(h, steady(context)) * scale
         if scaled.requires_grad:
@@ -219,7 +219,7 @@ class Head(GradientEstimator):
             return lower @ weight
         return torch.addcmul((lower * s) @ weight, h, along * s.square().div(-h.shape[1]))
 
-    def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor) -> None:
+    def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor) -> bool:
         if kept is None:
             s = rms_reciprocal(h) if self.norm else None
             kept = (s, *self._upwards(h, s, labels, scale))
