@@ -66,7 +66,7 @@ class Naive:
         """δ̂ for h, per sample."""
         if self.kind == "linear":
             W, b, C = self.estimators[k]
-            return h @ W.T + b + C[y]
+            return h @ W.T + b + C[y + 1]
         h = h.detach().requires_grad_()
         loss = F.cross_entropy(self.scores(k, h), y, reduction="sum")
         return torch.autograd.grad(loss, h, create_graph=True)[0]
