@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syngrad.errors import ConfigError
-from syngrad.targets import check_lambda, mixed, per_sample
+from syngrad.errors import ConfigError, TrainingError
+from syngrad.targets import check_lambda, mixed, per_sample, scalar
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -52,3 +52,25 @@ def test_a_lambda_in_range_is_a_float(lam: float) -> None:
 def test_any_other_is_named(lam: Any) -> None:
     with pytest.raises(ConfigError, match=r"λ must lie in \[0, 1\], got .*0 is synthetic only, 1 is back-propagation"):
         check_lambda(lam)
+
+
+def test_a_scalar_loss_is_itself() -> None:
+    for loss in (torch.tensor(2.0), torch.tensor(2.0, requires_grad=True) * 3):
+        assert scalar(loss) is loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (torch.ones(4), r"a tensor of shape \(4,\)"),
+        (torch.ones(1), r"a tensor of shape \(1,\)"),
+        (torch.ones(2, 3), r"a tensor of shape \(2, 3\)"),
+        (1.5, "got float"),
+        (None, "got NoneType"),
+        ((torch.tensor(1.0), {}), "got tuple"),
+    ],
+)
+def test_any_other_loss_is_refused_with_the_remedy(loss: Any, says: str) -> None:
+    with pytest.raises(TrainingError, match=rf"the loss must be a scalar tensor, .*{says}.*average it") as error:
+        scalar(loss)
+    assert "\n" not in str(error.value)

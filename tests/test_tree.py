@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from syngrad.tree import batch_size, detach, differentiable, map_tensors, tensors, to_device
+from syngrad.tree import (
+    batch_size,
+    detach,
+    differentiable,
+    leaves_at,
+    map_tensors,
+    positions,
+    structure,
+    tensors,
+    to_device,
+)
 
 
 class Pair(NamedTuple):
@@ -45,9 +55,10 @@ def test_only_leaves_in_a_graph_are_differentiable() -> None:
 @pytest.mark.parametrize("feedback", [True, False])
 def test_a_detached_message_keeps_its_structure_and_is_cut(feedback: bool) -> None:
     tree = message()
-    cut, found = detach(tree, feedback)
+    cut, found = detach(tree, positions(tree), feedback)
     assert type(cut["pair"]) is Pair
     assert cut["rest"][3:] == ("word", None, 4)
+    assert [id(leaf) for leaf in found] == [id(leaf) for leaf in leaves_at(cut, positions(tree))]
     assert len(found) == 3
     for a, b in zip(tensors(tree), tensors(cut), strict=True):
         assert torch.equal(a, b)
@@ -64,21 +75,70 @@ def test_a_detached_message_keeps_its_structure_and_is_cut(feedback: bool) -> No
 @pytest.mark.parametrize("feedback", [True, False])
 def test_a_single_tensor(feedback: bool) -> None:
     h = torch.randn(2, requires_grad=True) * 1
-    cut, found = detach(h, feedback)
+    cut, found = detach(h, positions(h), feedback)
     assert found[0] is cut
     assert cut.requires_grad is feedback
     for plain in (torch.randn(2), torch.arange(2)):
-        cut, found = detach(plain, feedback)
+        cut, found = detach(plain, positions(plain), feedback)
         assert not found
         assert not cut.requires_grad
 
 
 def test_a_leaf_sent_twice_gets_two_gradients() -> None:
     h = torch.randn(2, requires_grad=True) * 1
-    (a, b), found = detach((h, h), True)
+    (a, b), found = detach((h, h), [0, 1], True)
     assert a is not b
     (2 * a + 3 * b).sum().backward()
     assert [t.grad[0].item() for t in found] == [2, 3]
+
+
+def test_positions_are_those_of_the_differentiable_leaves() -> None:
+    tree = message()
+    where = positions(tree)
+    # dictionaries in their own order: h, the six of rest, first and second of the pair
+    assert where == [0, 7, 8]
+    assert [id(leaf) for leaf in leaves_at(tree, where)] == [id(leaf) for leaf in differentiable(tree)]
+    assert positions(tree["h"]) == [0]
+    assert positions(torch.randn(2)) == positions(torch.arange(2)) == positions("nothing") == []
+    assert leaves_at(tree["h"], [0])[0] is tree["h"]
+    assert leaves_at(tree["h"], []) == []
+
+
+@pytest.mark.parametrize("feedback", [True, False])
+def test_positions_found_at_binding_hold_where_a_graph_has_ended(feedback: bool) -> None:
+    """A leaf that a stage only passes on has no graph where no feedback was asked for, but belongs to the message."""
+    tree = message()
+    where = positions(tree)
+    passed_on = map_tensors(torch.Tensor.detach, tree)
+    cut, found = detach(passed_on, where, feedback)
+    assert len(found) == 3
+    assert [leaf.requires_grad for leaf in tensors(cut)] == [feedback, False, False, False, feedback, feedback]
+    assert not any(leaf.requires_grad for leaf in tensors(passed_on))
+    single = torch.randn(2)
+    cut, found = detach(single, [0], feedback)
+    assert found[0] is cut
+    assert cut.requires_grad is feedback
+    assert not single.requires_grad
+
+
+def test_leaves_that_are_not_at_their_positions_any_more_are_left_out() -> None:
+    """A message that changed is refused by its interface, which counts them; taking it apart raises nothing."""
+    h = torch.randn(2)
+    assert leaves_at((h, "word"), [0, 1, 5]) == [h]
+    cut, found = detach((h, "word"), [0, 1, 5], True)
+    assert cut[1] == "word"
+    assert len(found) == 1
+    assert found[0] is cut[0]
+
+
+def test_a_structure_is_one_line() -> None:
+    assert structure(message()) == "{h: ·, rest: (·, ·, ·, str, NoneType, int), pair: (·, [·])}"
+    assert structure(torch.ones(2)) == "·"
+    assert structure([]) == "[]"
+    assert structure({"a\n": 1}.keys()) == "dict_keys"
+    assert structure(torch.Size((2, 3))) == "(int, int)"
+    different = [{"a": torch.ones(1)}, {"b": torch.ones(1)}, [torch.ones(1)], (torch.ones(1),), torch.ones(1), None]
+    assert len({structure(tree) for tree in different}) == len(different)
 
 
 def test_mapping_leaves_the_rest_alone() -> None:

@@ -60,6 +60,9 @@ def test_the_three_heads_differ_in_what_they_learn_from() -> None:
     assert sobolev.derivative > 0
     assert sobolev.wants_feedback
     assert {key: getattr(default, key) for key in DEFAULT} == DEFAULT
+    for name in ("local", "sobolev", "default"):
+        assert parse(name).norm is True
+        assert parse(f"{name}(norm=False)").norm is False
     changed = parse("default(hidden=2)")
     assert isinstance(changed, Head)
     assert changed.hidden == 2
@@ -259,6 +262,35 @@ def test_a_head_without_loss_or_output_names_the_remedy(name: str) -> None:
     for binding in (Binding(torch.Size((4,))), Binding(torch.Size((4,)), loss=F.cross_entropy)):
         with pytest.raises(ConfigError, match="give a lone Interface loss= and output="):
             make(name, binding)
+
+
+@pytest.mark.parametrize(
+    ("shape", "over"),
+    [
+        ((4,), (4,)),
+        ((7, 4), (4,)),
+        ((2, 5, 6), (2, 5, 6)),
+        ((2, 3, 4, 5), (2, 3, 4, 5)),
+        ((), None),
+        ((1,), None),
+        ((7, 1), None),
+        ((1, 1, 1), None),
+    ],
+)
+def test_what_a_head_normalises(shape: tuple[int, ...], over: tuple[int, ...] | None) -> None:
+    """Each sample, in a sequence each token; of one number alone it would leave the sign, so that is left as it is."""
+    binding = Binding(torch.Size(shape), torch.float64, output=torch.Size((3,)), loss=F.cross_entropy)
+    made = make("local", binding)
+    norms = [module for module in made.modules() if isinstance(module, nn.RMSNorm)]
+    assert [norm.normalized_shape for norm in norms] == ([] if over is None else [over])
+    assert not any(q.numel() for norm in norms for q in norm.parameters())
+    assert made.norm is (over is not None)
+    assert not [m for m in make("local(norm=False)", binding).modules() if isinstance(m, nn.RMSNorm)]
+    h = 5 * torch.randn(6, *shape, dtype=torch.float64)
+    for norm in norms:
+        dims = tuple(range(h.dim() - len(over or ()), h.dim()))
+        want = h / (h.square().mean(dims, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(norm(h), want, rtol=1e-12, atol=1e-12)
 
 
 def test_an_estimator_without_forward_says_so() -> None:

@@ -98,15 +98,14 @@ def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, no
     a sequence each token) first, without weights.
     """
     first: list[nn.Module] = [Column()] if not binding.shape else []
-    if norm and binding.features > 1:
-        first.append(normalisation(binding))
+    if norm:
+        first.append(nn.RMSNorm(normalised(binding), eps=EPSILON, elementwise_affine=False))
     return nn.Sequential(*first, *unnormalised(binding, hidden, width, channels, pool))
 
 
-def normalisation(binding: Binding) -> nn.Module:
-    """Root mean square over a vector's or a token's features, or over a whole picture: brought to 1, no weights."""
-    width = [binding.width] if binding.kind in ("vector", "sequence") else list(binding.shape)
-    return nn.RMSNorm(width, eps=EPSILON, elementwise_affine=False)
+def normalised(binding: Binding) -> torch.Size:
+    """What is brought to a root mean square of 1 together: a vector's or a token's features, or a whole picture."""
+    return torch.Size([binding.width]) if binding.kind in ("vector", "sequence") else binding.shape
 
 
 def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool: int) -> nn.Sequential:

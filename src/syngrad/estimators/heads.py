@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
-from syngrad.estimators.bodies import body
+from syngrad.estimators.bodies import body, normalised
 from syngrad.estimators.closed_form import (
     affine,
     masked,
@@ -79,6 +79,7 @@ class Head(GradientEstimator):
 
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
+        self.norm = self.norm and normalised(binding).numel() > 1  # one number alone would keep no more than its sign
         self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
         self.closed = (
             is_cross_entropy(binding.loss)
@@ -153,8 +154,14 @@ class Head(GradientEstimator):
             return None
 
     def _closes(self, h: Tensor, context: Any) -> bool:
-        """Whether the closed form serves this call."""
-        return self.closed and h.dtype == self.linears[0].weight.dtype and isinstance(context, Tensor)
+        """Whether the closed form serves this call: anything but one whole number a sample is the loss's own affair."""
+        return (
+            self.closed
+            and h.dtype == self.linears[0].weight.dtype
+            and isinstance(context, Tensor)
+            and context.dtype == torch.int64
+            and context.shape == h.shape[:1]
+        )
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """The derivative fit: adds weight·∂(Σ‖δ̂ − δ‖²/(n·ρ)) to `.grad`."""
@@ -165,22 +172,27 @@ class Head(GradientEstimator):
         closes = self._closes(h, context) and not isinstance(kept, Tensor)
         if closes and self._try(self._fit_closed, h, context, received, scale, kept, weight):
             return
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            return
         with torch.enable_grad():
             scaled = kept if kept is not None else self(h, steady(context)) * scale
         if scaled.requires_grad:
             residual = scaled.detach().sub(received).mul_(weight)
-            torch.autograd.backward(scaled, residual, inputs=[p for p in self.parameters() if p.requires_grad])
+            torch.autograd.backward(scaled, residual, inputs=trained)
 
     @torch.no_grad()
     def _weight(self, received: Tensor, scale: float) -> Tensor:
         """2·weight/(scale·ρ), by which scale·(δ̂ − δ) is multiplied on its way back.
 
         ρ follows ‖δ‖² slowly down and at once up: when the estimators above have just begun, what comes back grows by
-        orders of magnitude from one minibatch to the next. Nothing is fitted to a gradient of zero.
+        orders of magnitude from one minibatch to the next. Nothing is fitted to a gradient of zero, and one that is not
+        finite (of a minibatch that fails, or where a GradScaler overflows) is not remembered.
         """
         norm = torch.linalg.vector_norm(received, dtype=self.power.dtype)
         power = (norm / scale).square() / max(received.shape[0], 1)
-        self.power.copy_(torch.maximum(self.power.lerp(power, 0.1), power))
+        following = torch.maximum(self.power.lerp(power, 0.1), power)
+        self.power.copy_(torch.where(following.isfinite(), following, self.power))
         return torch.where(self.power > 0, 2 * self.derivative / scale / self.power, 0.0)
 
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:

@@ -10,7 +10,7 @@ With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
 and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
 through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
 end of the minibatch: no stage reads its weights in between, so that is the same as changing them at once, and a
-minibatch that fails has changed nothing.
+minibatch that fails has changed no weight.
 """
 
 from __future__ import annotations

@@ -3,76 +3,16 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
-from typing import Any
 
 import pytest
 import torch
+from tests.interface.net import CLASSES, HEAD, KINDS, WIDTH, N, Net, base_grads, batch, bound, interface
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad import Interface, SyngradError
-from syngrad.errors import ConfigError, MessageError
 from syngrad.metrics import cosine
-
-N, WIDTH, CLASSES = 8, 5, 3
-
-
-class Net(nn.Module):
-    """Three layers with an interface on each cut; `interfaces` may be empty."""
-
-    def __init__(self, *interfaces: nn.Module, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, dtype=dtype) for _ in range(2))
-        self.top = nn.Linear(WIDTH, CLASSES, dtype=dtype)
-        self.interfaces = nn.ModuleList(interfaces)
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        for i, layer in enumerate(self.layers):
-            x = layer(x).tanh()
-            if i < len(self.interfaces):
-                x = self.interfaces[i](x, y)
-        return self.top(x)
-
-
-def batch(n: int = N, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(n, WIDTH, dtype=dtype, generator=generator)
-    return x, torch.randint(0, CLASSES, (n,), generator=generator)
-
-
-def interface(estimator: Any = "linear", **options: Any) -> Interface:
-    options = {"classes": CLASSES, **options}
-    return Interface(estimator, **options)
-
-
-def bound(net: nn.Module, *args: Any) -> nn.Module:
-    """Bound, with estimators at weights that are not zero."""
-    with torch.no_grad():
-        net(*args)
-        torch.manual_seed(11)
-        for module in net.modules():
-            if isinstance(module, Interface):
-                for q in module.parameters():
-                    q.normal_(std=0.3)
-    return net
-
-
-def base_grads(net: Net) -> list[Tensor]:
-    return [q.grad.clone() for q in [*net.layers.parameters(), *net.top.parameters()]]
-
-
-HEAD = {"loss": F.cross_entropy, "output": CLASSES}
-KINDS: dict[str, dict[str, Any]] = {
-    "linear": {},
-    "mlp": {},
-    "low_rank": {},
-    "local": HEAD,
-    "sobolev(hidden=1)": HEAD,
-    "default": HEAD,
-}
 
 
 @pytest.mark.parametrize("name", list(KINDS))
@@ -137,29 +77,6 @@ def test_a_way_round_the_interface_carries_its_own_gradient() -> None:
     torch.testing.assert_close(h.grad, want + 2)
 
 
-def test_a_message_may_be_nested_and_numbers_pass_through() -> None:
-    x, y = batch()
-    message = {
-        "h": x.clone().requires_grad_(),
-        "rest": (torch.arange(N), torch.ones(N, dtype=torch.bool), "name", None),
-    }
-    second = torch.randn(N, 2, dtype=torch.float64, requires_grad=True)
-    message["pair"] = [second, 4]
-    i = bound(interface(), message, y)
-    assert len(i.heads) == 2
-    out = i(message, y)
-    assert out.keys() == message.keys()
-    assert out["rest"][0] is message["rest"][0]
-    assert out["rest"][1] is message["rest"][1]
-    assert out["rest"][2:] == ("name", None)
-    assert out["pair"][1] == 4
-    (out["h"].sum() + out["pair"][0].sum()).backward()
-    for leaf, estimator in ((message["h"], i.heads[0]), (second, i.heads[1])):
-        want, _ = estimator.estimate(leaf.detach(), y, 1 / N, False)
-        assert torch.equal(leaf.grad, want)
-    assert all(q.grad is not None for q in i.parameters())
-
-
 @pytest.mark.parametrize("name", list(KINDS))
 def test_it_learns_above_a_frozen_encoder(name: str) -> None:
     x, y = batch()
@@ -202,6 +119,30 @@ def test_accumulation_and_a_loss_factor_go_into_scale() -> None:
     i.lam = 0.0
     i(h, y, scale=0.5).sum().backward()
     assert torch.equal(h.grad, i.heads[0].estimate(x, y, 0.5, False)[0])
+
+
+@pytest.mark.parametrize("name", ["linear", "sobolev"])
+def test_the_loss_count_tells_what_the_mean_is_over(name: str) -> None:
+    """Labels that do not count make the loss a mean over fewer samples than the batch has."""
+
+    def count(labels: Tensor) -> float:
+        return float((labels != -100).sum())
+
+    x, y = batch()
+    y = torch.where(torch.arange(N) % 4 == 1, -100, y)
+    i = bound(interface(name, loss_count=count, **(HEAD if name == "sobolev" else {})), x, y)
+    (estimator,) = i.heads
+    assert count(y) == N - 2
+    for given, scale in ((None, 1 / (N - 2)), (0.5, 0.5)):
+        h = x.clone().requires_grad_()
+        i(h, y, given).sum().backward()
+        assert torch.equal(h.grad, estimator.estimate(x, y, scale, False)[0])
+    if name == "sobolev":  # its own loss is a mean over as many, so that over the batch its gradient is the loss's
+        h = x.clone().requires_grad_()
+        i(h, y).sum().backward()
+        leaf = x.clone().requires_grad_()
+        (want,) = torch.autograd.grad(F.cross_entropy(estimator.body(leaf), y), leaf)
+        torch.testing.assert_close(h.grad, want)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "own"])
@@ -253,128 +194,6 @@ def test_differentiating_twice_is_refused(name: str) -> None:
     with pytest.raises(SyngradError, match="double backward through 'interface'") as error:
         torch.autograd.grad(F.cross_entropy(net(x, y), y), list(net.layers.parameters()), create_graph=True)
     assert "\n" not in str(error.value)
-
-
-def test_unbound_in_training_it_names_the_remedy() -> None:
-    x, y = batch()
-    net = Net(interface(name="cut 4"))
-    with pytest.raises(
-        ConfigError, match=r"'cut 4' is not bound yet: run one batch .* before making the optimiser"
-    ) as error:
-        net(x, y)
-    assert "\n" not in str(error.value)
-    with torch.no_grad():
-        net(x, y)
-    assert net.interfaces[0].bound
-    assert net(x, y).requires_grad
-    other = interface()
-    other.bind(x, y)
-    weights = [q for q in other.parameters()]
-    other.bind(x, y)
-    assert [id(q) for q in other.parameters()] == [id(q) for q in weights]
-
-
-A, B = torch.randn(N, WIDTH), torch.randn(N, 2)
-CHANGED = {
-    "features": (A, torch.randn(N, WIDTH + 1)),
-    "rank": (A, torch.randn(N, 2, WIDTH)),
-    "a leaf more": ({"a": A}, {"a": A, "b": B}),
-    "a leaf fewer": ((A, B), (A,)),
-    "leaves changed about": ((A, B), (B, A)),
-    "structure": ({"a": A, "b": A}, {"a": A, "c": A}),
-    "another container": ({"a": A, "b": B}, (A, B)),
-    "a token's features": (torch.randn(N, 3, WIDTH), torch.randn(N, 3, WIDTH + 1)),
-    "a picture's size": (torch.randn(N, 2, 4, 4), torch.randn(N, 2, 5, 4)),
-}
-
-
-@pytest.mark.parametrize("name", list(CHANGED))
-def test_a_message_that_changes_is_refused(name: str) -> None:
-    before, after = CHANGED[name]
-    i = interface(name="cut 4")
-    i.bind(before)
-    with pytest.raises(MessageError, match="'cut 4'") as error:
-        i(after)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["linear", "mlp", "low_rank", "conv"])
-def test_length_and_batch_size_may_vary(name: str) -> None:
-    i = interface(name)
-    i.bind(torch.randn(4, 6, WIDTH), torch.zeros(4, 6, dtype=torch.long))
-    for n, t in ((4, 6), (2, 3), (5, 9)):
-        h = torch.randn(n, t, WIDTH, requires_grad=True)
-        y = torch.randint(0, CLASSES, (n, t))
-        y[0, 0] = -100
-        i(h, y).sum().backward()
-        assert h.grad.shape == h.shape
-
-
-def test_a_lone_head_differentiates_its_loss() -> None:
-    x, y = batch()
-    i = bound(Interface("local(hidden=1)", loss=F.cross_entropy, output=CLASSES), x, y)
-    h = x.clone().requires_grad_()
-    i(h, y).sum().backward()
-    leaf = x.clone().requires_grad_()
-    (want,) = torch.autograd.grad(F.cross_entropy(i.heads[0].body(leaf), y), leaf)
-    torch.testing.assert_close(h.grad, want)
-    with pytest.raises(ConfigError, match="give a lone Interface loss= and output="):
-        Interface("local").bind(x)
-
-
-def test_a_lone_head_on_tokens_and_pictures() -> None:
-    def by_token(output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output.flatten(0, 1), target.flatten())
-
-    h, y = torch.randn(2, 4, WIDTH, requires_grad=True), torch.tensor([[0, 1, -100, 2], [1, 1, 0, -100]])
-    i = bound(Interface("sobolev", loss=by_token, output=(4, CLASSES)), h, y)
-    i(h, y).sum().backward()
-    leaf = h.detach().clone().requires_grad_()
-    (want,) = torch.autograd.grad(by_token(i.heads[0].body(leaf), y), leaf)
-    torch.testing.assert_close(h.grad, want)
-
-
-def test_labels_whose_classes_are_not_known_are_refused() -> None:
-    x, y = batch()
-    with pytest.raises(ConfigError, match=r"give classes= \(or output=\)") as error:
-        Interface("linear").bind(x, y)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True])
-def test_a_lambda_outside_its_range_is_refused(lam: Any) -> None:
-    with pytest.raises(ConfigError, match=r"λ must lie in \[0, 1\], got"):
-        Interface(lam=lam)
-
-
-@pytest.mark.parametrize("name", list(KINDS))
-def test_it_is_copied_saved_and_loaded_like_a_module(name: str) -> None:
-    x, y = batch()
-    net = bound(Net(interface(name, **KINDS[name])), x, y)
-    twin = copy.deepcopy(net)
-    file = io.BytesIO()
-    torch.save(net.state_dict(), file)
-    file.seek(0)
-    loaded = Net(interface(name, **KINDS[name]))
-    with torch.no_grad():
-        loaded(x, y)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    for model in (net, twin, loaded):
-        F.cross_entropy(model(x, y), y).backward()
-    for other in (twin, loaded):
-        for a, b in zip(net.parameters(), other.parameters(), strict=True):
-            assert a is not b
-            assert torch.equal(a.grad, b.grad)
-
-
-@pytest.mark.parametrize("name", list(KINDS))
-def test_it_follows_the_model_to_another_type(name: str) -> None:
-    x, y = batch()
-    net = Net(interface(name, **KINDS[name]), dtype=torch.float32)
-    bound(net, x.float(), y)
-    net.double()
-    F.cross_entropy(net(x, y), y).backward()
-    assert all(q.grad is not None and q.grad.dtype == torch.float64 for q in net.interfaces.parameters())
 
 
 @pytest.mark.parametrize("name", list(KINDS))
