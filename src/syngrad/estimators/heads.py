@@ -148,8 +148,7 @@ class Head(GradientEstimator):
             with torch.no_grad(), exact(h):
                 return closed_form(h, labels, *rest)
         except (RuntimeError, IndexError):
-            size = self.binding.context.size if self.binding is not None else 0
-            if bool(((labels >= 0) & (labels < size)).all()):
+            if self._in_range(labels):
                 raise
             return None
 
@@ -161,7 +160,13 @@ class Head(GradientEstimator):
             and isinstance(context, Tensor)
             and context.dtype == torch.int64
             and context.shape == h.shape[:1]
+            # on a device a label out of range ends the process's use of it, so there it is looked for beforehand
+            and (h.is_cpu or self._in_range(context))
         )
+
+    def _in_range(self, labels: Tensor) -> bool:
+        size = self.binding.context.size if self.binding is not None else 0
+        return bool(((labels >= 0) & (labels < size)).all())
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """The derivative fit: adds weight·∂(Σ‖δ̂ − δ‖²/(n·ρ)) to `.grad`."""
