@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # A stamp is touched when its installation has succeeded, and is out of date when what it was made from changes.
 SOURCES := pyproject.toml constraints.txt
 

@@ -57,16 +57,18 @@ def accuracy_table(he: bool) -> str:
     )
 
 
+def mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
 def memory_saved() -> str:
-    rows = load("memory")["results"]["saved"]
-    return table(
-        ["stages K", "layers a stage", "back-propagation", "synthetic", "share", "bar"],
-        [
-            [str(r["stages"]), str(r["layers"]), f"{r['backprop'] / 2**20:.1f} MiB", f"{r['synthetic'] / 2**20:.1f} MiB",
-             f"{r['times_stages']:.2f}/K", f"{r['bar'] * r['stages']:.1f}/K"]
-            for r in rows
-        ],
-    )  # fmt: skip
+    head = ["stages K", "layers a stage", "back-propagation", "synthetic", "share", "bar"]
+    rows = []
+    for r in load("memory")["results"]["saved"]:
+        kept = [mebibytes(r["backprop"]), mebibytes(r["synthetic"])]
+        shares = [f"{share:.2f}/K" for share in (r["times_stages"], r["bar"] * r["stages"])]
+        rows.append([str(r["stages"]), str(r["layers"]), *kept, *shares])
+    return table(head, rows)
 
 
 def memory_peak() -> str:
@@ -81,16 +83,12 @@ def memory_peak() -> str:
 
 
 def memory_speed() -> str:
-    rows = load("memory")["results"]["speed"]
-    return table(
-        ["stages K, 4 layers each", "synthetic against checkpointing", "back-propagation against checkpointing",
-         "saved, synthetic", "saved, checkpointing"],
-        [
-            [str(r["stages"]), f"×{r['synthetic']['ratio']['median']:.2f}", f"×{r['backprop']['ratio']['median']:.2f}",
-             f"{r['synthetic_bytes'] / 2**20:.1f} MiB", f"{r['checkpoint_bytes'] / 2**20:.1f} MiB"]
-            for r in rows
-        ],
-    )  # fmt: skip
+    head = ["stages K, 4 layers each", "synthetic", "back-propagation", "saved, synthetic", "saved, checkpointing"]
+    rows = []
+    for r in load("memory")["results"]["speed"]:
+        times = [f"×{r[m]['ratio']['median']:.2f}" for m in ("synthetic", "backprop")]
+        rows.append([str(r["stages"]), *times, mebibytes(r["synthetic_bytes"]), mebibytes(r["checkpoint_bytes"])])
+    return table(head, rows)
 
 
 def first_use() -> str:
