@@ -172,6 +172,24 @@ LIBRARY: list[Case] = [
     ("experiment-no-cuts", lambda: small.experiment(cuts=None), ["cuts=[names] or stages=N"]),
     ("experiment-option", lambda: Comparison(small.experiment(options={"lr": 1})), ["'lr'", "estimator_lr"]),
     ("row-twice", lambda: Comparison(small.experiment(), ["zero", "zero"]), ["'zero'", "once"]),
+    ("threads-above", lambda: Comparison(small.experiment(), threads=5000), ["threads", "5000", "at most 4096"]),
+    (
+        "delay",
+        lambda: Comparison(small.experiment(), ["backprop", "delayed(5)"], timing_s=0).run(),
+        ["row 'delayed(5)'", "an epoch, which has 4", "at most 4"],
+    ),
+    (
+        "delay-of-feedback",
+        lambda: Comparison(small.experiment(options={"feedback_delay": 10**9}), ["synthetic"], timing_s=0).run(),
+        ["feedback_delay", "1000000000 minibatches", "at most 4"],
+    ),
+    (
+        "delay-without-length",
+        lambda: Comparison(
+            small.experiment(data=lambda b, s: (iter([(X, Y)] * 20), [(X, Y)])), ["delayed(21)"], timing_s=0
+        ).run(),
+        ["row 'delayed(21)'", "an epoch, which has 20"],
+    ),
     ("row-none", lambda: Comparison(small.experiment(), []), ["no rows", "backprop,synthetic"]),
     ("row-estimator-of-backprop", lambda: Comparison(small.experiment(), ["backprop:linear"]), ["backprop:linear"]),
     (
@@ -225,6 +243,9 @@ FILES = {
     + "def nothing():\n    pass\n"
     + "def needs(path):\n    pass\n"
     + "def wrong():\n    return small.experiment(batch_size=0)\n"
+    + "def exits():\n    raise SystemExit('bye')\n"
+    + "def modelexits():\n    return small.experiment(model=exits)\n"
+    + "def dataexits():\n    return small.experiment(data=lambda b, s: exits())\n"
     + "def badcut():\n    return small.experiment(cuts=['nope'])\n",
 }
 
@@ -246,6 +267,9 @@ COMMANDS: list[tuple[str, list[str], list[str]]] = [
     ("import-raises", ["compare", "{tmp}/raises.py:f"], ["raises.py", "line 2", "AttributeError"]),
     ("import-exits", ["compare", "{tmp}/exits.py:f"], ["exits.py", "SystemExit", "bye"]),
     ("function-raises", ["compare", "{tmp}/odd.py:raises"], ["odd.py:raises", "ValueError: of mine"]),
+    ("function-exits", ["compare", "{tmp}/odd.py:exits"], ["odd.py:exits", "SystemExit: bye"]),
+    ("model-exits", ["compare", "{tmp}/odd.py:modelexits"], ["model()", "SystemExit: bye"]),
+    ("data-exits", ["compare", "{tmp}/odd.py:dataexits"], ["data()", "SystemExit: bye"]),
     ("function-returns-none", ["compare", "{tmp}/odd.py:nothing"], ["syngrad.Experiment", "NoneType"]),
     ("function-needs", ["compare", "{tmp}/odd.py:needs"], ["path", "defaults"]),
     ("function-config", ["compare", "{tmp}/odd.py:wrong"], ["odd.py:wrong", "batch_size", "at least 1"]),
@@ -259,6 +283,11 @@ COMMANDS: list[tuple[str, list[str], list[str]]] = [
     ("epochs-no-number", ["compare", "--epochs", "ten"], ["--epochs", "'ten'", "whole number"]),
     ("batch-size", ["compare", "--batch-size", "0"], ["batch_size", "0", "at least 1"]),
     ("threads", ["compare", "--threads", "-1"], ["threads", "-1", "at least 1"]),
+    ("threads-above", ["compare", "--threads", "99999999999"], ["threads", "99999999999", "at most 4096"]),
+    ("seed-above", ["compare", "--seed", "2147483649"], ["seed", "2147483649", "at most 2147483648"]),
+    ("seeds-above", ["compare", "--seeds", "99999999999"], ["seeds", "99999999999", "at most 10000"]),
+    ("delay", ["compare", "{tmp}/good.py:good", "--methods", "delayed(999999)"], ["a delay of 999999", "at most 4"]),
+    ("delay-vast", ["compare", "{tmp}/good.py:good", "--methods", "delayed(1e30)"], ["'delayed(1e30)'", "at most 4"]),
     ("seeds", ["compare", "--seeds", "0"], ["seeds", "0", "at least 1"]),
     ("seed", ["compare", "--seed", "-1"], ["seed", "-1", "at least 0"]),
     ("json-folder", ["compare", "--json", "{tmp}"], ["is a folder"]),

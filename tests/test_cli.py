@@ -160,6 +160,68 @@ def test_ctrl_c_before_anything_is_finished(
     assert not file.exists()
 
 
+def test_what_is_finished_is_published_when_a_later_row_cannot_be_run(
+    small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = Path(small.rpartition(":")[0]), tmp_path / "r.json"
+    path.write_text(
+        "from tests import small\ncalls = []\n\ndef data(batch_size, seed):\n    calls.append(seed)\n"
+        "    assert len(calls) < 3, 'the third'\n    return small.data(batch_size, seed)\n\n"
+        "def tiny():\n    return small.experiment(data=data)\n",
+        encoding="utf-8",
+    )
+    assert main(["compare", small, "--methods", "backprop,zero", "--json", str(file)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[2].startswith("backprop")
+    assert printed.err == "error: experiment 'small': data() raised AssertionError: the third\n"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    validate(document)
+    assert [row["method"] for row in document["results"]] == ["backprop"]
+
+
+def test_ctrl_c_in_the_experiments_own_function(small: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(small.rpartition(":")[0]).write_text("def tiny():\n    raise KeyboardInterrupt\n", encoding="utf-8")
+    assert main(["compare", small]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_what_nobody_thought_of_is_one_line_and_its_trace_can_be_had(
+    small: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprising(*_: Any) -> Any:
+        raise TypeError("a surprise\nof two lines")
+
+    monkeypatch.setattr(Comparison, "run", surprising)
+    monkeypatch.delenv("SYNGRAD_TRACE", raising=False)
+    assert main(["compare", small]) == 2
+    said = "error: unexpected TypeError: a surprise; set SYNGRAD_TRACE=1 for the trace\n"
+    assert capsys.readouterr() == ("", said)
+    monkeypatch.setenv("SYNGRAD_TRACE", "1")
+    with pytest.raises(TypeError, match="a surprise"):
+        main(["compare", small])
+
+
+def test_code_that_ends_the_program_in_the_midst_of_it(
+    small: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Comparison, "run", lambda *_: sys.exit(0))
+    assert main(["compare", small]) == 2
+    assert capsys.readouterr().err.startswith("error: the experiment's code ended the program (SystemExit: 0); ")
+
+
+def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupts:
+        @property
+        def main(self) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "syngrad.cli", Interrupts())
+    from syngrad.__main__ import run
+
+    assert run() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("text", "rows"),
     [

@@ -99,6 +99,16 @@ def test_the_experiments_own_estimator_is_the_default_one() -> None:
     assert comparison.rows[0].ok
 
 
+def test_what_has_no_name_is_called_custom() -> None:
+    own: Any = lambda: nn.Linear(8, 8)  # noqa: E731
+    (made,) = contenders(["synthetic"], own)
+    assert made.estimator == "custom"
+    experiment = small.experiment(metric=lambda output, target: float((output.argmax(1) == target).float().mean()))
+    comparison = Comparison(experiment, ["backprop"], timing_s=0)
+    comparison.run()
+    assert (comparison.rows[0].metric, comparison.rows[0].ok) == ("custom", True)
+
+
 def test_stages_by_number_are_cut_once_for_all() -> None:
     comparison = run("backprop", "synthetic:local", cuts=None, stages=2)
     cuts = comparison.description["cuts"]

@@ -2,6 +2,17 @@
 
 import sys
 
-from syngrad.cli import main
 
-sys.exit(main())
+def run() -> int:
+    """The command line's exit code; Ctrl-C while it is still being imported ends it as quietly as later on."""
+    try:
+        from syngrad.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

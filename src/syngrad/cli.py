@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from syngrad import SyngradError, __version__
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, TrainingError, first_line
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison
@@ -35,7 +36,7 @@ def _whole(option: str) -> Any:
         try:
             return int(text)
         except ValueError:
-            raise ConfigError(f"{option} {text!r} is no whole number; write one, as in {option} 3") from None
+            raise ConfigError(f"{option} {text!r:.40} is no whole number; write one, as in {option} 3") from None
 
     return parse
 
@@ -56,7 +57,27 @@ def root(
         print(context.get_help())
 
 
+def _ending(command: Callable[..., int]) -> Callable[..., int]:
+    """A command that says itself how it was ended: what Typer makes of Ctrl-C depends on its version, and an exit from
+    the user's code must not pass for one of ours.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> int:
+        try:
+            return command(*args, **options)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except SystemExit as error:
+            ended = f"the experiment's code ended the program ({first_line(error)}); let it return or raise instead"
+            raise TrainingError(ended) from error
+
+    return run
+
+
 @app.command()
+@_ending
 def compare(
     experiment: Annotated[
         str, typer.Argument(help="fashion-mlp, fashion-cnn, or path/to/file.py:function returning an Experiment.")
@@ -120,16 +141,20 @@ def compare(
         seeds=seeds,
         threads=threads,
     )
-    interrupted = False
+    interrupted, failure = False, None
     with shown(progress) as comparison.observer:
         try:
             comparison.run()
         except KeyboardInterrupt:
             interrupted = True
+        except (Exception, SystemExit) as error:
+            failure = error
     if interrupted:
         print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
-    if comparison.rows:
-        _publish(comparison, json)
+    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
+        _publish(comparison, json)  # what is finished is not lost with what failed after it
+    if failure is not None:
+        raise failure
     return INTERRUPTED if interrupted else 0
 
 
@@ -161,7 +186,10 @@ def _publish(comparison: Comparison, json: str | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
+
+    The environment variable SYNGRAD_TRACE=1 lets through, with its trace, what nobody thought of.
+    """
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
         sys.stdout.flush()
@@ -178,6 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who read our output has left, as `head` does; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("SYNGRAD_TRACE") == "1":
+            raise
+        return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
 
 
 def _fail(message: str) -> int:

@@ -51,8 +51,9 @@ class Experiment:
             check_count(count, getattr(self, count), least)
 
 
-def check_count(name: str, value: object, least: int) -> int:
-    """`value` if it is a whole number of at least `least`; otherwise a ConfigError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
+    """`value` if it is a whole number from `least` to `most`; otherwise a ConfigError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most}"
+        raise ConfigError(f"{name} must be a whole number of at least {least}{limit}, got {value!r:.40}")
     return value

@@ -14,7 +14,8 @@ Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2 and BP(λ).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
-from syngrad.estimators.registry import EstimatorSpec, make
+from syngrad.estimators.registry import EstimatorSpec, make, parse
 from syngrad.targets import check_lambda, mixed
 from syngrad.tree import batch_size, structure
 
@@ -62,6 +63,15 @@ class Interface(nn.Module):
         name: str = "interface",
     ) -> None:
         super().__init__()
+        check_spec(estimator)
+        if loss is not None and not callable(loss):
+            raise ConfigError(f"an interface's loss must be a function of (output, target), got {type(loss).__name__}")
+        if scale is not None:
+            check_scale(scale)
+        sizes = output if isinstance(output, tuple) else (output,)
+        for given in (*(size for size in sizes if size is not None), *([classes] if classes is not None else [])):
+            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+                raise ConfigError(f"an interface's output and classes are sizes of at least 1, got {given!r}")
         # in a tuple, so that neither a template nor a loss that is a module becomes part of this one
         self._given = (estimator, loss, loss_count)
         self.lam = check_lambda(lam)
@@ -127,10 +137,16 @@ class Interface(nn.Module):
         for estimator, leaf in zip(self._plain, leaves, strict=True):
             try:
                 made, memo = estimator.estimate(leaf, context, scale, keep and estimator.wants_feedback)
-            except SyngradError:
-                raise
+            except SyngradError as error:
+                if repr(self.name) in str(error):
+                    raise
+                raise type(error)(f"at {self.name!r}: {error}") from error
             except Exception as error:
-                hint = "; a batch of one cannot be batch-normalised" if "more than 1 value per" in str(error) else ""
+                hint = (
+                    "; a batch of one cannot be batch-normalised: use drop_last=True"
+                    if "more than 1 value per" in str(error)
+                    else ""
+                )
                 raise TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}{hint}") from error
             estimates.append(made)
             kept.append(memo)
@@ -160,6 +176,7 @@ class Interface(nn.Module):
         context = steady(context)
         if scale is None:
             scale = self.scale if self.scale is not None else 1.0 / self._count(message, context)
+        check_scale(scale)
         flat, spec = pytree.tree_flatten(message)
         if structure(message) != self._structure:
             raise MessageError(
@@ -176,6 +193,15 @@ class Interface(nn.Module):
     def _count(self, message: Any, context: Any) -> float:
         count = self._given[2]
         return float(count(context)) if count is not None else float(batch_size(message))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """As any module's, but an interface without sizes cannot take an estimator's weights."""
+        if not self.bound and any(key.startswith(f"{prefix}estimators.") for key in state_dict):
+            raise ConfigError(
+                f"{self.name!r} is not bound yet and cannot take saved weights: run one batch through the model under "
+                "torch.no_grad(), or call bind(h, context), before load_state_dict"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """What it was made from."""
@@ -205,6 +231,25 @@ class _SwapGradient(torch.autograd.Function):
         estimate, kept = estimator.estimate(h, context, scale, estimator.wants_feedback)
         estimator.fit(h, context, received, scale, kept)
         return mixed(received, estimate, interface.lam), None, None, None, None, None
+
+
+def check_spec(estimator: Any) -> None:
+    """Refuse at once what can never become an estimator."""
+    if isinstance(estimator, str):
+        parse(estimator)
+    elif isinstance(estimator, Mapping):
+        for one in estimator.values():
+            check_spec(one)
+    elif not callable(estimator):
+        raise ConfigError(
+            f"an estimator is a name, a module or a function that makes one, got {type(estimator).__name__}"
+        )
+
+
+def check_scale(scale: float) -> None:
+    """A factor of gradients: finite and above 0."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise ConfigError(f"scale must be a number above 0, got {scale!r}; it is 1/len(batch) unless given")
 
 
 def infer_context(context: Any, classes: int | None) -> Context:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from syngrad.errors import SyngradError, unknown
+from syngrad.errors import ConfigError, SyngradError, unknown
 
 
 def cosine(estimate: Tensor, received: Tensor) -> Tensor:
@@ -66,23 +66,23 @@ class Quality:
         while self.history and self.history[-1].step == step:
             self.history.pop()
 
-    def mean(self, figure: str) -> float | None:
-        """Mean of one figure over the last half of the samples, past the estimator's first steps.
+    def mean(self, figure: str, since: int = 0) -> float | None:
+        """Mean of one figure over the last half of the samples from the `since`-th on, past an estimator's first steps.
 
-        Where nothing came back (a gradient of exactly zero, as from an estimator that has not begun) the ratio of
-        norms has no value and does not count. None if nothing was sampled.
+        Samples count where there was an estimate and something came back; a gradient of exactly zero, as an estimator
+        gives that has not begun, has no direction. None if nothing was sampled.
         """
-        tail = [getattr(sample, figure) for sample in self.history[len(self.history) // 2 :]]
-        finite = [value for value in tail if math.isfinite(value)]
-        return sum(finite) / len(finite) if finite else None
+        said = [sample for sample in self.history[since:] if 0 < sample.norm_ratio < math.inf]
+        tail = [getattr(sample, figure) for sample in said[len(said) // 2 :]]
+        return sum(tail) / len(tail) if tail else None
 
-    def summary(self, staleness: float = 0.0) -> dict[str, object]:
+    def summary(self, staleness: float = 0.0, since: int = 0) -> dict[str, object]:
         """The row of the results file: cut, cosine, norm_ratio, estimator_loss, staleness."""
         return {
             "cut": self.cut,
-            "cosine": self.mean("cosine"),
-            "norm_ratio": self.mean("norm_ratio"),
-            "estimator_loss": self.mean("estimator_loss"),
+            "cosine": self.mean("cosine", since),
+            "norm_ratio": self.mean("norm_ratio", since),
+            "estimator_loss": self.mean("estimator_loss", since),
             "staleness": staleness,
         }
 
@@ -126,6 +126,8 @@ def resolve(metric: str | Metric | None) -> tuple[str, Metric] | None:
     """A metric's name and function, from a name, a function of (output, target), or None."""
     if metric is None:
         return None
+    if not isinstance(metric, str) and not callable(metric):
+        raise ConfigError(f"metric must be a name or a function of (output, target), got {type(metric).__name__}")
     if callable(metric):
         return getattr(metric, "__name__", type(metric).__name__), metric
     if metric not in NAMED:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
 from syngrad.estimators.registry import EstimatorSpec
+from syngrad.estimators.regressors import Regressor
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
-from syngrad.tree import batch_size, differentiable, map_tensors, positions
+from syngrad.tree import batch_size, differentiable, map_tensors, positions, tensors
 
 
 class DecoupledNetwork:
@@ -46,10 +48,17 @@ class DecoupledNetwork:
         count: Callable[[Any], float] | None,
     ) -> None:
         """Cut the model (once), and make every interface anew from one fake run: shapes are computed, nothing is."""
+        batch = batch_size((args, kwargs))
 
         def interface(name: str, message: Any, context: Context, output: torch.Size | None) -> Interface:
             made = Interface(estimator, loss=loss, name=name)
             leaves = differentiable(message)
+            for leaf in leaves if estimator != "zero" else []:
+                if leaf.shape[:1] != (batch,):
+                    raise CutError(
+                        f"cannot cut at {name!r}: a tensor of shape {tuple(leaf.shape)} crosses it, whose first "
+                        f"dimension is not the batch of {batch}; use batch_first=True, or cut elsewhere"
+                    )
             bindings = [Binding(h.shape[1:], h.dtype, h.device, context, output, loss, count) for h in leaves]
             made.bind_leaves(bindings, positions(message))
             return made
@@ -60,7 +69,7 @@ class DecoupledNetwork:
             def cost(message: Any) -> float:
                 if not described:
                     _, whole = trace_shapes([self.model], args, kwargs)
-                    described.append(describe(whole, target))
+                    described.append(describe(whole, target, batch))
                 try:
                     return seconds(interface("candidate", message, *described[0]), message, target)
                 except ConfigError:
@@ -74,11 +83,22 @@ class DecoupledNetwork:
                 interface_cost=cost if self.requested_stages else None,
             )
         messages, output = trace_shapes(self.segments, args, kwargs)
-        context, single = describe(output, target)
+        context, single = describe(output, target, batch)
+        if isinstance(estimator, Mapping):
+            for name in estimator:
+                if name != "default" and name not in self.cuts:
+                    raise unknown("cut in estimator=", name, [*self.cuts, "default"])
         self.interfaces = [interface(n, m, context, single) for n, m in zip(self.cuts, messages, strict=True)]
         self.estimators = nn.ModuleDict(
-            {name.replace(".", "/"): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
+            {module_key(name): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
         )
+        unseen = [e for made in self.interfaces for e in made.heads if isinstance(e, Regressor) and e.context]
+        if context.kind == "other" and unseen:
+            warnings.warn(
+                "the targets could not be matched to the model's output as labels, so estimators do not see them; give "
+                "an estimator of your own if they should",
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
         where = (
@@ -105,11 +125,17 @@ def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int
     if stages is not None and (isinstance(stages, bool) or not isinstance(stages, int) or stages < 1):
         raise ConfigError(f"stages must be a whole number of at least 1, got {stages!r}")
     if cuts is not None:
-        if isinstance(cuts, str):
-            raise ConfigError(f"cuts must be a list of names, got the string {cuts!r}; write cuts=[{cuts!r}]")
+        if isinstance(cuts, str) or not isinstance(cuts, Sequence):
+            raise ConfigError(f"cuts must be a list of names, got {cuts!r}; write cuts=['{cuts}']")
         cuts = list(cuts)
         check_names(model, cuts)
     return DecoupledNetwork(model, cuts, stages)
+
+
+def module_key(cut: str) -> str:
+    """A cut's name as a key of `estimators`: modules' keys have no dots and are not the names of a dict's methods."""
+    key = cut.replace(".", "/")
+    return f"cut/{key}" if hasattr(nn.ModuleDict, key) else key
 
 
 def seconds(interface: Interface, message: Any, context: Any, repeats: int = 3) -> float:
@@ -142,6 +168,7 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
     except Exception:
         return _run_for_shapes(segments, args, kwargs)
     finally:
+        torch.clear_autocast_cache()  # of casts made from tensors without data
         torch.default_generator.set_state(randomness)
         with torch.no_grad():
             for buffer, before in buffers:
@@ -173,22 +200,27 @@ def chain(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str
     return messages, out
 
 
-def describe(output: Any, target: Any) -> tuple[Context, torch.Size | None]:
+def describe(output: Any, target: Any, batch: int) -> tuple[Context, torch.Size | None]:
     """What the targets are to an estimator, and the shape of one sample's output where that is a single tensor.
 
     Integer targets are class labels (or token labels); their number of classes is the output's last dimension, or its
-    second where the output is (n, classes, …) as cross-entropy has it.
+    second where the output is (n, classes, …) as cross-entropy has it. Where the model returns several tensors, the
+    first that fits the labels tells. Integers for an output of one number a sample are amounts, and no labels.
     """
-    single = output.shape[1:] if isinstance(output, Tensor) and output.dim() > 0 else None
+    single = output.shape[1:] if isinstance(output, Tensor) and output.shape[:1] == (batch,) else None
     if not isinstance(target, Tensor):
         return Context("other" if target is not None else "none"), single
     if target.is_floating_point() or target.is_complex():
         return Context("vector", target[0].numel() if target.dim() else 1), single
-    if not isinstance(output, Tensor) or target.dim() == 0:
-        return Context("other"), single
     kind = "labels" if target.dim() == 1 else "tokens"
-    if output.shape[:-1] == target.shape:
-        return Context(kind, output.shape[-1]), single
-    if output.dim() == target.dim() + 1 and output.shape[2:] == target.shape[1:]:
-        return Context(kind, output.shape[1]), single
+    for scores in tensors(output) if target.dim() else []:
+        classes = 0
+        if scores.shape[:-1] == target.shape:
+            classes = scores.shape[-1]
+        elif scores.dim() == target.dim() + 1 and scores.shape[2:] == target.shape[1:]:
+            classes = scores.shape[1]
+        if classes > 1:
+            return Context(kind, classes), single
+        if classes == 1 or scores.shape == target.shape:
+            return Context("vector", target[0].numel()), single
     return Context("other"), single

@@ -59,7 +59,8 @@ class Stage:
 
     def __init__(self, name: str, segment: nn.Module, interface: Interface | None, seed: int, device: torch.device):
         self.name, self.segment, self.interface = name, segment, interface
-        self.parameters = [p for p in segment.parameters() if p.requires_grad]
+        # frozen ones too: they may be trained later, and until then an optimiser passes them over
+        self.parameters = list(segment.parameters())
         self.randomness = Randomness(seed, device)
 
     @property
@@ -104,7 +105,7 @@ class Updates:
     ) -> None:
         parts = [[stage] for stage in stages] if scope == "stage" else [stages]
         groups = [found for found in map(parameter_groups, parts) if found]
-        if not groups:
+        if not any(p.requires_grad for stage in stages for p in stage.parameters):
             raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
         self.optimizers = [make_optimizer(factory, found) for found in groups]
         self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
@@ -118,6 +119,7 @@ class Updates:
         """Apply what has gathered in `.grad` and clear it: stage `index`'s, or, with scope "model", everybody's."""
         self.optimizers[index].step()
         self.clear(index)
+        torch.clear_autocast_cache()  # it holds casts of the weights as they were
 
     def step_all(self) -> None:
         """Every optimiser once."""

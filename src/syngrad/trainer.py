@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from syngrad import metrics
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.estimators.registry import EstimatorSpec, parse
-from syngrad.execution.batch import Batch, Unpack, read, unpack
+from syngrad.estimators.registry import EstimatorSpec
+from syngrad.execution.batch import Batch, Unpack, finite, read, unpack
 from syngrad.execution.sequential import Sequential
 from syngrad.history import Epoch, History
+from syngrad.interface import check_spec
 from syngrad.methods import Method, Policy
 from syngrad.methods import parse as parse_method
 from syngrad.network import DecoupledNetwork, decouple
@@ -95,8 +96,9 @@ class Trainer:
             raise ConfigError(f"optimizer_scope must be one of {', '.join(SCOPES)}, got {optimizer_scope!r}")
         if isinstance(estimator_lr, bool) or not isinstance(estimator_lr, int | float) or not estimator_lr > 0:
             raise ConfigError(f"estimator_lr must be above 0, got {estimator_lr!r}")
-        if isinstance(estimator, str) and self.method.estimates:
-            parse(estimator)
+        check_spec(estimator)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise ConfigError(f"seed must be a whole number from 0 to 2**31 − 1, got {seed!r}")
         self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
         self.estimator, self.metric = estimator, metrics.resolve(metric)
         self._feedback_every = feedback_every
@@ -178,6 +180,11 @@ class Trainer:
             self._schedule()
         return loss
 
+    def flush(self) -> None:
+        """Let minibatches still in flight end (method `delayed`), as `fit` does at its end: for use after `step`."""
+        if self.execution is not None:
+            self.execution.flush()
+
     def fit(
         self,
         loader: Iterable[Any],
@@ -193,6 +200,8 @@ class Trainer:
             raise ConfigError(f"epochs must be a whole number of at least 0, got {epochs!r}")
         history = History(self.metric[0] if self.metric else None, started_s=self.train_s)
         total = _length(loader)
+        self._check_parameters()
+        marks = [len(quality.history) for quality in self.quality]
         with bar(total * epochs if total is not None else None, self.progress) as advance:
             for last in range(epochs - 1, -1, -1):
                 record = self._epoch(loader, advance, flush=last == 0)
@@ -202,8 +211,19 @@ class Trainer:
                 history.epochs.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
-        history.interfaces = [quality.summary(float(self.policy.feedback_delay)) for quality in self.quality]
+        marks = marks or [0] * len(self.quality)
+        late = float(self.policy.feedback_delay)
+        history.interfaces = [q.summary(late, since) for q, since in zip(self.quality, marks, strict=True)]
         return history
+
+    def _check_parameters(self) -> None:
+        """Refuse a model whose parameters are no longer those the optimisers hold: it would not be trained."""
+        held = {id(p) for stage in self.stages for p in stage.parameters}
+        if held and not held <= {id(p) for p in self.model.parameters()}:
+            raise TrainingError(
+                "the model's parameters were replaced since the first batch (load_state_dict(assign=True), perhaps); "
+                "make a new Trainer"
+            )
 
     def _epoch(self, loader: Iterable[Any], advance: Callable[[str], None], flush: bool) -> Epoch:
         if not self.model.training:  # otherwise what the user has put into evaluation mode stays there
@@ -223,8 +243,8 @@ class Trainer:
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
             )
-        if flush and self.execution is not None:
-            self.execution.flush()
+        if flush:
+            self.flush()
         self.train_s += time.perf_counter() - start
         self.epochs_done = number
         rate = float(self.optimizers[0].param_groups[0]["lr"])
@@ -260,11 +280,12 @@ class Trainer:
                 batch = self._read(raw)
                 try:
                     output = self.model(*batch.args, **batch.kwargs)
-                    totals["loss"] = totals.get("loss", 0.0) + float(self.loss(output, batch.target)) / batch.scale
+                    loss = finite(self.loss(output, batch.target), batch, "in evaluation")
+                    totals["loss"] = totals.get("loss", 0.0) + loss.item() / batch.scale
                     if self.metric is not None:
                         name, function = self.metric
                         value: Any = function(output, batch.target)
-                        totals[name] = totals.get(name, 0.0) + float(value) * batch.size
+                        totals[name] = totals.get(name, 0.0) + float(value) / batch.scale
                 except SyngradError:
                     raise
                 except Exception as error:
@@ -277,7 +298,7 @@ class Trainer:
             torch.default_generator.set_state(randomness)
         if samples == 0:
             raise TrainingError("the loader to evaluate on yielded no batch; check its length")
-        return {name: total / (weights if name == "loss" else samples) for name, total in totals.items()}
+        return {name: total / weights for name, total in totals.items()}
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[Any]:
@@ -299,7 +320,7 @@ def _batches(loader: Iterable[Any]) -> Iterator[Any]:
 def _length(loader: Iterable[Any]) -> int | None:
     try:
         return len(loader)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

@@ -34,6 +34,7 @@ def brute_force(costs: Sequence[float], sends: Sequence[float], stages: int) -> 
         ([1.0, 2.0, 3.0], [0.0, 0.0], 3, [1, 2]),
         ([5.0, 1.0, 1.0, 5.0], [0.0, 0.0, 0.0], 3, [1, 3]),
         ([7.0], [], 1, []),
+        ([1.0, 1.0, 1.0], [float("inf")] * 2, 3, [1, 2]),
     ],
 )
 def test_known_partitions(costs: list[float], sends: list[float], stages: int, starts: list[int]) -> None:

@@ -10,7 +10,7 @@ import torch
 from tests.partition.zoo import GPT, SkipCNN, mlp, nested
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, CutError, MessageError, SyngradError
+from syngrad.errors import ConfigError, CutError, MessageError, SyngradError, TrainingError
 from syngrad.partition import check_names, compose, split, unused_parameters
 
 ROWS = ((torch.zeros(4, 6),), {})
@@ -65,6 +65,27 @@ class Around(nn.Module):
         return self.head(self.part(self.stem(x)))
 
 
+class Failing(nn.Module):
+    """A forward with a mistake in it, which says nothing of how it can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        raise ValueError("multi\nline")
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)))
+
+
 def hooked(model: nn.Module, name: str) -> nn.Module:
     model.get_submodule(name).register_forward_hook(lambda *_: None)
     return model
@@ -116,7 +137,7 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
         mlp(),
         {"stages": 2, "example": ROWS, "interface_cost": lambda message: message.seconds},
         ConfigError,
-        r"interface_cost failed on the message that stage 'input' would send \(AttributeError: .*return seconds",
+        r"a cut after 'input' would cost could not be measured .*\(AttributeError: .*; name the cuts instead",
     ),
     (mlp(), {"stages": 2}, ConfigError, r"stages=2 is balanced by measuring: give a batch, example="),
     (mlp(), {"stages": 9, "example": ROWS}, ConfigError, r"stages=9 is .* 2 places .*'2', '5'.* at most stages=3"),
@@ -194,6 +215,37 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
         CutError,
         r"torch.export: the forward fixes the batch size at 1; give an example of two samples or more",
     ),
+    (
+        nn.Sequential(nn.Linear(6, 21), nn.Linear(20, 6), nn.Linear(6, 2)),
+        {"stages": 2, "example": ROWS},
+        TrainingError,
+        r"the model raised in the unit that starts at '1': RuntimeError: mat1 .* of shape \(4, 21\); .*mend its",
+    ),
+    (
+        nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 6)),
+        {"stages": 2, "example": ROWS},
+        TrainingError,
+        r"the model raised in its first unit: RuntimeError",
+    ),
+    (
+        nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6)),
+        {"stages": 2, "example": ((torch.zeros(1, 6),), {})},
+        TrainingError,
+        r"in the unit that starts at '1': ValueError: .*batch of one: use drop_last=True or another batch size",
+    ),
+    (
+        Normed(),
+        {"stages": 2, "example": ((torch.zeros(1, 6),), {})},
+        TrainingError,
+        r"the model raised ValueError: .*batch of one: use drop_last=True or another batch size",
+    ),
+    (
+        Failing(),
+        {"cuts": ["b"], "example": ROWS},
+        TrainingError,
+        r"^the model raised ValueError: multi on a batch of shape \(4, 6\); ",
+    ),
+    (Failing(), {"stages": 2, "example": ROWS}, TrainingError, r"^the model raised ValueError: multi on a batch"),
     (mlp().requires_grad_(False), {"cuts": ["2"]}, CutError, r"stage 'input' .* has no trainable parameter"),
 ]
 
@@ -206,6 +258,24 @@ def test_split_says_what_to_write_instead(
         split(model, **options)
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("model", [mlp(), Normed()], ids=["chain", "torch.fx"])
+def test_what_syngrad_says_of_an_interface_passes_unchanged(model: nn.Module) -> None:
+    def cost(message: Any) -> float:
+        raise MessageError("said so")
+
+    with pytest.raises(MessageError, match=r"^said so$"):
+        split(model, stages=2, example=ROWS, interface_cost=cost)
+
+
+def test_a_model_that_raises_is_left_as_it_was() -> None:
+    model = Normed().eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(TrainingError):
+        split(model, cuts=["b"], example=((torch.zeros(1, 6),), {}))
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_remedies_work() -> None:

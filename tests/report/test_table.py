@@ -42,6 +42,18 @@ def test_the_interfaces() -> None:
     assert interfaces(rows()[:1]) == []
 
 
+def test_a_wrap_parts_no_interface_from_its_figure_and_a_long_name_is_whole() -> None:
+    made = rows()
+    made[1].estimator = "mlp(hidden=2, width=1024, context=False, and=so_on)"
+    made[1].cosines = {**{str(k): 0.5 for k in range(30)}, "30": None, "31": float("nan")}
+    lines = interfaces(made)[1:]
+    assert all(not line.endswith(":") for line in lines)
+    names, figures = zip(*((line[2:42].strip(), line[42:].strip()) for line in lines), strict=True)
+    assert "".join(names).replace(" ", "") == made[1].label.replace(" ", "")
+    assert "  ".join(figures).endswith("29: 0.50  30: –  31: –")
+    assert table(made)[3].endswith("0.50")
+
+
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize(
     "name", ["default", "mlp(hidden=2,width=1024)", "mlp(hidden=2, width=1024, context=False, and=so_on)"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from syngrad import metrics
-from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders
+from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders, readable
 from syngrad.compare.measure import RowError, period, saved_bytes, size, turns, windows
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
 from syngrad.experiment import Experiment, check_count
@@ -23,6 +23,10 @@ from syngrad.results import BACKPROP, Row
 from syngrad.trainer import Trainer
 
 BATCHES = 8
+#: more than any machine has use for; beyond, PyTorch fails in ways of its own, and NumPy takes no larger seed
+THREADS, SEEDS, SEED = 4096, 10_000, 2**31
+#: minibatches that a loader without a length is read for, to learn how long a delay may be
+COUNTED = 1000
 #: options of the Trainer that a comparison decides itself
 OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
 
@@ -54,11 +58,12 @@ class Comparison:
         self.options = _options(experiment)
         own = self.options.pop("estimator", "default")
         self.contenders = contenders(rows, own if estimator is None else estimator)
-        check_count("seed", seed, 0)
-        self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
-        self.threads = check_count("threads", threads, 1)
+        check_count("seed", seed, 0, SEED)
+        self.seeds = range(seed, seed + check_count("seeds", seeds, 1, SEEDS))
+        self.threads = check_count("threads", threads, 1, THREADS)
         self.timing_s, self.observer = timing_s, observer or Silent()
         self.metric = metrics.resolve(experiment.metric)
+        self.metric_name = readable(self.metric[0]) if self.metric else "loss"
         self.rows: list[Row] = []
         self.description: dict[str, Any] = {}
         self._cuts: list[str] | None = list(experiment.cuts) if experiment.cuts is not None else None
@@ -142,8 +147,8 @@ class Comparison:
         def told(record: Epoch) -> None:
             self.observer.advance()
             value = record.metrics[self.metric[0] if self.metric else "loss"]
-            name = self.metric[0] if self.metric else "loss"
-            self.observer.note(f"{contender.label}{many}: epoch {record.epoch}/{epochs}, {name} {value:.4f}")
+            said = f"{self.metric_name} {value:.4f}"
+            self.observer.note(f"{contender.label}{many}: epoch {record.epoch}/{epochs}, {said}")
 
         self.observer.note(f"{contender.label}{many}: epoch 0/{epochs}")
         try:
@@ -184,7 +189,7 @@ class Comparison:
             model = self.experiment.model()
         except SyngradError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExperimentError(f"experiment {self.experiment.name!r}: model() raised {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             got = type(model).__name__
@@ -197,7 +202,7 @@ class Comparison:
             loaders = self.experiment.data(self.experiment.batch_size, seed)
         except SyngradError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExperimentError(f"experiment {name!r}: data() raised {first_line(error)}") from error
         if not isinstance(loaders, tuple) or len(loaders) != 2:
             raise ExperimentError(f"experiment {name!r}: data() must return (training loader, test loader)")
@@ -207,16 +212,38 @@ class Comparison:
         """The first few minibatches of an epoch, as far as they are as large as the first."""
         loader, _ = self._data(self.seeds[0])
         try:
-            batches = list(itertools.islice(iter(loader), BATCHES))
+            iterator = iter(loader)
+            batches = list(itertools.islice(iterator, BATCHES))
+            self._check_delays(loader, iterator, len(batches))
         except SyngradError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ExperimentError(
                 f"experiment {self.experiment.name!r}: the loader raised {first_line(error)}"
             ) from error
         if not batches:
             raise TrainingError(f"experiment {self.experiment.name!r}: the training loader yields no batch")
         return [batch for batch in batches if size(batch) == size(batches[0])]
+
+    def _check_delays(self, loader: Iterable[Any], rest: Iterator[Any], taken: int) -> None:
+        """Refuse a delay longer than an epoch: nothing would come of it but a run up to its first update."""
+        delays = [(f"row {c.label!r}", c.method.delay) for c in self.contenders]
+        late = self.options.get("feedback_delay", 0)
+        if isinstance(late, int):
+            delays.append(("option feedback_delay", late))
+        longest = max(delay for _, delay in delays)
+        if not taken or longest <= taken:
+            return
+        try:
+            epoch = len(loader)  # type: ignore[arg-type]
+        except TypeError:
+            epoch = taken + sum(1 for _ in itertools.islice(rest, min(longest, COUNTED)))
+        for what, delay in delays:
+            if delay > epoch:
+                raise ConfigError(
+                    f"{what}: a delay of {delay:.12g} minibatches is longer than an epoch, which has {epoch}; "
+                    f"write at most {epoch}"
+                )
 
     def _describe(self, batches: list[Any]) -> None:
         """Fill in what the file says of the experiment, and settle the cuts."""
@@ -242,7 +269,7 @@ class Comparison:
         }
 
     def _new_row(self, contender: Contender, seed: int) -> Row:
-        name = self.metric[0] if self.metric else "loss"
+        name = self.metric_name
         better = metrics.HIGHER_IS_BETTER.get(name)
         return Row(
             str(contender.method), contender.estimator, seed, threads=self.threads, metric=name, higher_is_better=better

@@ -34,7 +34,7 @@ def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contende
         spec = estimator if method.estimates and ":" not in text else name
         if isinstance(spec, str) and method.estimates:
             parse_estimator(spec)
-        shown = spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
+        shown = spec if isinstance(spec, str) else readable(getattr(spec, "__name__", type(spec).__name__))
         made.append(Contender(text.strip(), method, spec, shown))
     twice = [c.label for i, c in enumerate(made) if (c.method, c.spec) in [(d.method, d.spec) for d in made[:i]]]
     if twice:
@@ -42,6 +42,11 @@ def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contende
     if not made:
         raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
     return made
+
+
+def readable(name: str) -> str:
+    """A function's name for tables and files; "custom" for one that has none of its own (a lambda, a partial)."""
+    return "custom" if name.startswith("<") or name == "partial" else name
 
 
 class Observer(Protocol):

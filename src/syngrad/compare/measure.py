@@ -17,6 +17,8 @@ from syngrad.tree import tensors
 WARM_UP = 3
 #: turns that a step time is made of, at least and at most
 TURNS = (12, 400)
+#: steps of a period that are looked at, at most, for what they keep: feedback comes with the first
+PERIOD = 64
 
 
 class RowError(Exception):
@@ -62,9 +64,9 @@ def windows(times: Sequence[float], length: int) -> list[float]:
 def saved_bytes(trainer: Trainer, batches: Sequence[Any]) -> int:
     """The most that is kept for backward passes at any moment of a few steps, the minibatch itself left out.
 
-    So many steps that one of them asks for feedback, and that what is in flight has filled up.
+    So many steps that one of them asks for feedback, which the first does, and that what is in flight has filled up.
     """
-    steps = period(trainer) + trainer.policy.method.delay + trainer.policy.feedback_delay
+    steps = min(period(trainer), PERIOD) + trainer.policy.method.delay + trainer.policy.feedback_delay
     used = [batches[k % len(batches)] for k in range(steps)]
     with SavedBytes(trainer.model, trainer.net.estimators, but=tensors(used)) as meter:
         for batch in used:

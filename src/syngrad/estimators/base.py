@@ -44,7 +44,7 @@ class Binding:
 
     shape: of one sample's h (the batch dimension left out). output: of one sample's model output, None when that is not
     a single tensor. loss: the user's own, (output, target) → scalar. count: target → the number of sample losses whose
-    mean the loss is. batch: the batch size of the example.
+    mean the loss is.
     """
 
     shape: torch.Size
@@ -133,9 +133,8 @@ class GradientEstimator(nn.Module):
             predicted = self(self.own(h), steady(context))
         if not isinstance(predicted, Tensor) or predicted.shape != h.shape:
             got = tuple(predicted.shape) if isinstance(predicted, Tensor) else type(predicted).__name__
-            raise MessageError(
-                f"{type(self).__name__} gave δ̂ of {got} for a message of {tuple(h.shape)}; they must agree"
-            )
+            name = type(getattr(self, "module", self)).__name__
+            raise MessageError(f"{name} gave δ̂ of {got} for a message of {tuple(h.shape)}; they must agree")
         return predicted.detach().to(h.dtype) * scale, predicted if keep else None
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:

@@ -112,8 +112,8 @@ def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool:
     """The layers behind the normalisation."""
     if binding.output is None or binding.loss is None:
         raise ConfigError(
-            "a head (local, sobolev) predicts the model's output, which must be one tensor, and needs the loss; "
-            "use 'linear' or 'mlp', or give a lone Interface loss= and output="
+            "a head (default, local, sobolev) predicts the model's output, which must be one tensor with the batch as "
+            "its first dimension, and needs the loss; use 'linear' or 'mlp', or give a lone Interface loss= and output="
         )
     output, units = binding.output, [width] * hidden
     last = output.numel()

@@ -108,7 +108,8 @@ class Head(GradientEstimator):
         try:
             loss = binding.loss(output, context)
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-            outside = bad_label(context, binding.context.size) if binding.context.size else None
+            about_labels = isinstance(error, IndexError) or "out of bounds" in str(error)
+            outside = bad_label(context, binding.context.size) if about_labels and binding.context.size else None
             raise outside or MessageError(f"the loss raised on a head's output: {first_line(error)}") from error
         return scalar(loss)
 

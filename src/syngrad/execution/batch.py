@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError, TrainingError
+from syngrad.targets import scalar
 from syngrad.tree import batch_size, tensors, to_device
 
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
@@ -68,6 +70,17 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
             f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses"
         )
     return Batch(args, kwargs, target, 1.0 / number, size)
+
+
+def finite(loss: Any, batch: Batch, where: str) -> Tensor:
+    """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault."""
+    value = scalar(loss).item()
+    if math.isfinite(value):
+        checked: Tensor = loss
+        return checked
+    part = first_nonfinite(batch)
+    cause = f"the batch's {part} holds NaN or infinity" if part else "lower the learning rate or check the loss"
+    raise TrainingError(f"the loss is {value} {where}; {cause}")
 
 
 def first_nonfinite(batch: Batch) -> str | None:

@@ -46,7 +46,7 @@ class Delayed:
         self.stages, self.delay = stages, delay
         self.lines = [Line() for _ in stages]
         self.clock = 0
-        self.named = [{n: p for n, p in stage.segment.named_parameters() if p.requires_grad} for stage in stages]
+        self.named = [dict(stage.segment.named_parameters()) for stage in stages]
 
     @property
     def in_flight(self) -> int:
@@ -62,7 +62,9 @@ class Delayed:
         made: list[InFlight] = []
         for k, stage in enumerate(self.stages):
             late = self.delay > 0 and k < last
-            stash = {n: p.detach().clone().requires_grad_() for n, p in self.named[k].items()} if late else {}
+            stash = {}
+            if late:
+                stash = {n: p.detach().clone().requires_grad_() for n, p in self.named[k].items() if p.requires_grad}
             if k == 0:
                 out = stage.run(*batch.args, stash=stash or None, **batch.kwargs)
             else:
@@ -108,11 +110,11 @@ class Delayed:
                 _, step, gradients = line.coming.popleft()
                 flight = line.flights.popleft()
                 assert flight.step == step, "gradients come back in the order in which messages went"
-                if flight.sent:
+                if any(h.requires_grad for h in flight.sent):
                     torch.autograd.backward(flight.sent, gradients)
                 for name, stashed in flight.stash.items():
-                    if stashed.grad is not None and flight.takes_part:
-                        parameter = self.named[k][name]
+                    parameter = self.named[k][name]
+                    if stashed.grad is not None and flight.takes_part and parameter.requires_grad:
                         parameter.grad = stashed.grad if parameter.grad is None else parameter.grad + stashed.grad
                 if not flight.stash and not flight.takes_part:
                     for parameter in self.stages[k].parameters:

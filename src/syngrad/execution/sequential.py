@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import SyngradError, TrainingError, first_line
-from syngrad.execution.batch import Batch, first_nonfinite
+from syngrad.execution.batch import Batch, finite
 from syngrad.execution.delayed import Delayed
 from syngrad.interface import Interface
 from syngrad.memory import hold
 from syngrad.methods import Policy
 from syngrad.metrics import Quality
 from syngrad.stage import Stage, Updates
-from syngrad.targets import mixed, scalar
+from syngrad.targets import mixed
 from syngrad.tree import detach, leaves_at
 
 Loss = Callable[[Any, Any], Tensor]
@@ -74,7 +74,8 @@ class Sequential:
         self.pending: list[deque[Pending]] = [deque() for _ in quality]
         self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
         self.count = 0
-        self._next_sample = 0
+        # the first estimates are exactly zero, and say nothing about the estimator
+        self._next_sample = min(quality_every, 8)
 
     def step(self, batch: Batch) -> Tensor:
         """One minibatch: forward, backward, fit, update. Returns the loss, detached.
@@ -136,14 +137,7 @@ class Sequential:
             if isinstance(error, IndexError) and "out of bounds" in str(error):
                 hint = f"; a label is outside the model's {_classes(output)} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
-        value = scalar(loss).item()
-        if value != value or value in (float("inf"), float("-inf")):
-            where = first_nonfinite(batch)
-            cause = (
-                f"the batch's {where} holds NaN or infinity" if where else "lower the learning rate or check the loss"
-            )
-            raise TrainingError(f"the loss is {value} at minibatch {self.count}; {cause}")
-        return loss
+        return finite(loss, batch, f"at minibatch {self.count}")
 
     def _draw(self) -> list[bool] | None:
         p = self.policy.update_probability
@@ -178,7 +172,8 @@ class Sequential:
                 if loss.requires_grad:
                     loss.backward()
             elif takes_part and (sent := leaves_at(out, stage.interface.positions)):
-                new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
+                with stage.randomness.swapped():
+                    new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
                 new_kept.extend(kept_now)
                 hold((sent, kept_now), new_kept)
                 backward(sent, new_estimates)
@@ -253,7 +248,8 @@ class Sequential:
             if interface is None or not sent:
                 received = [gradient_of(leaf) for leaf in inputs[k - 1]] if k else []
                 continue
-            estimates, kept = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
+            with self.stages[k].randomness.swapped():
+                estimates, kept = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
             pending = Pending(t, [h.detach() for h in sent], batch.target, received, batch.scale)
             takes_part = active is None or (active[k] and active[k + 1])
             self._learn(k, interface, pending, estimates if sampling else [], kept, asked and takes_part)
@@ -265,7 +261,8 @@ class Sequential:
                     torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
                 )
                 trained = [p for p in self.stages[k].parameters if p.requires_grad]
-                torch.autograd.backward(sent, down, inputs=trained)
+                if trained:
+                    torch.autograd.backward(sent, down, inputs=trained)
                 received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
             else:
                 backward(sent, down)

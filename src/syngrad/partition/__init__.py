@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from syngrad.errors import ConfigError, CutError, first_line
+from syngrad.errors import ConfigError, CutError, SyngradError, first_line
 from syngrad.partition.balance import balanced, choose
 from syngrad.partition.chain import Chain, is_chain_of
 from syngrad.partition.inputs import Example, Inputs
 from syngrad.partition.names import ancestors, candidates, check_names, has_hooks, is_called, shown
 from syngrad.partition.program import PlaceError, Program, RouteError, check_stages, in_order
+from syngrad.partition.running import UnitError, check_runs
 from syngrad.partition.segment import FIRST, Segment, segment_parameters, unused_parameters
 from syngrad.partition.verify import compose, verify
 
@@ -45,8 +46,8 @@ def split(
     for models that only ``torch.export`` can follow; given for any traced model, it is also used to check the segments
     against the model. Nothing is left changed: no parameter, buffer, gradient, mode or random state.
 
-    Raises :class:`CutError` where the model cannot be cut so, naming what to write instead, and :class:`ConfigError`
-    for options that do not fit together.
+    Raises :class:`CutError` where the model cannot be cut so, naming what to write instead, :class:`ConfigError`
+    for options that do not fit together, and :class:`TrainingError` where the model itself raises on the example.
     """
     if (cuts is None) == (stages is None):
         given = "neither" if cuts is None else f"cuts={list(cuts)} and stages={stages}"
@@ -116,11 +117,13 @@ def _first_route(
             if example is not None:
                 verify(model, made, example)
             return made
-        except (CutError, ConfigError):
-            raise
         except Exception as error:  # whatever a forward raises when given stand-ins for tensors
+            if isinstance(error, SyngradError) and not isinstance(error, RouteError | UnitError):
+                raise
             reason = str(error) if isinstance(error, RouteError) else first_line(error)
             reasons.append(f"{route}: {reason[:_REASON_LENGTH]}")
+    if example is not None:
+        check_runs(model, example)
     where = "cannot cut at " + ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
     around = {name for cut in names for name in ancestors(cut) if name and is_called(model.get_submodule(name))}
     if example is None:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.errors import ConfigError, first_line
+from syngrad.errors import ConfigError, SyngradError, first_line
 from syngrad.partition.inputs import Example
 from syngrad.partition.program import Program, shared, trains
-from syngrad.partition.segment import Segment, segment_parameters
+from syngrad.partition.running import UnitError, said
+from syngrad.partition.segment import FIRST, Segment, segment_parameters
 from syngrad.partition.untouched import untouched
 
 _REPEATS = 5
@@ -46,7 +47,7 @@ def balanced(costs: Sequence[float], interface_costs: Sequence[float], stages: i
         for j in range(k, n + 1):
             for i in range(k - 1, j):
                 largest = max(best[i], before[j] - before[i] + sends[j])
-                if largest < fresh[j]:
+                if largest < fresh[j] or start[j] == 0:  # the first is taken even at an infinite cost
                     fresh[j], start[j] = largest, i
         best = fresh
         starts.append(start)
@@ -108,8 +109,7 @@ def measured(
             times: list[float] = []
             for _ in range(_REPEATS):
                 begin = _now(model)
-                message = segment(*args, **kwargs)
-                _backward(segment, message, args)
+                message = _run(segment, args, kwargs)
                 times.append(_now(model) - begin)
             costs.append(statistics.median(times[1:]))  # the first run also fills caches
             message = pytree.tree_map_only(Tensor, _received, message)
@@ -119,15 +119,30 @@ def measured(
     return costs, interface_costs
 
 
+def _run(segment: Segment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The unit's message, after its forward and backward."""
+    try:
+        message = segment(*args, **kwargs)
+        _backward(segment, message, args)
+    except SyngradError:
+        raise
+    except Exception as error:
+        where = "its first unit" if segment.name == FIRST else f"the unit that starts at {segment.name!r}"
+        raise UnitError(f"the model raised in {where}: {said(error, (args, kwargs))}") from error
+    return message
+
+
 def _interface_seconds(interface_cost: Callable[[Any], float] | None, message: Any, segment: Segment) -> float:
     if interface_cost is None:
         return 0.0
     try:
         return interface_cost(message)
+    except SyngradError:
+        raise
     except Exception as error:
         raise ConfigError(
-            f"interface_cost failed on the message that stage {segment.name!r} would send ({first_line(error)}): "
-            "it must take any nesting of tensors and return seconds"
+            f"what a cut after {segment.name!r} would cost could not be measured on the message that is sent there "
+            f"({first_line(error)}); name the cuts instead, cuts=[…]"
         ) from error
 
 

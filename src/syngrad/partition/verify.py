@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.partition.inputs import Example
 from syngrad.partition.program import RouteError
+from syngrad.partition.running import has_numbers
 from syngrad.partition.segment import Segment
 from syngrad.partition.untouched import untouched
 
@@ -31,7 +32,7 @@ def verify(model: nn.Module, segments: Sequence[Segment], example: Example) -> N
     """Raise :class:`RouteError` unless the segments compute what the model computes, in both modes."""
     args, kwargs = example
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if any(not _has_numbers(tensor) for tensor in [*tensors, *model.parameters()]):
+    if any(not has_numbers(tensor) for tensor in [*tensors, *model.parameters()]):
         return
     for training in (True, False):
         whole = _outcome(model, training, args, kwargs, lambda *a, **k: model(*a, **k))
@@ -76,7 +77,3 @@ def _equal(one: Any, other: Any) -> bool:
     # Kernels may sum in another order; a wrong decision in the graph is wrong by more than that.
     tolerance = 1e3 * torch.finfo(one.dtype).eps
     return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
-
-
-def _has_numbers(tensor: Tensor) -> bool:
-    return not tensor.is_meta and "FakeTensor" not in type(tensor).__name__

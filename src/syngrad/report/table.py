@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -44,16 +46,18 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
 
 def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
     """The cosine of every interface of every row that has any, from the first to the last."""
-    known = [row for row in rows if row.ok and any(value is not None for value in row.cosines.values())]
+    known = [row for row in rows if row.ok and _told(row)]
     if not known:
         return []
     lines = ["cosine of the estimate with what came back, interface by interface"]
     names = min(max(len(row.label) for row in known), width // 2)
     for row in known:
-        figures = "  ".join(f"{cut}: {_number(value, '.2f')}" for cut, value in row.cosines.items())
-        head = textwrap.shorten(row.label, names, placeholder="…") if len(row.label) > names else row.label
+        # A space that does not break keeps a value on the line of its interface.
+        figures = "  ".join(f"{cut}:\u00a0{_cosine(value)}" for cut, value in row.cosines.items())
         wrapped = textwrap.wrap(figures, width - names - 4, break_on_hyphens=False)
-        lines += [f"  {head if k == 0 else '':<{names}}  {part}" for k, part in enumerate(wrapped)]
+        heads = textwrap.wrap(row.label, names, break_on_hyphens=False)
+        for head, part in itertools.zip_longest(heads, wrapped, fillvalue=""):
+            lines.append(f"  {head:<{names}}  {part}".replace("\u00a0", " ").rstrip())
     return lines
 
 
@@ -107,7 +111,7 @@ def _plural(count: int, thing: str) -> str:
 
 def _cells(row: Aggregate, percent: bool) -> list[str]:
     factor, form = (100.0, ".1f") if percent else (1.0, ".4g")
-    known = [value for value in row.cosines.values() if value is not None]
+    known = _told(row)
     step = None if row.step_s is None else row.step_s * 1000
     return [
         _with_spread(row.value, row.value_spread, factor, form),
@@ -120,6 +124,15 @@ def _cells(row: Aggregate, percent: bool) -> list[str]:
         _number(row.saved_ratio, ".2f"),
         _number(sum(known) / len(known) if known else None, ".2f"),
     ]
+
+
+def _told(row: Aggregate) -> list[float]:
+    """The cosines that are known: where nothing came back there is none, and it is None or NaN."""
+    return [value for value in row.cosines.values() if value is not None and not math.isnan(value)]
+
+
+def _cosine(value: float | None) -> str:
+    return NONE if value is None or math.isnan(value) else _number(value, ".2f")
 
 
 def _with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
