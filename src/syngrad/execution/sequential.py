@@ -75,7 +75,7 @@ class Sequential:
         self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
         self.count = 0
         # the first estimates are exactly zero, and say nothing about the estimator
-        self._next_sample = min(quality_every, 8)
+        self._next_sample = min(max(quality_every - 1, 0), 8)
 
     def step(self, batch: Batch) -> Tensor:
         """One minibatch: forward, backward, fit, update. Returns the loss, detached.
