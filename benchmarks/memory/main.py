@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -84,6 +85,15 @@ def peak(method: str, stages: int, layers: int, width: int, batch_size: int) -> 
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
+def peak_of_processes(method: str, shape: dict[str, int], settings: dict[str, str]) -> int:
+    """:func:`peak` in three fresh processes: the median."""
+    numbers = [str(shape[name]) for name in ("stages", "layers", "width", "batch")]
+    command = [sys.executable, __file__, "--peak", method, *numbers]
+    environment = {**os.environ, **settings}
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True, env=environment) for _ in range(3)]
+    return sorted(int(run.stdout) for run in runs)[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak", nargs=5, metavar=("METHOD", "STAGES", "LAYERS", "WIDTH", "BATCH"))
@@ -117,12 +127,10 @@ def main() -> None:
                 f"{row['times_stages']:.3f}/K (bar {bar * stages:.1f}/K)"
             )
     for stages in (4, 8, 16):
-        shape = [str(stages), "4", "256", "8192"]
         row = {"stages": stages, "layers": 4, "width": 256, "batch": 8192}
         for method in ("backprop", "synthetic", "checkpoint"):
-            command = [sys.executable, __file__, "--peak", method, *shape]
-            values = [int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
-            row[method] = sorted(values)[1]
+            row[method] = peak_of_processes(method, row, {})
+            row[f"{method}_mapped"] = peak_of_processes(method, row, {"MALLOC_MMAP_THRESHOLD_": "1048576"})
         results["peak"].append(row)
         print(f"peak: K={stages:2d}: " + json.dumps(row))
     for stages in (4, 8, 16):

@@ -47,6 +47,8 @@ class SavedBytes:
 
     def hold(self, tensor: Tensor, owner: object) -> None:
         """Count `tensor`'s storage for as long as `owner` lives."""
+        if hasattr(tensor, "fake_mode"):  # a run for shapes alone holds nothing
+            return
         key = _key(tensor)
         base = tensor if tensor._base is None else tensor._base
         if key in self._excluded or tensor.numel() == 0 or isinstance(base, nn.Parameter):

@@ -250,10 +250,11 @@ def test_softmax_and_its_jacobian(n: int, classes: int, scale: float, seed: int)
     value = scale * F.cross_entropy(scores, labels, reduction="sum")
     (error,) = torch.autograd.grad(value, scores, create_graph=True)
     (want,) = torch.autograd.grad((error * direction).sum(), scores)
-    found = softmax_error(scores.detach(), labels, scale)
-    torch.testing.assert_close(found / scale, error.detach() / scale, **EXACT)
+    found = softmax_error(scores.detach().t(), labels, scale)  # samples stand in columns there
+    torch.testing.assert_close(found.t() / scale, error.detach() / scale, **EXACT)
     again = found.clone()
-    torch.testing.assert_close(through_softmax(found, labels, direction, scale) / scale, want / scale, **EXACT)
+    jacobian = through_softmax(found, labels, direction.t(), scale)
+    torch.testing.assert_close(jacobian.t() / scale, want / scale, **EXACT)
     assert torch.equal(found, again), "the error is kept, so it may not be changed"
 
 
@@ -264,8 +265,8 @@ def test_the_normalisation_and_its_jacobian(n: int, f: int, size: float, seed: i
     h = (size * torch.randn(n, f, dtype=torch.float64)).requires_grad_()
     x = h / (h.square().mean(1, keepdim=True) + 1e-5).sqrt()
     s = rms_reciprocal(h.detach())
-    assert s.shape == (n, 1)
-    torch.testing.assert_close(s * h.detach(), x.detach(), **EXACT)
+    assert s.shape == (n,)
+    torch.testing.assert_close(s.unsqueeze(1) * h.detach(), x.detach(), **EXACT)
     torch.testing.assert_close(nn.RMSNorm(f, eps=1e-5, elementwise_affine=False)(h), x, **EXACT)
     gradient = torch.randn(n, f, dtype=torch.float64)
     (want,) = torch.autograd.grad(x, h, gradient)
@@ -281,10 +282,11 @@ def test_the_normalisation_and_its_jacobian(n: int, f: int, size: float, seed: i
 @given(n=sizes, f=sizes, classes=sizes, seed=seeds)
 def test_a_linear_layer_behind_the_normalisation(n: int, f: int, classes: int, seed: int) -> None:
     torch.manual_seed(seed)
-    h, s = torch.randn(n, f, dtype=torch.float64), torch.rand(n, 1, dtype=torch.float64)
+    h, s = torch.randn(n, f, dtype=torch.float64), torch.rand(n, dtype=torch.float64)
     weight, bias = torch.randn(classes, f, dtype=torch.float64), torch.randn(classes, dtype=torch.float64)
-    torch.testing.assert_close(affine(h, s, weight, bias), F.linear(s * h, weight, bias), **EXACT)
-    torch.testing.assert_close(affine(h, None, weight, bias), F.linear(h, weight, bias), **EXACT)
+    normalised = F.linear(s.unsqueeze(1) * h, weight, bias)
+    torch.testing.assert_close(affine(h, s, weight, bias).t(), normalised, **EXACT)
+    torch.testing.assert_close(affine(h, None, weight, bias).t(), F.linear(h, weight, bias), **EXACT)
 
 
 def test_masked_is_the_derivative_of_relu_and_zero_at_zero() -> None:

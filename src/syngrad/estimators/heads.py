@@ -206,14 +206,14 @@ class Head(GradientEstimator):
         first, last = self.linears[0], self.linears[-1]
         error, z, lower, along = self._upwards(h, s, labels, scale)
         if z is not None:
-            add_grad(last.weight, error.t() @ z)
-            add_grad(last.bias, error.sum(0))
+            add_grad(last.weight, error @ z.t())
+            add_grad(last.bias, error.sum(1))
         small = lower if s is None else lower * s
-        add_grad(first.weight, small.t() @ h)
-        add_grad(first.bias, lower.sum(0))
+        add_grad(first.weight, small @ h)
+        add_grad(first.bias, lower.sum(1))
         # δ̂ is made again from the error when feedback comes: it is as large as h, the error is not
         memo = (s, error, z, lower, along) if keep and self.derivative else None
-        return self._downwards(h, s, lower, along), memo
+        return self._downwards(h, s, small, along), memo
 
     def _upwards(
         self, h: Tensor, s: Tensor | None, labels: Tensor, scale: float
@@ -223,19 +223,19 @@ class Head(GradientEstimator):
         reached = affine(h, s, first.weight, first.bias)
         if not self.hidden:
             error = softmax_error(reached, labels, scale)
-            along = None if s is None else (reached.sub_(first.bias).mul_(error)).sum(1, keepdim=True)
+            along = None if s is None else reached.sub_(first.bias.unsqueeze(1)).mul_(error).sum(0)
             return error, None, error, along
         z = reached.relu_()
-        error = softmax_error(affine(z, None, last.weight, last.bias), labels, scale)
-        lower = masked(error @ last.weight, z)
-        return error, z, lower, None if s is None else (z.sub(first.bias).mul_(lower)).sum(1, keepdim=True)
+        error = softmax_error(torch.addmm(last.bias.unsqueeze(1), last.weight, z), labels, scale)
+        lower = masked(last.weight.t() @ error, z)
+        return error, z, lower, None if s is None else z.sub(first.bias.unsqueeze(1)).mul_(lower).sum(0)
 
-    def _downwards(self, h: Tensor, s: Tensor | None, lower: Tensor, along: Tensor | None) -> Tensor:
-        """scale·δ̂ from the gradient behind the first linear layer."""
-        weight = self.linears[0].weight
+    def _downwards(self, h: Tensor, s: Tensor | None, small: Tensor, along: Tensor | None) -> Tensor:
+        """scale·δ̂ from s·v, the gradient behind the first linear layer, and its part along x that a norm takes away."""
+        below = small.t() @ self.linears[0].weight
         if s is None or along is None:
-            return lower @ weight
-        return torch.addcmul((lower * s) @ weight, h, along * s.square().div(-h.shape[1]))
+            return below
+        return below.addcmul_(h, s.square().mul_(along).div_(-h.shape[1]).unsqueeze(1))
 
     def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor) -> bool:
         if kept is None:
@@ -243,22 +243,23 @@ class Head(GradientEstimator):
             kept = (s, *self._upwards(h, s, labels, scale))
         s, error, z, lower, along = kept
         first, last = self.linears[0], self.linears[-1]
-        residual = self._downwards(h, s, lower, along).sub_(received).mul_(weight)
+        small = lower if s is None else lower * s
+        residual = self._downwards(h, s, small, along).sub_(received).mul_(weight)
         if s is not None:
             residual = through_normalisation(residual, h, s)
-        add_grad(first.weight, lower.t() @ residual)
-        into = residual @ first.weight.t()
+        add_grad(first.weight, lower @ residual)
+        into = first.weight @ residual.t()
         if z is not None:
             into = masked(into, z)
-            add_grad(last.weight, error.t() @ into)
-            into = into @ last.weight.t()
+            add_grad(last.weight, error @ into.t())
+            into = last.weight @ into
         into = through_softmax(error, labels, into, scale)
         if z is not None:
-            add_grad(last.weight, into.t() @ z)
-            add_grad(last.bias, into.sum(0))
-            into = masked(into @ last.weight, z)
-        add_grad(first.bias, into.sum(0))
-        add_grad(first.weight, (into if s is None else into * s).t() @ h)
+            add_grad(last.weight, into @ z.t())
+            add_grad(last.bias, into.sum(1))
+            into = masked(last.weight.t() @ into, z)
+        add_grad(first.bias, into.sum(1))
+        add_grad(first.weight, (into if s is None else into * s) @ h)
         return True
 
 
