@@ -24,6 +24,6 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_and_learns(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    accuracy = load(path).main(epochs=2, samples=1000)
+    accuracy = load(path).main(epochs=2, samples=2000)
     assert accuracy > 0.3, "ten classes: chance is 0.1"
     assert "accuracy" in capsys.readouterr().out
