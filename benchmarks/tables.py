@@ -49,12 +49,15 @@ def accuracy_table(he: bool) -> str:
         if not found:
             return "–"
         row = found[0]
-        mean = f"{100 * row['mean']:.2f}"
-        return mean if name == "backprop" else f"{mean} ({row['gap_points']:+.2f} ± {row['gap_95'] or 0:.2f})"
+        gap, seeds = row["gap_points"], row["seeds"]
+        half = f" ± {row['gap_95']:.2f}" if row["gap_95"] is not None else ""
+        notes = [] if gap is None or name.endswith("backprop") else [f"{gap:+.2f}{half}"]
+        if seeds < 5:
+            notes.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
+        return f"{100 * row['mean']:.2f}" + (f" ({', '.join(notes)})" if notes else "")
 
-    return table(
-        ["test accuracy, %", *(f"{n} layers" for n in depths)], [[n, *(cell(n, d) for d in depths)] for n in names]
-    )
+    head = ["test accuracy, %", *(f"{n} layers" for n in depths)]
+    return table(head, [[n, *(cell(n, d) for d in depths)] for n in names])
 
 
 def mebibytes(count: int) -> str:

@@ -93,22 +93,22 @@ def aggregate(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in METHODS:
             exact = {r["seed"]: r["value"] for r in group if r["method"] == reference(name)}
             values = {r["seed"]: r["value"] for r in group if r["method"] == name}
-            both = sorted(values.keys() & exact.keys())
-            if not both:
+            if not values:
                 continue
-            gaps = [100 * (values[s] - exact[s]) for s in both]
-            deviation = statistics.stdev(gaps) if len(gaps) > 1 else float("nan")
-            half = T95.get(len(gaps) - 1, 1.96) * deviation / math.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
+            gaps = [100 * (values[s] - exact[s]) for s in sorted(values.keys() & exact.keys())]
+            several = len(gaps) > 1
             rows.append(
                 {
                     "he": he,
                     "layers": layers,
                     "method": name,
-                    "seeds": len(both),
-                    "mean": statistics.mean(values[s] for s in both),
-                    "stdev": statistics.stdev(values[s] for s in both) if len(both) > 1 else None,
-                    "gap_points": statistics.mean(gaps),
-                    "gap_95": None if math.isnan(half) else half,
+                    "seeds": len(values),
+                    "mean": statistics.mean(values.values()),
+                    "stdev": statistics.stdev(values.values()) if len(values) > 1 else None,
+                    "gap_points": statistics.mean(gaps) if gaps else None,
+                    "gap_95": T95.get(len(gaps) - 1, 1.96) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+                    if several
+                    else None,
                 }
             )
     return rows
@@ -150,11 +150,12 @@ def main() -> None:
                 options.out,
                 {"claim": "accuracy", "batch": BATCH, "last": LAST, "aggregate": aggregate(done), "runs": done},
             )
+    write(options.out, {"claim": "accuracy", "batch": BATCH, "last": LAST, "aggregate": aggregate(done), "runs": done})
     for row in aggregate(done):
-        print(
-            f"{row['layers']:3d} {'he' if row['he'] else '  '} {row['method']:10s} {100 * row['mean']:.2f}  "
-            f"{row['gap_points']:+.2f} ± {row['gap_95'] or 0:.2f}  ({row['seeds']} seeds)"
-        )
+        gap = f"{row['gap_points']:+.2f}" if row["gap_points"] is not None else ""
+        half = f" ± {row['gap_95']:.2f}" if row["gap_95"] is not None else ""
+        name = f"{row['layers']:3d} {'he' if row['he'] else '  '} {row['method']:34s}"
+        print(f"{name} {100 * row['mean']:.2f}  {gap}{half}  ({row['seeds']} seeds)")
 
 
 if __name__ == "__main__":

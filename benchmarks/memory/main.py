@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -79,24 +78,31 @@ def peak(method: str, stages: int, layers: int, width: int, batch_size: int) -> 
         step = trainer(method, stages, layers, width).step
     step(small)
     step(small)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = status("VmHWM")
     for _ in range(2):
         step(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return status("VmHWM") - before
 
 
-def peak_of_processes(method: str, shape: dict[str, int], settings: dict[str, str]) -> int:
-    """:func:`peak` in three fresh processes: the median."""
+def status(field: str) -> int:
+    """A figure of this process from Linux's /proc, in bytes."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peak_of_process(method: str, shape: dict[str, int], settings: dict[str, str]) -> int:
+    """:func:`peak` in a fresh process."""
     numbers = [str(shape[name]) for name in ("stages", "layers", "width", "batch")]
     command = [sys.executable, __file__, "--peak", method, *numbers]
-    environment = {**os.environ, **settings}
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True, env=environment) for _ in range(3)]
-    return sorted(int(run.stdout) for run in runs)[1]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
+    return int(run.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peak", nargs=5, metavar=("METHOD", "STAGES", "LAYERS", "WIDTH", "BATCH"))
+    parser.add_argument("--parts", nargs="+", default=["saved", "peak", "speed"], choices=["saved", "peak", "speed"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "memory.json"))
     options = parser.parse_args()
@@ -107,8 +113,9 @@ def main() -> None:
         return
     width, size = 256, 1024
     batch = torch.randn(size, width), torch.randint(0, 10, (size,))
-    results: dict[str, Any] = {"saved": [], "peak": [], "speed": []}
-    for layers in (1, 4):
+    kept = json.loads(Path(options.out).read_text())["results"] if Path(options.out).exists() else {}
+    results: dict[str, Any] = {**kept, **{part: [] for part in options.parts}}
+    for layers in (1, 4) if "saved" in options.parts else ():
         for stages in (4, 8, 16):
             ours, theirs = (saved(m, stages, layers, width, batch) for m in ("synthetic", "backprop"))
             bar = (1.3 if layers >= 4 else 2.0) / stages
@@ -126,14 +133,14 @@ def main() -> None:
                 f"saved: K={stages:2d}, {layers} layers a stage: {ours:>10,} of {theirs:>11,} bytes = "
                 f"{row['times_stages']:.3f}/K (bar {bar * stages:.1f}/K)"
             )
-    for stages in (4, 8, 16):
+    for stages in (4, 8, 16) if "peak" in options.parts else ():
         row = {"stages": stages, "layers": 4, "width": 256, "batch": 8192}
         for method in ("backprop", "synthetic", "checkpoint"):
-            row[method] = peak_of_processes(method, row, {})
-            row[f"{method}_mapped"] = peak_of_processes(method, row, {"MALLOC_MMAP_THRESHOLD_": "1048576"})
+            row[method] = peak_of_process(method, row, {})
+            row[f"{method}_mapped"] = peak_of_process(method, row, {"MALLOC_MMAP_THRESHOLD_": "1048576"})
         results["peak"].append(row)
         print(f"peak: K={stages:2d}: " + json.dumps(row))
-    for stages in (4, 8, 16):
+    for stages in (4, 8, 16) if "speed" in options.parts else ():
         ours_step = trainer("synthetic", stages, 4, width).step
         plain_step = trainer("backprop", stages, 4, width).step
         model, checkpoint_step = checkpointed(stages, 4, width)
