@@ -36,14 +36,14 @@ BARS = {
 def accuracy_panel(x0: int) -> list[str]:
     rows = [row for row in load("accuracy")["aggregate"] if not row["he"] and row["method"] in LINES]
     depths = sorted({row["layers"] for row in rows})
-    low, high = 0.6, 0.92
+    low, high = 0.0, 1.0
     across = {d: x0 + 30 + i * (PANEL - 60) / (len(depths) - 1) for i, d in enumerate(depths)}
 
     def y(value: float) -> float:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - max(value, low)) / (high - low)
 
     parts = [f'<text class="title" x="{x0}" y="20">Test accuracy, an interface at every layer</text>']
-    for tick in (0.6, 0.7, 0.8, 0.9):
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<line class="grid" x1="{x0}" x2="{x0 + PANEL - 30}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(f'<text class="small" x="{x0 - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
     parts += [
@@ -59,7 +59,7 @@ def accuracy_panel(x0: int) -> list[str]:
             for d in depths
             if values.get(d, 0) >= low
         ]
-        at = x0 + 8 + (i % 2) * 150, HEIGHT - BOTTOM - 62 + (i // 2) * 18
+        at = x0 + 4, HEIGHT - BOTTOM - 70 + i * 15
         parts.append(f'<rect x="{at[0]}" y="{at[1] - 9}" width="12" height="4" fill="{colour}"/>')
         parts.append(f'<text class="small" x="{at[0] + 17}" y="{at[1] - 2}">{label}</text>')
     return parts
