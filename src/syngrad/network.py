@@ -165,7 +165,7 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
             fake_args, fake_kwargs = map_tensors(mode.from_tensor, (args, kwargs))
             return chain(segments, fake_args, fake_kwargs)
-    except Exception:
+    except Exception:  # whatever fake tensors cannot do; what is wrong with the model itself raises again there
         return _run_for_shapes(segments, args, kwargs)
     finally:
         torch.clear_autocast_cache()  # of casts made from tensors without data

@@ -51,7 +51,7 @@ class MeanOverTime(nn.Module):
 class ImageStem(nn.Module):
     """Brings a picture to at most `size`×`size` before the linear layers, by pooling or a strided convolution.
 
-    A convolution keeps what pooling throws away: on CIFAR-10 it is worth several points (docs/estimators).
+    A convolution keeps what pooling throws away.
     """
 
     def __init__(self, shape: torch.Size, width: int, size: int) -> None:

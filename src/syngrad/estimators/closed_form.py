@@ -2,7 +2,7 @@
 
 Autograd costs two to four times the arithmetic here, because the matrices are small. Shapes: h (n, f), labels (n,);
 weights as `nn.Linear` keeps them, (out, in). What a head makes of h stands in columns, (out, n): a softmax over ten
-rows runs along memory, and takes a tenth of the time of one over ten columns. A head's scores are s = W·h + b, or
+rows runs along memory, which is faster than one over ten columns. A head's scores are s = W·h + b, or
 W·z + b with z = relu(V·h + c). With softmax cross-entropy the error is e = scale·(softmax(s) − onehot(y)), and the
 gradient that a head gives is, for each sample,
 
