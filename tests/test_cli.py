@@ -15,7 +15,8 @@ import pytest
 
 import syngrad
 from syngrad import Trainer, cli
-from syngrad.cli import main, split_rows
+from syngrad.cli import main
+from syngrad.cli.compare import split_rows
 from syngrad.compare import Comparison
 from syngrad.results import validate
 

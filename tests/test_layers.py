@@ -36,7 +36,7 @@ ORDER = (
     ("data",),
     ("experiments",),
     ("__init__",),  # the public names; what stands above is the command line's and may use them
-    ("results",),
+    ("results", "config"),
     ("compare",),
     ("planner",),
     ("report",),
@@ -46,7 +46,7 @@ ORDER = (
 RANK = {layer: rank for rank, row in enumerate(ORDER) for layer in row}
 
 # Narrower than the order: all that these may import from Syngrad.
-ONLY = {"data": {"errors"}}
+ONLY = {"data": {"errors", "progress"}}
 
 # Where torch.distributed may be imported: the links, and the code that starts processes.
 DISTRIBUTED = ("links/", "execution/launch.py")

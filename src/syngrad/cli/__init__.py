@@ -1,0 +1,76 @@
+"""The command line. Whatever a user gets wrong ends in one line on standard error and exit code 2, never in a trace."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from syngrad import SyngradError, __version__
+from syngrad.cli.common import BROKEN_PIPE, INTERRUPTED, USAGE
+from syngrad.cli.compare import compare
+from syngrad.errors import first_line
+
+app = typer.Typer(
+    name="syngrad",
+    help="Decoupled training with synthetic gradients: does it pay for me?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+# Typer shows its own errors in one way per version and library installed; ours are one line, so `main` prints them.
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"syngrad {__version__}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Decoupled training with synthetic gradients: does it pay for me?"""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command()(compare)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for what the user can put right, 130 after Ctrl-C.
+
+    The environment variable SYNGRAD_TRACE=1 lets through, with its trace, what nobody thought of.
+    """
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SyngradError as error:
+        return _fail(str(error))
+    except _UsageError as error:
+        said = getattr(error, "format_message", error.__str__)()
+        return _fail(f"{said.rstrip('.')}; see 'syngrad --help'")
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output has left, as `head` does; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        if os.environ.get("SYNGRAD_TRACE") == "1":
+            raise
+        return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return USAGE
