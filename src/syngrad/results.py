@@ -49,7 +49,7 @@ class Row:
     step_ratio: float | None = None
     metric: str = "loss"
     higher_is_better: bool | None = None
-    history: list[tuple[int, float, float]] = field(default_factory=list)
+    history: list[tuple[float, float, float]] = field(default_factory=list)
     samples_per_s: float | None = None
     train_s: float | None = None
     time_to_target_s: float | None = None
