@@ -108,6 +108,6 @@ def undisturbed(stages: list[Stage]) -> Iterator[None]:
     finally:
         for stage, saved in zip(stages, randomness, strict=True):
             stage.randomness.load(saved)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for buffer, before in buffers:
+            # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is again
+            buffer.data.copy_(before)

@@ -33,6 +33,7 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {name: value for name, value in model.items() if isinstance(value, Tensor)}, {
         "configuration": trainer.configuration(),
         "torch": torch.__version__,
+        "kinds": [type(optimizer).__name__ for optimizer in trainer.optimizers],
         "cuts": trainer.net.cuts,
         "example": trainer.example,
         "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
@@ -103,6 +104,12 @@ def _bind(trainer: Trainer, state: dict[str, Any], where: str) -> None:
 def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
     execution = trainer.execution
     assert execution is not None
+    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+    if state["kinds"] != kinds:
+        raise CheckpointError(
+            f"checkpoint {where!r} was made with optimizers {state['kinds']}, and this Trainer has {kinds}; give it "
+            "the same"
+        )
     for kind, parts in (("optimizers", trainer.optimizers), ("schedulers", trainer.schedulers)):
         if len(state[kind]) != len(parts):
             raise CheckpointError(f"checkpoint {where!r} has {len(state[kind])} {kind}, and this Trainer {len(parts)}")
