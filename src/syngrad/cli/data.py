@@ -27,7 +27,7 @@ def root(context: typer.Context) -> None:
 @ending
 def fetch(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="mnist, fashion-mnist, cifar10, gutenberg; one or more.")
+        list[str], typer.Argument(metavar="NAME", help="mnist, fashion-mnist, cifar10, gutenberg; one or more.")
     ],
     root: Annotated[str | None, _ROOT] = None,
     given: Annotated[
@@ -48,7 +48,6 @@ def fetch(
     ] = None,
 ) -> int:
     """Fetch data sets, verify them, and put them where the loaders find them. What is there already is left alone."""
-    from syngrad.data import cache
     from syngrad.data.fetching import fetch as fetch_set
     from syngrad.data.sets import named
     from syngrad.data.watch import megabytes, watching
@@ -64,7 +63,7 @@ def fetch(
             how = "is there already" if done.whence is None else f"fetched from {done.whence}"
             print(f"{at}: {how}, verified ({size}): {done.path}", flush=True)
     except KeyboardInterrupt:
-        print(f"what came of {at} is kept in {cache.folder(root)}: run it again to go on", file=sys.stderr)
+        print(f"{at} was not finished; nothing that was there is lost: run it again to go on", file=sys.stderr)
         raise
     return 0
 
@@ -79,16 +78,18 @@ def show(root: Annotated[str | None, _ROOT] = None) -> int:
 
     home = cache.folder(root)
     print(f"in {home}:\n")
-    print(f"{'name':<14} {'samples':<20} {'size':>7}  here")
+    print(f"{'name':<14} {'samples':<20} {'size':>7}  file")
     for data_set in SETS.values():
         path = cache.file(home, data_set.name)
         there = cache.present(path, data_set)
-        here = path.name if there else "not here: " if there is False else "damaged: "
-        print(f"{data_set.name:<14} {data_set.samples:<20} {megabytes(data_set.size_bytes):>7}  {here.rstrip(': ')}")
-        print(f"{'':<15}{data_set.what}")
-        print(f"{'':<15}{data_set.origin}")
-        if data_set.name == "fashion-mnist":
-            print(f"{'':<15}10,000 + 2,000 of it come with the package")
+        size = megabytes(data_set.size_bytes)
+        print(f"{data_set.name:<14} {data_set.samples:<20} {size:>7}  {path.name if there else '-'}")
+        lines = [data_set.what, data_set.origin, *data_set.remarks]
         if not there:
-            print(f"{'':<15}{here}{cache.remedy(path, data_set)}")
+            remedy = cache.remedy(path, data_set)
+            if len(remedy) > 50:  # the folder is named above
+                remedy = f"syngrad data fetch {data_set.name} --root DIR"
+            lines.append(f"{'damaged' if there is None else 'not here'}: {remedy}")
+        for line in lines:
+            print(f"{'':<15}{line}")
     return 0

@@ -8,6 +8,7 @@ nor may the whole archive unpack to much more than what is expected of it.
 from __future__ import annotations
 
 import gzip
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,8 +24,17 @@ SPARE_BYTES = 64_000_000
 """How much an archive may have besides what is taken from it."""
 CHUNK_BYTES = 1 << 20
 # What tarfile, zipfile, gzip and zlib raise on bytes that are not theirs, or not whole.
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, OverflowError)
-_UNREADABLE_ZIP = (NotImplementedError, RuntimeError)
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+)
 
 
 class _Readable(Protocol):
@@ -55,7 +65,7 @@ def take(archive: Path, wanted: Mapping[str, int], into: Path) -> None:
                     _take_tar(unpacked, archive.name, wanted, into)
             else:
                 _take_tar(file, archive.name, wanted, into)
-    except (*_DAMAGE, *_UNREADABLE_ZIP) as error:
+    except _DAMAGE as error:
         raise SourceError(f"{archive.name} is damaged: it does not unpack ({first_line(error)})") from error
 
 
@@ -69,7 +79,7 @@ def _take_tar(stream: _Readable, name: str, wanted: Mapping[str, int], into: Pat
                 _check(name, base, member.size, wanted[base], taken)
                 source = tar.extractfile(member)
                 if source is not None:
-                    _copy(source, into / base, member.size)
+                    _copy(name, source, into / base, member.size)
 
 
 def _take_zip(file: IO[bytes], name: str, wanted: Mapping[str, int], into: Path) -> None:
@@ -79,8 +89,10 @@ def _take_zip(file: IO[bytes], name: str, wanted: Mapping[str, int], into: Path)
             base = PurePosixPath(member.filename).name
             if not member.is_dir() and base in wanted:
                 _check(name, base, member.file_size, wanted[base], taken)
+                if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise SourceError(f"{name} has {base} encrypted or packed in a way that is not read")
                 with archive.open(member) as source:
-                    _copy(source, into / base, member.file_size)
+                    _copy(name, source, into / base, member.file_size)
 
 
 def _check(archive: str, base: str, size: int, most: int, taken: set[str]) -> None:
@@ -91,20 +103,23 @@ def _check(archive: str, base: str, size: int, most: int, taken: set[str]) -> No
     taken.add(base)
 
 
-def _copy(source: IO[bytes], target: Path, size: int) -> None:
+def _copy(archive: str, source: IO[bytes], target: Path, size: int) -> None:
     """`size` bytes and no more, whatever the compressed stream would still give."""
-    with storing(target):
-        file = target.open("wb")
-    with file:
+    with storing(target), target.open("wb") as file:
         while size > 0:
-            chunk = source.read(min(CHUNK_BYTES, size))
+            chunk = _read(archive, source, min(CHUNK_BYTES, size))
             if not chunk:
-                raise EOFError(f"{target.name} ends early")
-            with storing(target):
-                file.write(chunk)
+                raise SourceError(f"{archive} is damaged: {target.name} ends early")
+            file.write(chunk)
             size -= len(chunk)
-        with storing(target):
-            file.flush()
+
+
+def _read(archive: str, source: IO[bytes], count: int) -> bytes:
+    """What the archive gives; its damage told apart from a disk's."""
+    try:
+        return source.read(count)
+    except _DAMAGE as error:
+        raise SourceError(f"{archive} is damaged: it does not unpack ({first_line(error)})") from error
 
 
 class _Bounded:

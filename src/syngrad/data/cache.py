@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def write(contents: Mapping[str, npt.NDArray[np.uint8]], path: Path, temporary: 
 def remedy(path: Path, data_set: DataSet) -> str:
     """The command that puts the set into the folder of `path`."""
     usual = path.parent == folder()
-    return f"syngrad data fetch {data_set.name}" + ("" if usual else f" --root {path.parent}")
+    return f"syngrad data fetch {data_set.name}" + ("" if usual else f" --root {shlex.quote(str(path.parent))}")
 
 
 def _array(path: Path, data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:

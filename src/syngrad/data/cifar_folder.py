@@ -56,7 +56,7 @@ def read_folder(root: Path, *, train: bool) -> Pair:
             raise SyngradError(f"{root / listed} holds {len(classes)} labels, but the pictures {len(pixels)} images")
         return pixels, classes
     if not root.is_dir():
-        raise ConfigError(f"root={str(root)!r} is not a folder; give one with CIFAR-10's {BINARY_FOLDER}, or root=None")
+        raise ConfigError(f"root={str(root)!r} is not a folder; give one with CIFAR-10's {BINARY_FOLDER}")
     if (root / PICKLED_FOLDER).is_dir() or any((root / name).is_file() for name in (*TRAIN_BATCHES, *TEST_BATCHES)):
         raise ConfigError(
             f"root={str(root)!r} holds the pickled CIFAR-10, which could run code when opened and is not read; "

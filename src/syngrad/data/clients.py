@@ -30,9 +30,7 @@ def fetch_package(client: str, package: str, into: Path) -> Path:
     _run(["apt-get", "download", package], into)
     deb = _only(into, "*.deb", client, package)
     tar = into / f"{package}.tar"
-    with storing(tar):
-        file = tar.open("wb")
-    with file:
+    with storing(tar), tar.open("wb") as file:
         _run(["dpkg-deb", "--fsys-tarfile", deb.name], into, output=file.fileno())
     return tar
 

@@ -59,9 +59,8 @@ def _transfer(url: str, part: Path, limit_bytes: int, watch: Watch, timeout_s: f
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdecimal() else None
         watch.begin(url.rsplit("/", 1)[-1], total, done)
-        with storing(part):
-            file = part.open("ab" if done else "wb")
-        with file:
+        # All of it under `storing`: closing a file writes too. What the server's side raises is caught where it is.
+        with storing(part), part.open("ab" if done else "wb") as file:
             while True:
                 if max(done, total or 0) > limit_bytes:
                     raise SourceError(f"{url} sends more than the {megabytes(limit_bytes)} this file can have")
@@ -71,12 +70,9 @@ def _transfer(url: str, part: Path, limit_bytes: int, watch: Watch, timeout_s: f
                     return first_line(error)
                 if not chunk:
                     break
-                with storing(part):
-                    file.write(chunk)
+                file.write(chunk)
                 done += len(chunk)
                 watch.advance(len(chunk))
-            with storing(part):
-                file.flush()
     return None if total is None or done == total else f"{done} of {total} bytes came"
 
 

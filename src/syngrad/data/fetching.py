@@ -15,6 +15,7 @@ from pathlib import Path
 from syngrad.data import archives, cache, clients
 from syngrad.data.download import download
 from syngrad.data.faults import SourceError, StorageError, storing
+from syngrad.data.locking import alone
 from syngrad.data.sets import Contents, DataSet, Mirror, named
 from syngrad.data.watch import Silent, Watch
 from syngrad.errors import ConfigError, SyngradError, unknown
@@ -60,32 +61,43 @@ def fetch(
     watch = Silent() if watch is None else watch
     home = cache.folder(root)
     path = cache.file(home, name)
-    if path.exists():
-        try:
-            cache.read(path, data_set)
-        except SyngradError:
-            watch.note(f"{path} is damaged; fetching it again")
-        else:
-            return Fetched(data_set, path, None)
-    work = home / f"{name}.part"
+    with storing(home):
+        home.mkdir(parents=True, exist_ok=True)
+    with alone(home, watch):
+        if path.exists():
+            try:
+                cache.read(path, data_set)
+            except SyngradError:
+                watch.note(f"{path} is damaged; fetching it again")
+            else:
+                return Fetched(data_set, path, None)
+        return Fetched(data_set, path, _place(data_set, path, given, source, watch))
+
+
+def _place(data_set: DataSet, path: Path, given: str | Path | None, source: str, watch: Watch) -> str:
+    """Get the contents, verify them, and put them in place; returns from where they came."""
+    work = path.with_name(f"{data_set.name}.part")
     with storing(work):
-        work.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
     try:
         if given is not None:
             contents, whence = _given(data_set, Path(given)), str(given)
         else:
             contents, whence = _sources(data_set, source, work, watch)
-        watch.note(f"{name}: verified; writing {path}")
+        watch.note(f"{data_set.name}: verified; writing {path}")
         cache.write(contents, path, work / path.name)
         shutil.rmtree(work, ignore_errors=True)
     finally:
         _tidy(work, path.name)
-    return Fetched(data_set, path, whence)
+    return whence
 
 
 def _given(data_set: DataSet, given: Path) -> Contents:
     cached = cache.file(given, data_set.name)
-    contents = cache.read(cached, data_set) if cached.is_file() else data_set.read(given)
+    try:
+        contents = cache.read(cached, data_set) if cached.is_file() else data_set.read(given)
+    except SyngradError as error:
+        raise type(error)(f"--from {given}: {error}") from error
     try:
         cache.verify(contents, data_set, str(given))
     except SourceError as error:

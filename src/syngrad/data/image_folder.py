@@ -50,7 +50,7 @@ def read_folder(root: Path, *, train: bool, title: str, folders: tuple[str, ...]
     missing = [name for name in FILES if name not in found]
     if missing:
         fault = f"has no {', '.join(missing)} (nor with .gz)" if root.is_dir() else "is not a folder"
-        raise ConfigError(f"root={str(root)!r} {fault}; give the folder of the four {title} files, or root=None")
+        raise ConfigError(f"root={str(root)!r} {fault}; give the folder of the four {title} files")
     images, labels = (found[name] for name in (FILES[:2] if train else FILES[2:]))
     pixels = parse_idx(_bytes(images), str(images), dimensions=3)
     classes = parse_idx(_bytes(labels), str(labels), dimensions=1)

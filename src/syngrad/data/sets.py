@@ -58,6 +58,7 @@ class DataSet:
         files: what is taken from archives, each with the most bytes it may have.
         mirrors: where it usually comes from, in the order in which they are tried.
         package: the package client and the package that has it too.
+        remarks: more lines for people.
     """
 
     name: str
@@ -69,6 +70,7 @@ class DataSet:
     files: Mapping[str, int]
     mirrors: tuple[Mirror, ...]
     package: tuple[str, str]
+    remarks: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -167,6 +169,7 @@ SETS: dict[str, DataSet] = {
             files=_IDX_FILES,
             mirrors=(Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _IDX_GZ, IDX_BYTES),),
             package=("apt-get", "dataset-fashion-mnist"),
+            remarks=("10,000 + 2,000 of it come with the package",),
         ),
         DataSet(
             name="cifar10",

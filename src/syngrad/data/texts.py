@@ -85,13 +85,13 @@ def read_folder(root: Path, *, whole: bool = False) -> str:
     """
     folder = next((each for each in (root, root / "gutenberg") if each.is_dir() and any(each.glob("*.txt"))), root)
     if not folder.is_dir():
-        raise ConfigError(f"root={str(root)!r} is not a folder; give one with .txt files, or root=None")
+        raise ConfigError(f"root={str(root)!r} is not a folder; give one with .txt files")
     missing = [name for name in BOOKS if not (folder / name).is_file()]
     if missing and whole:
         raise ConfigError(f"{folder} has no {', '.join(missing[:3])}{' …' * (len(missing) > 3)}; give all 17 books")
     paths = sorted(folder.glob("*.txt")) if missing else [folder / name for name in BOOKS]
     if not paths:
-        raise ConfigError(f"root={str(root)!r} has no .txt files; give a folder of texts, or root=None")
+        raise ConfigError(f"root={str(root)!r} has no .txt files; give a folder of texts")
     text = join(clean(_bytes(path)) for path in paths)
     if not text.strip():
         raise SyngradError(f"the .txt files of {folder} hold no text")
