@@ -65,7 +65,7 @@ def _transfer(url: str, part: Path, limit_bytes: int, watch: Watch, timeout_s: f
                 if max(done, total or 0) > limit_bytes:
                     raise SourceError(f"{url} sends more than the {megabytes(limit_bytes)} this file can have")
                 try:
-                    chunk = response.read(CHUNK_BYTES)
+                    chunk = response.read1(CHUNK_BYTES)  # what is there: a stall loses none of it
                 except (OSError, HTTPException) as error:
                     return first_line(error)
                 if not chunk:
@@ -97,6 +97,7 @@ def _open(url: str, part: Path, timeout_s: float) -> HTTPResponse | None:
         reason = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
         raise SourceError(f"{url} is not reached ({first_line(reason)})") from error
     if not isinstance(answer, HTTPResponse):
+        answer.close()
         raise SourceError(f"{url} is not served over HTTP")
     return answer
 

@@ -19,7 +19,8 @@ except ImportError:  # not a POSIX system: there the folder is not locked
 def alone(folder: Path, watch: Watch) -> Iterator[None]:
     """Hold the folder, after waiting for another process that holds it; a process that ends lets go of it.
 
-    The lock is on the folder itself and leaves no file. Where the file system has none (some network ones) that is said.
+    The lock is on the folder itself and leaves no file. Where the file system has none, as some network ones, that is
+    said.
     """
     if fcntl is None:
         yield
