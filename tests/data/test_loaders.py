@@ -11,6 +11,7 @@ import pytest
 import torch
 from tests.data import made
 
+import syngrad.data
 from syngrad.data import cache, cifar10, fashion_mnist, gutenberg, mnist, sets, texts
 from syngrad.data.fetching import fetch
 from syngrad.errors import ConfigError, SyngradError
@@ -194,6 +195,11 @@ def test_where_the_cache_is(environment: dict[str, str], expected: str, monkeypa
     assert cache.folder("d") == Path("d")
     assert cache.remedy(Path("/x y/mnist.safetensors"), sets.SETS["mnist"]) == "syngrad data fetch mnist --root '/x y'"
     assert os.environ.get("SYNGRAD_DATA") == environment.get("SYNGRAD_DATA")
+
+
+def test_the_public_names_are_documented() -> None:
+    assert sorted(syngrad.data.__all__) == ["TensorBatches", "cifar10", "fashion_mnist", "gutenberg", "mnist"]
+    assert all(getattr(syngrad.data, name).__doc__ for name in syngrad.data.__all__)
 
 
 def test_the_table_is_whole() -> None:
