@@ -12,6 +12,7 @@ import typer
 from syngrad import SyngradError, __version__
 from syngrad.cli.common import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.compare import compare
+from syngrad.cli.data import app as data
 from syngrad.errors import first_line
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def root(
 
 
 app.command()(compare)
+app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
