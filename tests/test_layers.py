@@ -21,7 +21,7 @@ ORDER = (
     ("errors",),
     ("tree", "history", "progress"),
     ("memory",),
-    ("targets", "metrics"),
+    ("targets", "metrics", "optimizers"),
     ("estimators",),
     ("interface",),
     ("stage",),
