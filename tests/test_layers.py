@@ -21,7 +21,7 @@ ORDER = (
     ("errors",),
     ("tree", "history", "progress", "plain"),
     ("memory",),
-    ("targets", "metrics", "quality", "guard"),
+    ("targets", "metrics", "quality", "guard", "optimizers"),
     ("estimators",),
     ("interface",),
     ("stage",),
