@@ -41,6 +41,7 @@ ORDER = (
     ("__init__",),  # the public names; what stands above is the command line's and may use them
     ("results", "config"),
     ("compare",),
+    ("training",),
     ("planner",),
     ("report",),
     ("cli",),

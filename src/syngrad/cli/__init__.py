@@ -13,6 +13,7 @@ from syngrad import SyngradError, __version__
 from syngrad.cli.common import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.compare import compare
 from syngrad.cli.data import app as data
+from syngrad.cli.train import train
 from syngrad.errors import first_line
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def root(
 
 
 app.command()(compare)
+app.command()(train)
 app.add_typer(data, name="data")
 
 
