@@ -47,15 +47,15 @@ def typed(parameter: Any) -> str:
 def default(parameter: Any) -> str:
     """What holds where an option is not given, if anybody said so."""
     shown = parameter.show_default
-    if isinstance(shown, str):
-        return f"`{shown}`"
-    return f"`{parameter.default}`" if parameter.default is not None and not parameter.required else ""
+    if not isinstance(shown, str):
+        shown = parameter.default if parameter.default is not None and not parameter.required else None
+    return f" Default: `{shown}`." if shown is not None else ""
 
 
 def row(parameter: Any) -> str:
     """One line of a command's table."""
     help_ = " ".join(parameter.help.split()).replace("*", "\\*")
-    cells = [f"`{typed(parameter)}`", help_, default(parameter)]
+    cells = [f"`{typed(parameter)}`", help_ + default(parameter)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -68,7 +68,7 @@ def page() -> str:
     parts = [HEAD]
     for name, command in commands(typer.main.get_command(app), "syngrad"):
         lines = [row(parameter) for parameter in command.params]
-        table = "\n".join(["| option | what it does | default |", "| --- | --- | --- |", *lines])
+        table = "\n".join(["| option | what it does |", "| --- | --- |", *lines])
         parts.append(f"## {name}\n\n{command.help.strip()}\n\n{table}\n")
     return "\n".join(parts)
 

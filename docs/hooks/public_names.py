@@ -15,6 +15,13 @@ from typing import Any
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference.md"
 
+#: what users meet without importing it, by module
+HANDED = {
+    "errors": ("ConfigError", "CutError", "MessageError", "TrainingError", "CheckpointError", "TrainingWarning"),
+    "network": ("DecoupledNetwork",),
+    "history": ("History", "Epoch"),
+    "quality": ("Quality", "Sample", "TrueSample"),
+}
 #: what stands beside the names of `syngrad` itself; those after the first three are imported by their own names
 FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data")
 
@@ -32,11 +39,14 @@ def public(module: ModuleType) -> dict[str, object]:
 
 
 def everything() -> dict[str, object]:
-    """Every public name of Syngrad, in full, the families and what they hold included."""
+    """Every public name of Syngrad, in full, the families, what they hold and what users are handed included."""
     values = public(importlib.import_module("syngrad"))
     for family in FAMILIES:
         module = importlib.import_module(f"syngrad.{family}")
         values |= {module.__name__: module} | public(module)
+    for name, handed in HANDED.items():
+        module = importlib.import_module(f"syngrad.{name}")
+        values |= {f"{module.__name__}.{each}": getattr(module, each) for each in handed}
     return values
 
 
