@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by the DevTools protocol: what a page draws, logs and asks the network for."""
+"""A headless Chromium, driven over a pipe by the DevTools protocol: what a page draws, logs and asks for."""
 
 from __future__ import annotations
 

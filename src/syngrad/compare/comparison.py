@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,8 @@ class Comparison:
     def _checked(self, target: float | None) -> float | None:
         if target is None:
             return None
+        if not math.isfinite(target):
+            raise ConfigError(f"target {target:g} must be a finite number, a value of {self.metric_name!r}")
         if self.higher_is_better is None:
             raise ConfigError(
                 f"target {target:g}: nobody says whether more or less of {self.metric_name!r} is better; set "

@@ -161,7 +161,7 @@ def _cells(m: Measured, row: Aggregate) -> list[str]:
     factor, form = (100.0, ".1f") if m.percent else (1.0, ".4g")
     value = NONE if row.value is None else f"{row.value * factor:{form}}"
     if row.value is not None and row.value_spread is not None:
-        value += f" ± {row.value_spread * factor:{form}}"
+        value += f" ± {row.value_spread * factor:{form if m.percent else '.2g'}}"
     gap = NONE
     if row.metric_difference is not None and row.method != BACKPROP:
         gap = signed(row.metric_difference, row.metric)
