@@ -2,7 +2,7 @@
 
 Everything a user can get wrong ends in a :class:`SyngradError` whose message is one line: what was given, why it does
 not do, and what to type instead. The command line prints that line and exits with code 2; a library user may catch the
-base class alone.
+base class alone. What does not stop a run is a :class:`TrainingWarning`, one line as well.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ class MessageError(SyngradError):
 
 class TrainingError(SyngradError):
     """The model, the loss or the data failed while training: NaN, an empty loader, a loss that is not a scalar."""
+
+
+class CheckpointError(SyngradError):
+    """A checkpoint that cannot be written, or one that is missing, damaged, foreign, or of another model."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes on, but something should be looked at: an estimate that diverges, an update that was skipped."""
 
 
 def unknown(kind: str, given: object, valid: Iterable[str]) -> ConfigError:

@@ -180,9 +180,8 @@ class Comparison:
         try:
             trainer = self._trainer(contender, row.seed)
             train, test = self.source.loaders(row.seed)
-            more = {} if self._validate_every is None else {"validate_every": self._validate_every}
             cuda = _forget_peak()
-            history = trainer.fit(train, epochs, validate=test, on_epoch=told, **more)
+            history = trainer.fit(train, epochs, validate=test, on_epoch=told, validate_every=self._validate_every)
         except Exception as error:
             self._failed(row, error)
             return
@@ -191,8 +190,7 @@ class Comparison:
         if epochs:
             row.optimizer = type(trainer.optimizers[0]).__name__
             self.description["samples"] = history.epochs[0].samples
-        configuration = getattr(trainer, "configuration", None)
-        row.trainer = configuration() if configuration is not None else None
+        row.trainer = trainer.configuration()
 
     def _record(self, row: Row, history: History) -> None:
         row.history = [(epoch, seconds, value) for epoch, seconds, value in history.values()]
