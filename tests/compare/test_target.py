@@ -14,16 +14,6 @@ from syngrad.history import Epoch, History
 from syngrad.results import Row, aggregate, document, environment, validate
 
 
-class Curve(History):
-    """A history with validations inside its epochs, and what else a run can leave behind."""
-
-    points: list[tuple[float, float, float]]
-    guarded: dict[str, int]
-
-    def values(self) -> list[tuple[float, float, float]]:  # type: ignore[override]
-        return self.points
-
-
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `fit` was asked for; it trains nothing and says that accuracy rose by a tenth every quarter of an epoch."""
@@ -31,10 +21,11 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def fit(self: Trainer, loader: Any, epochs: int, **more: Any) -> History:
         asked.append({"epochs": epochs, **{k: v for k, v in more.items() if k not in ("on_epoch", "validate")}})
-        made = Curve("accuracy")
+        name = self.metric[0] if self.metric else "loss"
+        made = History(name)
         start = 0.5 if self.method.name == "backprop" else 0.4
-        made.points = [(k / 4, float(k), start + k / 10) for k in range(1, 5)]
-        made.epochs = [Epoch(1, 0.7, 4.0, 64, 0.1, {"accuracy": 0.9})]
+        made.points = [(k / 4, float(k), {name: start + k / 10}) for k in range(1, 5)]
+        made.epochs = [Epoch(1, 0.7, 4.0, 64, 0.1, {name: 0.9})]
         series = [[10 * k, 0.5, 1.0, 0.2, 0.1] for k in range(1000)]
         made.interfaces = [{"cut": "2", "cosine": 0.5, "norm_ratio": 1.0, "estimator_loss": None, "staleness": 0.0,
                             "history": series, "true_history": []}]  # fmt: skip
@@ -64,7 +55,7 @@ def test_a_target_is_looked_for_four_times_an_epoch(fitted: list[dict[str, Any]]
 
 def test_without_a_target_the_metric_is_taken_once_an_epoch(fitted: list[dict[str, Any]]) -> None:
     rows = compared()
-    assert fitted == [{"epochs": 1}] * 2
+    assert fitted == [{"epochs": 1, "validate_every": None}] * 2
     assert [row.time_to_target_s for row in rows] == [None, None]
 
 
@@ -86,6 +77,17 @@ def test_what_a_run_leaves_is_kept_with_its_row(fitted: list[dict[str, Any]]) ->
     assert row.train_loss == [(1, 4.0, 0.7)]
     assert row.history[0] == (0.25, 1.0, 0.6)
     assert row.peak_memory_bytes is None
+
+
+def test_a_real_run_validates_within_its_epochs() -> None:
+    comparison = Comparison(small.experiment(epochs=2), ["backprop"], timing_s=0, target=0.4)
+    (row,) = comparison.run()
+    assert [epoch for epoch, _, _ in row.history] == [k / 4 for k in range(1, 9)]
+    seconds = [s for _, s, _ in row.history]
+    assert seconds == sorted(seconds)
+    assert row.time_to_target_s is None or 0 < row.time_to_target_s <= seconds[-1]
+    assert row.trainer is not None
+    assert row.trainer["method"] == "backprop"
 
 
 def no_name(output: Any, target: Any) -> float:
