@@ -23,7 +23,7 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
 
     `gap` is to backprop with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ± is
     the standard deviation over seeds. The two columns of × are multiples of backprop's. The cosine is the mean over the
-    interfaces. target: the metric's value; the seconds to it then stand where the saved bytes would.
+    interfaces. target: the metric's value; the seconds to it then stand in the place of bytes and cosine.
     """
     if not rows:
         return []
@@ -34,10 +34,10 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
     legend = [LEGEND] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
     if target is not None:
         goal = f"{target * 100:g} %" if percent else f"{target:g}"
-        heads[4:6] = ["saved ×", f"to {goal}"]
+        heads[4:] = ["saved ×", f"to {goal}"]
         for row, line in zip(rows, cells, strict=True):
             if line is not None:
-                line[4:6] = [line[5], to_target(row)]
+                line[4:] = [line[5], to_target(row)]
         legend.append(f"to {goal}: seconds of training until {rows[0].metric} reaches it, interpolated")
     widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
     names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
