@@ -48,8 +48,7 @@ def compare(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help="fashion-mlp, fashion-cnn, or path/to/file.py:function returning an Experiment.",
-            show_default="fashion-mlp",
+            help="fashion-mlp unless told otherwise, fashion-cnn, or path/to/file.py:function returning an Experiment.",
         ),
     ] = None,
     methods: Annotated[
@@ -76,15 +75,15 @@ def compare(
         int | None, typer.Option(metavar="N", parser=whole("--batch-size"), help="Instead of the experiment's own.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed.", show_default="0")
+        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed; 0 unless told otherwise.")
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             parser=whole("--seeds"),
-            help="How many seeds, from the first on; each row is run with every one. Two or more give 95 % intervals.",
-            show_default="1",
+            help="How many, 1 unless told otherwise, from the first on; each row is run with every one, and two or "
+            "more give 95 % intervals.",
         ),
     ] = None,
     threads: Annotated[
@@ -92,8 +91,7 @@ def compare(
         typer.Option(
             metavar="N",
             parser=whole("--threads"),
-            help="PyTorch's threads. One is the least noisy; give a large model the machine's cores.",
-            show_default="1",
+            help="PyTorch's threads. One, as without it, is the least noisy; give a large model the machine's cores.",
         ),
     ] = None,
     optimizer: Annotated[
