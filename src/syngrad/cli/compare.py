@@ -211,4 +211,4 @@ def _publish(comparison: Comparison, options: dict[str, Any]) -> None:
 
             results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
     finally:
-        print(report(document, aggregated, said.said))
+        print(report(document, aggregated, said.text, said.reasons))

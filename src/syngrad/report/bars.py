@@ -29,7 +29,7 @@ def target_time(m: Measured) -> Figure | None:
     rows = [(row, look) for row, look, _ in m.each()]
     if m.target is None or not rows:
         return None
-    title = f"time to {m.metric} {m.shown(m.target)}"
+    title = f"time to {m.metric} {m.goal}"
     values, texts = [row.time_to_target_s for row, _ in rows], [to_target(row) for row, _ in rows]
     panel = _bars(rows, values, texts, "seconds of training", title)
     caption = (
@@ -46,7 +46,7 @@ def step_split(m: Measured) -> Figure | None:
         return None
     data = []
     for part, colour, pattern in PARTS:
-        hatching = {"shape": pattern, "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
+        hatching = {"shape": pattern, "bgcolor": css(colour), "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
         trace = {
             "type": "bar",
             "orientation": "h",

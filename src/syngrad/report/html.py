@@ -32,7 +32,7 @@ def page(document: Mapping[str, Any], command: str | None = None) -> str:
     m = measured(told)
     experiment, verdict = told["experiment"], told.get("verdict") or {}
     groups = {
-        "learning": [bars.target_time(m), figures.tradeoff(m), *figures.learning(m)],
+        "learning": [*figures.learning(m), bars.target_time(m), figures.tradeoff(m)],
         "gradients": [quality.by_interface(m), quality.over_time(m)],
         "cost": [bars.step_split(m), bars.memory(m)],
     }
@@ -49,6 +49,7 @@ def page(document: Mapping[str, Any], command: str | None = None) -> str:
         "summary": sections.summary(m),
         "seeds": sections.by_seed(m),
         "legend": sections.legend(m),
+        "estimating": sections.legend(m, estimating=True),
         "parts": sections.parts_legend() if any(f.name == "step-split" for f in drawn["cost"]) else "",
         **{name: "".join(map(_figure, group)) or NOTHING[name] for name, group in drawn.items()},
         "environment": sections.environment(told["environment"]),
@@ -167,4 +168,7 @@ def _data(content: Mapping[str, Any]) -> str:
 def _command(command: str | None) -> str:
     if command is None:
         return "<p>This results file holds no configuration; a newer one would.</p>"
-    return f'<pre class="command"><code>{escape(command)}</code></pre>'
+    # an option a line, which a shell reads as one: broken elsewhere, a narrow page would break within words
+    first, *options = re.split(r" (?=--\w)", command)
+    lines = " \\\n  ".join([first, *options])
+    return f'<pre class="command"><code>{escape(lines)}</code></pre>'

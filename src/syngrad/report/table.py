@@ -102,13 +102,20 @@ def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) ->
     return f"{what}; {', '.join(part for part in parts if part)}"
 
 
-def report(document_: dict[str, Any], rows: Sequence[Aggregate], verdict: str, width: int = WIDTH) -> str:
-    """The whole of what is printed: table, interfaces, environment, verdict."""
+def report(
+    document_: dict[str, Any],
+    rows: Sequence[Aggregate],
+    verdict: str,
+    reasons: Sequence[str] = (),
+    width: int = WIDTH,
+) -> str:
+    """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
     blocks = [
         table(rows, width, document_["experiment"].get("target")),
         interfaces(rows, width),
         textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
         textwrap.wrap(verdict, width),
+        [line for reason in reasons for line in textwrap.wrap("· " + reason, width, subsequent_indent="  ")],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
