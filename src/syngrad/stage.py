@@ -94,20 +94,20 @@ class Stage:
 
 @contextmanager
 def undisturbed(stages: list[Stage]) -> Iterator[None]:
-    """Generators and buffers are afterwards what they were."""
+    """Generators, the stages' own and the default ones, and buffers are afterwards what they were."""
     randomness = [stage.randomness.save() for stage in stages]
-    buffers = [
-        (buffer, buffer.detach().clone())
-        for stage in stages
-        for module in (stage.segment, stage.interface)
-        if module is not None
-        for buffer in module.buffers()
-    ]
-    try:
-        yield
-    finally:
-        for stage, saved in zip(stages, randomness, strict=True):
-            stage.randomness.load(saved)
-        for buffer, before in buffers:
-            # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is again
-            buffer.data.copy_(before)
+    parts = [part for stage in stages for part in (stage.segment, stage.interface) if part is not None]
+    registered = {module: dict(module._buffers) for part in parts for module in part.modules()}
+    buffers = [(buffer, buffer.detach().clone()) for part in parts for buffer in part.buffers()]
+    device = stages[0].randomness.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a loss may draw from them
+        try:
+            yield
+        finally:
+            for stage, saved in zip(stages, randomness, strict=True):
+                stage.randomness.load(saved)
+            for module, before in registered.items():
+                module._buffers.update(before)  # a module may put another tensor in its buffer's place
+            for buffer, values in buffers:
+                # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is
+                buffer.data.copy_(values)
