@@ -33,8 +33,8 @@ def clipped_by_hand(
         stages = [[p for p in stage.parameters if p.grad is not None] for stage in trainer.stages]
         norms.append([clip_grad_norm_(part, torch.inf).item() if part else None for part in stages])
         if norm is not None:
-            for part in stages if scope == "stage" else [[p for part in stages for p in part]]:
-                clip_grad_norm_(part, norm)
+            for together in stages if scope == "stage" else [[p for part in stages for p in part]]:
+                clip_grad_norm_(together, norm)
         step_all()
 
     updates.step_all = doing  # type: ignore[method-assign]
