@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,10 @@ from syngrad.cli.train import OPTIONS, train
 from syngrad.results import validate
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENT = """from tests.small import experiment
+EXPERIMENT = """import time
+
+from tests.small import data, experiment
+from torch.utils.data import DataLoader, TensorDataset
 
 
 def tiny(epochs=3):
@@ -29,6 +33,21 @@ def tiny(epochs=3):
 
 def endless(epochs=100_000):
     return experiment(epochs=epochs)
+
+
+def workers(epochs=100_000):
+    return experiment(epochs=epochs, data=slowly)
+
+
+def slowly(batch_size, seed):
+    train, test = data(batch_size, seed)
+    return DataLoader(Slow(*train.tensors), batch_size, num_workers=2), test
+
+
+class Slow(TensorDataset):
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return super().__getitem__(index)
 """
 
 
@@ -141,6 +160,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
     assert main(["train", "--resume", str(folder), "--epochs", str(epochs)]) == 0
     assert main(["train", tiny, "--epochs", str(epochs), "--save", str(whole)]) == 0
     assert same(model(folder), model(whole))
+
+
+def test_ctrl_c_of_a_terminal_reaches_the_loaders_processes_too(tiny: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "syngrad", "train", tiny.replace(":tiny", ":workers"), "--save", str(folder)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("epoch ")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.startswith("interrupted after minibatch ")
+    assert err.count("\n") == 1
 
 
 def test_a_killed_run_goes_on(tiny: str, tmp_path: Path) -> None:
