@@ -234,3 +234,8 @@ def test_updates_that_were_skipped() -> None:
         "Updates skipped because an estimate was not finite or ran away: 3 of synthetic and 40 of synthetic:linear."
         in (verdict(rows).reasons)
     )
+
+
+def test_seeds_that_are_missing() -> None:
+    rows = [base(), synthetic(0.8, 0.0, 0.5, seeds=2, failed=1, failure="failed: loss is nan")]
+    assert "synthetic rests on 2 of 3 seeds: failed: loss is nan." in verdict(rows).reasons

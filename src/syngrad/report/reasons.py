@@ -72,6 +72,15 @@ def guarded(rows: Sequence[Aggregate]) -> list[str]:
     return [f"Updates skipped because an estimate was not finite or ran away: {said}."]
 
 
+def failures(rows: Sequence[Aggregate]) -> list[str]:
+    """Seeds that are missing from a row's means."""
+    return [
+        f"{row.label} rests on {row.seeds} of {row.seeds + row.failed} seeds: {row.failure}."
+        for row in rows
+        if row.failed and row.failure
+    ]
+
+
 def seeds(row: Aggregate) -> list[str]:
     """What one seed cannot tell."""
     if row.metric_difference_interval is not None or row.metric_difference is None:

@@ -140,7 +140,8 @@ def summary(m: Measured) -> str:
     heads += ["peak memory"] * peak + [f"to {escape(m.goal)}"] * (m.target is not None)
     heads += ["skipped updates"] * guarded
     for index, (row, look) in enumerate(zip(m.rows, m.looks, strict=True)):
-        name = f"{swatch(look)} <span>{escape(row.label)}</span>"
+        of = f", {row.seeds} of {row.seeds + row.failed} seeds" if row.ok and row.failed else ""
+        name = f"{swatch(look)} <span>{escape(row.label)}{of}</span>"
         if not row.ok:
             rows.append([name])
             whole[index] = escape(row.status)
