@@ -89,7 +89,7 @@ def swatch(look: Look) -> str:
 
 
 def legend(m: Measured, estimating: bool = False) -> str:
-    """The rows with their looks, as buttons that hide and show them in all figures; or only those that estimate."""
+    """The rows with their looks, as buttons that hide and show their lines in all figures; or only those that estimate."""
     rows = [(row, look) for row, look, _ in m.each() if not estimating or known(list(row.cosines.values()))]
     keys = "".join(
         f'<li><button type="button" aria-pressed="true" data-row="{look.index}">{swatch(look)} '
@@ -98,7 +98,7 @@ def legend(m: Measured, estimating: bool = False) -> str:
     )
     return (
         keys
-        and f'<ul class="legend" aria-label="Rows; press one to hide it in the figures or to show it again">{keys}</ul>'
+        and f'<ul class="legend" aria-label="Rows; press one to hide its lines in the figures or to show them again">{keys}</ul>'
     )
 
 
