@@ -159,10 +159,13 @@ def run(options: dict[str, Any], resume: bool) -> int:
     try:
         row = training.run(each)
     except KeyboardInterrupt as error:
-        if folder is None or not error.args:
-            raise
         done = training.trainer.minibatches
-        print(f"interrupted after minibatch {done}; go on with: syngrad train --resume {folder}", file=sys.stderr)
+        if folder is None:
+            print(f"interrupted after minibatch {done}; nothing is saved: --save DIR keeps a run", file=sys.stderr)
+        elif error.args:
+            print(f"interrupted after minibatch {done}; go on with: syngrad train --resume {folder}", file=sys.stderr)
+        else:
+            print(f"interrupted; go on from the last checkpoint: syngrad train --resume {folder}", file=sys.stderr)
         return INTERRUPTED
     document = results.document(
         results.environment(training.threads), training.description(), [row], None, _resolved(training, options)
