@@ -176,7 +176,9 @@ def test_an_option_that_the_optimiser_does_not_have_is_refused(options: dict[str
     assert says in one_line(caught)
 
 
-@pytest.mark.parametrize("options", [{"lr": -1.0}, {"weight_decay": "none"}, {"betas": 3}])
+@pytest.mark.parametrize(
+    "options", [{"lr": -1.0}, {"lr": "fast"}, {"lr": float("nan")}, {"weight_decay": "none"}, {"betas": 3}]
+)
 def test_a_value_that_the_optimiser_does_not_take_is_one_line(options: dict[str, Any]) -> None:
     with pytest.raises(syngrad.SyngradError) as caught:
         trainer_of(groups={"*.bias": options}, optimizer=adam).step(CASE.batches(1)[0])
