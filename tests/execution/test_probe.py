@@ -241,14 +241,17 @@ class Handing(nn.Module):
 
 
 @pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("freeze", [(), ("first",), ("second",)], ids=["trained", "first frozen", "second frozen"])
-def test_the_users_own_tensors_are_left_as_they_are(freeze: tuple[str, ...], size: int) -> None:
+def test_the_users_own_tensors_are_left_as_they_are(freeze: tuple[str, ...], asked: bool, size: int) -> None:
+    """Also where the input itself is a leaf of the message that has a gradient, as in the batch that it was bound to."""
     batch = CASE.batches(1, last=size)[0]
     before = [t.clone() for t in batch]
     trainer = trainer_of(Handing().double(), ["second", "head"], estimator="linear", true_every=1, freeze=freeze)
+    trainer.bind((batch[0].clone().requires_grad_(asked), batch[1]))
     for _ in range(3):
         trainer.step(batch)
-    assert [len(q.true) for q in trainer.quality] == [3, 3]
+    assert [len(q.true) for q in trainer.quality] == [6 if asked else 3, 3]
     assert not any(t.requires_grad for t in batch)
     assert all(t.grad is None and torch.equal(t, b) for t, b in zip(batch, before, strict=True))
 

@@ -168,12 +168,12 @@ class Scripted(Callback):
         record.metrics[self.name] = self.values[record.epoch - 1]
 
 
-def epochs_until(values: list[float], metric: str = "loss", trainer_metric: Any = None, **options: Any) -> int:
+def epochs_until(values: list[float], measured: str = "loss", trainer_metric: Any = None, **options: Any) -> int:
     """After how many epochs a run with these measurements is over."""
     trainer = trainer_of(metric=trainer_metric, optimizer=momentum)
     batches = CASE.batches(1)
     stopping = EarlyStopping(**options)
-    history = trainer.fit(batches, len(values), validate=batches, callbacks=[Scripted(metric, values), stopping])
+    history = trainer.fit(batches, len(values), validate=batches, callbacks=[Scripted(measured, values), stopping])
     return len(history.epochs)
 
 
