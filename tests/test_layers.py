@@ -21,7 +21,7 @@ ORDER = (
     ("errors",),
     ("tree", "history", "progress", "plain"),
     ("memory",),
-    ("targets", "metrics", "quality", "guard"),
+    ("targets", "metrics", "quality", "guard", "optimizers"),
     ("estimators",),
     ("interface",),
     ("stage",),
@@ -41,6 +41,7 @@ ORDER = (
     ("__init__",),  # the public names; what stands above is the command line's and may use them
     ("results", "config"),
     ("compare",),
+    ("training",),
     ("planner",),
     ("report",),
     ("cli",),

@@ -6,6 +6,7 @@ learning rate of their own.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import fnmatch
 import math
@@ -50,6 +51,27 @@ def parameter_groups(
                 by_rate.setdefault(float(estimator.learning_rate), []).extend(found)
     for rate, parameters in by_rate.items():
         groups.append({"params": parameters, "name": f"estimators ×{rate:g}", "estimator_scale": rate})
+    return groups
+
+
+def parse_groups(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Groups as they are typed, `PATTERN: option=value, …`, as in `*.bias: weight_decay=0`.
+
+    Raises ConfigError for what cannot be read, and a pattern that is there twice.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        pattern, colon, rest = (part.strip() for part in text.rpartition(":"))
+        try:
+            call = ast.parse(f"f({rest})", mode="eval").body
+            if not colon or not pattern or not isinstance(call, ast.Call) or call.args or not call.keywords:
+                raise ValueError
+            options = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+            raise ConfigError(f"cannot read group {text!r:.60}; write it as in '*.bias: weight_decay=0'") from None
+        if pattern in groups:
+            raise ConfigError(f"group {pattern!r:.60} is there twice; write its options together")
+        groups[pattern] = options
     return groups
 
 

@@ -7,7 +7,7 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +144,7 @@ class Run:
             trainer.model.train()
         number = trainer.epochs_done + 1
         self._tick()
-        for batch in self.place.epoch():
+        for batch in self._batches():
             loss = trainer.step(batch)
             self.partial.add(loss.item(), *trainer.last)
             advance(f"epoch {number}  loss {self.partial.loss / self.partial.weight:.4f}")
@@ -161,6 +161,16 @@ class Run:
         self._tock()
         self._close(number)
 
+    def _batches(self) -> Iterator[Any]:
+        """The epoch's minibatches. Ctrl-C in a terminal ends a loader's worker processes too: then it ends here."""
+        try:
+            yield from self.place.epoch()
+        except TrainingError:
+            if self.interrupts.asked is None:
+                raise
+            self._tock()
+            self._save()
+
     def _between(self, number: int) -> None:
         """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
         plan, done = self.plan, self.partial.minibatches
@@ -168,7 +178,8 @@ class Run:
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
             self._tock()
-            self._validate(number - 1 + (done / whole if whole else 0.0))
+            # without a length a share that only grows stands for it
+            self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or self.interrupts.asked is not None:
