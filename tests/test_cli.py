@@ -24,13 +24,19 @@ OPTIONS = {
     "experiment",
     "methods",
     "estimator",
+    "stages",
+    "cuts",
     "epochs",
     "batch_size",
     "seed",
     "seeds",
     "threads",
+    "optimizer",
+    "target",
     "json",
+    "html",
     "progress",
+    "config",
 }
 
 

@@ -14,8 +14,6 @@ from syngrad.errors import ConfigError, SyngradError
 from syngrad.metrics import (
     HIGHER_IS_BETTER,
     NAMED,
-    Quality,
-    Sample,
     accuracy,
     cosine,
     explained_variance,
@@ -76,81 +74,6 @@ def test_shapes_and_layouts_do_not_matter() -> None:
     torch.testing.assert_close(cosine(a.t(), b.t()), cosine(a, b))
     torch.testing.assert_close(cosine(a.reshape(2, 2, 3), b.reshape(2, 2, 3)), cosine(a, b))
     assert not cosine(a.clone().requires_grad_(), b).requires_grad
-
-
-def test_running_quality() -> None:
-    quality = Quality("4")
-    assert quality.summary(2.0) == {
-        "cut": "4",
-        "cosine": None,
-        "norm_ratio": None,
-        "estimator_loss": None,
-        "staleness": 2.0,
-    }
-    b = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    for step, a in enumerate([torch.zeros_like(b), b, -b, 2 * b]):
-        quality.add(3 * step, a * 0.5, b * 0.5, 0.5)
-    # step, cosine, norm ratio, and the squared error, Σ over features, mean over the two samples
-    want = [(0, 0, 0, 1), (3, 1, 1, 0), (6, -1, 1, 4), (9, 1, 2, 1)]
-    for sample, figures in zip(quality.history, want, strict=True):
-        assert isinstance(sample, Sample)
-        assert sample == pytest.approx(figures)
-    # what it sums up is the last half of those that said something: an estimate of zero has no direction
-    assert quality.summary() == {
-        "cut": "4",
-        "cosine": pytest.approx((-1 + 1) / 2),
-        "norm_ratio": pytest.approx((1 + 2) / 2),
-        "estimator_loss": pytest.approx((4 + 1) / 2),
-        "staleness": 0.0,
-    }
-    quality.add(12, b, b, 1.0)
-    assert quality.mean("norm_ratio") == pytest.approx((2 + 1) / 2)
-
-
-def test_one_sample_is_summed_up_as_it_is() -> None:
-    quality = Quality("4")
-    quality.add(0, torch.ones(2, 2), torch.ones(2, 2), 0.5)
-    assert (quality.mean("cosine"), quality.mean("norm_ratio"), quality.mean("estimator_loss")) == pytest.approx(
-        (1, 1, 0)
-    )
-
-
-def test_a_ratio_that_has_no_value_does_not_count() -> None:
-    """A received gradient of zero, as from an estimator that has not begun: any estimate is infinitely larger."""
-    quality, b, zero = Quality("4"), torch.ones(2, 2), torch.zeros(2, 2)
-    for step, (estimate, received) in enumerate([(b, zero), (zero, zero), (b, zero), (3 * b, b)]):
-        quality.add(step, estimate, received, 0.5)
-    assert quality.history[0].norm_ratio == quality.history[2].norm_ratio == math.inf
-    assert math.isnan(quality.history[1].norm_ratio)
-    assert quality.mean("norm_ratio") == pytest.approx(3)
-    assert quality.mean("cosine") == pytest.approx(1)
-    nothing = Quality("8")
-    nothing.add(0, b, zero, 0.5)
-    assert nothing.mean("norm_ratio") is None
-    assert nothing.mean("cosine") is None
-
-
-def test_a_minibatch_that_failed_is_forgotten() -> None:
-    quality, b = Quality("4"), torch.ones(2, 2)
-    quality.forget(0)
-    for step in (0, 4, 8, 8):
-        quality.add(step, b, b, 0.5)
-    quality.forget(5)
-    assert [sample.step for sample in quality.history] == [0, 4, 8, 8]
-    quality.forget(8)
-    assert [sample.step for sample in quality.history] == [0, 4]
-    quality.forget(0)
-    assert [sample.step for sample in quality.history] == [0, 4], "only the last minibatch can have failed"
-
-
-def test_the_estimator_loss_is_per_sample_whatever_the_scale() -> None:
-    a, b = pair()
-    losses = []
-    for scale in (1.0, 0.25, 64.0):
-        quality = Quality("4")
-        quality.add(0, a * scale, b * scale, scale)
-        losses.append(quality.mean("estimator_loss"))
-    assert losses == pytest.approx([(a - b).square().sum().item() / 4] * 3, rel=1e-5)
 
 
 def test_accuracy() -> None:

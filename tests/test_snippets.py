@@ -88,7 +88,8 @@ def fault(words: list[str]) -> str | None:
         return f"no such target: {', '.join(unknown)}" if unknown else None
     if words[:1] != ["syngrad"]:
         return None
-    command = [word for word in words[1:2] if not word.startswith("-")]
+    # A group such as `data` has commands of its own.
+    command = [word for word in words[1 : 3 if words[1:2] == ["data"] else 2] if not word.startswith("-")]
     said = syngrad_help(*command)
     if said is None:
         return f"no such command: {' '.join(command)}"

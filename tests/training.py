@@ -21,14 +21,15 @@ def trainer_of(model: nn.Module | None = None, cuts: list[str] | None = None, **
 
 
 def momentum_trainer(model: nn.Module | None = None, cuts: list[str] | None = None, **options: Any) -> syngrad.Trainer:
-    """The same, with momentum (what :class:`Descent` does by hand) and no sampling of quality."""
-    return trainer_of(model, cuts, **{"optimizer": momentum, "quality_every": 0, **options})
+    """The same, with momentum (what :class:`Descent` does by hand) and no sampling."""
+    return trainer_of(model, cuts, **{"optimizer": momentum, "quality_every": 0, "true_every": 0, **options})
 
 
 def case_trainer(case: Case, model: nn.Module, **options: Any) -> syngrad.Trainer:
     """A trainer of this model as the case has it: its cuts, its loss."""
     net = syngrad.decouple(model, cuts=case.cuts)
     options.setdefault("quality_every", 0)
+    options.setdefault("true_every", 0)
     return syngrad.Trainer(net, loss=case.loss, loss_count=case.count, **{"progress": False, **options})
 
 

@@ -2,12 +2,14 @@
 
 Everything a user can get wrong ends in a :class:`SyngradError` whose message is one line: what was given, why it does
 not do, and what to type instead. The command line prints that line and exits with code 2; a library user may catch the
-base class alone.
+base class alone. What does not stop a run is a :class:`TrainingWarning`, one line as well.
 """
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -31,12 +33,28 @@ class TrainingError(SyngradError):
     """The model, the loss or the data failed while training: NaN, an empty loader, a loss that is not a scalar."""
 
 
+class CheckpointError(SyngradError):
+    """A checkpoint that cannot be written, or one that is missing, damaged, foreign, or of another model."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes on, but something should be looked at: an estimate that diverges, an update that was skipped."""
+
+
 def unknown(kind: str, given: object, valid: Iterable[str]) -> ConfigError:
     """The error for a name that is not known: it lists the valid ones, the nearest first if there is one."""
     names = sorted(valid)
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"unknown {kind} {given!r};{hint} valid: {', '.join(names)}")
+
+
+def warn(message: str) -> None:
+    """A TrainingWarning that points at the user's own line: the first frame that is not Syngrad's."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "syngrad":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, TrainingWarning, stacklevel=level)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError
+from syngrad.groups import OptimizerFactory
 from syngrad.metrics import Metric
-from syngrad.stage import OptimizerFactory
 from syngrad.trainer import default_optimizer
 
 

@@ -22,13 +22,16 @@ class Epoch:
 class History:
     """The epochs of one call of `fit`, and the quality of every interface's estimates at its end.
 
-    started_s: seconds of training before it, in earlier calls.
+    started_s: seconds of training before it, in earlier calls. points: (epochs, seconds of training, metrics) of every
+    validation, within epochs too. guarded: updates that the guard has skipped, by the stage's name.
     """
 
     metric: str | None = None
     started_s: float = 0.0
     epochs: list[Epoch] = field(default_factory=list)
+    points: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
     interfaces: list[dict[str, object]] = field(default_factory=list)
+    guarded: dict[str, int] = field(default_factory=dict)
 
     @property
     def train_s(self) -> float:
@@ -45,11 +48,18 @@ class History:
         """The last epoch's metric, or its loss where no metric was asked for."""
         return self.values()[-1][2] if self.values() else None
 
-    def values(self) -> list[tuple[int, float, float]]:
-        """(epoch, train_s, metric) of every epoch that was validated."""
+    def values(self) -> list[tuple[float, float, float]]:
+        """(epochs, train_s, metric) of every validation; epochs is a fraction within one."""
         key = self.metric or "loss"
-        return [(e.epoch, e.train_s, e.metrics[key]) for e in self.epochs if key in e.metrics]
+        return [(epoch, seconds, metrics[key]) for epoch, seconds, metrics in self.points if key in metrics]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> History:
+        """What :meth:`to_dict` was taken of."""
+        epochs = [Epoch(**record) for record in plain["epochs"]]
+        points = [(epoch, seconds, metrics) for epoch, seconds, metrics in plain["points"]]
+        return cls(**{**plain, "epochs": epochs, "points": points})

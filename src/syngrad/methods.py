@@ -109,6 +109,10 @@ class Policy:
         """Whether minibatch `step` asks for gradients to come back."""
         return self.method.estimates and step % self.feedback_every == 0
 
+    def samples(self, step: int) -> bool:
+        """Whether minibatch `step` may be a sample of quality: one on which feedback costs nothing extra."""
+        return self.wants_feedback(step) or not self.method.estimates
+
     def locked(self, step: int) -> bool:
         """Whether minibatch `step` waits for the gradient from above before it updates."""
         name = self.method.name

@@ -1,4 +1,4 @@
-"""How good an estimate is, and what a step keeps in memory.
+"""How good an estimate is, and how good a model is.
 
 The three figures of quality compare an estimate with the gradient that was received for the same message. They are
 taken over the whole minibatch as one vector, and all are unchanged when both arguments are multiplied by one number,
@@ -7,10 +7,7 @@ so it does not matter whether they come per sample or scaled.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,54 +34,6 @@ def explained_variance(estimate: Tensor, received: Tensor) -> Tensor:
     """1 − ‖δ − δ̂‖² / ‖δ‖², a scalar ≤ 1: the part of the received gradient's power that the estimate accounts for."""
     a, b = estimate.detach().float(), received.detach().float()
     return 1 - (b - a).square().sum() / b.square().sum()
-
-
-class Sample(NamedTuple):
-    """The quality of one minibatch's estimate; estimator_loss is the squared error per sample."""
-
-    step: int
-    cosine: float
-    norm_ratio: float
-    estimator_loss: float
-
-
-@dataclass
-class Quality:
-    """The quality of one interface's estimates on the minibatches on which it was sampled."""
-
-    cut: str
-    history: list[Sample] = field(default_factory=list)
-
-    def add(self, step: int, estimate: Tensor, received: Tensor, scale: float) -> None:
-        """Take one sample at minibatch `step`, from an estimate and a received gradient both multiplied by `scale`."""
-        value, ratio = cosine(estimate, received).item(), norm_ratio(estimate, received).item()
-        error = (estimate - received).float().square().sum().item() / (scale * scale * max(received.shape[0], 1))
-        self.history.append(Sample(step, value, ratio, error))
-
-    def forget(self, step: int) -> None:
-        """Drop the samples of a minibatch that failed."""
-        while self.history and self.history[-1].step == step:
-            self.history.pop()
-
-    def mean(self, figure: str, since: int = 0) -> float | None:
-        """Mean of one figure over the last half of the samples from the `since`-th on, past an estimator's first steps.
-
-        Samples count where there was an estimate and something came back; a gradient of exactly zero, as an estimator
-        gives that has not begun, has no direction. None if nothing was sampled.
-        """
-        said = [sample for sample in self.history[since:] if 0 < sample.norm_ratio < math.inf]
-        tail = [getattr(sample, figure) for sample in said[len(said) // 2 :]]
-        return sum(tail) / len(tail) if tail else None
-
-    def summary(self, staleness: float = 0.0, since: int = 0) -> dict[str, object]:
-        """The row of the results file: cut, cosine, norm_ratio, estimator_loss, staleness."""
-        return {
-            "cut": self.cut,
-            "cosine": self.mean("cosine", since),
-            "norm_ratio": self.mean("norm_ratio", since),
-            "estimator_loss": self.mean("estimator_loss", since),
-            "staleness": staleness,
-        }
 
 
 Metric = Callable[[object, object], object]

@@ -1,23 +1,16 @@
-"""A stage: a contiguous part of the model, its interface to the next, its randomness and its optimiser.
-
-This is the only place where a weight changes.
-"""
+"""A stage: a contiguous part of the model, its interface to the next, and its randomness."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.interface import Interface
-
-OptimizerFactory: TypeAlias = Callable[[Any], torch.optim.Optimizer]
-
-SCOPES = ("model", "stage")
 
 
 class Randomness:
@@ -32,6 +25,16 @@ class Randomness:
         self.device_state: Tensor | None = None
         if device.type == "cuda":
             self.device_state = torch.Generator(device).manual_seed(seed).get_state()
+
+    def save(self) -> dict[str, Tensor]:
+        """Where the generators stand: one a device."""
+        return {"cpu": self.state} | ({"device": self.device_state} if self.device_state is not None else {})
+
+    def load(self, saved: dict[str, Tensor]) -> None:
+        """Put them back there. A run saved without this kind of device leaves the device's generator as it was."""
+        self.state = saved["cpu"].cpu()
+        if self.device_state is not None and "device" in saved:
+            self.device_state = saved["device"].cpu()
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -57,7 +60,9 @@ class Stage:
     segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout.
     """
 
-    def __init__(self, name: str, segment: nn.Module, interface: Interface | None, seed: int, device: torch.device):
+    def __init__(
+        self, name: str, segment: nn.Module, interface: Interface | None, seed: int, device: torch.device
+    ) -> None:
         self.name, self.segment, self.interface = name, segment, interface
         # frozen ones too: they may be trained later, and until then an optimiser passes them over
         self.parameters = list(segment.parameters())
@@ -87,115 +92,31 @@ class Stage:
                 raise TrainingError(f"stage {self.name!r} raised {first_line(error)}{hint}") from error
 
 
-class Updates:
-    """The optimisers, and the steps they take.
-
-    factory: parameter groups → optimiser; stage and estimator are two groups of one optimiser. scope: "stage" makes one
-    optimiser a stage, "model" one for all, which is faster and numerically the same for every optimiser that acts
-    parameter by parameter. scheduler: optimiser → scheduler, one an optimiser.
-    """
-
-    def __init__(
-        self,
-        stages: list[Stage],
-        factory: OptimizerFactory,
-        scope: str,
-        estimator_lr: float,
-        scheduler: Callable[[Any], Any] | None = None,
-    ) -> None:
-        parts = [[stage] for stage in stages] if scope == "stage" else [stages]
-        groups = [found for found in map(parameter_groups, parts) if found]
-        if not any(p.requires_grad for stage in stages for p in stage.parameters):
-            raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
-        self.optimizers = [make_optimizer(factory, found) for found in groups]
-        self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
-        for index, optimizer in enumerate(self.optimizers):
-            scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)
-        self._parameters = [
-            [p for group in optimizer.param_groups for p in group["params"]] for optimizer in self.optimizers
-        ]
-
-    def step(self, index: int = 0) -> None:
-        """Apply what has gathered in `.grad` and clear it: stage `index`'s, or, with scope "model", everybody's."""
-        self.optimizers[index].step()
-        self.clear(index)
-        torch.clear_autocast_cache()  # it holds casts of the weights as they were
-
-    def step_all(self) -> None:
-        """Every optimiser once."""
-        for index in range(len(self.optimizers)):
-            self.step(index)
-
-    def clear(self, index: int = 0) -> None:
-        """Forget gathered gradients."""
-        for parameter in self._parameters[index]:
-            parameter.grad = None
-
-    def clear_all(self) -> None:
-        """Forget all gathered gradients, as after an interrupted step."""
-        for index in range(len(self.optimizers)):
-            self.clear(index)
+@contextmanager
+def undisturbed(stages: list[Stage]) -> Iterator[None]:
+    """Generators, the stages' own and the default ones, and buffers are afterwards what they were."""
+    randomness = [stage.randomness.save() for stage in stages]
+    parts = [part for stage in stages for part in (stage.segment, stage.interface) if part is not None]
+    device = stages[0].randomness.device
+    # the default generators too: a loss may draw from them
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), same_buffers(parts):
+        try:
+            yield
+        finally:
+            for stage, saved in zip(stages, randomness, strict=True):
+                stage.randomness.load(saved)
 
 
-def parameter_groups(stages: list[Stage]) -> list[dict[str, Any]]:
-    """The weights of some stages as one group, and their estimators' as one group a learning rate."""
-    weights = [p for stage in stages for p in stage.parameters]
-    groups: list[dict[str, Any]] = [{"params": weights, "name": "weights"}] if weights else []
-    by_rate: dict[float, list[nn.Parameter]] = {}
-    for stage in stages:
-        for estimator in stage.interface.heads if stage.interface is not None else []:
-            found = [p for p in estimator.parameters() if p.requires_grad]
-            if found:
-                by_rate.setdefault(float(estimator.learning_rate), []).extend(found)
-    for rate, parameters in by_rate.items():
-        groups.append({"params": parameters, "name": f"estimators ×{rate:g}", "estimator_scale": rate})
-    return groups
-
-
-def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Call the user's factory; what it raises or returns amiss becomes one clear line."""
-    if isinstance(factory, torch.optim.Optimizer) or not callable(factory):
-        raise ConfigError(
-            f"optimizer must be a function of parameters, got {type(factory).__name__}; "
-            "write optimizer=lambda params: torch.optim.Adam(params, 1e-3)"
-        )
+@contextmanager
+def same_buffers(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Every buffer of these modules is afterwards the tensor that it was, with the values that it had."""
+    registered = {module: dict(module._buffers) for part in parts for module in part.modules()}
+    buffers = [(buffer, buffer.detach().clone()) for part in parts for buffer in part.buffers()]
     try:
-        optimizer = factory(groups)
-    except Exception as error:
-        raise ConfigError(f"the optimizer could not be made: {first_line(error)}") from error
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"optimizer= must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ConfigError("LBFGS needs the loss evaluated again within a step, which stages cannot do; use Adam or SGD")
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    lost = sum(id(p) not in held for group in groups for p in group["params"])
-    if lost:
-        raise ConfigError(
-            f"the optimizer left out {lost} of the parameters it was given, estimators' among them maybe, which would "
-            "never train; build it from its argument: optimizer=lambda params: torch.optim.Adam(params, 1e-3)"
-        )
-    return optimizer
-
-
-def make_scheduler(factory: Callable[[Any], Any], optimizer: torch.optim.Optimizer) -> Any:
-    """Call the user's factory of schedulers; what it raises becomes one clear line."""
-    try:
-        return factory(optimizer)
-    except Exception as error:
-        raise ConfigError(f"the scheduler could not be made: {first_line(error)}") from error
-
-
-def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors."""
-    for index, group in enumerate(optimizer.param_groups):
-        scale = group.get("estimator_scale", 1.0) * factor if "estimator_scale" in group else 1.0
-        if scale == 1.0:
-            continue
-        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
-            if key in group:
-                group[key] = group[key] * scale
-        for one in [scheduler, *getattr(scheduler, "_schedulers", [])]:
-            for noted in ("base_lrs", "max_lrs", "min_lrs"):
-                rates = getattr(one, noted, None)
-                if isinstance(rates, list) and index < len(rates):
-                    rates[index] = rates[index] * scale
+        yield
+    finally:
+        for module, before in registered.items():
+            module._buffers.update(before)  # a module may put another tensor in its buffer's place
+        for buffer, values in buffers:
+            # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is again
+            buffer.data.copy_(values)

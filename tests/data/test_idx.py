@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syngrad.data import idx as idx_module
 from syngrad.data.idx import parse_idx
 from syngrad.errors import SyngradError
 
@@ -51,6 +52,13 @@ def test_a_file_that_is_not_right_is_named_in_one_line(content: bytes, message: 
     assert message in str(caught.value)
     assert str(caught.value).startswith("some-file.gz ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_file_does_not_unpack_to_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx_module, "_MOST_BYTES", 1000)
+    assert len(parse_idx(gzip.compress(idx(bytes(992), 992)), "file.gz", dimensions=1)) == 992
+    with pytest.raises(SyngradError, match=r"^file\.gz unpacks to more than 1,000 bytes"):
+        parse_idx(gzip.compress(idx(bytes(993), 993)), "file.gz", dimensions=1)
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\0\0", b"\0\0\x08\x01", b"\x1f\x8b", b"\x1f\x8b\x08\0"]))

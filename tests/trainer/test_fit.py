@@ -33,7 +33,7 @@ class Clock:
 
 def test_the_seconds_of_the_history_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("syngrad.trainer.time", clock)
+    monkeypatch.setattr("syngrad.trainer.loop.time", clock)
     batches = CASE.batches(4, last=3)
 
     class Slow:
@@ -60,7 +60,7 @@ def test_the_seconds_of_the_history_are_those_of_training(monkeypatch: pytest.Mo
 
 def test_the_rate_of_a_second_fit_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("syngrad.trainer.time", clock)
+    monkeypatch.setattr("syngrad.trainer.loop.time", clock)
 
     class Slow:
         def __iter__(self) -> Iterator[Any]:
@@ -87,9 +87,9 @@ def test_the_history_says_what_happened() -> None:
     assert history.epochs[-1].metrics == trainer.evaluate(batches)
     assert history.value == history.epochs[-1].metrics["accuracy"]
     assert [row["cut"] for row in history.interfaces] == CASE.cuts
-    assert all(
-        row.keys() == {"cut", "cosine", "norm_ratio", "estimator_loss", "staleness"} for row in history.interfaces
-    )
+    figures = {"cosine", "norm_ratio", "explained_variance"}
+    keys = {"cut", "estimator_loss", "staleness", "guarded", "history", "true_history", *figures}
+    assert all(row.keys() == keys | {f"true_{figure}" for figure in figures} for row in history.interfaces)
     assert all(-1 <= float(str(row["cosine"])) <= 1 for row in history.interfaces)
     assert json.loads(json.dumps(history.to_dict()))["epochs"][1]["samples"] == 27
     assert [round(v, 9) for _, _, v in history.values()] == [round(e.metrics["accuracy"], 9) for e in history.epochs]

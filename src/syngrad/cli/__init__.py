@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from syngrad import SyngradError, __version__
 from syngrad.cli.common import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.compare import compare
+from syngrad.cli.data import app as data
+from syngrad.cli.train import train
 from syngrad.errors import first_line
 
 app = typer.Typer(
@@ -42,6 +45,8 @@ def root(
 
 
 app.command()(compare)
+app.command()(train)
+app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The environment variable SYNGRAD_TRACE=1 lets through, with its trace, what nobody thought of.
     """
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SyngradError as error:
@@ -69,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SYNGRAD_TRACE") == "1":
             raise
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code that gave it."""
+    print("warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def _fail(message: str) -> int:

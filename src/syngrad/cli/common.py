@@ -24,6 +24,18 @@ def whole(option: str) -> Any:
     return parse
 
 
+def number(option: str) -> Any:
+    """The parser of a number."""
+
+    def parse(text: str | float) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ConfigError(f"{option} {text!r:.40} is no number; write one, as in {option} 0.5") from None
+
+    return parse
+
+
 def ending(command: Callable[..., int]) -> Callable[..., int]:
     """A command that says itself how it was ended: what Typer makes of Ctrl-C depends on its version, and an exit from
     the user's code must not pass for one of ours.

@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from syngrad.cli.common import INTERRUPTED, ending, whole
+from syngrad.config import Option, command_line, kept, listed, resolve
+from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison
+
+split_rows = listed
+
+#: every option, as a configuration's file and the results file know it
+OPTIONS = {
+    "experiment": Option("text", "fashion-mlp", argument=True),
+    "methods": Option("texts"),
+    "estimator": Option("text"),
+    "stages": Option("whole"),
+    "cuts": Option("texts"),
+    "epochs": Option("whole"),
+    "batch_size": Option("whole"),
+    "seed": Option("whole", 0),
+    "seeds": Option("whole", 1),
+    "threads": Option("whole", 1),
+    "optimizer": Option("text"),
+    "target": Option("number"),
+    "json": Option("text", kept=False),
+    "html": Option("text", kept=False),
+    "progress": Option("flag", kept=False),
+}
+
+
+def _number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--target {text!r:.40} is no number; write one, as in --target 0.88") from None
 
 
 @ending
 def compare(
     experiment: Annotated[
-        str, typer.Argument(help="fashion-mlp, fashion-cnn, or path/to/file.py:function returning an Experiment.")
-    ] = "fashion-mlp",
+        str | None,
+        typer.Argument(
+            help="fashion-mlp, fashion-cnn, or path/to/file.py:function returning an Experiment.",
+            show_default="fashion-mlp",
+        ),
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -28,32 +62,64 @@ def compare(
     estimator: Annotated[
         str | None, typer.Option(help="The estimator of rows that name none, as in 'mlp(hidden=2)'.")
     ] = None,
+    stages: Annotated[
+        int | None,
+        typer.Option(metavar="N", parser=whole("--stages"), help="So many stages of like cost, instead of its cuts."),
+    ] = None,
+    cuts: Annotated[
+        str | None, typer.Option(help="The modules that start a new stage, with commas between, instead of its own.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", parser=whole("--epochs"), help="Instead of the experiment's own.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", parser=whole("--batch-size"), help="Instead of the experiment's own.")
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed.", show_default="0")
+    ] = None,
     seeds: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             parser=whole("--seeds"),
-            help="How many seeds, from the first on; each row is run with every one.",
+            help="How many seeds, from the first on; each row is run with every one. Two or more give 95 % intervals.",
+            show_default="1",
         ),
-    ] = 1,
+    ] = None,
     threads: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             parser=whole("--threads"),
             help="PyTorch's threads. One is the least noisy; give a large model the machine's cores.",
+            show_default="1",
         ),
-    ] = 1,
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)', instead of the experiment's own."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            parser=_number,
+            help="The metric's value to time, as in 0.85; it is then taken at least four times an epoch.",
+        ),
+    ] = None,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all figures there, as JSON.")] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a report there, one page that needs no network.")
+    ] = None,
     progress: Annotated[
         bool | None, typer.Option("--progress/--no-progress", help="A bar; on a terminal unless told otherwise.")
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Options from a TOML file of these names, or from a results file; flags win."
+        ),
     ] = None,
 ) -> int:
     """Train one experiment in several ways, side by side, and say whether synthetic gradients pay.
@@ -61,24 +127,41 @@ def compare(
     Step times are taken with the rows taking turns step by step; saved activations are what autograd and the interfaces
     keep for backward passes, without the minibatch itself.
     """
+    given = {name: value for name, value in locals().items() if name in OPTIONS}
+    options = resolve("compare", OPTIONS, given, config, exclusive=[("cuts", "stages")])
+    return run(options)
+
+
+def run(options: dict[str, Any]) -> int:
+    """The comparison that these options ask for, published where they say."""
     from syngrad import results
     from syngrad.compare import ROWS, Comparison
     from syngrad.experiments import load
     from syngrad.report.progress import shown
 
-    if json is not None:
-        results.check_writable(json)
-    loaded = load(experiment, epochs=epochs, batch_size=batch_size)
+    files = [results.check_writable(options[name]) for name in ("json", "html") if options[name] is not None]
+    if len(set(files)) < len(files):
+        raise ConfigError(f"--json and --html both name {options['json']!r}; give each a file of its own")
+    cuts = options["cuts"]
+    loaded = load(
+        options["experiment"],
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        optimizer=options["optimizer"],
+        stages=options["stages"],
+        cuts=None if cuts is None else listed(cuts),
+    )
     comparison = Comparison(
         loaded,
-        ROWS if methods is None else split_rows(methods),
-        estimator=estimator,
-        seed=seed,
-        seeds=seeds,
-        threads=threads,
+        ROWS if options["methods"] is None else listed(options["methods"]),
+        estimator=options["estimator"],
+        seed=options["seed"],
+        seeds=options["seeds"],
+        threads=options["threads"],
+        target=options["target"],
     )
     interrupted, failure = False, None
-    with shown(progress) as comparison.observer:
+    with shown(options["progress"]) as comparison.observer:
         try:
             comparison.run()
         except KeyboardInterrupt:
@@ -88,34 +171,44 @@ def compare(
     if interrupted:
         print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
     if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
-        _publish(comparison, json)  # what is finished is not lost with what failed after it
+        _publish(comparison, options)  # what is finished is not lost with what failed after it
     if failure is not None:
         raise failure
     return INTERRUPTED if interrupted else 0
 
 
-def split_rows(text: str) -> list[str]:
-    """The rows between the commas; those inside brackets, as in `synthetic:mlp(hidden=2,width=64)`, part nothing."""
-    rows, depth = [""], 0
-    for character in text:
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if character == "," and depth == 0:
-            rows.append("")
-        else:
-            rows[-1] += character
-    return [row.strip() for row in rows if row.strip()]
+def _resolved(comparison: Comparison, options: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that was run: what the experiment itself decided filled in."""
+    experiment, cuts = comparison.experiment, comparison.description["cuts"]
+    filled = {
+        "methods": [contender.label for contender in comparison.contenders],
+        "epochs": experiment.epochs,
+        "batch_size": experiment.batch_size,
+        "cuts": cuts or None,
+        "stages": None if cuts else 1,
+    }
+    return kept("compare", OPTIONS, {**options, **filled})
 
 
-def _publish(comparison: Comparison, json: str | None) -> None:
-    """Write the results file first: what is printed can be lost, what was measured must not be."""
+def _publish(comparison: Comparison, options: dict[str, Any]) -> None:
+    """Write the files first: what is printed can be lost, what was measured must not be. And print all the same where
+    they cannot be written.
+    """
     from syngrad import results
     from syngrad.report.table import report
     from syngrad.report.verdict import verdict
 
     aggregated = results.aggregate(comparison.rows)
-    said = verdict(aggregated)
+    said = verdict(aggregated, comparison.target)
     environment = results.environment(comparison.threads)
-    document = results.document(environment, comparison.description, comparison.rows, said.to_dict())
-    if json is not None:
-        results.write(json, document)
-    print(report(document, aggregated, said.text))
+    config = _resolved(comparison, options)
+    document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)
+    try:
+        if options["json"] is not None:
+            results.write(options["json"], document)
+        if options["html"] is not None:
+            from syngrad.report.html import page
+
+            results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
+    finally:
+        print(report(document, aggregated, said.text, said.reasons))

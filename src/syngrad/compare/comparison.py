@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
+import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from syngrad import metrics
 from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders, readable
-from syngrad.compare.measure import RowError, period, saved_bytes, size, turns, windows
+from syngrad.compare.measure import PERIOD, RowError, period, saved_bytes, turns, windows
+from syngrad.compare.source import ExperimentError, Source
+from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
 from syngrad.experiment import Experiment, check_count
 from syngrad.history import Epoch
-from syngrad.network import DecoupledNetwork, decouple
-from syngrad.results import BACKPROP, Row
+from syngrad.results import BACKPROP, Row, time_to_target
+from syngrad.results.record import record
 from syngrad.trainer import Trainer
 
-BATCHES = 8
 #: more than any machine has use for; beyond, PyTorch fails in ways of its own, and NumPy takes no larger seed
 THREADS, SEEDS, SEED = 4096, 10_000, 2**31
-#: minibatches that a loader without a length is read for, to learn how long a delay may be
-COUNTED = 1000
-#: options of the Trainer that a comparison decides itself
-OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
+#: how often an epoch the metric is taken, at least, where the time to a target is asked for
+VALIDATIONS = 4
 
 
 class Comparison:
@@ -36,7 +33,8 @@ class Comparison:
 
     rows: `method[:estimator]`; estimator: of those that do not name one. seed, seeds: the first seed and how many from
     there; each row is run with every one. threads: PyTorch's, during the run. timing_s: about how long step times are
-    taken, all rows together; 0 for not at all.
+    taken, all rows together; 0 for not at all. target: the metric's value whose first crossing is timed; the metric is
+    then taken at least four times an epoch.
 
     Raises ConfigError at construction for what cannot be used. A row that fails while it runs is kept as "failed: …";
     what goes wrong for every row, or lies in the experiment itself, is raised.
@@ -52,10 +50,12 @@ class Comparison:
         seeds: int = 1,
         threads: int = 1,
         timing_s: float = 4.0,
+        target: float | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.experiment = experiment
-        self.options = _options(experiment)
+        self.source = Source(experiment)
+        self.options = self.source.options()
         own = self.options.pop("estimator", "default")
         self.contenders = contenders(rows, own if estimator is None else estimator)
         check_count("seed", seed, 0, SEED)
@@ -64,11 +64,29 @@ class Comparison:
         self.timing_s, self.observer = timing_s, observer or Silent()
         self.metric = metrics.resolve(experiment.metric)
         self.metric_name = readable(self.metric[0]) if self.metric else "loss"
+        function: Any = self.metric[1] if self.metric else None
+        self.higher_is_better = metrics.HIGHER_IS_BETTER.get(
+            self.metric_name, getattr(function, "higher_is_better", None)
+        )
+        self.target = self._checked(target)
         self.rows: list[Row] = []
         self.description: dict[str, Any] = {}
-        self._cuts: list[str] | None = list(experiment.cuts) if experiment.cuts is not None else None
-        self._stages = experiment.stages
+        self._validate_every: int | None = None
         self._failures: list[SyngradError] = []
+
+    def _checked(self, target: float | None) -> float | None:
+        if target is None:
+            return None
+        if not math.isfinite(target):
+            raise ConfigError(f"target {target:g} must be a finite number, a value of {self.metric_name!r}")
+        if self.higher_is_better is None:
+            raise ConfigError(
+                f"target {target:g}: nobody says whether more or less of {self.metric_name!r} is better; set "
+                "higher_is_better = True or False on the metric's function"
+            )
+        if self.metric_name == "accuracy" and not 0 < target <= 1:
+            raise ConfigError(f"target {target:g}: an accuracy lies between 0 and 1; write 0.88 for 88 %")
+        return float(target)
 
     def run(self) -> list[Row]:
         """Measure everything; the rows in the order asked for, one a seed."""
@@ -81,6 +99,7 @@ class Comparison:
                     template = templates[contender]
                     row.status, row.step_s, row.step_ratio = template.status, template.step_s, template.step_ratio
                     row.saved_activation_bytes = template.saved_activation_bytes
+                    row.step_split = template.step_split
                     if row.ok:
                         self._train(contender, row)
                     self.rows.append(row)
@@ -93,14 +112,14 @@ class Comparison:
     def _side_by_side(self) -> dict[Contender, Row]:
         """A row a contender with its step time, its ratio to backprop's, and its saved bytes."""
         self.observer.note("the data")
-        batches = self._batches()
+        batches = self.source.batches(self.seeds[0], self.contenders, self.options.get("feedback_delay"))
         self._describe(batches)
         rows = {contender: self._new_row(contender, self.seeds[0]) for contender in self.contenders}
         trainers: dict[Contender, Trainer] = {}
         for contender, row in rows.items():
             self.observer.note(f"{contender.label}: memory")
             try:
-                trainer = self._trainer(contender, self.seeds[0], quality_every=0, scheduler=None)
+                trainer = self._trainer(contender, self.seeds[0], quality_every=0, true_every=0, scheduler=None)
                 trainer.model.train()
                 trainer.bind(batches[0])
                 row.saved_activation_bytes = saved_bytes(trainer, batches)
@@ -137,6 +156,14 @@ class Comparison:
             row.step_s = statistics.median(means[contender])
             if base is not None:
                 row.step_ratio = statistics.median(a / b for a, b in zip(means[contender], base, strict=True))
+        self.observer.note("where a step's time goes")
+        try:
+            parts = split([running[c] for c in labels], batches, min(window, PERIOD))
+        except RowError as failure:  # its step time stands; where it went stays open, for all
+            self._failed(rows[labels[failure.index]], failure.error)
+            return
+        for contender, spent in zip(labels, parts, strict=True):
+            rows[contender].step_split = spent
 
     # Training.
 
@@ -144,25 +171,29 @@ class Comparison:
         many = f", seed {row.seed}" if len(self.seeds) > 1 else ""
         epochs = self.experiment.epochs
 
-        def told(record: Epoch) -> None:
+        def told(epoch: Epoch) -> None:
             self.observer.advance()
-            value = record.metrics[self.metric[0] if self.metric else "loss"]
+            value = epoch.metrics[self.metric[0] if self.metric else "loss"]
             said = f"{self.metric_name} {value:.4f}"
-            self.observer.note(f"{contender.label}{many}: epoch {record.epoch}/{epochs}, {said}")
+            self.observer.note(f"{contender.label}{many}: epoch {epoch.epoch}/{epochs}, {said}")
 
         self.observer.note(f"{contender.label}{many}: epoch 0/{epochs}")
         try:
             trainer = self._trainer(contender, row.seed)
-            train, test = self._data(row.seed)
-            history = trainer.fit(train, epochs, validate=test, on_epoch=told)
+            train, test = self.source.loaders(row.seed)
+            cuda = _forget_peak()
+            history = trainer.fit(train, epochs, validate=test, on_epoch=told, validate_every=self._validate_every)
         except Exception as error:
             self._failed(row, error)
             return
-        row.history = history.values()
-        row.samples_per_s, row.train_s, row.interfaces = history.samples_per_s, history.train_s, history.interfaces
+        row.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else None
+        record(row, history)
+        if self.target is not None and self.higher_is_better is not None:
+            row.time_to_target_s = time_to_target(row.history, self.target, self.higher_is_better)
         if epochs:
             row.optimizer = type(trainer.optimizers[0]).__name__
             self.description["samples"] = history.epochs[0].samples
+        row.trainer = trainer.configuration()
 
     # What both are made of.
 
@@ -173,7 +204,7 @@ class Comparison:
         if contender.method.estimates:
             options["estimator"] = contender.spec
         return Trainer(
-            self._network(),
+            self.source.network(),
             loss=experiment.loss,
             optimizer=experiment.optimizer,
             method=contender.method,
@@ -183,77 +214,18 @@ class Comparison:
             **options,
         )
 
-    def _network(self) -> DecoupledNetwork:
-        """A fresh model, cut as all others are: where the stages are only counted, the first cuts hold for all."""
-        try:
-            model = self.experiment.model()
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(f"experiment {self.experiment.name!r}: model() raised {first_line(error)}") from error
-        if not isinstance(model, nn.Module):
-            got = type(model).__name__
-            raise ExperimentError(f"experiment {self.experiment.name!r}: model() must return an nn.Module, got {got}")
-        return decouple(model, self._cuts, stages=None if self._cuts else self._stages)
-
-    def _data(self, seed: int) -> tuple[Any, Any]:
-        name = self.experiment.name
-        try:
-            loaders = self.experiment.data(self.experiment.batch_size, seed)
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(f"experiment {name!r}: data() raised {first_line(error)}") from error
-        if not isinstance(loaders, tuple) or len(loaders) != 2:
-            raise ExperimentError(f"experiment {name!r}: data() must return (training loader, test loader)")
-        return loaders
-
-    def _batches(self) -> list[Any]:
-        """The first few minibatches of an epoch, as far as they are as large as the first."""
-        loader, _ = self._data(self.seeds[0])
-        try:
-            iterator = iter(loader)
-            batches = list(itertools.islice(iterator, BATCHES))
-            self._check_delays(loader, iterator, len(batches))
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(
-                f"experiment {self.experiment.name!r}: the loader raised {first_line(error)}"
-            ) from error
-        if not batches:
-            raise TrainingError(f"experiment {self.experiment.name!r}: the training loader yields no batch")
-        return [batch for batch in batches if size(batch) == size(batches[0])]
-
-    def _check_delays(self, loader: Iterable[Any], rest: Iterator[Any], taken: int) -> None:
-        """Refuse a delay longer than an epoch: nothing would come of it but a run up to its first update."""
-        delays = [(f"row {c.label!r}", c.method.delay) for c in self.contenders]
-        late = self.options.get("feedback_delay", 0)
-        if isinstance(late, int):
-            delays.append(("option feedback_delay", late))
-        longest = max(delay for _, delay in delays)
-        if not taken or longest <= taken:
-            return
-        try:
-            epoch = len(loader)  # type: ignore[arg-type]
-        except TypeError:
-            epoch = taken + sum(1 for _ in itertools.islice(rest, min(longest, COUNTED)))
-        for what, delay in delays:
-            if delay > epoch:
-                raise ConfigError(
-                    f"{what}: a delay of {delay:.12g} minibatches is longer than an epoch, which has {epoch}; "
-                    f"write at most {epoch}"
-                )
-
     def _describe(self, batches: list[Any]) -> None:
         """Fill in what the file says of the experiment, and settle the cuts."""
         torch.manual_seed(self.seeds[0])
-        net = self._network()
-        if self._stages is not None and self._stages > 1:
+        net = self.source.network()
+        if self.experiment.stages is not None and self.experiment.stages > 1:
             estimating = next((c for c in self.contenders if c.method.estimates), self.contenders[0])
             balanced = self._trainer(estimating, self.seeds[0])
             balanced.bind(batches[0])
-            self._cuts = balanced.net.cuts
+            self.source.cuts = balanced.net.cuts
+        if self.target is not None:
+            self._validate_every = max(self.source.epoch_length(self.seeds[0]) // VALIDATIONS, 1)
+        cuts = self.source.cuts or []
         self.description = {
             "name": self.experiment.name,
             "model": type(net.model).__name__,
@@ -262,17 +234,21 @@ class Comparison:
             "samples": None,
             "batch_size": self.experiment.batch_size,
             "epochs": self.experiment.epochs,
-            "stages": len(self._cuts) + 1 if self._cuts else 1,
-            "cuts": self._cuts or [],
+            "stages": len(cuts) + 1,
+            "cuts": cuts,
             "seed": self.seeds[0],
             "seeds": len(self.seeds),
+            "target": self.target,
         }
 
     def _new_row(self, contender: Contender, seed: int) -> Row:
-        name = self.metric_name
-        better = metrics.HIGHER_IS_BETTER.get(name)
         return Row(
-            str(contender.method), contender.estimator, seed, threads=self.threads, metric=name, higher_is_better=better
+            str(contender.method),
+            contender.estimator,
+            seed,
+            threads=self.threads,
+            metric=self.metric_name,
+            higher_is_better=self.higher_is_better,
         )
 
     def _failed(self, row: Row, error: Exception) -> None:
@@ -284,19 +260,12 @@ class Comparison:
         self._failures.append(known)
 
 
-class ExperimentError(SyngradError):
-    """What lies in the experiment itself, and so would fail every row."""
-
-
-def _options(experiment: Experiment) -> dict[str, Any]:
-    """The experiment's options, checked to be the Trainer's."""
-    valid = sorted(set(inspect.signature(Trainer.__init__).parameters) - OWN)
-    for name in experiment.options:
-        if name not in valid:
-            raise ConfigError(
-                f"experiment {experiment.name!r}: the Trainer takes no option {name!r} here; valid: {', '.join(valid)}"
-            )
-    return dict(experiment.options)
+def _forget_peak() -> bool:
+    """Begin a new peak of CUDA's memory; whether there is one to read. On a CPU one process runs all rows."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return False
+    torch.cuda.reset_peak_memory_stats()
+    return True
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -
                 trainers[index].step(batch)
             except Exception as error:
                 raise RowError(index, error) from error
-            _synchronise(trainers[index])
+            synchronise(trainers[index])
             times[index].append(time.perf_counter() - before)
         if turn + 1 == WARM_UP:
             times = [[] for _ in trainers]
@@ -85,6 +85,7 @@ def period(trainer: Trainer) -> int:
     return trainer.policy.feedback_every if trainer.policy.method.estimates else 1
 
 
-def _synchronise(trainer: Trainer) -> None:
+def synchronise(trainer: Trainer) -> None:
+    """Wait for what a device still has to do."""
     if any(p.is_cuda for p in itertools.islice(trainer.model.parameters(), 1)):
         torch.cuda.synchronize()

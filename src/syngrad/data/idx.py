@@ -13,6 +13,7 @@ The header is checked against the bytes that are there before anything is made o
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -24,6 +25,8 @@ from syngrad.errors import SyngradError, first_line
 
 _UNSIGNED_BYTE = 8
 _GZIP_MAGIC = b"\x1f\x8b"
+# A small file can unpack to any size. Twice the largest set published in this form.
+_MOST_BYTES = 1 << 30
 
 
 def parse_idx(content: bytes, name: str, *, dimensions: int) -> npt.NDArray[np.uint8]:
@@ -42,11 +45,16 @@ def parse_idx(content: bytes, name: str, *, dimensions: int) -> npt.NDArray[np.u
     """
     if content[:2] == _GZIP_MAGIC:
         try:
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                content = packed.read(_MOST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise SyngradError(
                 f"{name} is damaged: it does not unpack ({first_line(error)}); fetch it again"
             ) from error
+        if len(content) > _MOST_BYTES:
+            raise SyngradError(
+                f"{name} unpacks to more than {_MOST_BYTES:,} bytes; it is no idx file that is read here"
+            )
     if len(content) < 4 or content[:2] != b"\0\0":
         raise SyngradError(f"{name} is not an idx file: it begins with {content[:4].hex(' ') or 'nothing'}, not 00 00")
     kind, given = content[2], content[3]

@@ -16,15 +16,21 @@ import torch
 from torch import Tensor
 
 from syngrad.execution.batch import Batch
-from syngrad.stage import Stage
-from syngrad.tree import detach, leaves_at
+from syngrad.stage import Stage, undisturbed
+from syngrad.tree import backward, detach, leaves_at
 
 
 @dataclass
 class InFlight:
-    """One minibatch in one stage, gone forward and waiting for its gradient."""
+    """One minibatch in one stage, gone forward and waiting for its gradient.
+
+    message: what it was called with, as (args, kwargs), and randomness the generators before: with the stashed weights,
+    all that is needed to go forward again after a checkpoint.
+    """
 
     step: int
+    message: tuple[tuple[Any, ...], dict[str, Any]]
+    randomness: dict[str, Tensor]
     inputs: list[Tensor]
     sent: list[Tensor]
     stash: dict[str, Tensor]
@@ -65,14 +71,15 @@ class Delayed:
             stash = {}
             if late:
                 stash = {n: p.detach().clone().requires_grad_() for n, p in self.named[k].items() if p.requires_grad}
-            if k == 0:
-                out = stage.run(*batch.args, stash=stash or None, **batch.kwargs)
-            else:
+            if k > 0:
                 out, inputs = detach(out, where, feedback=True)
-                out = stage.run(out, stash=stash or None)
+            message = (batch.args, batch.kwargs) if k == 0 else ((out,), {})
+            randomness = stage.randomness.save()
+            out = stage.run(*message[0], stash=stash or None, **message[1])
             if stage.interface is not None:
                 where = stage.interface.positions
-                made.append(InFlight(t, inputs, leaves_at(out, where), stash, active is None or active[k]))
+                takes_part = active is None or active[k]
+                made.append(InFlight(t, message, randomness, inputs, leaves_at(out, where), stash, takes_part))
         loss = top(out, batch)
         loss.backward()
         if active is not None and not active[last]:
@@ -94,6 +101,53 @@ class Delayed:
             while line.coming and line.coming[-1][1] == t:
                 line.coming.pop()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Every minibatch in flight, as what it went forward from, and the gradients on their way."""
+        return {
+            "clock": self.clock,
+            "lines": [
+                {
+                    "flights": [
+                        [f.step, list(f.message[0]), f.message[1], f.randomness, f.stash, f.takes_part]
+                        for f in line.flights
+                    ],
+                    "coming": [list(each) for each in line.coming],
+                }
+                for line in self.lines
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Send the minibatches in flight forward again, as they went; generators and buffers stay where they are."""
+        self.clock = int(state["clock"])
+        with undisturbed(self.stages), torch.enable_grad():
+            where: list[int] = []
+            for stage, line, saved in zip(self.stages, self.lines, state["lines"], strict=True):
+                flights = [self._again(stage, where, *flight) for flight in saved["flights"]]
+                line.flights, line.coming = deque(flights), deque((a, b, list(g)) for a, b, g in saved["coming"])
+                where = stage.interface.positions if stage.interface is not None else []
+
+    def _again(
+        self,
+        stage: Stage,
+        where: list[int],
+        step: int,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        randomness: dict[str, Tensor],
+        stash: dict[str, Tensor],
+        takes_part: bool,
+    ) -> InFlight:
+        inputs: list[Tensor] = []
+        if stage is not self.stages[0]:
+            message, inputs = detach(args[0], where, feedback=True)
+            args = [message]
+        stash = {name: weights.detach().requires_grad_() for name, weights in stash.items()}
+        stage.randomness.load(randomness)
+        out = stage.run(*args, stash=stash or None, **kwargs)
+        sent = leaves_at(out, stage.interface.positions) if stage.interface is not None else []
+        return InFlight(step, (tuple(args), kwargs), randomness, inputs, sent, stash, takes_part)
+
     def drain(self) -> None:
         """One tick without a new minibatch."""
         self.clock += 1
@@ -110,8 +164,7 @@ class Delayed:
                 _, step, gradients = line.coming.popleft()
                 flight = line.flights.popleft()
                 assert flight.step == step, "gradients come back in the order in which messages went"
-                if any(h.requires_grad for h in flight.sent):
-                    torch.autograd.backward(flight.sent, gradients)
+                backward(flight.sent, gradients)
                 for name, stashed in flight.stash.items():
                     parameter = self.named[k][name]
                     if stashed.grad is not None and flight.takes_part and parameter.requires_grad:

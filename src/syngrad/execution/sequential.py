@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,13 +26,16 @@ from torch import Tensor
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.delayed import Delayed
+from syngrad.execution.precision import Precision
+from syngrad.execution.probe import Probe
 from syngrad.interface import Interface
 from syngrad.memory import hold
 from syngrad.methods import Policy
-from syngrad.metrics import Quality
-from syngrad.stage import Stage, Updates
+from syngrad.quality import Quality
+from syngrad.stage import Stage
 from syngrad.targets import mixed
-from syngrad.tree import detach, leaves_at
+from syngrad.tree import backward, detach, leaves_at
+from syngrad.updates import Updates
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -55,8 +58,8 @@ class Pending:
 class Sequential:
     """Runs minibatches through the stages under a policy.
 
-    quality: one record an interface; a sample is taken about every `quality_every` minibatches. generator: of the draws
-    of sporadic updates.
+    quality: one record an interface; a sample is taken about every `quality_every` minibatches, on one that asks for
+    feedback. generator: of the draws of sporadic updates. probe: of true gradients. precision: autocast and its factor.
     """
 
     def __init__(
@@ -68,9 +71,12 @@ class Sequential:
         quality: list[Quality],
         quality_every: int,
         generator: torch.Generator,
+        probe: Probe | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
         self.quality, self.quality_every, self.generator = quality, quality_every, generator
+        self.probe, self.precision = probe, precision or Precision(None)
         self.pending: list[deque[Pending]] = [deque() for _ in quality]
         self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
         self.count = 0
@@ -84,7 +90,9 @@ class Sequential:
         changed then.
         """
         t = self.count
-        sampling = self.quality_every > 0 and t >= self._next_sample
+        sampling = self.quality_every > 0 and t >= self._next_sample and self.policy.samples(t)
+        if self.precision.factor != 1.0:
+            batch = replace(batch, scale=batch.scale * self.precision.factor)
         try:
             loss = self._step(batch, t, sampling)
         except BaseException as error:
@@ -98,6 +106,8 @@ class Sequential:
         return loss
 
     def _step(self, batch: Batch, t: int, sampling: bool) -> Tensor:
+        if self.probe is not None and self.probe.due(t):
+            self.probe.sample(t, batch)
         active = self._draw()
         if self.policy.locked(t):
             loss = self._locked(batch, t, sampling, active)
@@ -108,8 +118,17 @@ class Sequential:
         else:
             loss = self._synthetic(batch, t, sampling, active)
         self._apply_pending(t)
-        self.updates.step_all()
+        self._update()
         return loss
+
+    def _update(self) -> None:
+        """Apply what has gathered; under float16 without its factor, which then follows what was seen."""
+        if self.precision.dtype != torch.float16:
+            self.updates.step_all()
+            return
+        self.precision.unscale(self.updates.gathered())
+        self.updates.step_all()
+        self.precision.adapt(self.updates.overflowed)
 
     def _forget(self, t: int) -> None:
         """Leave nothing behind of a minibatch that failed."""
@@ -126,7 +145,7 @@ class Sequential:
         """Let the minibatches still in flight end (`delayed`): each goes down without a new one coming in."""
         while self.delayed is not None and self.delayed.in_flight:
             self.delayed.drain()
-            self.updates.step_all()
+            self._update()
 
     def top(self, output: Any, batch: Batch) -> Tensor:
         """The loss at the top, checked to be a finite scalar."""
@@ -138,6 +157,34 @@ class Sequential:
                 hint = f"; a label is outside the model's {_classes(output)} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
         return finite(loss, batch, f"at minibatch {self.count}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the next minibatch goes, but for weights and optimisers: plain data and tensors."""
+        return {
+            "count": self.count,
+            "next_sample": self._next_sample,
+            "next_probe": self.probe.next if self.probe is not None else 0,
+            "generator": self.generator.get_state(),
+            "pending": [[vars(pending) for pending in queue] for queue in self.pending],
+            "delayed": self.delayed.state_dict() if self.delayed is not None else None,
+            "precision": self.precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.count, self._next_sample = int(state["count"]), int(state["next_sample"])
+        if self.probe is not None:
+            self.probe.next = int(state["next_probe"])
+        self.generator.set_state(state["generator"].cpu())
+        self.pending = [deque(Pending(**saved) for saved in queue) for queue in state["pending"]]
+        if self.delayed is not None and state["delayed"] is not None:
+            self.delayed.load_state_dict(state["delayed"])
+        self.precision.load_state_dict(state["precision"])
+
+    def _back(self, loss: Tensor) -> None:
+        """Back from the top, with the factor of the precision."""
+        if loss.requires_grad:
+            loss.backward(None if self.precision.factor == 1.0 else torch.full_like(loss, self.precision.factor))
 
     def _draw(self) -> list[bool] | None:
         p = self.policy.update_probability
@@ -169,8 +216,7 @@ class Sequential:
             new_estimates: list[Tensor] = []
             if stage.interface is None:
                 loss = self.top(out, batch)
-                if loss.requires_grad:
-                    loss.backward()
+                self._back(loss)
             elif takes_part and (sent := leaves_at(out, stage.interface.positions)):
                 with stage.randomness.swapped():
                     new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
@@ -197,8 +243,7 @@ class Sequential:
             with torch.set_grad_enabled(k == last and (active is None or active[k])):
                 out = stage.run(out) if k else stage.run(*batch.args, **batch.kwargs)
         loss = self.top(out, batch)
-        if loss.requires_grad:
-            loss.backward()
+        self._back(loss)
         return loss.detach()
 
     def _locked(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
@@ -221,7 +266,9 @@ class Sequential:
                 where = stage.interface.positions
                 outputs.append(leaves_at(out, where))
         loss = self.top(out, batch)
-        loss.backward()
+        if not loss.requires_grad:
+            raise TrainingError("the loss has no gradient: the model's output is cut from its graph; do not detach it")
+        self._back(loss)
         if estimating:
             self._down(batch, t, sampling, inputs, outputs, active)
         for k, stage in enumerate(self.stages):
@@ -257,12 +304,15 @@ class Sequential:
             below = inputs[k - 1] if k else []
             if true_feedback and lam < 1.0:
                 # the real gradient passes through the stage for the estimators below; its weights get the mixture
-                passed = (
-                    torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
-                )
+                parts = [h for h in sent if h.requires_grad]
+                passed: tuple[Tensor, ...] = ()
+                if below:
+                    true = [g for g, h in zip(received, sent, strict=True) if h.requires_grad]
+                    passed = torch.autograd.grad(parts, below, true, retain_graph=True, allow_unused=True)
                 trained = [p for p in self.stages[k].parameters if p.requires_grad]
-                if trained:
-                    torch.autograd.backward(sent, down, inputs=trained)
+                if trained and parts:
+                    mixture = [d for d, h in zip(down, sent, strict=True) if h.requires_grad]
+                    torch.autograd.backward(parts, mixture, inputs=trained)
                 received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
             else:
                 backward(sent, down)
@@ -295,16 +345,6 @@ class Sequential:
                 p = queue.popleft()
                 assert stage.interface is not None
                 stage.interface.fit(p.leaves, p.context, p.received, p.scale)
-
-
-def backward(sent: list[Tensor], gradients: list[Tensor]) -> None:
-    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on."""
-    if len(sent) == 1 and sent[0].requires_grad:
-        sent[0].backward(gradients[0])
-        return
-    pairs = [(h, g) for h, g in zip(sent, gradients, strict=True) if h.requires_grad]
-    if pairs:
-        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs])
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

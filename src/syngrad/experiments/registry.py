@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from typing import Any
 
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
 from syngrad.experiment import Experiment, check_count
+from syngrad.optimizers import parse_optimizer
 
 #: name → (module, function)
 BUILT_IN = {
@@ -34,11 +35,21 @@ BUILT_IN = {
 }
 
 
-def load(name_or_path: str, *, epochs: int | None = None, batch_size: int | None = None) -> Experiment:
+def load(
+    name_or_path: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    optimizer: str | None = None,
+    stages: int | None = None,
+    cuts: Sequence[str] | None = None,
+) -> Experiment:
     """The experiment of a built-in name, or that the function of a `path/to/file.py:function` returns.
 
     epochs, batch_size: instead of the experiment's own. A function that has parameters of these names is given them, so
     that what follows from them (a schedule of the learning rate) does; for another they are set on what it returns.
+    optimizer: its name with options, `adam(lr=1e-3)`; stages: their number, or cuts: the names that start a new stage,
+    all set on what the function returns.
 
     Raises ConfigError, in one line, for a name that is not known (the valid ones listed), a file that is missing or
     cannot be run, a function that is not there, needs arguments, raises, or returns something else.
@@ -47,7 +58,18 @@ def load(name_or_path: str, *, epochs: int | None = None, batch_size: int | None
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
         if value is not None:
             given[name] = check_count(name, value, least)
-    return _call(name_or_path, _find(name_or_path), given)
+    changes: dict[str, Any] = {}
+    if stages is not None and cuts is not None:
+        raise ConfigError("give either stages or cuts, not both")
+    if stages is not None:
+        changes = {"stages": check_count("stages", stages, 1), "cuts": None}
+    elif cuts is not None:
+        if not cuts:
+            raise ConfigError("cuts names no module; name those that start a new stage, as in --cuts 3,5")
+        changes = {"cuts": list(cuts), "stages": None}
+    if optimizer is not None:
+        changes["optimizer"] = parse_optimizer(optimizer)
+    return replace(_call(name_or_path, _find(name_or_path), given), **changes)
 
 
 def _find(spec: str) -> Callable[..., Any]:

@@ -12,16 +12,18 @@ from syngrad.results import Aggregate
 
 WIDTH = 80
 LEGEND = "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out"
+INTERVAL = "gap ±: half its 95 % interval, Student's t over differences paired by seed"
 NONE = "–"
 #: the narrowest the column of names gets before it is the figures that give way
 NAMES = 12
 
 
-def table(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
+def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = None) -> list[str]:
     """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
 
-    `gap` is to backprop with the same seed, in points for an accuracy; ± is the standard deviation over seeds. The two
-    columns of × are multiples of backprop's. The cosine is the mean over the interfaces.
+    `gap` is to backprop with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ± is
+    the standard deviation over seeds. The two columns of × are multiples of backprop's. The cosine is the mean over the
+    interfaces. target: the metric's value; the seconds to it then stand where the saved bytes would.
     """
     if not rows:
         return []
@@ -29,6 +31,14 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
     unit = f"{rows[0].metric} %" if percent else rows[0].metric
     heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
     cells = [_cells(row, percent) if row.ok else None for row in rows]
+    legend = [LEGEND] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
+    if target is not None:
+        goal = f"{target * 100:g} %" if percent else f"{target:g}"
+        heads[4:6] = ["saved ×", f"to {goal}"]
+        for row, line in zip(rows, cells, strict=True):
+            if line is not None:
+                line[4:6] = [line[5], to_target(row)]
+        legend.append(f"to {goal}: seconds of training until {rows[0].metric} reaches it, interpolated")
     widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
     names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
     lines = [_line("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
@@ -41,7 +51,15 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
             lines += [f"{left:<{names}}  {right}".rstrip() for left, right in pairs]
         else:
             lines += [_line(label[0], figures, names, widths), *label[1:]]
-    return [*lines, *textwrap.wrap(LEGEND, width)]
+    return [*lines, *(line for each in legend for line in textwrap.wrap(each, width))]
+
+
+def to_target(row: Aggregate) -> str:
+    """The seconds to the target, or "not reached"; with how many seeds, where some did not get there."""
+    if row.time_to_target_s is None:
+        return "not reached"
+    shown = f"{row.time_to_target_s:.3g} s"
+    return shown if row.reached == row.seeds else f"{shown} {row.reached}/{row.seeds}"
 
 
 def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
@@ -84,13 +102,20 @@ def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) ->
     return f"{what}; {', '.join(part for part in parts if part)}"
 
 
-def report(document_: dict[str, Any], rows: Sequence[Aggregate], verdict: str, width: int = WIDTH) -> str:
-    """The whole of what is printed: table, interfaces, environment, verdict."""
+def report(
+    document_: dict[str, Any],
+    rows: Sequence[Aggregate],
+    verdict: str,
+    reasons: Sequence[str] = (),
+    width: int = WIDTH,
+) -> str:
+    """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
     blocks = [
-        table(rows, width),
+        table(rows, width, document_["experiment"].get("target")),
         interfaces(rows, width),
         textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
         textwrap.wrap(verdict, width),
+        [line for reason in reasons for line in textwrap.wrap("· " + reason, width, subsequent_indent="  ")],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -115,7 +140,7 @@ def _cells(row: Aggregate, percent: bool) -> list[str]:
     step = None if row.step_s is None else row.step_s * 1000
     return [
         _with_spread(row.value, row.value_spread, factor, form),
-        _with_spread(row.metric_difference, row.metric_difference_spread, factor, "+" + form)
+        _with_spread(row.metric_difference, _half(row.metric_difference_interval), factor, "+" + form)
         if row.method != "backprop"
         else NONE,
         _number(step, ".2f" if step is not None and step < 10 else ".1f"),
@@ -124,6 +149,10 @@ def _cells(row: Aggregate, percent: bool) -> list[str]:
         _number(row.saved_ratio, ".2f"),
         _number(sum(known) / len(known) if known else None, ".2f"),
     ]
+
+
+def _half(interval: Sequence[float] | None) -> float | None:
+    return None if interval is None else (interval[1] - interval[0]) / 2
 
 
 def _told(row: Aggregate) -> list[float]:

@@ -1,0 +1,177 @@
+"""Options of a command from a file: a TOML of the flags' own names, or a results file, run again from its `config`.
+
+A command describes its options once, as :class:`Option`; what comes of flags and file together is a plain mapping
+that goes into the results file as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syngrad.errors import ConfigError, first_line, unknown
+
+#: kind → what to write instead of a value that is not of it
+KINDS = {
+    "whole": "a whole number",
+    "number": "a number",
+    "text": 'a text, in "quotation marks"',
+    "texts": 'a list of texts, as in ["a", "b"]',
+    "flag": "true or false",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. kind: a key of :data:`KINDS`; "texts" may also be one text with commas. default: where neither flag
+    nor file says anything. kept: whether it belongs to the configuration a results file holds; what only says where
+    output goes does not. argument: typed without its name.
+    """
+
+    kind: str
+    default: Any = None
+    kept: bool = True
+    argument: bool = False
+
+
+Options = Mapping[str, Option]
+#: options of which one at most is given
+Exclusive = Iterable[tuple[str, str]]
+
+
+def resolve(
+    command: str, options: Options, flags: Mapping[str, Any], file: str | Path | None, exclusive: Exclusive = ()
+) -> dict[str, Any]:
+    """Every option's value: the flag's where it is not None, else the file's, else the default.
+
+    Of two exclusive options, the one given as a flag silences the other in the file.
+    """
+    read_ = read(file, command, options) if file is not None else {}
+    typed = {name: value for name, value in flags.items() if value is not None}
+    for one, other in exclusive:
+        for where in (typed, read_):
+            if one in where and other in where:
+                raise ConfigError(f"give either {one} or {other}, not both")
+        for name, opposite in ((one, other), (other, one)):
+            if name in typed:
+                read_.pop(opposite, None)
+    merged = {**read_, **typed}
+    return {name: merged.get(name, option.default) for name, option in options.items()}
+
+
+def read(file: str | Path, command: str, options: Options) -> dict[str, Any]:
+    """What a file says of a command's options, checked.
+
+    Raises ConfigError, in one line, for a file that cannot be read, is neither TOML nor a results file (with the line),
+    names an unknown option (the nearest valid one said), or gives a value of the wrong kind.
+    """
+    path = Path(file)
+    said = f"config {str(path)!r}"
+    if not path.is_file():
+        raise ConfigError(f"{said} does not exist (or is no file)")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{said} is no text in UTF-8; give a TOML file, or a results file") from error
+    except OSError as error:
+        raise ConfigError(f"{said} cannot be read: {first_line(error)}") from error
+    found = _from_results(text, said, command) if text.lstrip().startswith("{") else _from_toml(text, said)
+    checked: dict[str, Any] = {}
+    for key, value in found.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise ConfigError(f"{said}: {unknown('option', key, options)}")
+        if name in checked:
+            raise ConfigError(f"{said}: {name} is given twice; write it once")
+        checked[name] = _checked(said, key, value, options[name].kind)
+    return checked
+
+
+def _from_toml(text: str, said: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOML's own error, and numbers of too many digits
+        # it ends in "(at line 3, column 5)", which is said in front
+        message, _, place = first_line(error).partition(": ")[2].rpartition(" (at ")
+        line = re.match(r"line (\d+)", place)
+        last = text.rstrip().count("\n") + 1 if place.startswith("end of document") else None
+        number = line[1] if line else last
+        where = f", line {number}," if number else ""
+        raise ConfigError(f"{said}{where} is no TOML: {message or first_line(error)}") from error
+
+
+def _from_results(text: str, said: str, command: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}," if isinstance(error, json.JSONDecodeError) else ""
+        raise ConfigError(f"{said}{line} is no JSON: {first_line(error)}") from error
+    config = document.get("config")
+    if not isinstance(config, dict):
+        raise ConfigError(f"{said} holds no 'config'; give a results file of this version, or a TOML file")
+    given = {key: value for key, value in config.items() if value is not None}
+    made_by = given.pop("command", command)
+    if made_by != command:
+        raise ConfigError(
+            f"{said} was written by 'syngrad {made_by!s:.20}'; give it to that, or 'syngrad {command}' its own"
+        )
+    return given
+
+
+def _checked(said: str, key: str, value: Any, kind: str) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = {
+        "whole": whole,
+        "number": whole or (isinstance(value, float) and math.isfinite(value)),
+        "text": isinstance(value, str),
+        "texts": isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)),
+        "flag": isinstance(value, bool),
+    }[kind]
+    if not fits:
+        raise ConfigError(f"{said}: {key} is {value!r:.40}; write {KINDS[kind]}")
+    return value
+
+
+def listed(value: str | list[str]) -> list[str]:
+    """The texts of an option of kind "texts". Commas inside brackets, as in `synthetic:mlp(hidden=2,width=64)`, part
+    nothing.
+    """
+    if isinstance(value, list):
+        return [each.strip() for each in value if each.strip()]
+    parts, depth = [""], 0
+    for character in value:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def kept(command: str, options: Options, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as the results file has it: the command, and every option that is kept."""
+    return {"command": command, **{name: values.get(name) for name, option in options.items() if option.kept}}
+
+
+def command_line(config: Mapping[str, Any], options: Options) -> str:
+    """What to type to run a configuration again, quoted for a shell; defaults are left out."""
+    words = ["syngrad", str(config.get("command", "compare"))]
+    for name, option in options.items():
+        value = config.get(name)
+        if value is None or (value == option.default and not option.argument):
+            continue
+        flag = "--" + name.replace("_", "-")
+        if option.argument:
+            words.append(str(value))
+        elif option.kind == "flag":
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join(words)

@@ -1,0 +1,68 @@
+"""How a row looks wherever it is drawn: its colour, its dash and its marker, so that no figure rests on colour alone.
+
+Colours are names of CSS variables, resolved in the page, because they change with its colour scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from syngrad.results import BACKPROP, Aggregate
+
+#: how many colours the style sheet has beside backprop's: --row-1 to --row-7
+COLOURS = 7
+DASHES = ("dash", "dashdot", "dot", "longdash", "longdashdot", "solid", "5px,2px")
+MARKERS = ("square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
+
+
+def css(name: str) -> dict[str, str]:
+    """A colour of the style sheet, to be resolved in the page."""
+    return {"$css": name}
+
+
+@dataclass(frozen=True)
+class Look:
+    """The look of one row; `index` counts the rows, `colour` is 0 for backprop."""
+
+    index: int
+    colour: int
+    dash: str
+    marker: str
+
+    @property
+    def line(self) -> dict[str, str]:
+        """Its colour."""
+        return css(f"--row-{self.colour}")
+
+    @property
+    def band(self) -> dict[str, str]:
+        """The same, thin enough to lie behind lines."""
+        return css(f"--band-{self.colour}")
+
+    def trace(self, **more: Any) -> dict[str, Any]:
+        """A line with markers of this look, as Plotly has it. `meta` says which row it belongs to."""
+        return {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "line": {"color": self.line, "dash": self.dash, "width": 2.5 if self.colour == 0 else 2},
+            "marker": {"color": self.line, "symbol": self.marker, "size": 7, "maxdisplayed": 8},
+            "meta": {"row": self.index},
+            "showlegend": False,
+            **more,
+        }
+
+
+def looks(rows: Sequence[Aggregate]) -> list[Look]:
+    """One look a row: backprop in the colour of ink, the others in turn."""
+    made, others = [], 0
+    for index, row in enumerate(rows):
+        if row.method == BACKPROP:
+            made.append(Look(index, 0, "solid", "circle"))
+        else:
+            k = others % COLOURS
+            # after a round of colours the markers move on by one, so that no two looks are the same for 49 rows
+            made.append(Look(index, k + 1, DASHES[k], MARKERS[(k + others // COLOURS) % len(MARKERS)]))
+            others += 1
+    return made

@@ -1,0 +1,35 @@
+"""The results file: what every command that measures writes with `--json`, and what tables and reports are made of.
+
+One document is `{schema, created, environment, experiment, config, results, aggregate, verdict}`. `results` holds one
+row a method and seed, `aggregate` what follows over the seeds, `config` the options the run can be repeated with.
+Fields that a run cannot tell are null, never left out.
+"""
+
+from syngrad.results.aggregate import aggregate, mean_spread
+from syngrad.results.environment import environment
+from syngrad.results.file import SCHEMA, check_writable, document, finite, write, write_text
+from syngrad.results.rows import BACKPROP, Aggregate, Row
+from syngrad.results.series import thinned, time_to_target
+from syngrad.results.structure import STRUCTURE, validate
+from syngrad.results.student import interval, student_t
+
+__all__ = [
+    "BACKPROP",
+    "SCHEMA",
+    "STRUCTURE",
+    "Aggregate",
+    "Row",
+    "aggregate",
+    "check_writable",
+    "document",
+    "environment",
+    "finite",
+    "interval",
+    "mean_spread",
+    "student_t",
+    "thinned",
+    "time_to_target",
+    "validate",
+    "write",
+    "write_text",
+]

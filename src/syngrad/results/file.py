@@ -1,0 +1,114 @@
+"""Writing a results file, or any other file that a run leaves: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from syngrad.errors import ConfigError, SyngradError, first_line
+from syngrad.results.aggregate import aggregate
+from syngrad.results.rows import Row
+
+SCHEMA = 1
+
+
+def document(
+    environment: dict[str, Any],
+    experiment: dict[str, Any],
+    rows: Sequence[Row],
+    verdict: dict[str, Any] | None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The results file's content. config: every option as resolved, from which it can be run again."""
+    return {
+        "schema": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment,
+        "experiment": experiment,
+        "config": dict(config) if config is not None else None,
+        "results": [row.to_dict() for row in rows],
+        "aggregate": [asdict(each) for each in aggregate(rows)],
+        "verdict": verdict,
+    }
+
+
+def check_writable(path: str | Path) -> Path:
+    """Where the file will really stand, once it is sure that one can be written there; to be called *before* training.
+
+    Raises ConfigError for a folder, a missing parent, what may not be written, and what is no ordinary file.
+    """
+    target = Path(os.path.realpath(path))
+    refused = f"cannot write results to {str(path)!r}"
+    try:
+        try:
+            mode = os.stat(target).st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is not None and stat.S_ISDIR(mode):
+            raise ConfigError(f"{refused}: it is a folder; name a file in it")
+        if not target.parent.is_dir():
+            raise ConfigError(f"{refused}: there is no folder {str(target.parent)!r}; make it first")
+        if mode is not None and not stat.S_ISREG(mode):
+            raise ConfigError(f"{refused}: it is no ordinary file; name one")
+        if mode is not None and not os.access(target, os.W_OK):
+            raise ConfigError(f"{refused}: the file may not be written; name another")
+        handle, name = tempfile.mkstemp(prefix=".results-", dir=target.parent)
+        os.close(handle)
+        os.unlink(name)
+    except OSError as error:
+        raise ConfigError(f"{refused}: {error.strerror}; name another file") from error
+    return target
+
+
+def write(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a document, whole or not at all: what stood there is replaced only once the new file is complete.
+
+    NaN and infinities, which JSON does not have, become null.
+    """
+    write_text(path, json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in the same way.
+
+    Raises SyngradError where that fails; what stood there is untouched then.
+    """
+    target = check_writable(path)
+    handle, temporary = tempfile.mkstemp(prefix=".results-", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SyngradError(f"results could not be written to {str(path)!r}: {first_line(error)}") from error
+        raise
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not finite, and lists for tuples."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return value

@@ -1,0 +1,115 @@
+"""One measured row, and a row over its seeds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BACKPROP = "backprop"
+
+
+@dataclass
+class Row:
+    """One method, one seed. Times in seconds; `step_s`, `step_ratio` (to backprop) and `step_split` (forward, backward,
+    estimator, optimizer) are taken side by side, all else while training. `history` and `train_loss` are of
+    (epoch, seconds of training, value), epochs in fractions where the metric was taken within one. `guarded`: updates
+    that were skipped, by stage. `higher_is_better` is None for a metric that does not say.
+    """
+
+    method: str
+    estimator: str
+    seed: int
+    status: str = "ok"
+    processes: int = 1
+    threads: int = 1
+    optimizer: str | None = None
+    placement: str | None = None
+    queue_depth: int | None = None
+    message_dtype: str | None = None
+    microbatches: int | None = None
+    bytes_sent: int | None = None
+    step_split: dict[str, float] | None = None
+    step_s: float | None = None
+    step_ratio: float | None = None
+    metric: str = "loss"
+    higher_is_better: bool | None = None
+    history: list[tuple[float, float, float]] = field(default_factory=list)
+    train_loss: list[tuple[float, float, float]] = field(default_factory=list)
+    samples_per_s: float | None = None
+    train_s: float | None = None
+    time_to_target_s: float | None = None
+    peak_memory_bytes: int | None = None
+    saved_activation_bytes: int | None = None
+    interfaces: list[dict[str, object]] = field(default_factory=list)
+    guarded: dict[str, int] = field(default_factory=dict)
+    trainer: dict[str, Any] | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The metric after the last epoch."""
+        return self.history[-1][2] if self.history else None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran to its end."""
+        return self.status == "ok"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the file has it: the metric's name, value and history in one object."""
+        plain = asdict(self)
+        history = [list(point) for point in plain.pop("history")]
+        better = plain.pop("higher_is_better")
+        plain["metric"] = {"name": self.metric, "value": self.value, "higher_is_better": better, "history": history}
+        plain["train_loss"] = [list(point) for point in self.train_loss]
+        return plain
+
+
+@dataclass
+class Aggregate:
+    """A compared row over its seeds: means, and the spread (standard deviation; None for one seed).
+
+    metric_difference: to backprop with the same seed, in the metric's own unit, paired seed by seed;
+    metric_difference_interval: the 95 % interval of its mean, [low, high]; None where fewer than two seeds are paired.
+    saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
+    time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
+    back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
+    status: "ok", or the first seed's failure.
+    """
+
+    method: str
+    estimator: str
+    status: str
+    seeds: int
+    metric: str
+    higher_is_better: bool | None
+    value: float | None = None
+    value_spread: float | None = None
+    metric_difference: float | None = None
+    metric_difference_spread: float | None = None
+    step_s: float | None = None
+    step_ratio: float | None = None
+    saved_activation_bytes: float | None = None
+    saved_ratio: float | None = None
+    samples_per_s: float | None = None
+    train_s: float | None = None
+    cosines: dict[str, float | None] = field(default_factory=dict)
+    metric_difference_interval: list[float] | None = None
+    step_split: dict[str, float] | None = None
+    peak_memory_bytes: float | None = None
+    reached: int = 0
+    time_to_target_s: float | None = None
+    time_to_target_spread: float | None = None
+    time_to_target_ratio: float | None = None
+    norm_ratios: dict[str, float | None] = field(default_factory=dict)
+    true_cosines: dict[str, float | None] = field(default_factory=dict)
+    guarded: int = 0
+
+    @property
+    def label(self) -> str:
+        """`method` or `method:estimator`, as it is typed."""
+        return self.method if self.estimator in ("", "default") else f"{self.method}:{self.estimator}"
+
+    @property
+    def ok(self) -> bool:
+        """Whether at least one seed ran to its end."""
+        return self.status == "ok"

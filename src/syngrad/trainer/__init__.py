@@ -1,0 +1,5 @@
+"""The Trainer: one object that trains a decoupled network by any method, step by step or epoch by epoch."""
+
+from syngrad.trainer.trainer import Trainer, default_optimizer
+
+__all__ = ["Trainer", "default_optimizer"]

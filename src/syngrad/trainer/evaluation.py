@@ -1,0 +1,62 @@
+"""Evaluation: the user's own model, in evaluation mode, over a loader; nothing of it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.execution.batch import Batch, finite
+from syngrad.execution.precision import Precision
+from syngrad.metrics import Metric
+from syngrad.trainer.loaders import batches
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    read: Callable[[Any], Batch],
+    loss: Callable[[Any, Any], Tensor],
+    metric: tuple[str, Metric] | None,
+    precision: Precision,
+) -> dict[str, float]:
+    """Mean loss and metric over a loader, weighted by what the loss averages over.
+
+    Raises TrainingError for a model, loss or metric that raises, a loss that is not finite, and an empty loader.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    first = next(model.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    randomness = torch.default_generator.get_state()
+    model.eval()
+    totals: dict[str, float] = {}
+    samples, weights = 0, 0.0
+    try:
+        for raw in batches(loader):
+            batch = read(raw)
+            try:
+                with precision.autocast(device):
+                    output = model(*batch.args, **batch.kwargs)
+                    value = finite(loss(output, batch.target), batch, "in evaluation").item()
+                totals["loss"] = totals.get("loss", 0.0) + value / batch.scale
+                if metric is not None:
+                    name, function = metric
+                    measured: Any = function(output, batch.target)
+                    totals[name] = totals.get(name, 0.0) + float(measured) / batch.scale
+            except SyngradError:
+                raise
+            except Exception as error:
+                raise TrainingError(f"evaluation failed: {first_line(error)}") from error
+            samples += batch.size
+            weights += 1.0 / batch.scale
+    finally:
+        for module, training in modes:
+            module.training = training
+        torch.default_generator.set_state(randomness)
+    if samples == 0:
+        raise TrainingError("the loader to evaluate on yielded no batch; check its length")
+    return {name: total / weights for name, total in totals.items()}

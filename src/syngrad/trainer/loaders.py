@@ -1,0 +1,162 @@
+"""Loaders from the Trainer's side: what they yield, and where in the data a run stands.
+
+A loader with `state_dict` and `load_state_dict` tells its place itself. For any other, the generators that may decide
+its order are noted as an epoch begins; to go on, they are put back, and the minibatches that were seen are drawn again
+and thrown away. For data with a length that is exact. A stream may yield something else the second time: that is said.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
+
+
+def batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """What the loader yields; what it raises becomes one clear line."""
+    try:
+        iterator = iter(loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch
+    except SyngradError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the loader raised {first_line(error)}") from error
+
+
+def length(loader: Iterable[Any]) -> int | None:
+    """Minibatches an epoch, None where the loader does not tell."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+class Place:
+    """Where a run stands in the training loader, and how to get back there."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+        self.delivered = 0
+        self._start: dict[str, Any] | None = None
+        #: minibatches of the next epoch that were seen before, and whether they have to be drawn again
+        self._seen, self._again = 0, False
+        self._after: dict[str, Any] | None = None
+
+    def epoch(self) -> Iterator[Any]:
+        """One epoch's minibatches, or what is left of it after :meth:`load`."""
+        seen, again, self._seen, self._again = self._seen, self._again, 0, False
+        if not self._tells():
+            self._start = generators(self.loader)
+        self.delivered = seen
+        iterator = batches(self.loader)
+        if again:
+            for index in range(seen):
+                if next(iterator, self) is self:
+                    raise CheckpointError(
+                        f"the loader ended at minibatch {index}, before {seen}, where the run was saved; give it the "
+                        "same data"
+                    )
+            if self._after is not None:
+                set_generators(self.loader, self._after)
+        for batch in iterator:
+            self.delivered += 1
+            yield batch
+        self.delivered, self._start = 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: how far the epoch is, and what it takes to get there again."""
+        loader: Any = self.loader
+        return {
+            "length": length(self.loader),
+            "delivered": self.delivered,
+            "loader": loader.state_dict() if self._tells() else None,
+            "start": self._start,
+            "now": generators(self.loader),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The next :meth:`epoch` goes on from there.
+
+        Raises CheckpointError for a loader of another length, or one that cannot tell its place where it could before.
+        """
+        loader: Any = self.loader
+        if state["length"] != length(self.loader):
+            raise CheckpointError(
+                f"the loader has {length(self.loader)} minibatches an epoch, and the run was saved with one of "
+                f"{state['length']}; give it the same data and batch size"
+            )
+        set_generators(self.loader, state["now"])
+        self._seen = int(state["delivered"])
+        if state["loader"] is not None:
+            if not self._tells():
+                raise CheckpointError("the run was saved with a loader that has state_dict, and this one has none")
+            loader.load_state_dict(state["loader"])
+            return
+        self._again = self._seen > 0
+        if self._again and state["start"] is not None:
+            set_generators(self.loader, state["start"])
+            self._after = state["now"]
+        if self._seen and (state["length"] is None or streams(self.loader)):
+            warn(
+                f"the data is a stream that cannot be put back where it stood: its first {self._seen} minibatches are "
+                "read again and skipped, which is exact only if it yields the same; a loader with state_dict is"
+            )
+
+    def _tells(self) -> bool:
+        return hasattr(self.loader, "state_dict") and hasattr(self.loader, "load_state_dict")
+
+
+def streams(loader: Any) -> bool:
+    """Whether it is an iterator, or a DataLoader over iterable data."""
+    if isinstance(loader, Iterator):
+        return True
+    return isinstance(getattr(loader, "dataset", None), torch.utils.data.IterableDataset)
+
+
+def generators(loader: Any) -> dict[str, Any]:
+    """The states of the global generators, and of those that the loader and its parts hold."""
+    version, keys, gauss = random.getstate()
+    name, state, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.default_generator.get_state(),
+        "python": [version, torch.tensor(keys, dtype=torch.int64), gauss],
+        "numpy": [name, torch.from_numpy(np.asarray(state, dtype=np.int64)), position, has_gauss, cached],
+        "loader": {path: generator.get_state() for path, generator in _held(loader).items()},
+    }
+
+
+def set_generators(loader: Any, states: dict[str, Any]) -> None:
+    """Put all of them back."""
+    torch.default_generator.set_state(states["torch"])
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys.tolist()), gauss))
+    name, state, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, state.numpy().astype(np.uint32), position, has_gauss, cached))
+    held = _held(loader)
+    for path, saved in states["loader"].items():
+        if path not in held:
+            raise CheckpointError(f"the loader has no generator at {path!r}, where one was saved; give it the same one")
+        held[path].set_state(saved)
+
+
+def _held(loader: Any) -> dict[str, torch.Generator]:
+    """The generators of a loader, its samplers and its data set, each once, by where they are."""
+    found: dict[str, torch.Generator] = {}
+    for path in ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset"):
+        part = loader
+        for name in filter(None, path.split(".")):
+            part = getattr(part, name, None)
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator) and generator not in found.values():
+            found[f"{path}.generator".lstrip(".")] = generator
+    return found

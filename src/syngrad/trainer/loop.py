@@ -1,0 +1,286 @@
+"""One call of `fit`: epochs, validation, checkpoints, callbacks, interrupts; and where it goes on after a resume.
+
+Everything that decides what comes next is read and written between two minibatches, so that a run that is killed and
+resumed takes the very steps it would have taken.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syngrad import checkpoint
+from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, warn
+from syngrad.history import Epoch, History
+from syngrad.progress import bar
+from syngrad.trainer import state
+from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.interrupts import Interrupts
+from syngrad.trainer.loaders import Place, length
+
+if TYPE_CHECKING:
+    from syngrad.trainer.trainer import Trainer
+
+AUTO = "auto"
+
+
+@dataclass
+class Plan:
+    """What `fit` was asked for; see :meth:`syngrad.Trainer.fit`."""
+
+    loader: Iterable[Any]
+    epochs: int
+    validate: Iterable[Any] | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+    validate_every: int | None = None
+    save: str | Path | None = None
+    save_every: int | None = None
+    keep: int = 2
+    resume: bool | str | Path = False
+    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
+            raise ConfigError(f"epochs must be a whole number of at least 0, got {self.epochs!r}")
+        for name, least in (("validate_every", 1), ("save_every", 1), ("keep", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.validate_every is not None and self.validate is None:
+            raise ConfigError(f"validate_every={self.validate_every} needs validate=, a loader to evaluate on")
+        if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):
+            what = "save_every" if self.save_every is not None else f"resume={self.resume!r}"
+            raise ConfigError(f"{what} needs save=, the folder of the checkpoints")
+        if not isinstance(self.callbacks, Sequence):
+            raise ConfigError(f"callbacks must be a list, got {type(self.callbacks).__name__}; write callbacks=[…]")
+        for each in self.callbacks:
+            if not isinstance(each, Callback):
+                raise ConfigError(f"a callback must derive from syngrad.callbacks.Callback, got {type(each).__name__}")
+
+    def start(self) -> Path | None:
+        """The checkpoint to go on from, None to begin anew.
+
+        Raises CheckpointError where there is none, or where a new run would mix with what an earlier one has left.
+        """
+        if not isinstance(self.resume, bool) and self.resume != AUTO:
+            return checkpoint.newest(self.resume)
+        if self.save is None:
+            return None
+        there = checkpoint.found(self.save)
+        if self.resume is False and there:
+            raise CheckpointError(
+                f"{str(self.save)!r} holds checkpoints of an earlier run; go on with resume=True, or name another"
+            )
+        return checkpoint.newest(self.save) if self.resume is True or there else None
+
+
+@dataclass
+class Partial:
+    """The epoch under way: sums over its minibatches so far."""
+
+    minibatches: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    samples: int = 0
+
+    def add(self, loss: float, weight: float, size: int) -> None:
+        """One minibatch more."""
+        self.minibatches += 1
+        self.loss += loss * weight
+        self.weight += weight
+        self.samples += size
+
+
+@dataclass
+class Run:
+    """One call of `fit` at work."""
+
+    trainer: Trainer
+    plan: Plan
+    partial: Partial = field(default_factory=Partial)
+
+    def __post_init__(self) -> None:
+        self.place = Place(self.plan.loader)
+        self.history = History(self.trainer.metric[0] if self.trainer.metric else None, started_s=self.trainer.train_s)
+        self.first = self.trainer.epochs_done
+        self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in self.trainer.quality]
+        #: updates that were skipped before this call
+        self.skipped = dict(self.trainer.guarded)
+        self._since = 0.0
+
+    def go(self) -> History:
+        """Train until the epochs are done or somebody says stop."""
+        trainer, plan = self.trainer, self.plan
+        trainer.stopped = False
+        start = plan.start()
+        if start is not None:
+            self._resume(start)
+        total = length(plan.loader)
+        done = trainer.epochs_done - self.first
+        left = max(plan.epochs - done, 0)
+        with (
+            Interrupts(plan.save is not None) as self.interrupts,
+            bar(total * left - self.partial.minibatches if total is not None else None, trainer.progress) as advance,
+            ExitStack() as ends,
+        ):
+            for callback in reversed(plan.callbacks):
+                ends.callback(callback.on_end, trainer)  # every one of them, whatever another one raises
+            for callback in plan.callbacks:
+                callback.on_start(trainer)
+            while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
+                self._epoch(advance)
+            if trainer.stopped:
+                trainer.flush()
+        self._summarise()
+        return self.history
+
+    def _epoch(self, advance: Callable[[str], None]) -> None:
+        trainer, plan = self.trainer, self.plan
+        if not trainer.model.training:  # otherwise what the user has put into evaluation mode stays there
+            trainer.model.train()
+        number = trainer.epochs_done + 1
+        self._tick()
+        for batch in self._batches():
+            loss = trainer.step(batch)
+            self.partial.add(loss.item(), *trainer.last)
+            advance(f"epoch {number}  loss {self.partial.loss / self.partial.weight:.4f}")
+            for callback in plan.callbacks:
+                callback.on_step(trainer, loss)
+            self._between(number)
+        if self.partial.samples == 0:
+            raise TrainingError(
+                f"the loader yielded no batch in epoch {number}; check its length and drop_last "
+                "(an iterator can be used once only)"
+            )
+        if number - self.first == plan.epochs or trainer.stopped:
+            trainer.flush()
+        self._tock()
+        self._close(number)
+
+    def _batches(self) -> Iterator[Any]:
+        """The epoch's minibatches. Ctrl-C in a terminal ends a loader's worker processes too: then it ends here."""
+        try:
+            yield from self.place.epoch()
+        except TrainingError:
+            if self.interrupts.asked is None:
+                raise
+            self._tock()
+            self._save()
+
+    def _between(self, number: int) -> None:
+        """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
+        plan, done = self.plan, self.partial.minibatches
+        whole = length(plan.loader)
+        last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
+        if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
+            self._tock()
+            self._validate(number - 1 + (done / whole if whole else 0.0))
+            self._tick()
+        due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
+        if due or self.interrupts.asked is not None:
+            self._tock()
+            self._save()
+            self._tick()
+
+    def _close(self, number: int) -> None:
+        """After an epoch's last minibatch."""
+        trainer, plan, partial = self.trainer, self.plan, self.partial
+        trainer.epochs_done = number
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
+        if plan.validate is not None:
+            record.metrics = self._validate(float(number))
+        trainer.schedule_epoch(record)
+        self.history.epochs.append(record)
+        self.partial = Partial()
+        if plan.on_epoch is not None:
+            plan.on_epoch(record)
+        for callback in plan.callbacks:
+            callback.on_epoch(trainer, record)
+        if plan.save is not None:
+            self._save()
+
+    def _validate(self, epoch: float) -> dict[str, float]:
+        assert self.plan.validate is not None
+        metrics = self.trainer.evaluate(self.plan.validate)
+        self.history.points.append((epoch, self.trainer.train_s, metrics))
+        for callback in self.plan.callbacks:
+            callback.on_validate(self.trainer, epoch, metrics)
+        return metrics
+
+    def _tick(self) -> None:
+        self._since = time.perf_counter()
+
+    def _tock(self) -> None:
+        self.trainer.train_s += time.perf_counter() - self._since
+
+    # Checkpoints.
+
+    def _save(self) -> None:
+        """Write a checkpoint; one that cannot be written is warned of, unless the run ends with it."""
+        assert self.plan.save is not None
+        over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
+        try:
+            self._summarise()
+            path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
+        except CheckpointError as error:
+            if over:
+                raise
+            warn(f"{error}; training goes on")
+            return
+        if self.interrupts.asked is not None:
+            raise KeyboardInterrupt(
+                f"interrupted after minibatch {self.trainer.minibatches}; all of it is saved in {str(path)!r}, and "
+                "resume=True goes on from there"
+            )
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "history": self.history.to_dict(),
+            "partial": vars(self.partial),
+            "marks": self.marks,
+            "skipped": self.skipped,
+            "place": self.place.state_dict(),
+            "callbacks": [[type(each).__name__, each.state_dict()] for each in self.plan.callbacks],
+        }
+
+    def _resume(self, path: Path) -> None:
+        model, saved = checkpoint.load(path)
+        state.restore(self.trainer, model, saved, str(path))
+        fit = saved.get("fit")
+        if fit is None:
+            raise CheckpointError(
+                f"checkpoint {str(path)!r} was made by trainer.save, outside fit; take it with trainer.load(path) and "
+                "call fit without resume"
+            )
+        try:
+            self.first, self.marks = int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
+            self.history = History.from_dict(fit["history"])
+            self.partial = Partial(**fit["partial"])
+            callbacks = {name: each for name, each in fit["callbacks"]}
+            self.place.load(fit["place"])
+        except SyngradError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoint.damaged(path, f"{type(error).__name__}: {error}") from error
+        for callback in self.plan.callbacks:
+            if type(callback).__name__ in callbacks:
+                callback.load_state_dict(callbacks[type(callback).__name__])
+
+    def _summarise(self) -> None:
+        """The quality of this call's estimates, and the updates that were skipped, into the history."""
+        trainer = self.trainer
+        late = float(trainer.policy.feedback_delay)
+        marks = self.marks or [(0, 0)] * len(trainer.quality)
+        skipped = {name: count - self.skipped.get(name, 0) for name, count in trainer.guarded.items()}
+        self.history.guarded = {name: count for name, count in skipped.items() if count}
+        self.history.interfaces = [
+            {**quality.summary(late, *mark), "guarded": skipped.get(stage.name, 0)}
+            for quality, mark, stage in zip(trainer.quality, marks, trainer.stages, strict=False)
+        ]

@@ -1,0 +1,69 @@
+"""Checks of the Trainer's options: each refuses what cannot be used in one line that names it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from syngrad.errors import ConfigError
+
+
+def check_callable(name: str, value: Any) -> None:
+    """A function of (output, target)."""
+    if not callable(value):
+        raise ConfigError(f"{name} must be a function of (output, target), got {type(value).__name__}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """One of a few words."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """A whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} must be above 0, got {value!r}")
+
+
+def check_names(name: str, value: Any) -> None:
+    """A list of names or patterns."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(f"{name} must be a list of names or patterns, got {value!r}; write {name}=['encoder.*']")
+
+
+def check_seed(seed: Any) -> None:
+    """A whole number that every generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ConfigError(f"seed must be a whole number from 0 to 2**31 − 1, got {seed!r}")
+
+
+def named(thing: Any) -> Any:
+    """A function, class or module by its name; names, and mappings of them, as they are."""
+    if thing is None or isinstance(thing, str):
+        return thing
+    if isinstance(thing, Mapping):
+        return {str(key): named(value) for key, value in thing.items()}
+    return getattr(thing, "__qualname__", type(thing).__name__)
+
+
+def device(device: str | torch.device | None) -> torch.device | None:
+    """The device, None for where the model is; refused where it is not known or not there."""
+    if device is None:
+        return None
+    try:
+        made = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r} is not known to PyTorch; write 'cpu', 'cuda' or 'cuda:0'") from None
+    if made.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {device!r} was asked for, but no CUDA device is available; use 'cpu'")
+    return made

@@ -1,0 +1,174 @@
+"""What a checkpoint of a Trainer holds, and how it is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from syngrad import checkpoint
+from syngrad.errors import CheckpointError, SyngradError, first_line
+from syngrad.execution.batch import Batch
+from syngrad.plain import PlainError, encode
+from syngrad.tree import map_tensors
+
+if TYPE_CHECKING:
+    from syngrad.trainer.trainer import Trainer
+
+#: what has to be the same for a run to go on as if it had never stopped
+SAME = (
+    *("method", "estimator", "feedback", "feedback_every", "feedback_delay", "update_probability", "warmup", "seed"),
+    *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast"),
+)
+EXAMPLE = "shape and dtype"
+
+
+def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(the model's state dict, everything else), the tensors not copied."""
+    if trainer.execution is None:
+        raise CheckpointError("there is nothing to save before the first minibatch")
+    model = trainer.model.state_dict()
+    return {name: value for name, value in model.items() if isinstance(value, Tensor)}, {
+        "configuration": trainer.configuration(),
+        "torch": torch.__version__,
+        "kinds": [type(optimizer).__name__ for optimizer in trainer.optimizers],
+        "cuts": trainer.net.cuts,
+        "example": trainer.example,
+        "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
+        "estimators": dict(trainer.net.estimators.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
+        "randomness": [stage.randomness.save() for stage in trainer.stages],
+        "execution": trainer.execution.state_dict(),
+        "guard": trainer.guard.state_dict() if trainer.guard is not None else None,
+        "quality": [quality.state_dict() for quality in trainer.quality],
+        "train_s": trainer.train_s,
+        "epochs_done": trainer.epochs_done,
+    }
+
+
+def restore(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    """Put a captured state into a Trainer of the same configuration; nothing is moved where it does not fit.
+
+    Raises CheckpointError for another configuration, cuts or model, naming both values.
+    """
+    try:
+        _check(trainer, model, state, where)
+        _bind(trainer, state, where)
+        _put(trainer, model, state, where)
+    except SyngradError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"checkpoint {where!r} does not fit this Trainer ({first_line(error):.160}); resume with the model, data "
+            "and options that it was made with"
+        ) from error
+
+
+def _check(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    own, saved = trainer.configuration(), state["configuration"]
+    for name in SAME:
+        if name in saved and own.get(name) != saved[name]:
+            raise CheckpointError(
+                f"checkpoint {where!r} was made with {name}={saved[name]!r}, and this Trainer has {own.get(name)!r}; "
+                "give it the same"
+            )
+    now = {name: value for name, value in trainer.model.state_dict().items() if isinstance(value, Tensor)}
+    for name in now.keys() ^ model.keys():
+        has, lacks = ("this model", "the checkpoint") if name in now else ("the checkpoint", "this model")
+        raise CheckpointError(f"checkpoint {where!r} is of another model: {has} has {name!r}, {lacks} does not")
+    for name, tensor in now.items():
+        if tensor.shape != model[name].shape or tensor.dtype != model[name].dtype:
+            raise CheckpointError(
+                f"checkpoint {where!r} is of another model: {name!r} is {_describe(model[name])} there and "
+                f"{_describe(tensor)} here"
+            )
+
+
+def _bind(trainer: Trainer, state: dict[str, Any], where: str) -> None:
+    cuts = list(state["cuts"])
+    if trainer.execution is None:
+        if state["example"] is None:
+            raise CheckpointError(
+                f"checkpoint {where!r} does not describe its minibatches; call trainer.bind(batch) before resuming"
+            )
+        if trainer.net.requested_cuts is None and not trainer.net.segments:
+            trainer.net.requested_cuts, trainer.net.requested_stages = (cuts, None) if cuts else (None, 1)
+        trainer.bind_to(made(state["example"]))
+    if trainer.net.cuts != cuts:
+        raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {trainer.net.cuts}")
+
+
+def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    execution = trainer.execution
+    assert execution is not None
+    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+    if state["kinds"] != kinds:
+        raise CheckpointError(
+            f"checkpoint {where!r} was made with optimizers {state['kinds']}, and this Trainer has {kinds}; give it "
+            "the same"
+        )
+    for kind, parts in (("optimizers", trainer.optimizers), ("schedulers", trainer.schedulers)):
+        if len(state[kind]) != len(parts):
+            raise CheckpointError(f"checkpoint {where!r} has {len(state[kind])} {kind}, and this Trainer {len(parts)}")
+    trainer.net.estimators.load_state_dict(state["estimators"])
+    trainer.model.load_state_dict({**model, **state["model"]})
+    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    for scheduler, saved in zip(trainer.schedulers, state["schedulers"], strict=True):
+        scheduler.load_state_dict(saved)
+    for stage, saved in zip(trainer.stages, state["randomness"], strict=True):
+        stage.randomness.load(saved)
+    execution.load_state_dict(map_tensors(lambda t: _placed(t, trainer), state["execution"]))
+    if trainer.guard is not None and state["guard"] is not None:
+        trainer.guard.load_state_dict(state["guard"])
+    for quality, saved in zip(trainer.quality, state["quality"], strict=True):
+        quality.load_state_dict(saved)
+    trainer.train_s, trainer.epochs_done = float(state["train_s"]), int(state["epochs_done"])
+
+
+def _placed(tensor: Tensor, trainer: Trainer) -> Tensor:
+    """On the model's device, but for generators' states, which are bytes and live on the CPU."""
+    if tensor.dtype == torch.uint8:
+        return tensor
+    return tensor.to(next(trainer.model.parameters()).device)
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def example_of(batch: Batch) -> Any:
+    """A minibatch's structure, shapes and dtypes as plain data; None where it holds anything but tensors and that."""
+    trees = [list(batch.args), dict(batch.kwargs), batch.target]
+    shapes = map_tensors(lambda t: {EXAMPLE: [list(t.shape), t.dtype]}, trees)
+    try:
+        encode(shapes, {})
+    except PlainError:
+        return None
+    return shapes
+
+
+def made(example: Any) -> Batch:
+    """A minibatch of zeros of that description, to bind estimators with: they look at shapes and dtypes alone."""
+    args, kwargs, target = _zeros(example)
+    return Batch(tuple(args), kwargs, target, 1.0, 1)
+
+
+def _zeros(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        if tree.keys() == {EXAMPLE}:
+            shape, dtype = tree[EXAMPLE]
+            return torch.zeros(shape, dtype=dtype)
+        return {key: _zeros(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(_zeros, tree))
+    return tree
+
+
+def write(trainer: Trainer, root: Any, keep: int, **more: Any) -> Any:
+    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path."""
+    model, state = capture(trainer)
+    return checkpoint.save(root, model, {**state, **more}, keep)

@@ -1,0 +1,382 @@
+"""The Trainer: one object that trains a decoupled network by any method, step by step or epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad import checkpoint, metrics
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.estimators.registry import EstimatorSpec
+from syngrad.execution.batch import Batch, Unpack, read, unpack
+from syngrad.execution.precision import Precision, parse_dtype
+from syngrad.execution.probe import Probe
+from syngrad.execution.sequential import Sequential
+from syngrad.groups import GroupOptions, OptimizerFactory, check_groups, check_patterns, matches, names_of
+from syngrad.guard import Guard, check_bound
+from syngrad.history import Epoch, History
+from syngrad.interface import check_spec
+from syngrad.methods import Method, Policy
+from syngrad.methods import parse as parse_method
+from syngrad.network import DecoupledNetwork, decouple
+from syngrad.quality import Quality
+from syngrad.stage import Stage
+from syngrad.trainer import options, state
+from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.evaluation import evaluate
+from syngrad.trainer.loop import Plan, Run
+from syngrad.updates import SCOPES, Clipping, Updates
+
+
+def default_optimizer(params: Any) -> torch.optim.Optimizer:
+    """Adam, learning rate 1e-3, in its fused form."""
+    return torch.optim.Adam(params, 1e-3, fused=True)
+
+
+class Trainer:
+    """Trains a network whose stages update by synthetic gradients, by back-propagation, or by anything between.
+
+    net: what :func:`syngrad.decouple` returned, or a plain module (for `backprop`).
+    loss: (output, target) → scalar, averaged over samples. loss_count: target → the number of sample losses that the
+    loss averages over; len(batch) unless tokens, padding or weights decide.
+    optimizer: parameter groups → any torch optimiser; weights and estimators are separate groups. optimizer_scope: one
+    for the whole "model" (faster, and the same for optimisers that act parameter by parameter), or one a "stage".
+    estimator_lr: the estimators' learning rate as a multiple of what it would be. groups: patterns of names →
+    options of their group, as in {"*.bias": {"weight_decay": 0.0}}; freeze: patterns of those that stand still.
+    scheduler: optimiser → scheduler, stepped every "epoch" or every "step" (scheduler_every).
+    clip_norm: the largest norm of a gradient, of each "stage" or of the whole "model" (clip_scope).
+    guard: an update whose gradient is not finite, or so many times as long as the longest of late, is skipped and
+    counted in `guarded`; None for no guard.
+    method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero". estimator: a name, with options if wished
+    ("mlp(hidden=2)"), a module with `forward(h, context)`, a function making one, or a mapping from cuts to these.
+    metric: "accuracy", "mse", or a function of (output, target).
+    feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
+    unless given); feedback_delay: applied d minibatches late. update_probability: sporadic updates. warmup: minibatches
+    of back-propagation in which the estimators are fitted but not applied.
+    unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
+    seed: of the estimators' start, the stages' dropout and sporadic updates. device: where to train. autocast:
+    "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
+    progress: True, False, or None for a bar on terminals. quality_every: minibatches between samples of the estimates'
+    quality against what comes back, true_every: against the true gradient of a part of the minibatch; 0 for none.
+
+    Raises ConfigError at construction for what cannot be used, and TrainingError while training, each one line.
+    """
+
+    def __init__(
+        self,
+        net: DecoupledNetwork | nn.Module,
+        *,
+        loss: Callable[[Any, Any], Tensor],
+        optimizer: OptimizerFactory = default_optimizer,
+        method: str | Method = "synthetic",
+        estimator: EstimatorSpec = "default",
+        metric: str | metrics.Metric | None = None,
+        feedback: str = "bootstrapped",
+        feedback_every: int | None = None,
+        feedback_delay: int = 0,
+        update_probability: float = 1.0,
+        warmup: int = 0,
+        loss_count: Callable[[Any], float] | None = None,
+        unpack: Unpack = unpack,
+        scheduler: Callable[[Any], Any] | None = None,
+        scheduler_every: str = "epoch",
+        optimizer_scope: str = "model",
+        estimator_lr: float = 1.0,
+        groups: GroupOptions | None = None,
+        freeze: Sequence[str] = (),
+        clip_norm: float | None = None,
+        clip_scope: str = "stage",
+        guard: float | None = 100.0,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        autocast: str | torch.dtype | None = None,
+        progress: bool | None = None,
+        quality_every: int = 50,
+        true_every: int = 200,
+    ) -> None:
+        self.method = parse_method(method)
+        if not isinstance(net, DecoupledNetwork):
+            if self.method.name != "backprop":
+                raise ConfigError(
+                    f"method {str(self.method)!r} needs a decoupled network; write "
+                    "net = syngrad.decouple(model, stages=2) and give that"
+                )
+            net = decouple(net, stages=1)
+        options.check_callable("loss", loss)
+        options.check_choice("scheduler_every", scheduler_every, ("epoch", "step"))
+        for name, scope in (("optimizer_scope", optimizer_scope), ("clip_scope", clip_scope)):
+            options.check_choice(name, scope, SCOPES)
+        for name, every in (("quality_every", quality_every), ("true_every", true_every)):
+            options.check_count(name, every)
+        options.check_positive("estimator_lr", estimator_lr)
+        if clip_norm is not None:
+            options.check_positive("clip_norm", clip_norm)
+        options.check_names("freeze", freeze)
+        check_groups(groups or {})
+        check_spec(estimator)
+        options.check_seed(seed)
+        self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
+        self.estimator, self.metric = estimator, metrics.resolve(metric)
+        self._feedback_every = feedback_every
+        self.policy = Policy(self.method, feedback, feedback_every or 1, feedback_delay, update_probability, warmup)
+        if feedback_every is not None and feedback_every != self.policy.feedback_every:
+            raise ConfigError(f"feedback_every must be a whole number of at least 1, got {feedback_every!r}")
+        self._factory, self._scope, self._estimator_lr = optimizer, optimizer_scope, estimator_lr
+        self._scheduler_factory, self.scheduler_every = scheduler, scheduler_every
+        self._groups, self._freeze = dict(groups or {}), list(freeze)
+        self._clipping = None if clip_norm is None else Clipping(float(clip_norm), clip_scope)
+        bound = check_bound(guard)
+        self.guard = None if bound is None else Guard(bound)
+        self.precision = Precision(parse_dtype(autocast))
+        if self.precision.dtype == torch.float16:
+            if feedback_delay or self.method.name == "delayed":
+                raise ConfigError("autocast='float16' does not go with late gradients; use autocast='bfloat16'")
+            if self.guard is None:
+                raise ConfigError(
+                    "autocast='float16' needs the guard, which skips the updates that overflow; leave guard= as it is, "
+                    "or use autocast='bfloat16'"
+                )
+        self.seed, self.progress, self.quality_every, self.true_every = seed, progress, quality_every, true_every
+        self.device = options.device(device)
+        self.execution: Sequential | None = None
+        self.stages: list[Stage] = []
+        self.schedulers: list[Any] = []
+        self.quality: list[Quality] = []
+        self.train_s = 0.0
+        self.epochs_done = 0
+        #: whether somebody has asked `fit` to end
+        self.stopped = False
+        #: (what the loss averages over, samples) of the last minibatch
+        self.last = (0.0, 0)
+        #: the first minibatch's structure, shapes and dtypes, as plain data
+        self.example: Any = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's own model object."""
+        return self.net.model
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimisers, made when the first batch (or :meth:`bind`) has told the estimators' sizes."""
+        if self.execution is None:
+            raise ConfigError("the optimisers are made with the first batch; call trainer.bind(batch) to have them now")
+        return self.execution.updates.optimizers
+
+    @property
+    def minibatches(self) -> int:
+        """How many minibatches it has trained on."""
+        return self.execution.count if self.execution is not None else 0
+
+    @property
+    def guarded(self) -> dict[str, int]:
+        """Updates that the guard has skipped, by the stage's name, its estimators' among them."""
+        counts: dict[str, int] = {}
+        for part, count in self.guard.counts.items() if self.guard is not None else ():
+            name = part.removesuffix(" (estimator)")
+            counts[name] = counts.get(name, 0) + count
+        return counts
+
+    def stop(self) -> None:
+        """End `fit` once the epoch under way is over; for callbacks."""
+        self.stopped = True
+
+    def configuration(self) -> dict[str, Any]:
+        """Every option, as plain data; functions and modules by their names."""
+        policy, clipping = self.policy, self._clipping
+        return {
+            "method": str(self.method),
+            "estimator": options.named(self.estimator) if self.method.estimates else None,
+            "loss": options.named(self.loss),
+            "metric": self.metric[0] if self.metric is not None else None,
+            "optimizer": options.named(self._factory),
+            "optimizer_scope": self._scope,
+            "estimator_lr": self._estimator_lr,
+            "groups": {pattern: dict(options) for pattern, options in self._groups.items()},
+            "freeze": self._freeze,
+            "scheduler": options.named(self._scheduler_factory),
+            "scheduler_every": self.scheduler_every,
+            "clip_norm": clipping.norm if clipping is not None else None,
+            "clip_scope": clipping.scope if clipping is not None else "stage",
+            "guard": self.guard.bound if self.guard is not None else None,
+            "feedback": policy.feedback,
+            "feedback_every": self._feedback_every,
+            "feedback_delay": policy.feedback_delay,
+            "update_probability": policy.update_probability,
+            "warmup": policy.warmup,
+            "seed": self.seed,
+            "device": str(self.device) if self.device is not None else None,
+            "autocast": str(self.precision.dtype).removeprefix("torch.") if self.precision.dtype is not None else None,
+            "quality_every": self.quality_every,
+            "true_every": self.true_every,
+        }
+
+    def bind(self, batch: Any) -> None:
+        """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
+        if self.execution is None:
+            self._to_device()
+            self.bind_to(self._read(batch))
+
+    def _to_device(self) -> None:
+        if self.device is not None:
+            self.model.to(self.device)
+
+    def bind_to(self, batch: Batch) -> None:
+        """The same for a minibatch that is taken apart already."""
+        self._to_device()
+        spec = self.estimator if self.method.estimates else "zero"
+        first = next(self.model.parameters(), None)
+        device = first.device if first is not None else torch.device("cpu")
+        check_patterns("groups", list(self._groups), self.model)
+        check_patterns("freeze", self._freeze, self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            self.net.bind(batch.args, batch.kwargs, batch.target, spec, self.loss, self.loss_count)
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if any(matches(name, pattern) for pattern in self._freeze):
+                parameter.requires_grad_(False)
+        interfaces = [*self.net.interfaces, None]
+        self.stages = [
+            Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device)
+            for k, (segment, interface) in enumerate(zip(self.net.segments, interfaces, strict=True))
+        ]
+        if self._feedback_every is None:
+            wishes = [e.feedback_every for i in self.net.interfaces for e in i.heads if e.wants_feedback]
+            self.policy = replace(self.policy, feedback_every=min(wishes, default=1))
+        self.quality = [Quality(cut) for cut in self.net.cuts]
+        updates = Updates(
+            self.stages,
+            self._factory,
+            self._scope,
+            self._estimator_lr,
+            self._scheduler_factory,
+            names=names_of(self.model),
+            groups=self._groups,
+            guard=self.guard,
+            clipping=self._clipping,
+        )
+        self.schedulers = updates.schedulers
+        self.example = state.example_of(batch)
+        probe = None
+        if self.method.estimates and self.net.cuts:
+            probe = Probe(self.stages, self.loss, self.loss_count, self.quality, self.true_every)
+        self.execution = Sequential(
+            self.stages,
+            updates,
+            self.policy,
+            self.loss,
+            self.quality,
+            self.quality_every,
+            torch.Generator().manual_seed(self.seed + 7),
+            probe,
+            self.precision,
+        )
+
+    def _read(self, batch: Any) -> Batch:
+        try:
+            return read(batch, self.unpack, self.loss_count, self.device)
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"the batch could not be read: {first_line(error)}") from error
+
+    def step(self, batch: Any) -> Tensor:
+        """Train on one minibatch; returns its loss, detached."""
+        if self.execution is None:
+            self.bind(batch)
+        assert self.execution is not None
+        taken = self._read(batch)
+        with self.precision.autocast(self._on()):
+            loss = self.execution.step(taken)
+        self.last = 1.0 / taken.scale, taken.size
+        if self.scheduler_every == "step":
+            self._schedule()
+        return loss
+
+    def flush(self) -> None:
+        """Let minibatches still in flight end (method `delayed`), as `fit` does at its end: for use after `step`."""
+        if self.execution is not None:
+            self.execution.flush()
+
+    def fit(
+        self,
+        loader: Iterable[Any],
+        epochs: int = 1,
+        validate: Iterable[Any] | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        *,
+        validate_every: int | None = None,
+        save: str | Path | None = None,
+        save_every: int | None = None,
+        keep: int = 2,
+        resume: bool | str | Path = False,
+        callbacks: Sequence[Callback] = (),
+    ) -> History:
+        """Train for some epochs, validating after each, and say what happened.
+
+        on_epoch: called with each epoch's record. validate_every: validate every so many minibatches of an epoch too.
+        save: a folder for checkpoints, one after each epoch and one after every `save_every` minibatches, of which the
+        newest `keep` stay. Ctrl-C then saves before it ends the run. resume: True goes on from the newest checkpoint in
+        `save`, "auto" does so if there is one, a path from that one; the run takes the steps it would have taken, and
+        the history is that of the whole. callbacks: see :mod:`syngrad.callbacks`.
+
+        Calling fit again without resume trains for so many epochs more.
+        """
+        self._check_parameters()
+        plan = Plan(loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks)
+        return Run(self, plan).go()
+
+    def save(self, folder: str | Path, keep: int = 2) -> Path:
+        """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.
+
+        Raises CheckpointError for what cannot be saved or written; what was there is untouched then.
+        """
+        written: Path = state.write(self, folder, keep)
+        return written
+
+    def load(self, path: str | Path) -> None:
+        """Put back what :meth:`save`, or `fit` with `save=`, has written: a checkpoint, or the newest in a folder.
+
+        Raises CheckpointError for one that is missing, damaged, or of another model or configuration.
+        """
+        model, saved = checkpoint.load(path)
+        state.restore(self, model, saved, str(path))
+
+    def _check_parameters(self) -> None:
+        """Refuse a model whose parameters are no longer those the optimisers hold: it would not be trained."""
+        held = {id(p) for stage in self.stages for p in stage.parameters}
+        if held and not held <= {id(p) for p in self.model.parameters()}:
+            raise TrainingError(
+                "the model's parameters were replaced since the first batch (load_state_dict(assign=True), perhaps); "
+                "make a new Trainer"
+            )
+
+    def schedule_epoch(self, record: Epoch) -> None:
+        """Step the schedulers that go by epochs; `fit` does it after validating."""
+        if self.scheduler_every != "epoch":
+            return
+        self._schedule(record.metrics.get("loss", record.train_loss))
+
+    def _schedule(self, loss: float | None = None) -> None:
+        for scheduler in self.schedulers:
+            plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+            if plateau and loss is None:
+                raise ConfigError("ReduceLROnPlateau looks at an epoch's loss; use it with scheduler_every='epoch'")
+            try:
+                scheduler.step(*([loss] if plateau else []))
+            except Exception as error:
+                raise TrainingError(f"the scheduler raised {first_line(error)}") from error
+
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Mean loss and metric over a loader, with the user's own model in evaluation mode; nothing is changed."""
+        self._to_device()
+        return evaluate(self.model, loader, self._read, self.loss, self.metric, self.precision)
+
+    def _on(self) -> torch.device:
+        """Where the stages run."""
+        return self.stages[0].randomness.device if self.stages else torch.device("cpu")
