@@ -68,7 +68,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH))
         with torch.no_grad():
             for last in (self.attention.out, self.mlp[2]):
-                last.weight.mul_((2 * BLOCKS) ** -0.5)  # type: ignore[operator, union-attr]
+                last.weight.mul_((2 * BLOCKS) ** -0.5)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, f) → (n, t, f)."""

@@ -7,6 +7,8 @@ itself trains 16 layers; with PyTorch's own initialisation it does not, and the 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -40,7 +42,7 @@ def model(layers: int = LAYERS) -> nn.Sequential:
     """784-256×(layers−1)-10 with ReLU, Kaiming-normal weights and zero biases."""
     sizes = [28 * 28] + [WIDTH] * (layers - 1)
     parts: list[nn.Module] = [nn.Flatten()]
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in pairwise(sizes):
         parts += [nn.Linear(a, b), nn.ReLU()]
     net = nn.Sequential(*parts, nn.Linear(sizes[-1], 10))
     for layer in net:

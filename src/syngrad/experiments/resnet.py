@@ -51,7 +51,7 @@ class Residual(nn.Module):
 
 
 def model() -> nn.Module:
-    """A stem that halves the picture, three residual blocks, 16×16 → 16×16 → 8×8 → 4×4, mean over the picture, linear."""
+    """A stem that halves the picture, three residual blocks, 16×16 → 16×16 → 8×8 → 4×4, a mean, and a linear layer."""
     a, b, c = CHANNELS
     stem = nn.Sequential(nn.Conv2d(3, a, 3, padding=1, bias=False), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2))
     net = nn.Sequential(
