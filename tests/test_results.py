@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 
 from syngrad import SyngradError
-from syngrad.results import Row, aggregate, check_writable, document, environment, finite, mean_spread, validate, write
+from syngrad.results import (
+    Row,
+    aggregate,
+    check_writable,
+    document,
+    environment,
+    finite,
+    mean_spread,
+    validate,
+    write,
+    write_text,
+)
 
 EXPERIMENT = {
     "name": "e",
@@ -63,6 +74,9 @@ def test_the_environment_is_complete(key: str) -> None:
         (lambda d: d["results"][1]["interfaces"][0].pop("cut"), "document.results[1].interfaces[0]"),
         (lambda d: d["results"][0]["metric"].update(history=[["x"]]), "document.results[0].metric.history[0][0]"),
         (lambda d: d.update(schema=2), "schema 2"),
+        (lambda d: d.update(config=[]), "document.config"),
+        (lambda d: d["results"][0].update(guarded=3), "document.results[0].guarded"),
+        (lambda d: d["results"][1]["interfaces"][0].update(history=[["x"]]), "interfaces[0].history[0][0]"),
     ],
 )
 def test_a_spoilt_document_is_refused(spoil: Any, place: str) -> None:
@@ -91,6 +105,60 @@ def test_means_spread_and_paired_differences() -> None:
     assert (synthetic.step_ratio, synthetic.seeds, synthetic.label) == (1.4, 2, "synthetic")
 
 
+def test_a_paired_difference_has_its_interval() -> None:
+    """Differences −0.02, −0.04, −0.03: mean −0.03, s = 0.01, t(2) = 4.3027, half = 4.3027 · 0.01 / √3."""
+    rows = [row("backprop", seed, value) for seed, value in enumerate((0.90, 0.80, 0.85))]
+    rows += [row("synthetic", seed, value) for seed, value in enumerate((0.88, 0.76, 0.82))]
+    base, synthetic = aggregate(rows)
+    half = 4.3027 * 0.01 / 3**0.5
+    assert synthetic.metric_difference_interval == pytest.approx([-0.03 - half, -0.03 + half])
+    assert base.metric_difference_interval is None
+    one = aggregate([row("backprop", 0, 0.9), row("synthetic", 0, 0.8)])
+    assert one[1].metric_difference_interval is None
+
+
+def test_times_to_a_target_over_seeds() -> None:
+    rows = [
+        row("backprop", 0, 0.9, time_to_target_s=2.0),
+        row("backprop", 1, 0.9, time_to_target_s=4.0),
+        row("synthetic", 0, 0.9, time_to_target_s=3.0),
+        row("synthetic", 1, 0.9, time_to_target_s=None),
+    ]
+    base, synthetic = aggregate(rows)
+    assert (base.reached, base.time_to_target_s, base.time_to_target_ratio) == (2, 3.0, 1.0)
+    assert base.time_to_target_spread == pytest.approx(2**0.5)
+    assert (synthetic.reached, synthetic.seeds) == (1, 2)
+    assert (synthetic.time_to_target_s, synthetic.time_to_target_spread) == (3.0, None)
+    assert synthetic.time_to_target_ratio == 1.5
+
+
+def test_quality_split_and_guards_over_seeds() -> None:
+    def seen(cosine: float, true: float | None) -> dict[str, Any]:
+        return {"cut": "2", "cosine": cosine, "norm_ratio": 2 * cosine, "true_cosine": true}
+
+    split = {"forward": 1.0, "backward": 2.0, "estimator": 3.0, "optimizer": 4.0}
+    rows = [
+        row("synthetic", 0, 0.9, interfaces=[seen(0.4, None)], guarded={"0": 2, "2": 1}, step_split=split),
+        row("synthetic", 1, 0.9, interfaces=[seen(0.6, 0.3)], step_split={**split, "forward": 3.0}),
+    ]
+    (made,) = aggregate(rows)
+    assert (made.cosines, made.norm_ratios, made.true_cosines) == ({"2": 0.5}, {"2": 1.0}, {"2": 0.3})
+    assert made.guarded == 3
+    assert made.step_split == {**split, "forward": 2.0}
+    (without,) = aggregate([row("synthetic", 0, 0.9, interfaces=[{"cut": "2", "cosine": 0.4}])])
+    assert without.true_cosines == {}
+
+
+def test_a_file_of_the_first_version_stays_readable() -> None:
+    made = whole()
+    del made["created"], made["config"]
+    for each in made["results"]:
+        del each["train_loss"], each["guarded"], each["trainer"]
+    for each in made["aggregate"]:
+        del each["metric_difference_interval"], each["reached"]
+    validate(made)
+
+
 def test_differences_are_paired_by_seed_and_failed_seeds_left_out() -> None:
     rows = [
         row("backprop", 0, 0.9),
@@ -99,7 +167,8 @@ def test_differences_are_paired_by_seed_and_failed_seeds_left_out() -> None:
         row("synthetic", 1, 0.4),
     ]
     base, synthetic = aggregate(rows)
-    assert (base.seeds, base.ok) == (1, True)
+    assert (base.seeds, base.ok, base.failed, base.failure) == (1, True, 1, "failed: x")
+    assert (synthetic.failed, synthetic.failure) == (0, None)
     assert synthetic.metric_difference == pytest.approx(-0.1)
     assert synthetic.metric_difference_spread is None
 
@@ -144,6 +213,12 @@ def test_what_stood_there_survives_a_failure(tmp_path: Path, monkeypatch: pytest
         write(file, {"new": 1})
     assert file.read_text(encoding="utf-8") == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_text_is_written_whole_too(tmp_path: Path) -> None:
+    file = tmp_path / "r.html"
+    write_text(file, "<p>é\n")
+    assert file.read_bytes() == "<p>é\n".encode()
 
 
 def test_a_value_json_cannot_hold_leaves_no_debris(tmp_path: Path) -> None:

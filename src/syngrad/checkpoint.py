@@ -195,9 +195,21 @@ def _flush_folder(path: Path) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what a killed save or removal has left."""
+    """Remove what a killed save or removal has left; what another process that lives may be writing stays."""
     for left in root.glob(f"{_HIDDEN}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        owner = left.name.rpartition("-")[2]
+        if owner == str(os.getpid()) or not (owner.isdigit() and _lives(int(owner))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 @contextmanager

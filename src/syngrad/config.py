@@ -100,8 +100,10 @@ def _from_toml(text: str, said: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: TOML's own error, and numbers of too many digits
         # it ends in "(at line 3, column 5)", which is said in front
         message, _, place = first_line(error).partition(": ")[2].rpartition(" (at ")
-        line = re.match(r"line \d+", place)
-        where = f", {line[0]}," if line else ""
+        line = re.match(r"line (\d+)", place)
+        last = text.rstrip().count("\n") + 1 if place.startswith("end of document") else None
+        number = line[1] if line else last
+        where = f", line {number}," if number else ""
         raise ConfigError(f"{said}{where} is no TOML: {message or first_line(error)}") from error
 
 

@@ -8,6 +8,8 @@ base class alone. What does not stop a run is a :class:`TrainingWarning`, one li
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -45,6 +47,14 @@ def unknown(kind: str, given: object, valid: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"unknown {kind} {given!r};{hint} valid: {', '.join(names)}")
+
+
+def warn(message: str) -> None:
+    """A TrainingWarning that points at the user's own line: the first frame that is not Syngrad's."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "syngrad":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, TrainingWarning, stacklevel=level)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, first_line
+from syngrad.errors import ConfigError, first_line, unknown
 from syngrad.stage import Stage
 
 OptimizerFactory: TypeAlias = Callable[[Any], torch.optim.Optimizer]
@@ -24,18 +25,19 @@ GroupOptions: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 def parameter_groups(
-    stages: list[Stage], names: Mapping[int, str] | None = None, options: GroupOptions | None = None
+    stages: list[Stage], names: Mapping[int, Sequence[str]] | None = None, options: GroupOptions | None = None
 ) -> list[dict[str, Any]]:
     """The weights of some stages by the first pattern that their names match, and their estimators by learning rate.
 
-    names: id of a parameter → its name in the user's model.
+    names: id of a parameter → its names in the user's model, several where it is tied.
     """
     names, options = names or {}, options or {}
     by_pattern: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in ["", *options]}
     for stage in stages:
         for p in stage.parameters:
-            name = names.get(id(p), "")
-            by_pattern[next((pattern for pattern in options if matches(name, pattern)), "")].append(p)
+            own = names.get(id(p), ())
+            found_by = (pattern for pattern in options if any(matches(name, pattern) for name in own))
+            by_pattern[next(found_by, "")].append(p)
     groups: list[dict[str, Any]] = [
         {"params": found, "name": f"weights {pattern}".rstrip(), **options.get(pattern, {})}
         for pattern, found in by_pattern.items()
@@ -80,7 +82,7 @@ def matches(name: str, pattern: str) -> bool:
 
 def check_patterns(option: str, patterns: Sequence[str], model: nn.Module) -> None:
     """Refuse a pattern that no parameter of the model matches."""
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=1)
@@ -97,6 +99,27 @@ def check_groups(groups: Any) -> None:
             f"groups must map patterns of names to options, got {groups!r:.60}; write "
             "groups={'*.bias': {'weight_decay': 0.0}}"
         )
+
+
+def names_of(model: nn.Module) -> dict[int, list[str]]:
+    """id of a parameter → all its names, the one in `model.named_parameters()` first."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return names
+
+
+def check_options(groups: GroupOptions, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an option that the optimiser does not have, which it would keep and not look at, and a rate that is none,
+    which it looks at only where it is everybody's.
+    """
+    for pattern, options in groups.items():
+        rate = options.get("lr", 0.0)
+        if not isinstance(rate, Tensor) and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
+            raise ConfigError(f"groups[{pattern!r}]: lr must be a number of at least 0, got {rate!r}")
+        for name in options:
+            if name not in optimizer.defaults:
+                raise unknown(f"option of {type(optimizer).__name__} in groups[{pattern!r}]:", name, optimizer.defaults)
 
 
 def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
+from syngrad.stage import same_buffers
 from syngrad.tree import batch_size, differentiable, map_tensors, positions, tensors
 
 
@@ -159,20 +160,17 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     randomness = torch.default_generator.get_state()
-    # batch norm counts the minibatches it has seen even in a run without data
-    buffers = [(buffer, buffer.detach().clone()) for segment in segments for buffer in segment.buffers()]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
-            fake_args, fake_kwargs = map_tensors(mode.from_tensor, (args, kwargs))
-            return chain(segments, fake_args, fake_kwargs)
-    except Exception:  # whatever fake tensors cannot do; what is wrong with the model itself raises again there
-        return _run_for_shapes(segments, args, kwargs)
+        with same_buffers(segments):  # batch norm counts the minibatches it has seen even in a run without data
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+                    fake_args, fake_kwargs = map_tensors(mode.from_tensor, (args, kwargs))
+                    return chain(segments, fake_args, fake_kwargs)
+            except Exception:  # whatever fake tensors cannot do; what is wrong with the model itself raises again there
+                return _run_for_shapes(segments, args, kwargs)
     finally:
         torch.clear_autocast_cache()  # of casts made from tensors without data
         torch.default_generator.set_state(randomness)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
 
 
 def _run_for_shapes(segments: Sequence[nn.Module], args: Any, kwargs: Any) -> tuple[list[Any], Any]:

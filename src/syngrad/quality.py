@@ -9,7 +9,6 @@ figure shows that.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from syngrad.errors import TrainingWarning
+from syngrad.errors import warn
 
 #: an estimate that many times as long as the gradient it stands for, in so many samples running, is diverging
 RATIO_BOUND, RATIO_SAMPLES = 10.0, 3
@@ -137,7 +136,7 @@ class Quality:
     def _warn(self, kind: str, what: str) -> None:
         if kind not in self.warned:
             self.warned.add(kind)
-            warnings.warn(f"the estimates at {self.cut!r} {what}", TrainingWarning, stacklevel=2)
+            warn(f"the estimates at {self.cut!r} {what}")
 
 
 def compare(estimate: Tensor, gradient: Tensor) -> tuple[tuple[float, float, float], float]:

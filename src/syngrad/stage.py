@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,20 +94,29 @@ class Stage:
 
 @contextmanager
 def undisturbed(stages: list[Stage]) -> Iterator[None]:
-    """Generators and buffers are afterwards what they were."""
+    """Generators, the stages' own and the default ones, and buffers are afterwards what they were."""
     randomness = [stage.randomness.save() for stage in stages]
-    buffers = [
-        (buffer, buffer.detach().clone())
-        for stage in stages
-        for module in (stage.segment, stage.interface)
-        if module is not None
-        for buffer in module.buffers()
-    ]
+    parts = [part for stage in stages for part in (stage.segment, stage.interface) if part is not None]
+    device = stages[0].randomness.device
+    # the default generators too: a loss may draw from them
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), same_buffers(parts):
+        try:
+            yield
+        finally:
+            for stage, saved in zip(stages, randomness, strict=True):
+                stage.randomness.load(saved)
+
+
+@contextmanager
+def same_buffers(parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Every buffer of these modules is afterwards the tensor that it was, with the values that it had."""
+    registered = {module: dict(module._buffers) for part in parts for module in part.modules()}
+    buffers = [(buffer, buffer.detach().clone()) for part in parts for buffer in part.buffers()]
     try:
         yield
     finally:
-        for stage, saved in zip(stages, randomness, strict=True):
-            stage.randomness.load(saved)
-        for buffer, before in buffers:
+        for module, before in registered.items():
+            module._buffers.update(before)  # a module may put another tensor in its buffer's place
+        for buffer, values in buffers:
             # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is again
-            buffer.data.copy_(before)
+            buffer.data.copy_(values)

@@ -55,6 +55,16 @@ def detach(tree: Any, where: list[int], feedback: bool) -> tuple[Any, list[Tenso
     return pytree.tree_unflatten(flat, spec), found
 
 
+def backward(sent: list[Tensor], gradients: list[Tensor]) -> None:
+    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on."""
+    if len(sent) == 1 and sent[0].requires_grad:
+        sent[0].backward(gradients[0])
+        return
+    pairs = [(h, g) for h, g in zip(sent, gradients, strict=True) if h.requires_grad]
+    if pairs:
+        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs])
+
+
 def structure(tree: Any) -> str:
     """The containers of a nested message, in one line, with a dot for every tensor."""
     if isinstance(tree, Tensor):

@@ -6,7 +6,7 @@ A step is guarded and clipped by the norms of the stages' gradients, which one f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from syngrad.errors import ConfigError
 from syngrad.groups import (
     GroupOptions,
     OptimizerFactory,
+    check_options,
     make_optimizer,
     make_scheduler,
     parameter_groups,
@@ -62,7 +63,7 @@ class Updates:
         estimator_lr: float,
         scheduler: Callable[[Any], Any] | None = None,
         *,
-        names: Mapping[int, str] | None = None,
+        names: Mapping[int, Sequence[str]] | None = None,
         groups: GroupOptions | None = None,
         guard: Guard | None = None,
         clipping: Clipping | None = None,
@@ -72,6 +73,8 @@ class Updates:
         if not any(p.requires_grad for stage in stages for p in stage.parameters):
             raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
         self.optimizers = [make_optimizer(factory, found) for found in made]
+        for optimizer in self.optimizers:
+            check_options(groups or {}, optimizer)
         self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
         for index, optimizer in enumerate(self.optimizers):
             scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)

@@ -125,10 +125,117 @@ def test_a_metric_of_the_users_own_is_not_judged() -> None:
     assert "pay" not in verdict(rows).text
 
 
-def test_noise_shrinks_with_seeds_and_grows_with_spread() -> None:
-    one = synthetic(1.0, 0.0, 1.0)
-    three = synthetic(1.0, 0.0, 1.0, seeds=3, metric_difference_spread=0.001)
-    wide = synthetic(1.0, 0.0, 1.0, seeds=3, metric_difference_spread=0.01)
-    assert noise(one, base()) == 0.01
-    assert noise(three, base()) == pytest.approx(4.3 * 0.001 / 3**0.5)
-    assert noise(wide, base()) == pytest.approx(10 * noise(three, base()))
+def test_noise_is_half_the_interval_where_there_is_one() -> None:
+    assert noise(synthetic(1.0, 0.0, 1.0), base()) == 0.01
+    assert noise(synthetic(1.0, 0.0, 1.0, metric_difference_interval=[-0.002, 0.004]), base()) == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize(
+    ("gap", "interval", "pays", "said"),
+    [
+        (
+            -0.005,
+            [-0.02, 0.01],
+            "yes",
+            "ends with the same accuracy within noise (−0.5 points, 3 seeds, 95 % interval −2.0 to +1.0)",
+        ),
+        (-0.005, [-0.006, -0.004], "yes", "ends 0.5 points lower in accuracy (3 seeds, 95 % interval −0.6 to −0.4)"),
+        # a wide interval is no licence: what the seeds cannot tell apart is not thereby bearable
+        (
+            -0.05,
+            [-0.2, 0.1],
+            "no",
+            "ends 5.0 points lower in accuracy, which the seeds cannot tell from chance (3 seeds, 95 % interval "
+            "−20.0 to +10.0)",
+        ),
+    ],
+)
+def test_several_seeds(gap: float, interval: list[float], pays: str, said: str) -> None:
+    made = verdict([base(), synthetic(0.8, gap, 0.5, seeds=3, metric_difference_interval=interval)])
+    assert made.pays == pays
+    assert said in made.text
+    assert made.reasons == [] or "seed" not in made.reasons[-1]
+
+
+def test_one_seed_is_said_to_give_no_interval() -> None:
+    made = verdict([base(), synthetic(0.8, -0.004, 0.5)])
+    assert made.reasons == ["With one seed there is no interval; --seeds 3 gives one."]
+    assert made.said == f"{made.text} {made.reasons[0]}"
+    assert made.to_dict()["reasons"] == made.reasons
+
+
+@pytest.mark.parametrize(
+    ("mine", "backprop", "said"),
+    [
+        (
+            {"reached": 1, "time_to_target_s": 6.0, "time_to_target_ratio": 1.2},
+            {"reached": 1, "time_to_target_s": 5.0},
+            "To accuracy 85 % synthetic takes 6 s, backprop 5 s (1.20 × the time).",
+        ),
+        (
+            {"reached": 0},
+            {"reached": 1, "time_to_target_s": 5.125},
+            "Only backprop reaches accuracy 85 %, in 5.12 s; synthetic does not.",
+        ),
+        ({"reached": 0}, {"reached": 0}, "Neither synthetic nor backprop reaches accuracy 85 %."),
+        (
+            {"reached": 2, "seeds": 3, "time_to_target_s": 6.0},
+            {"reached": 3, "seeds": 3, "time_to_target_s": 5.0},
+            "To accuracy 85 % synthetic takes 6 s with 2 of 3 seeds, backprop 5 s.",
+        ),
+    ],
+)
+def test_the_time_to_a_target(mine: dict[str, Any], backprop: dict[str, Any], said: str) -> None:
+    seeds = {"seeds": backprop.pop("seeds", 1)}
+    first = Aggregate("backprop", "", "ok", seeds["seeds"], "accuracy", True, value=0.9, step_ratio=1.0, **backprop)
+    assert verdict([first, synthetic(0.8, 0.0, 0.5, **mine)], target=0.85).reasons[0] == said
+    assert all("85" not in reason for reason in verdict([first, synthetic(0.8, 0.0, 0.5, **mine)]).reasons)
+
+
+@pytest.mark.parametrize(
+    ("gap", "quality", "said"),
+    [
+        (
+            -0.05,
+            {"cosines": {"3": 0.8, "5": 0.1}},
+            "The likely reason for the gap: at 5 the cosine of its estimates with the returning gradient is 0.10.",
+        ),
+        (
+            -0.05,
+            {"cosines": {"3": 0.8}, "true_cosines": {"3": -0.2}},
+            "The likely reason for the gap: at 3 the cosine of its estimates with the true gradient is −0.20.",
+        ),
+        (
+            -0.05,
+            {"cosines": {"3": 0.8}, "norm_ratios": {"3": 7.5}},
+            "The likely reason for the gap: at 3 its estimates are 7.5 × as long as the returning gradient.",
+        ),
+        (
+            -0.05,
+            {"cosines": {"3": 0.8, "5": 0.6}, "norm_ratios": {"3": 0.9}},
+            "Its estimates point the right way (the lowest cosine with the returning gradient is 0.60, at 5); the gap "
+            "is not explained by their direction.",
+        ),
+        (-0.005, {"cosines": {"3": 0.1}}, None),
+        (0.05, {"cosines": {"3": 0.1}}, None),
+        (-0.05, {"cosines": {"3": None}}, None),
+    ],
+)
+def test_the_quality_of_the_estimates_where_it_explains_a_gap(
+    gap: float, quality: dict[str, Any], said: str | None
+) -> None:
+    reasons = verdict([base(), synthetic(0.8, gap, 0.5, **quality)]).reasons
+    assert [reason for reason in reasons if "estimates" in reason] == ([said] if said else [])
+
+
+def test_updates_that_were_skipped() -> None:
+    rows = [base(), synthetic(0.8, 0.0, 0.5, guarded=3), synthetic(0.8, 0.0, 0.5, "linear", guarded=40)]
+    assert (
+        "Updates skipped because an estimate was not finite or ran away: 3 of synthetic and 40 of synthetic:linear."
+        in (verdict(rows).reasons)
+    )
+
+
+def test_seeds_that_are_missing() -> None:
+    rows = [base(), synthetic(0.8, 0.0, 0.5, seeds=2, failed=1, failure="failed: loss is nan")]
+    assert "synthetic rests on 2 of 3 seeds: failed: loss is nan." in verdict(rows).reasons

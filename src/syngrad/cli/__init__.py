@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The environment variable SYNGRAD_TRACE=1 lets through, with its trace, what nobody thought of.
     """
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SyngradError as error:
@@ -73,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("SYNGRAD_TRACE") == "1":
             raise
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code that gave it."""
+    print("warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def _fail(message: str) -> int:

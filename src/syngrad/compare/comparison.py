@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from syngrad.compare.source import ExperimentError, Source
 from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
 from syngrad.experiment import Experiment, check_count
-from syngrad.history import Epoch, History
-from syngrad.results import BACKPROP, Row, thinned, time_to_target
+from syngrad.history import Epoch
+from syngrad.results import BACKPROP, Row, time_to_target
+from syngrad.results.record import record
 from syngrad.trainer import Trainer
 
 #: more than any machine has use for; beyond, PyTorch fails in ways of its own, and NumPy takes no larger seed
@@ -75,6 +77,8 @@ class Comparison:
     def _checked(self, target: float | None) -> float | None:
         if target is None:
             return None
+        if not math.isfinite(target):
+            raise ConfigError(f"target {target:g} must be a finite number, a value of {self.metric_name!r}")
         if self.higher_is_better is None:
             raise ConfigError(
                 f"target {target:g}: nobody says whether more or less of {self.metric_name!r} is better; set "
@@ -115,7 +119,7 @@ class Comparison:
         for contender, row in rows.items():
             self.observer.note(f"{contender.label}: memory")
             try:
-                trainer = self._trainer(contender, self.seeds[0], quality_every=0, scheduler=None)
+                trainer = self._trainer(contender, self.seeds[0], quality_every=0, true_every=0, scheduler=None)
                 trainer.model.train()
                 trainer.bind(batches[0])
                 row.saved_activation_bytes = saved_bytes(trainer, batches)
@@ -167,11 +171,11 @@ class Comparison:
         many = f", seed {row.seed}" if len(self.seeds) > 1 else ""
         epochs = self.experiment.epochs
 
-        def told(record: Epoch) -> None:
+        def told(epoch: Epoch) -> None:
             self.observer.advance()
-            value = record.metrics[self.metric[0] if self.metric else "loss"]
+            value = epoch.metrics[self.metric[0] if self.metric else "loss"]
             said = f"{self.metric_name} {value:.4f}"
-            self.observer.note(f"{contender.label}{many}: epoch {record.epoch}/{epochs}, {said}")
+            self.observer.note(f"{contender.label}{many}: epoch {epoch.epoch}/{epochs}, {said}")
 
         self.observer.note(f"{contender.label}{many}: epoch 0/{epochs}")
         try:
@@ -183,20 +187,13 @@ class Comparison:
             self._failed(row, error)
             return
         row.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else None
-        self._record(row, history)
+        record(row, history)
+        if self.target is not None and self.higher_is_better is not None:
+            row.time_to_target_s = time_to_target(row.history, self.target, self.higher_is_better)
         if epochs:
             row.optimizer = type(trainer.optimizers[0]).__name__
             self.description["samples"] = history.epochs[0].samples
         row.trainer = trainer.configuration()
-
-    def _record(self, row: Row, history: History) -> None:
-        row.history = [(epoch, seconds, value) for epoch, seconds, value in history.values()]
-        row.train_loss = [(each.epoch, each.train_s, each.train_loss) for each in history.epochs]
-        row.samples_per_s, row.train_s = history.samples_per_s, history.train_s
-        row.interfaces = [_short(interface) for interface in history.interfaces]
-        row.guarded = dict(getattr(history, "guarded", {}))
-        if self.target is not None and self.higher_is_better is not None:
-            row.time_to_target_s = time_to_target(row.history, self.target, self.higher_is_better)
 
     # What both are made of.
 
@@ -229,20 +226,8 @@ class Comparison:
         if self.target is not None:
             self._validate_every = max(self.source.epoch_length(self.seeds[0]) // VALIDATIONS, 1)
         cuts = self.source.cuts or []
-        self.description = {
-            "name": self.experiment.name,
-            "model": type(net.model).__name__,
-            "parameters": sum(p.numel() for p in net.model.parameters()),
-            "dataset": self.experiment.dataset,
-            "samples": None,
-            "batch_size": self.experiment.batch_size,
-            "epochs": self.experiment.epochs,
-            "stages": len(cuts) + 1,
-            "cuts": cuts,
-            "seed": self.seeds[0],
-            "seeds": len(self.seeds),
-            "target": self.target,
-        }
+        described = self.source.description(net.model, cuts, self.seeds[0], len(self.seeds))
+        self.description = {**described, "target": self.target}
 
     def _new_row(self, contender: Contender, seed: int) -> Row:
         return Row(
@@ -261,11 +246,6 @@ class Comparison:
         known = error if isinstance(error, SyngradError) else TrainingError(first_line(error))
         row.status = f"failed: {known}"
         self._failures.append(known)
-
-
-def _short(interface: dict[str, object]) -> dict[str, object]:
-    """An interface's record, its long series thinned."""
-    return {key: thinned(value) if isinstance(value, list) else value for key, value in interface.items()}
 
 
 def _forget_peak() -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from syngrad.execution.batch import Batch
 from syngrad.stage import Stage, undisturbed
-from syngrad.tree import detach, leaves_at
+from syngrad.tree import backward, detach, leaves_at
 
 
 @dataclass
@@ -164,8 +164,7 @@ class Delayed:
                 _, step, gradients = line.coming.popleft()
                 flight = line.flights.popleft()
                 assert flight.step == step, "gradients come back in the order in which messages went"
-                if any(h.requires_grad for h in flight.sent):
-                    torch.autograd.backward(flight.sent, gradients)
+                backward(flight.sent, gradients)
                 for name, stashed in flight.stash.items():
                     parameter = self.named[k][name]
                     if stashed.grad is not None and flight.takes_part and parameter.requires_grad:

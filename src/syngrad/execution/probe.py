@@ -8,7 +8,6 @@ from it, and nothing is moved: generators, running statistics and gradients are 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from syngrad.errors import TrainingWarning, first_line
+from syngrad.errors import first_line, warn
+from syngrad.estimators.base import steady
 from syngrad.execution.batch import Batch
 from syngrad.quality import Quality
 from syngrad.stage import Stage, undisturbed
-from syngrad.tree import leaves_at, map_tensors, tensors
+from syngrad.tree import map_tensors, tensors
 
 #: of a minibatch, at least; batch norm cannot do with one
 FEWEST = 2
@@ -59,27 +59,27 @@ class Probe:
             raise
         except Exception as error:
             self.every = 0
-            warnings.warn(
-                f"the true gradient cannot be sampled here ({first_line(error)}); training is not affected",
-                TrainingWarning,
-                stacklevel=2,
-            )
+            warn(f"the true gradient cannot be sampled here ({first_line(error)}); training is not affected")
+        finally:
+            torch.clear_autocast_cache()  # casts made here without a graph must not serve the step
 
     def _gradients(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(interface, per-sample estimate, per-sample true gradient) for every leaf of every message."""
-        scale = 1.0 / (float(self.count(batch.target)) if self.count is not None else batch.size)
+        losses = float(self.count(batch.target)) if self.count is not None else batch.size
+        if losses == 0:  # padding alone, as it happens
+            return
         messages: list[list[Tensor]] = []
         with torch.enable_grad():
             out: Any = None
             for k, stage in enumerate(self.stages):
                 out = stage.run(out) if k else stage.run(*batch.args, **batch.kwargs)
                 if stage.interface is not None:
-                    # a leaf that nothing below trains has no graph, and gets a gradient all the same
-                    leaves = [h if h.requires_grad else h.requires_grad_() for h in _leaves(out, stage)]
+                    out, leaves = crossing(out, stage.interface.positions)
                     messages.append(leaves)
             loss = self.loss(out, batch.target)
             flat = [h for leaves in messages for h in leaves]
-            found = iter(torch.autograd.grad(loss, flat, allow_unused=True))
+            # of the sum of the sample losses, which is what an estimator speaks of
+            found = iter(torch.autograd.grad(loss, flat, torch.full_like(loss, losses), allow_unused=True))
         for k, leaves in enumerate(messages):
             interface, randomness = self.stages[k].interface, self.stages[k].randomness
             assert interface is not None
@@ -88,24 +88,38 @@ class Probe:
                 if true is None:
                     continue
                 with torch.no_grad(), randomness.swapped():
-                    estimate = estimator(estimator.own(h.detach()), batch.target)
-                yield k, estimate.detach(), true / scale
+                    estimate = estimator(estimator.own(h), steady(batch.target))
+                yield k, estimate.detach(), true
 
 
-def _leaves(out: Any, stage: Stage) -> list[Tensor]:
-    return leaves_at(out, stage.interface.positions) if stage.interface is not None else []
+def crossing(message: Any, where: list[int]) -> tuple[Any, list[Tensor]]:
+    """The message with new tensors for its leaves at these positions, and those: what a gradient is taken for.
+
+    One leaf may have been made from another, or be passed on over several cuts; what comes back for it at this cut is
+    what the stages below it make of it here. A leaf that nothing trains has no graph, and gets a gradient all the same.
+    """
+    flat, spec = pytree.tree_flatten(message)
+    for i in where:
+        h = flat[i]
+        flat[i] = h.view_as(h) if h.requires_grad else h.detach().requires_grad_()
+    return pytree.tree_unflatten(flat, spec), [flat[i] for i in where]
 
 
 def part(batch: Batch, stages: int) -> Batch:
     """The first n/K samples of a minibatch, or all of it where a tensor of it is not n long."""
     n = max(batch.size // stages, min(FEWEST, batch.size))
     trees = (batch.args, batch.kwargs, batch.target)
-    if any(t.dim() == 0 or t.shape[0] != batch.size for t in tensors(trees)) or not _plain(trees):
+    if any(t.dim() == 0 or t.shape[0] != batch.size for t in tensors(trees)) or not _plain(trees, batch.size):
         return batch
     args, kwargs, target = map_tensors(lambda t: t[:n], trees)
     return Batch(args, kwargs, target, 1.0 / n, n)
 
 
-def _plain(tree: Any) -> bool:
-    """Whether everything that has samples in it is a tensor."""
-    return all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in pytree.tree_leaves(tree))
+def _plain(tree: Any, size: int) -> bool:
+    """Whether everything that has samples in it is a tensor, and not a list of as many other things."""
+
+    def many(part: Any) -> bool:
+        return isinstance(part, list | tuple) and len(part) == size and not tensors(part)
+
+    leaves = pytree.tree_leaves(tree, is_leaf=many)
+    return all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves)

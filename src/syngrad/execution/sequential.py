@@ -34,7 +34,7 @@ from syngrad.methods import Policy
 from syngrad.quality import Quality
 from syngrad.stage import Stage
 from syngrad.targets import mixed
-from syngrad.tree import detach, leaves_at
+from syngrad.tree import backward, detach, leaves_at
 from syngrad.updates import Updates
 
 Loss = Callable[[Any, Any], Tensor]
@@ -304,12 +304,15 @@ class Sequential:
             below = inputs[k - 1] if k else []
             if true_feedback and lam < 1.0:
                 # the real gradient passes through the stage for the estimators below; its weights get the mixture
-                passed = (
-                    torch.autograd.grad(sent, below, received, retain_graph=True, allow_unused=True) if below else ()
-                )
+                parts = [h for h in sent if h.requires_grad]
+                passed: tuple[Tensor, ...] = ()
+                if below:
+                    true = [g for g, h in zip(received, sent, strict=True) if h.requires_grad]
+                    passed = torch.autograd.grad(parts, below, true, retain_graph=True, allow_unused=True)
                 trained = [p for p in self.stages[k].parameters if p.requires_grad]
-                if trained:
-                    torch.autograd.backward(sent, down, inputs=trained)
+                if trained and parts:
+                    mixture = [d for d, h in zip(down, sent, strict=True) if h.requires_grad]
+                    torch.autograd.backward(parts, mixture, inputs=trained)
                 received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
             else:
                 backward(sent, down)
@@ -342,16 +345,6 @@ class Sequential:
                 p = queue.popleft()
                 assert stage.interface is not None
                 stage.interface.fit(p.leaves, p.context, p.received, p.scale)
-
-
-def backward(sent: list[Tensor], gradients: list[Tensor]) -> None:
-    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on."""
-    if len(sent) == 1 and sent[0].requires_grad:
-        sent[0].backward(gradients[0])
-        return
-    pairs = [(h, g) for h, g in zip(sent, gradients, strict=True) if h.requires_grad]
-    if pairs:
-        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs])
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def target_time(m: Measured) -> Figure | None:
     rows = [(row, look) for row, look, _ in m.each()]
     if m.target is None or not rows:
         return None
-    title = f"time to {m.metric} {m.shown(m.target)}"
+    title = f"time to {m.metric} {m.goal}"
     values, texts = [row.time_to_target_s for row, _ in rows], [to_target(row) for row, _ in rows]
     panel = _bars(rows, values, texts, "seconds of training", title)
     caption = (
@@ -46,7 +46,7 @@ def step_split(m: Measured) -> Figure | None:
         return None
     data = []
     for part, colour, pattern in PARTS:
-        hatching = {"shape": pattern, "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
+        hatching = {"shape": pattern, "bgcolor": css(colour), "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
         trace = {
             "type": "bar",
             "orientation": "h",
@@ -130,17 +130,19 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
     }
 
 
-def _height(rows: Sequence[Any]) -> int:
-    return 70 + 38 * len(rows)
+def _height(rows: Sequence[tuple[Any, ...]]) -> int:
+    deepest = max(wrapped(row[0].label).count("<br>") + 1 for row in rows)
+    return 70 + len(rows) * max(38, 17 * deepest + 4)
 
 
-def wrapped(label: str, width: int = 18) -> str:
+def wrapped(label: str, width: int = 20, most: int = 4) -> str:
     """A row's name in lines of about `width`, broken where names may be: Plotly does not break them itself."""
     lines = [""]
-    shown = label if len(label) <= 90 else label[:89] + "…"
-    for piece in re.findall(r"[^:,(]+[:,(]?|[:,(]", shown):
+    for piece in re.findall(r"[^:,(]+[:,(]?|[:,(]", label):
         for part in (piece[k : k + width] for k in range(0, len(piece), width)):
             if lines[-1] and len(lines[-1]) + len(part) > width:
                 lines.append("")
             lines[-1] += part
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][: width - 1] + "…"]
     return "<br>".join(escape(line) for line in lines)

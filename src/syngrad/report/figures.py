@@ -63,6 +63,13 @@ class Measured:
             return "unknown"
         return f"{100 * value:.1f} %" if self.percent else f"{value:.4g}"
 
+    @property
+    def goal(self) -> str:
+        """The target in words; "" without one."""
+        if self.target is None:
+            return ""
+        return f"{100 * self.target:g} %" if self.percent else f"{self.target:g}"
+
     def each(self) -> Iterator[tuple[Aggregate, Look, list[dict[str, Any]]]]:
         """The rows that finished."""
         for row, look, seeds in zip(self.rows, self.looks, self.seeds, strict=True):

@@ -32,13 +32,14 @@ def page(document: Mapping[str, Any], command: str | None = None) -> str:
     m = measured(told)
     experiment, verdict = told["experiment"], told.get("verdict") or {}
     groups = {
-        "learning": [bars.target_time(m), figures.tradeoff(m), *figures.learning(m)],
+        "learning": [*figures.learning(m), bars.target_time(m), figures.tradeoff(m)],
         "gradients": [quality.by_interface(m), quality.over_time(m)],
         "cost": [bars.step_split(m), bars.memory(m)],
     }
     drawn = {name: [figure for figure in group if figure is not None] for name, group in groups.items()}
     scripts = {"plotly": plotly_js(), "script": _resource("page.js")}
     parts = {
+        "ran": escape(str((told.get("config") or {}).get("command", "compare"))),
         "title": escape(f"{experiment['name']}: does it pay?"),
         "name": escape(experiment["name"]),
         "policy": policy(list(scripts.values())),
@@ -49,6 +50,7 @@ def page(document: Mapping[str, Any], command: str | None = None) -> str:
         "summary": sections.summary(m),
         "seeds": sections.by_seed(m),
         "legend": sections.legend(m),
+        "estimating": sections.legend(m, estimating=True),
         "parts": sections.parts_legend() if any(f.name == "step-split" for f in drawn["cost"]) else "",
         **{name: "".join(map(_figure, group)) or NOTHING[name] for name, group in drawn.items()},
         "environment": sections.environment(told["environment"]),
@@ -167,4 +169,7 @@ def _data(content: Mapping[str, Any]) -> str:
 def _command(command: str | None) -> str:
     if command is None:
         return "<p>This results file holds no configuration; a newer one would.</p>"
-    return f'<pre class="command"><code>{escape(command)}</code></pre>'
+    # an option a line, which a shell reads as one: broken elsewhere, a narrow page would break within words
+    first, *options = re.split(r" (?=--\w)", command)
+    lines = " \\\n  ".join([first, *options])
+    return f'<pre class="command"><code>{escape(lines)}</code></pre>'

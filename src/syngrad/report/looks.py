@@ -47,7 +47,7 @@ class Look:
             "type": "scatter",
             "mode": "lines+markers",
             "line": {"color": self.line, "dash": self.dash, "width": 2.5 if self.colour == 0 else 2},
-            "marker": {"color": self.line, "symbol": self.marker, "size": 7, "maxdisplayed": 12},
+            "marker": {"color": self.line, "symbol": self.marker, "size": 7, "maxdisplayed": 8},
             "meta": {"row": self.index},
             "showlegend": False,
             **more,

@@ -45,6 +45,12 @@
     return layout;
   }
 
+  // What a figure measures on a sheet: the sheet's layout is not there yet when the figures have to be drawn for it.
+  function onPaper(place) {
+    const whole = place.closest("#gradients figure, figure:last-child:nth-child(odd)");
+    return whole && !place.closest(".many") ? 640 : 295;
+  }
+
   function draw(name) {
     const place = document.getElementById(name);
     const figure = figures[name];
@@ -52,7 +58,7 @@
     const data = resolved(figure.data, styles).map((trace) => ({
       ...trace, visible: !(trace.meta && hidden.has(trace.meta.row)),
     }));
-    const width = printing ? (place.closest(".many") ? 305 : 640) : Math.floor(place.getBoundingClientRect().width);
+    const width = printing ? onPaper(place) : Math.floor(place.getBoundingClientRect().width);
     const settings = { displayModeBar: false, scrollZoom: false, showTips: false };
     Plotly.react(place, data, layoutOf(figure, width, styles), settings);
   }
@@ -68,8 +74,12 @@
     drawAll();
   }
 
+  // Only a new width asks for new drawings: on a phone the height changes whenever the address bar comes or goes.
   let waiting = 0;
+  let width = root.clientWidth;
   window.addEventListener("resize", () => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(drawAll);
   });

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from syngrad.report.bars import PARTS
+from syngrad.report.curves import known
 from syngrad.report.figures import Measured
 from syngrad.report.looks import Look
 from syngrad.report.table import NONE, size, to_target
@@ -56,7 +57,7 @@ def tiles(m: Measured, verdict: Mapping[str, Any]) -> str:
             (f"{row.saved_ratio:.2f} ×", "kept for backward passes", f"{size(row.saved_activation_bytes)} at most")
         )
     if m.target is not None:
-        found.append((to_target(row), f"to {m.metric} {m.shown(m.target)}", f"back-propagation: {to_target(base)}"))
+        found.append((to_target(row), f"to {m.metric} {m.goal}", f"back-propagation: {to_target(base)}"))
     cells = "".join(
         f"<div class=tile><dt>{escape(what)}</dt><dd><strong>{escape(value)}</strong>"
         f"<span>{escape(note)}</span></dd></div>"
@@ -87,14 +88,16 @@ def swatch(look: Look) -> str:
     )
 
 
-def legend(m: Measured) -> str:
-    """The rows with their looks, as buttons that hide and show them in all figures."""
+def legend(m: Measured, estimating: bool = False) -> str:
+    """The rows with their looks, as buttons that hide and show their lines; or only those that estimate."""
+    rows = [(row, look) for row, look, _ in m.each() if not estimating or known(list(row.cosines.values()))]
     keys = "".join(
         f'<li><button type="button" aria-pressed="true" data-row="{look.index}">{swatch(look)} '
         f"{escape(row.label)}</button></li>"
-        for row, look, _ in m.each()
+        for row, look in rows
     )
-    return f'<ul class="legend" aria-label="Rows; press one to hide it in the figures or to show it again">{keys}</ul>'
+    said = "Rows; press one to hide its lines in the figures or to show them again"
+    return keys and f'<ul class="legend" aria-label="{said}">{keys}</ul>'
 
 
 def parts_legend() -> str:
@@ -131,11 +134,12 @@ def summary(m: Measured) -> str:
     rows: list[list[str]] = []
     whole: dict[int, str] = {}
     guarded, peak = any(row.guarded for row in m.rows), any(row.peak_memory_bytes is not None for row in m.rows)
-    heads = ["row", escape(m.unit), "gap to backprop", "step", "× backprop", "kept", "× backprop", "cosine", "training"]
-    heads += ["peak memory"] * peak + [f"to {escape(m.shown(m.target))}"] * (m.target is not None)
+    heads = ["row", escape(m.unit), "gap to backprop", "step", "kept", "cosine", "training"]
+    heads += ["peak memory"] * peak + [f"to {escape(m.goal)}"] * (m.target is not None)
     heads += ["skipped updates"] * guarded
     for index, (row, look) in enumerate(zip(m.rows, m.looks, strict=True)):
-        name = f"{swatch(look)} <span>{escape(row.label)}</span>"
+        of = f", {row.seeds} of {row.seeds + row.failed} seeds" if row.ok and row.failed else ""
+        name = f"{swatch(look)} <span>{escape(row.label)}{of}</span>"
         if not row.ok:
             rows.append([name])
             whole[index] = escape(row.status)
@@ -145,11 +149,10 @@ def summary(m: Measured) -> str:
         cells += [str(row.guarded)] * guarded
         rows.append([name, *map(escape, cells)])
     seeds = max((row.seeds for row in m.rows), default=1)
-    said = (
-        f"Means over {seeds} seeds, ± the standard deviation; the gap is paired by seed, in brackets its 95 % interval."
-        if seeds > 1
-        else "One seed: no spread and no interval can be given."
-    )
+    said = "One seed: no spread and no interval can be given."
+    if seeds > 1:
+        said = f"Means over {seeds} seeds, ± the standard deviation; gaps are paired by seed, with their 95 % interval."
+    said += " Kept: for backward passes, at most. ×: of backprop's. Training: seconds, evaluation left out."
     return _table(heads, rows, said, whole)
 
 
@@ -157,7 +160,7 @@ def _cells(m: Measured, row: Aggregate) -> list[str]:
     factor, form = (100.0, ".1f") if m.percent else (1.0, ".4g")
     value = NONE if row.value is None else f"{row.value * factor:{form}}"
     if row.value is not None and row.value_spread is not None:
-        value += f" ± {row.value_spread * factor:{form}}"
+        value += f" ± {row.value_spread * factor:{form if m.percent else '.2g'}}"
     gap = NONE
     if row.metric_difference is not None and row.method != BACKPROP:
         gap = signed(row.metric_difference, row.metric)
@@ -168,19 +171,21 @@ def _cells(m: Measured, row: Aggregate) -> list[str]:
     return [
         value.replace("-", "−"),
         gap,
-        NONE if row.step_s is None else f"{row.step_s * 1000:.3g} ms",
-        NONE if row.step_ratio is None else f"{row.step_ratio:.2f}",
-        size(row.saved_activation_bytes),
-        NONE if row.saved_ratio is None else f"{row.saved_ratio:.2f}",
+        _times(NONE if row.step_s is None else f"{row.step_s * 1000:.3g} ms", row.step_ratio),
+        _times(size(row.saved_activation_bytes), row.saved_ratio),
         NONE if not told else f"{sum(told) / len(told):.2f}".replace("-", "−"),
         NONE if row.train_s is None else f"{row.train_s:.3g} s",
     ]
 
 
+def _times(shown: str, ratio: float | None) -> str:
+    return shown if ratio is None else f"{shown} ({ratio:.2f} ×)"
+
+
 def by_seed(m: Measured) -> str:
     """Every row with every seed."""
     heads = ["row", "seed", escape(m.unit), "training", "samples a second", "optimizer"]
-    heads += [f"to {escape(m.shown(m.target))}"] * (m.target is not None)
+    heads += [f"to {escape(m.goal)}"] * (m.target is not None)
     rows: list[list[str]] = []
     whole: dict[int, str] = {}
     for row, seeds in zip(m.rows, m.seeds, strict=True):

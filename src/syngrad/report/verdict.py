@@ -73,6 +73,7 @@ def verdict(rows: Sequence[Aggregate], target: float | None = None) -> Verdict:
         *reasons.to_target(subject, base, target),
         *reasons.estimates(subject, base),
         *reasons.guarded(done),
+        *reasons.failures(done),
         *reasons.seeds(subject),
     ]
     return made
@@ -102,9 +103,15 @@ def _quality(row: Aggregate, base: Aggregate) -> str | None:
     if gap is None:
         return None
     by, over = amount(gap, row.metric), _over(row)
+    if abs(gap) > small(row, base) and abs(gap) <= noise(row, base):
+        return f"ends {by} {_way(gap)} in {row.metric}, which the seeds cannot tell from chance ({over})"
     if abs(gap) <= noise(row, base):
         return f"ends with the same {row.metric} within noise ({'+' if gap >= 0 else '−'}{by}, {over})"
-    return f"ends {by} {'higher' if gap > 0 else 'lower'} in {row.metric} ({over})"
+    return f"ends {by} {_way(gap)} in {row.metric} ({over})"
+
+
+def _way(gap: float) -> str:
+    return "higher" if gap > 0 else "lower"
 
 
 def _over(row: Aggregate) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this minibatch or epoch."""
+    """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch."""
 
     def on_start(self, trainer: Trainer) -> None:
         """`fit` begins, or goes on from a checkpoint."""
@@ -63,6 +63,11 @@ class EarlyStopping(Callback):
         self.best: float | None = None
         self.waited = 0
 
+    def on_start(self, trainer: Trainer) -> None:
+        """A run that it has ended, and that is gone on with, is given its patience anew."""
+        if self.waited >= self.patience:
+            self.waited = 0
+
     def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
         """Compare, count, and stop."""
         name = self.metric or (trainer.metric[0] if trainer.metric else "loss")
@@ -73,7 +78,7 @@ class EarlyStopping(Callback):
         if better is None:
             raise ConfigError(f"say EarlyStopping(higher_is_better=…) for the metric {name!r}")
         value = record.metrics[name] if better else -record.metrics[name]
-        if self.best is None or value > self.best + self.least:
+        if not math.isnan(value) and (self.best is None or value > self.best + self.least):
             self.best, self.waited = value, 0
             return
         self.waited += 1
@@ -96,6 +101,8 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path, every: int = 20) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ConfigError(f"TensorBoard's every must be a whole number of at least 1, got {every!r}")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -108,7 +115,7 @@ class TensorBoard(Callback):
     def on_start(self, trainer: Trainer) -> None:
         """Open the file; what a resumed run repeats is cut off."""
         try:
-            self._writer = self._make(str(self.folder), purge_step=trainer.minibatches or None)
+            self._writer = self._make(str(self.folder), purge_step=trainer.minibatches + 1)
         except OSError as error:
             raise ConfigError(f"cannot write TensorBoard's files to {str(self.folder)!r}: {error.strerror}") from error
 

@@ -8,14 +8,13 @@ and thrown away. For data with a length that is exact. A stream may yield someth
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from syngrad.errors import CheckpointError, SyngradError, TrainingError, TrainingWarning, first_line
+from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
 
 
 def batches(loader: Iterable[Any]) -> Iterator[Any]:
@@ -108,11 +107,9 @@ class Place:
             set_generators(self.loader, state["start"])
             self._after = state["now"]
         if self._seen and (state["length"] is None or streams(self.loader)):
-            warnings.warn(
+            warn(
                 f"the data is a stream that cannot be put back where it stood: its first {self._seen} minibatches are "
-                "read again and skipped, which is exact only if it yields the same; a loader with state_dict is",
-                TrainingWarning,
-                stacklevel=2,
+                "read again and skipped, which is exact only if it yields the same; a loader with state_dict is"
             )
 
     def _tells(self) -> bool:

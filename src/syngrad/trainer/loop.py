@@ -7,14 +7,14 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syngrad import checkpoint
-from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, TrainingWarning
+from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, warn
 from syngrad.history import Epoch, History
 from syngrad.progress import bar
 from syngrad.trainer import state
@@ -55,6 +55,8 @@ class Plan:
         if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):
             what = "save_every" if self.save_every is not None else f"resume={self.resume!r}"
             raise ConfigError(f"{what} needs save=, the folder of the checkpoints")
+        if not isinstance(self.callbacks, Sequence):
+            raise ConfigError(f"callbacks must be a list, got {type(self.callbacks).__name__}; write callbacks=[…]")
         for each in self.callbacks:
             if not isinstance(each, Callback):
                 raise ConfigError(f"a callback must derive from syngrad.callbacks.Callback, got {type(each).__name__}")
@@ -106,6 +108,8 @@ class Run:
         self.history = History(self.trainer.metric[0] if self.trainer.metric else None, started_s=self.trainer.train_s)
         self.first = self.trainer.epochs_done
         self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in self.trainer.quality]
+        #: updates that were skipped before this call
+        self.skipped = dict(self.trainer.guarded)
         self._since = 0.0
 
     def go(self) -> History:
@@ -121,15 +125,16 @@ class Run:
         with (
             Interrupts(plan.save is not None) as self.interrupts,
             bar(total * left - self.partial.minibatches if total is not None else None, trainer.progress) as advance,
+            ExitStack() as ends,
         ):
-            try:
-                for callback in plan.callbacks:
-                    callback.on_start(trainer)
-                while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
-                    self._epoch(advance)
-            finally:
-                for callback in plan.callbacks:
-                    callback.on_end(trainer)
+            for callback in reversed(plan.callbacks):
+                ends.callback(callback.on_end, trainer)  # every one of them, whatever another one raises
+            for callback in plan.callbacks:
+                callback.on_start(trainer)
+            while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
+                self._epoch(advance)
+            if trainer.stopped:
+                trainer.flush()
         self._summarise()
         return self.history
 
@@ -139,7 +144,7 @@ class Run:
             trainer.model.train()
         number = trainer.epochs_done + 1
         self._tick()
-        for batch in self.place.epoch():
+        for batch in self._batches():
             loss = trainer.step(batch)
             self.partial.add(loss.item(), *trainer.last)
             advance(f"epoch {number}  loss {self.partial.loss / self.partial.weight:.4f}")
@@ -156,6 +161,16 @@ class Run:
         self._tock()
         self._close(number)
 
+    def _batches(self) -> Iterator[Any]:
+        """The epoch's minibatches. Ctrl-C in a terminal ends a loader's worker processes too: then it ends here."""
+        try:
+            yield from self.place.epoch()
+        except TrainingError:
+            if self.interrupts.asked is None:
+                raise
+            self._tock()
+            self._save()
+
     def _between(self, number: int) -> None:
         """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
         plan, done = self.plan, self.partial.minibatches
@@ -163,7 +178,8 @@ class Run:
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
             self._tock()
-            self._validate(number - 1 + (done / whole if whole else 0.0))
+            # without a length a share that only grows stands for it
+            self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or self.interrupts.asked is not None:
@@ -215,7 +231,7 @@ class Run:
         except CheckpointError as error:
             if over:
                 raise
-            warnings.warn(f"{error}; training goes on", TrainingWarning, stacklevel=2)
+            warn(f"{error}; training goes on")
             return
         if self.interrupts.asked is not None:
             raise KeyboardInterrupt(
@@ -229,6 +245,7 @@ class Run:
             "history": self.history.to_dict(),
             "partial": vars(self.partial),
             "marks": self.marks,
+            "skipped": self.skipped,
             "place": self.place.state_dict(),
             "callbacks": [[type(each).__name__, each.state_dict()] for each in self.plan.callbacks],
         }
@@ -244,6 +261,7 @@ class Run:
             )
         try:
             self.first, self.marks = int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             self.history = History.from_dict(fit["history"])
             self.partial = Partial(**fit["partial"])
             callbacks = {name: each for name, each in fit["callbacks"]}
@@ -261,8 +279,9 @@ class Run:
         trainer = self.trainer
         late = float(trainer.policy.feedback_delay)
         marks = self.marks or [(0, 0)] * len(trainer.quality)
+        skipped = {name: count - self.skipped.get(name, 0) for name, count in trainer.guarded.items()}
+        self.history.guarded = {name: count for name, count in skipped.items() if count}
         self.history.interfaces = [
-            {**quality.summary(late, *mark), "guarded": trainer.guarded.get(stage.name, 0)}
+            {**quality.summary(late, *mark), "guarded": skipped.get(stage.name, 0)}
             for quality, mark, stage in zip(trainer.quality, marks, trainer.stages, strict=False)
         ]
-        self.history.guarded = dict(trainer.guarded)

@@ -17,7 +17,7 @@ from syngrad.execution.batch import Batch, Unpack, read, unpack
 from syngrad.execution.precision import Precision, parse_dtype
 from syngrad.execution.probe import Probe
 from syngrad.execution.sequential import Sequential
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups, check_patterns, matches
+from syngrad.groups import GroupOptions, OptimizerFactory, check_groups, check_patterns, matches, names_of
 from syngrad.guard import Guard, check_bound
 from syngrad.history import Epoch, History
 from syngrad.interface import check_spec
@@ -133,8 +133,14 @@ class Trainer:
         bound = check_bound(guard)
         self.guard = None if bound is None else Guard(bound)
         self.precision = Precision(parse_dtype(autocast))
-        if self.precision.dtype == torch.float16 and (feedback_delay or self.method.delay):
-            raise ConfigError("autocast='float16' does not go with late gradients; use autocast='bfloat16'")
+        if self.precision.dtype == torch.float16:
+            if feedback_delay or self.method.name == "delayed":
+                raise ConfigError("autocast='float16' does not go with late gradients; use autocast='bfloat16'")
+            if self.guard is None:
+                raise ConfigError(
+                    "autocast='float16' needs the guard, which skips the updates that overflow; leave guard= as it is, "
+                    "or use autocast='bfloat16'"
+                )
         self.seed, self.progress, self.quality_every, self.true_every = seed, progress, quality_every, true_every
         self.device = options.device(device)
         self.execution: Sequential | None = None
@@ -231,7 +237,7 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.net.bind(batch.args, batch.kwargs, batch.target, spec, self.loss, self.loss_count)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if any(matches(name, pattern) for pattern in self._freeze):
                 parameter.requires_grad_(False)
         interfaces = [*self.net.interfaces, None]
@@ -249,7 +255,7 @@ class Trainer:
             self._scope,
             self._estimator_lr,
             self._scheduler_factory,
-            names={id(p): name for name, p in self.model.named_parameters()},
+            names=names_of(self.model),
             groups=self._groups,
             guard=self.guard,
             clipping=self._clipping,
@@ -322,9 +328,7 @@ class Trainer:
         Calling fit again without resume trains for so many epochs more.
         """
         self._check_parameters()
-        plan = Plan(
-            loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, tuple(callbacks)
-        )
+        plan = Plan(loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks)
         return Run(self, plan).go()
 
     def save(self, folder: str | Path, keep: int = 2) -> Path:
