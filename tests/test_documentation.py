@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.loading import load
 
+from syngrad.experiments import BUILT_IN
+
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 command_line = load(DOCS / "hooks" / "command_line.py")
 
@@ -22,6 +24,11 @@ def test_the_page_of_commands_has_every_option_of_a_command() -> None:
     sections = command_line.page().split("\n## ")
     train = next(section for section in sections if section.startswith("syngrad train"))
     assert {"`--save DIR`", "`--resume DIR`", "`--progress/--no-progress`"} <= set(re.findall(r"`--[^`]+`", train))
+
+
+def test_the_page_of_experiments_has_all_of_them() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "experiments.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(rows) == sorted(BUILT_IN)
 
 
 def test_every_page_is_in_the_navigation() -> None:
