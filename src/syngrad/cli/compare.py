@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, whole
+from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
@@ -34,13 +34,6 @@ OPTIONS = {
     "html": Option("text", kept=False),
     "progress": Option("flag", kept=False),
 }
-
-
-def _number(text: str | float) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"--target {text!r:.40} is no number; write one, as in --target 0.88") from None
 
 
 @ending
@@ -102,7 +95,7 @@ def compare(
         float | None,
         typer.Option(
             metavar="X",
-            parser=_number,
+            parser=number("--target"),
             help="The metric's value to time, as in 0.85; it is then taken at least four times an epoch.",
         ),
     ] = None,
@@ -134,23 +127,13 @@ def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
     from syngrad import results
     from syngrad.compare import ROWS, Comparison
-    from syngrad.experiments import load
     from syngrad.report.progress import shown
 
     files = [results.check_writable(options[name]) for name in ("json", "html") if options[name] is not None]
     if len(set(files)) < len(files):
         raise ConfigError(f"--json and --html both name {options['json']!r}; give each a file of its own")
-    cuts = options["cuts"]
-    loaded = load(
-        options["experiment"],
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        optimizer=options["optimizer"],
-        stages=options["stages"],
-        cuts=None if cuts is None else listed(cuts),
-    )
     comparison = Comparison(
-        loaded,
+        experiment_of(options),
         ROWS if options["methods"] is None else listed(options["methods"]),
         estimator=options["estimator"],
         seed=options["seed"],

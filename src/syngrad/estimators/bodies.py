@@ -49,22 +49,27 @@ class MeanOverTime(nn.Module):
 
 
 class ImageStem(nn.Module):
-    """Brings a picture to at most `size`×`size` before the linear layers, by pooling or a strided convolution.
+    """Brings a picture to at most `size`×`size` before the linear layers, by halving it as often as that takes.
 
-    A convolution keeps what pooling throws away.
+    Each time by a 3×3 convolution of stride 2 and a ReLU, `width` channels wide: what the network itself does further
+    up, so that a stage is asked for what its successors can use. Without a width by averaging alone, which throws the
+    detail away and is far behind. The channels' weights lie last, in which layout convolutions on a CPU are twice as
+    fast.
     """
 
     def __init__(self, shape: torch.Size, width: int, size: int) -> None:
         super().__init__()
-        channels, height, _ = shape
-        if width:
-            stride = 2 if height >= 2 * size else 1
-            self.reduce: nn.Module = nn.Sequential(nn.Conv2d(channels, width, 3, stride=stride, padding=1), nn.ReLU())
-        else:
-            self.reduce = nn.Identity()
-        out = width or channels
-        self.pool = nn.AdaptiveAvgPool2d((min(size, shape[1]), min(size, shape[2])))
-        self.features = out * min(size, shape[1]) * min(size, shape[2])
+        channels, height, across = shape
+        halvings: list[nn.Module] = []
+        while width and max(height, across) > size:
+            halvings += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
+            channels, height, across = width, (height + 1) // 2, (across + 1) // 2
+        self.reduce = nn.Sequential(*halvings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pool: nn.Module = nn.Identity()
+        if max(height, across) > size:
+            height, across = min(size, height), min(size, across)
+            self.pool = nn.AdaptiveAvgPool2d((height, across))
+        self.features = channels * height * across
 
     def forward(self, h: Tensor) -> Tensor:
         """(n, c, y, x) → (n, features)."""
@@ -108,6 +113,12 @@ def normalised(binding: Binding) -> torch.Size:
     return torch.Size([binding.width]) if binding.kind in ("vector", "sequence") else binding.shape
 
 
+def token_wise(binding: Binding) -> bool:
+    """Whether the model has an output for every token of the message, and so the head as well."""
+    output = binding.output
+    return binding.kind == "sequence" and output is not None and len(output) == 2 and output[0] == binding.shape[0]
+
+
 def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool: int) -> nn.Sequential:
     """The layers behind the normalisation."""
     if binding.output is None or binding.loss is None:
@@ -117,7 +128,7 @@ def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool:
         )
     output, units = binding.output, [width] * hidden
     last = output.numel()
-    if binding.kind == "sequence" and len(output) == 2 and output[0] == binding.shape[0]:
+    if token_wise(binding):
         return layers([binding.width, *units, output[1]])
     if binding.kind == "sequence" and len(output) <= 1:
         return nn.Sequential(MeanOverTime(), *_shaped(layers([binding.width, *units, last]), output, 1))

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
-from syngrad.estimators.bodies import body, normalised
+from syngrad.estimators.bodies import body, normalised, token_wise
 from syngrad.estimators.closed_form import (
     affine,
     masked,
@@ -39,14 +39,21 @@ from syngrad.targets import scalar
 
 ResultT = TypeVar("ResultT")
 
+#: the learning rate of a token-wise head as a multiple of its stage's, unless it is given
+TOKEN_RATE = 10.0
+
 
 class Head(GradientEstimator):
     """δ̂ = ∂/∂h of the user's loss at head(h), per sample. See the module's docstring for the equations.
 
     hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
-    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by a strided convolution of
+    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with
     `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token) at a root mean square of
-    1, so that what it learns does not move with the scale of h.
+    1, so that what it learns does not move with the scale of h. learning_rate: as a multiple of the stage's.
+
+    norm and learning_rate are chosen from the message where they are None: normalised and 1, but for a head with an
+    output for every token not normalised and 10. What a residual stream carries is small and its classes are many: from
+    zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
     """
 
     def __init__(
@@ -54,11 +61,11 @@ class Head(GradientEstimator):
         hidden: int = 0,
         width: int = 64,
         derivative: float = 0.0,
-        channels: int = 32,
+        channels: int = 64,
         pool: int = 4,
-        norm: bool = False,
+        norm: bool | None = False,
         feedback_every: int = 1,
-        learning_rate: float = 1.0,
+        learning_rate: float | None = 1.0,
     ) -> None:
         super().__init__()
         check_hidden(hidden)
@@ -67,11 +74,13 @@ class Head(GradientEstimator):
         whole("channels", channels, 0)
         if not is_number(derivative) or not 0 <= derivative < math.inf:
             raise ConfigError(f"the weight of the derivative fit must be 0 or more, got derivative={derivative!r}")
-        if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
+        rate = 1.0 if learning_rate is None else learning_rate
+        if not is_number(rate) or not 0 < rate < math.inf:
             raise ConfigError(f"an estimator's learning rate is a factor above 0, got learning_rate={learning_rate!r}")
         self.hidden, self.width, self.derivative = hidden, width, float(derivative)
         self.channels, self.pool, self.norm = channels, pool, norm
-        self.feedback_every, self.learning_rate = feedback_every, learning_rate
+        self.feedback_every, self.learning_rate = feedback_every, rate
+        self._rate_given = learning_rate is not None
         self.wants_feedback = derivative > 0
         self.power: Tensor
         self.register_buffer("power", torch.zeros(()))
@@ -79,7 +88,11 @@ class Head(GradientEstimator):
 
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
-        self.norm = self.norm and normalised(binding).numel() > 1  # one number alone would keep no more than its sign
+        by_token = token_wise(binding)
+        wished = not by_token if self.norm is None else self.norm
+        self.norm = wished and normalised(binding).numel() > 1  # one number alone would keep no more than its sign
+        if by_token and not self._rate_given:
+            self.learning_rate = TOKEN_RATE
         self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
         self.closed = (
             is_cross_entropy(binding.loss)

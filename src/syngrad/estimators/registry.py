@@ -18,14 +18,18 @@ from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
 EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
 
 
+#: of the named heads: what a head chooses from the message that it is bound to
+BY_MESSAGE: dict[str, Any] = {"norm": None, "learning_rate": None}
+
+
 def local(**options: Any) -> Head:
     """A head that learns from the labels alone: decoupled greedy learning."""
-    return Head(**{"norm": True, "derivative": 0.0, **options})
+    return Head(**{**BY_MESSAGE, "derivative": 0.0, **options})
 
 
 def sobolev(**options: Any) -> Head:
     """The same head, fitted also to the gradient that comes back."""
-    return Head(**{"norm": True, "derivative": 0.1, **options})
+    return Head(**{**BY_MESSAGE, "derivative": 0.1, **options})
 
 
 def default(**options: Any) -> Head:
@@ -34,7 +38,7 @@ def default(**options: Any) -> Head:
 
 
 #: the options of the default estimator; changed only together with every figure that quotes it
-DEFAULT: dict[str, Any] = {"norm": True, "derivative": 0.03, "feedback_every": 4}
+DEFAULT: dict[str, Any] = {**BY_MESSAGE, "derivative": 0.03, "feedback_every": 4}
 
 NAMED: dict[str, Callable[..., GradientEstimator]] = {
     "default": default,

@@ -26,6 +26,12 @@ from syngrad.optimizers import parse_optimizer
 BUILT_IN = {
     "fashion-mlp": ("syngrad.experiments.fashion_mlp", "fashion_mlp"),
     "fashion-cnn": ("syngrad.experiments.fashion_cnn", "fashion_cnn"),
+    "deep-mlp": ("syngrad.experiments.deep_mlp", "deep_mlp"),
+    "cifar-cnn": ("syngrad.experiments.cifar_cnn", "cifar_cnn"),
+    "cifar-cnn-small": ("syngrad.experiments.cifar_cnn", "cifar_cnn_small"),
+    "resnet": ("syngrad.experiments.resnet", "resnet"),
+    "char-gpt": ("syngrad.experiments.char_gpt", "char_gpt"),
+    "regression": ("syngrad.experiments.regression", "regression"),
 }
 
 

@@ -1,0 +1,149 @@
+"""Training runs of a built-in experiment by several methods and seeds, paired with back-propagation seed by seed.
+
+Shared by the benchmarks of one experiment each. A run that is in the results file already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import interleaved, paired, write
+
+import syngrad
+from syngrad.experiments import load
+
+#: two-sided 95 % quantiles of Student's t by degrees of freedom
+T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+
+#: row → where it is cut (None: as the experiment is) and the Trainer's options
+Rows = dict[str, tuple[list[str] | None, dict[str, Any]]]
+
+
+def trainer_of(experiment: syngrad.Experiment, row: tuple[list[str] | None, dict[str, Any]], seed: int) -> Any:
+    """The experiment's own recipe with a row's cuts and options; the same initial weights for every row of a seed."""
+    cuts, options = row
+    torch.manual_seed(seed)
+    return syngrad.Trainer(
+        syngrad.decouple(experiment.model(), cuts=cuts or experiment.cuts),
+        loss=experiment.loss,
+        metric=experiment.metric,
+        optimizer=experiment.optimizer,
+        scheduler=experiment.scheduler,
+        seed=seed,
+        progress=False,
+        **{**experiment.options, **options},
+    )
+
+
+def run(experiment_name: str, name: str, row: Any, seed: int, epochs: int | None) -> dict[str, Any]:
+    """One training run on one thread; the metric after every epoch, the last of which counts."""
+    torch.set_num_threads(1)
+    experiment = load(experiment_name, epochs=epochs)
+    trainer = trainer_of(experiment, row, seed)
+    train, test = experiment.data(experiment.batch_size, seed)
+    history = trainer.fit(train, experiment.epochs, validate=test)
+    values = [value for _, _, value in history.values()]
+    return {
+        "row": name,
+        "seed": seed,
+        "epochs": experiment.epochs,
+        "value": values[-1],
+        "history": values,
+        "interfaces": [{key: each[key] for key in ("cut", "cosine", "norm_ratio")} for each in history.interfaces],
+        "train_s": history.train_s,
+    }
+
+
+def aggregate(runs: list[dict[str, Any]], rows: Rows) -> list[dict[str, Any]]:
+    """Mean of every row, and the paired difference to back-propagation with its 95 % interval (Student's t)."""
+    exact = {r["seed"]: r["value"] for r in runs if r["row"] == "backprop"}
+    table = []
+    for name in rows:
+        values = {r["seed"]: r["value"] for r in runs if r["row"] == name}
+        if not values:
+            continue
+        gaps = [values[s] - exact[s] for s in sorted(values.keys() & exact.keys())]
+        half = T95.get(len(gaps) - 1, 1.96) * statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else None
+        table.append(
+            {
+                "row": name,
+                "seeds": len(values),
+                "mean": statistics.mean(values.values()),
+                "gap": statistics.mean(gaps) if gaps else None,
+                "gap_95": half,
+                "cosine": [
+                    each["cosine"] for r in runs if r["row"] == name and r["seed"] == 0 for each in r["interfaces"]
+                ],
+            }
+        )
+    return table
+
+
+def step_time(experiment_name: str, rows: Rows, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step of every row, taking turns, and the ratio to back-propagation pair by pair.
+
+    Four steps are one measurement, as feedback is asked for on every fourth minibatch.
+    """
+    torch.set_num_threads(1)
+    experiment = load(experiment_name)
+    train, _ = experiment.data(experiment.batch_size, 0)
+    batches = [batch for _, batch in zip(range(4), train, strict=False)]
+    calls = {}
+    for name, row in rows.items():
+        trainer = trainer_of(experiment, (row[0], {**row[1], "quality_every": 0}), 0)
+
+        def call(trainer: Any = trainer) -> None:
+            for batch in batches:
+                trainer.step(batch)
+
+        calls[name] = call
+    times = interleaved(calls, rounds, warmup=2)
+    return paired({name: [t / len(batches) for t in row] for name, row in times.items()}, "backprop")
+
+
+def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool = False) -> None:
+    """The command line of a benchmark: train what is missing, or with --timing measure the step times."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="instead of the experiment's own")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--out", default=str(Path(__file__).parent / claim / "results" / f"{claim}.json"))
+    if timing:
+        parser.add_argument(
+            "--timing", type=int, metavar="ROUNDS", help="measure step times instead, on a quiet machine"
+        )
+    options = parser.parse_args()
+    known: dict[str, Any] = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
+    done: list[dict[str, Any]] = known.get("runs", [])
+
+    def save(**more: Any) -> None:
+        kept = {key: known[key] for key in ("step_time",) if key in known}
+        write(options.out, {"claim": claim, **kept, **more, "aggregate": aggregate(done, rows), "runs": done})
+
+    if timing and options.timing:
+        save(step_time=step_time(experiment, {name: rows[name] for name in options.rows}, options.timing))
+        return
+    have = {(r["row"], r["seed"]) for r in done}
+    wanted = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in have]
+    with ProcessPoolExecutor(options.processes) as pool:
+        futures = [pool.submit(run, experiment, name, rows[name], seed, options.epochs) for name, seed in wanted]
+        for future in as_completed(futures):
+            result = future.result()
+            done.append(result)
+            print(
+                f"{result['row']:24s} seed {result['seed']}  {result['value']:.4f}  {result['train_s']:.0f} s",
+                flush=True,
+            )
+            save()
+    for row in aggregate(done, rows):
+        gap = f"{row['gap']:+.4f}" if row["gap"] is not None else ""
+        half = f" ± {row['gap_95']:.4f}" if row["gap_95"] is not None else ""
+        print(f"{row['row']:24s} {row['mean']:.4f}  {gap}{half}  ({row['seeds']} seeds)")

@@ -1,0 +1,104 @@
+"""What the heads choose from the message: norm and learning rate of token-wise ones, how a picture is brought down."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from syngrad import Trainer, decouple
+from syngrad.estimators import Binding, Context, Head, make
+from syngrad.estimators.bodies import ImageStem
+
+
+def bound(shape: tuple[int, ...], output: tuple[int, ...], spec: str = "default") -> Head:
+    binding = Binding(torch.Size(shape), context=Context("labels", 3), output=torch.Size(output), loss=F.cross_entropy)
+    made = make(spec, binding)
+    assert isinstance(made, Head)
+    return made
+
+
+@pytest.mark.parametrize("name", ["default", "local", "sobolev"])
+@pytest.mark.parametrize(
+    ("shape", "output", "norm", "rate"),
+    [
+        ((5,), (3,), True, 1.0),
+        ((2, 4, 4), (3,), True, 1.0),
+        ((7, 5), (3,), True, 1.0),
+        ((7, 5), (6, 3), True, 1.0),
+        ((7, 5), (7, 3), False, 10.0),
+    ],
+)
+def test_only_a_head_with_an_output_for_every_token_is_another(
+    name: str, shape: tuple[int, ...], output: tuple[int, ...], norm: bool, rate: float
+) -> None:
+    made = bound(shape, output, name)
+    assert (made.norm, made.learning_rate) == (norm, rate)
+    assert any(isinstance(m, nn.RMSNorm) for m in made.modules()) is norm
+
+
+def test_what_is_given_stands() -> None:
+    made = bound((7, 5), (7, 3), "default(norm=True, learning_rate=2.0)")
+    assert (made.norm, made.learning_rate) == (True, 2.0)
+    made = bound((7, 5), (7, 3), "local(learning_rate=1.0)")
+    assert (made.norm, made.learning_rate) == (False, 1.0)
+    assert bound((5,), (3,), "local(norm=False)").norm is False
+
+
+def test_the_optimiser_has_the_token_wise_rate() -> None:
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    trainer = Trainer(
+        decouple(model, cuts=["2"]),
+        loss=lambda scores, target: F.cross_entropy(scores.flatten(0, 1), target.flatten()),
+        loss_count=lambda target: target.numel(),
+        optimizer=lambda groups: torch.optim.Adam(groups, 0.01),
+    )
+    trainer.bind((torch.randint(3, (2, 5)), torch.randint(3, (2, 5))))
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == [0.01, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "halvings", "features"),
+    [
+        ((2, 4, 4), 0, 2 * 16),
+        ((2, 3, 3), 0, 2 * 9),
+        ((2, 5, 5), 1, 8 * 9),
+        ((2, 8, 8), 1, 8 * 16),
+        ((2, 7, 16), 2, 8 * 2 * 4),
+        ((2, 32, 32), 3, 8 * 16),
+    ],
+)
+def test_a_picture_is_halved_till_it_is_small(shape: tuple[int, ...], halvings: int, features: int) -> None:
+    stem = ImageStem(torch.Size(shape), 8, 4)
+    assert sum(isinstance(m, nn.Conv2d) for m in stem.modules()) == halvings
+    assert stem(torch.randn(2, *shape)).shape == (2, features) == (2, stem.features)
+
+
+@pytest.mark.parametrize(("shape", "features"), [((2, 16, 16), 32), ((2, 3, 9), 24), ((2, 4, 4), 32)])
+def test_without_channels_a_picture_is_averaged(shape: tuple[int, ...], features: int) -> None:
+    stem = ImageStem(torch.Size(shape), 0, 4)
+    assert not list(stem.parameters())
+    assert stem(torch.randn(2, *shape)).shape == (2, features) == (2, stem.features)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_picture_may_lie_in_memory_either_way(channels_last: bool) -> None:
+    """Gradients are laid out as their parameters are (otherwise autograd warns), and are the same."""
+    torch.manual_seed(0)
+    made = bound((3, 8, 8), (3,), "sobolev")
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    h, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    received = torch.randn_like(h)
+    if channels_last:
+        h = h.to(memory_format=torch.channels_last)
+    estimate, kept = made.estimate(h, labels, 0.25, True)
+    made.fit(h, labels, received, 0.25, kept)
+    for parameter in made.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.stride() == parameter.stride()
+    h = h.contiguous().requires_grad_()
+    (want,) = torch.autograd.grad(F.cross_entropy(made.body(h), labels), h)
+    torch.testing.assert_close(estimate, want)
