@@ -9,10 +9,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.models import CASES, CLASSES, adam, adamw, assert_same, momentum, sgd, tensors_of
+from tests.models import (
+    CASES,
+    CLASSES,
+    Case,
+    Chained,
+    Encode,
+    Middle,
+    Read,
+    adam,
+    adamw,
+    assert_same,
+    pairs,
+    sgd,
+    tensors_of,
+)
 from tests.training import case_trainer, momentum_trainer, one_line, trainer_of
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 import syngrad
@@ -277,34 +290,21 @@ def test_the_others_learn_as_if_only_the_update_was_left_out(method: str, freeze
     assert_same(tensors_of(frozen.net.estimators), tensors_of(rate.net.estimators), rtol=1e-12)
 
 
-class Split(nn.Module):
-    """Sends two leaves, of which one may be frozen and the other not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Linear(6, 5), nn.Linear(6, 5)
-        self.inner, self.head = nn.Linear(10, 6), nn.Linear(6, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        left = torch.tanh(self.left(x))
-        right = torch.tanh(self.right(x))
-        return self.head(torch.tanh(self.inner(torch.cat([left, right], 1))))
-
-
-@pytest.mark.parametrize("freeze", [["left"], ["right"], ["left", "right"]], ids=str)
+@pytest.mark.parametrize(
+    "freeze", [["0.left"], ["0.right"], ["0.left", "0.right"], ["0.left", "1.left"], ["1.right"]], ids=str
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_message_of_which_one_leaf_is_frozen(method: str, freeze: list[str]) -> None:
-    model = Split().double()
-    net = syngrad.decouple(model, cuts=["inner", "head"])
+    torch.manual_seed(1)
+    model = Chained(Encode(), Middle(), Read()).double()
     before = tensors_of(model)
-    trainer = syngrad.Trainer(
-        net, loss=F.cross_entropy, optimizer=momentum, progress=False, freeze=freeze, true_every=1, **METHODS[method]
-    )
-    for batch in CASE.batches(8):
+    trainer = momentum_trainer(model, ["1", "2"], freeze=freeze, **{**METHODS[method], "true_every": 1})
+    for batch in Case(lambda: model, ["1", "2"], pairs).batches(10):
         trainer.step(batch)
     trainer.flush()
-    still = {n.partition(".")[0] for n, t in tensors_of(model).items() if torch.equal(t, before[n])}
+    still = {n.rpartition(".")[0] for n, t in tensors_of(model).items() if torch.equal(t, before[n])}
     assert still == set(freeze)
+    assert len(trainer.net.interfaces[0].heads) == 2
 
 
 def test_everything_frozen_is_refused() -> None:
