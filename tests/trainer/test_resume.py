@@ -273,6 +273,20 @@ def test_a_stream_is_read_again_and_that_is_said(tmp_path: Path) -> None:
     assert_same(tensors_of(got), tensors_of(want))
 
 
+def test_a_schedule_made_for_fewer_epochs_is_warned_of(tmp_path: Path) -> None:
+    case = CASES["mlp"]
+
+    def fit(epochs: int, **more: Any) -> None:
+        net = syngrad.decouple(case.model(), cuts=case.cuts)
+        options = {"scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 1), "progress": False}
+        syngrad.Trainer(net, loss=case.loss, **options).fit(case.batches(2), epochs, save=tmp_path, **more)
+
+    fit(1)
+    fit(1, resume=True)
+    with pytest.warns(TrainingWarning, match="begun for 1 epochs and is now to have 3; its schedule"):
+        fit(3, resume=True)
+
+
 # --- refusals
 
 

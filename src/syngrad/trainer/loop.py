@@ -242,6 +242,7 @@ class Run:
     def _state(self) -> dict[str, Any]:
         return {
             "first": self.first,
+            "epochs": self.plan.epochs,
             "history": self.history.to_dict(),
             "partial": vars(self.partial),
             "marks": self.marks,
@@ -260,7 +261,7 @@ class Run:
                 "call fit without resume"
             )
         try:
-            self.first, self.marks = int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            begun, self.first, self.marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             self.history = History.from_dict(fit["history"])
             self.partial = Partial(**fit["partial"])
@@ -270,6 +271,11 @@ class Run:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, f"{type(error).__name__}: {error}") from error
+        if self.trainer.schedulers and begun != self.plan.epochs:
+            warn(
+                f"the run was begun for {begun} epochs and is now to have {self.plan.epochs}; its schedule of the "
+                "learning rate goes on as it was made for the first number"
+            )
         for callback in self.plan.callbacks:
             if type(callback).__name__ in callbacks:
                 callback.load_state_dict(callbacks[type(callback).__name__])
