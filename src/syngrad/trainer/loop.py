@@ -226,7 +226,6 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
-            self._summarise()
             path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
         except CheckpointError as error:
             if over:
@@ -243,7 +242,7 @@ class Run:
         return {
             "first": self.first,
             "epochs": self.plan.epochs,
-            "history": self.history.to_dict(),
+            "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
             "partial": vars(self.partial),
             "marks": self.marks,
             "skipped": self.skipped,
@@ -265,7 +264,7 @@ class Run:
             self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             self.history = History.from_dict(fit["history"])
             self.partial = Partial(**fit["partial"])
-            callbacks = {name: each for name, each in fit["callbacks"]}
+            callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.place.load(fit["place"])
         except SyngradError:
             raise
@@ -276,9 +275,11 @@ class Run:
                 f"the run was begun for {begun} epochs and is now to have {self.plan.epochs}; its schedule of the "
                 "learning rate goes on as it was made for the first number"
             )
-        for callback in self.plan.callbacks:
-            if type(callback).__name__ in callbacks:
-                callback.load_state_dict(callbacks[type(callback).__name__])
+        for callback in self.plan.callbacks:  # each takes the first that is left of its own class
+            found = next((one for one in callbacks if one[0] == type(callback).__name__), None)
+            if found is not None:
+                callbacks.remove(found)
+                callback.load_state_dict(found[1])
 
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""
