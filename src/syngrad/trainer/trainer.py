@@ -259,6 +259,7 @@ class Trainer:
             groups=self._groups,
             guard=self.guard,
             clipping=self._clipping,
+            tell=self.precision.dtype != torch.float16,
         )
         self.schedulers = updates.schedulers
         self.example = state.example_of(batch)
