@@ -87,6 +87,10 @@ def test_a_plain_module_only_does_backpropagation(method: str) -> None:
         {"update_probability": 0},
         {"warmup": -1},
         {"device": "gpu"},
+        {"device": "meta"},
+        {"device": "hpu"},
+        {"device": "vulkan"},
+        {"device": 3.5},
     ],
     ids=lambda o: next(iter(o)),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, sgd, tensors_of
+from tests.models import CASES, adam, assert_same, sgd, tensors_of
 from tests.training import one_line, trainer_of
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler
 
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
+from syngrad.optimizers import parse_optimizer
 
 CASE = CASES["mlp"]
 
@@ -174,3 +175,28 @@ def test_binding_changes_nothing_of_the_model(name: str) -> None:
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("scope", ["model", "stage"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("muon", r"Muon only supports 2D parameters.*; it is given all parameters, .*as adam or sgd"),
+        ("sparseadam", r"the optimizer SparseAdam raised .*dense gradients.*use another, as adam or sgd"),
+    ],
+)
+def test_an_optimiser_that_does_not_go_with_the_parameters_is_named_with_a_remedy(
+    name: str, says: str, scope: str
+) -> None:
+    trainer = trainer_of(optimizer=parse_optimizer(name), optimizer_scope=scope)
+    before = tensors_of(trainer.model)
+    with pytest.raises(SyngradError, match=says) as caught:
+        trainer.step(CASE.batches(1)[0])
+    one_line(caught)
+    assert_same(tensors_of(trainer.model), before)
+
+
+def test_a_factory_that_raises_is_told_how_it_is_called() -> None:
+    with pytest.raises(ConfigError, match=r"it is called as in lambda params: torch\.optim\.Adam") as caught:
+        trainer_of(optimizer=lambda: adam([])).bind(CASE.batches(1)[0])
+    one_line(caught)

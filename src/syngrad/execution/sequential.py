@@ -133,12 +133,20 @@ class Sequential:
 
     def _update(self) -> None:
         """Apply what has gathered; under float16 without its factor, which then follows what was seen."""
-        if self.precision.dtype != torch.float16:
+        scaled = self.precision.dtype == torch.float16
+        if scaled:
+            self.precision.unscale(self.updates.gathered())
+        try:
             self.updates.step_all()
-            return
-        self.precision.unscale(self.updates.gathered())
-        self.updates.step_all()
-        self.precision.adapt(self.updates.overflowed)
+        except SyngradError:
+            raise
+        except Exception as error:
+            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in self.updates.optimizers}))
+            raise TrainingError(
+                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
+            ) from error
+        if scaled:
+            self.precision.adapt(self.updates.overflowed)
 
     def _note(self) -> None:
         """Remember what a minibatch moves before its update, in case it fails."""
