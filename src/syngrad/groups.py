@@ -189,16 +189,27 @@ def make_scheduler(factory: Callable[[Any], Any], optimizer: torch.optim.Optimiz
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors."""
+    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors.
+
+    So they stay a multiple of the weights' under any scheduler that goes by groups, but for a floor that it keeps as
+    one number for all of them: `eta_min` of CosineAnnealingLR and CosineAnnealingWarmRestarts. There is nowhere to
+    write another for some; the estimators then fall to that very rate, as the weights do. Rates that a function of the
+    user's own computes anew are not seen either; a LambdaLR multiplies, and is.
+    """
     for index, group in enumerate(optimizer.param_groups):
         scale = group.get("estimator_scale", 1.0) * factor if "estimator_scale" in group else 1.0
         if scale == 1.0:
             continue
-        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+        for key in ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr"):
             if key in group:
                 group[key] = group[key] * scale
-        for one in [scheduler, *getattr(scheduler, "_schedulers", [])]:
+        for one in _with_parts(scheduler):
             for noted in ("base_lrs", "max_lrs", "min_lrs"):
                 rates = getattr(one, noted, None)
                 if isinstance(rates, list) and index < len(rates):
                     rates[index] = rates[index] * scale
+
+
+def _with_parts(scheduler: Any) -> list[Any]:
+    """A scheduler and those it is made of, as SequentialLR and ChainedScheduler are, at any depth."""
+    return [scheduler, *(part for one in getattr(scheduler, "_schedulers", []) for part in _with_parts(one))]
