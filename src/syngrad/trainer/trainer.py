@@ -30,6 +30,7 @@ from syngrad.trainer import options, state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.loop import Plan, Run
+from syngrad.trainer.parameters import check_loss, check_model
 from syngrad.updates import SCOPES, Clipping, Updates
 
 
@@ -108,6 +109,7 @@ class Trainer:
                 )
             net = decouple(net, stages=1)
         options.check_callable("loss", loss)
+        check_loss(loss, net.model)
         options.check_choice("scheduler_every", scheduler_every, ("epoch", "step"))
         for name, scope in (("optimizer_scope", optimizer_scope), ("clip_scope", clip_scope)):
             options.check_choice(name, scope, SCOPES)
@@ -145,6 +147,7 @@ class Trainer:
         self.device = options.device(device)
         self.execution: Sequential | None = None
         self.stages: list[Stage] = []
+        self._bound: set[str] = set()
         self.schedulers: list[Any] = []
         self.quality: list[Quality] = []
         self.train_s = 0.0
@@ -249,6 +252,7 @@ class Trainer:
             wishes = [e.feedback_every for i in self.net.interfaces for e in i.heads if e.wants_feedback]
             self.policy = replace(self.policy, feedback_every=min(wishes, default=1))
         self.quality = [Quality(cut) for cut in self.net.cuts]
+        self._bound = {name for name, _ in self.model.named_parameters()}
         updates = Updates(
             self.stages,
             self._factory,
@@ -294,6 +298,8 @@ class Trainer:
         taken = self._read(batch)
         with self.precision.autocast(self._on()):
             loss = self.execution.step(taken)
+        if self.execution.count == 1:  # forward may have registered some
+            self._check_parameters()
         self.last = 1.0 / taken.scale, taken.size
         if self.scheduler_every == "step":
             self._schedule()
@@ -349,13 +355,8 @@ class Trainer:
         state.restore(self, model, saved, str(path))
 
     def _check_parameters(self) -> None:
-        """Refuse a model whose parameters are no longer those the optimisers hold: it would not be trained."""
-        held = {id(p) for stage in self.stages for p in stage.parameters}
-        if held and not held <= {id(p) for p in self.model.parameters()}:
-            raise TrainingError(
-                "the model's parameters were replaced since the first batch (load_state_dict(assign=True), perhaps); "
-                "make a new Trainer"
-            )
+        if self.stages:
+            check_model(self.model, self.stages, self._bound)
 
     def schedule_epoch(self, record: Epoch) -> None:
         """Step the schedulers that go by epochs; `fit` does it after validating."""
