@@ -71,7 +71,7 @@ def parse(text: str | Method) -> Method:
 def check_delay(what: str, delay: int) -> None:
     """Refuse a delay that would keep minibatches without end."""
     if delay > LONGEST_DELAY:
-        raise ConfigError(f"{what} a delay of {delay:g} minibatches is too long; give at most {LONGEST_DELAY}")
+        raise ConfigError(f"{what} a delay of {delay:.12g} minibatches is too long; give at most {LONGEST_DELAY}")
 
 
 def split_row(text: str) -> tuple[Method, str]:
