@@ -10,7 +10,8 @@ where ρ is a running mean of ‖δ‖², so that one weight serves every depth,
 
 The value is fitted on every minibatch, where δ̂ is made; the derivative where a gradient comes back, every n-th. A head
 differentiates the experiment's own loss, so regression and token-wise losses work as classification does. For softmax
-cross-entropy on vectors, with one hidden layer or none, everything is done in closed form (closed_form.py).
+cross-entropy on vectors, and on images that are small already, with one hidden layer or none, everything is done in
+closed form (closed_form.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
-from syngrad.estimators.bodies import body, normalised, token_wise
+from syngrad.estimators.bodies import body, flat, token_wise
 from syngrad.estimators.closed_form import (
     affine,
     masked,
@@ -47,9 +48,10 @@ class Head(GradientEstimator):
     """δ̂ = ∂/∂h of the user's loss at head(h), per sample. See the module's docstring for the equations.
 
     hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
-    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with
-    `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token) at a root mean square of
-    1, so that what it learns does not move with the scale of h. learning_rate: as a multiple of the stage's.
+    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with up
+    to `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token; an image when it has
+    become small) at a root mean square of 1, so that what it learns does not move with the scale of h. learning_rate:
+    as a multiple of the stage's.
 
     norm and learning_rate are chosen from the message where they are None: normalised and 1, but for a head with an
     output for every token not normalised and 10. What a residual stream carries is small and its classes are many: from
@@ -89,20 +91,22 @@ class Head(GradientEstimator):
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
         by_token = token_wise(binding)
-        wished = not by_token if self.norm is None else self.norm
-        self.norm = wished and normalised(binding).numel() > 1  # one number alone would keep no more than its sign
         if by_token and not self._rate_given:
             self.learning_rate = TOKEN_RATE
-        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
+        wished = not by_token if self.norm is None else self.norm
+        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, wished)
+        self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body)
         self.closed = (
             is_cross_entropy(binding.loss)
             and binding.count is None
-            and len(binding.shape) == 1
+            and (len(binding.shape) == 1 or flat(self.body[0]))
+            and binding.output is not None
+            and len(binding.output) == 1
             and binding.context.kind == "labels"
             and self.hidden <= 1
         )
         if self.closed:
-            self.linears = [layer for layer in self.body if isinstance(layer, nn.Linear)]
+            self.linears = [layer for layer in self.body.modules() if isinstance(layer, nn.Linear)]
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """δ̂, per sample, in the shape of h; differentiable in the head's parameters."""
@@ -135,9 +139,9 @@ class Head(GradientEstimator):
         """scale·δ̂; the value fit's gradients are added to `.grad` on the way."""
         h = h.detach()
         if self._closes(h, context):
-            made = self._try(self._estimate_closed, h, context, scale, keep)
+            made = self._try(self._estimate_closed, h.flatten(1), context, scale, keep)
             if made is not None:
-                return made
+                return made[0].view(h.shape), made[1]
         parameters = [p for p in self.parameters() if p.requires_grad]
         double = keep and self.derivative > 0
         with torch.enable_grad():
@@ -189,7 +193,7 @@ class Head(GradientEstimator):
         h, received = h.detach(), received.detach()
         weight = self._weight(received, scale)
         closes = self._closes(h, context) and not isinstance(kept, Tensor)
-        if closes and self._try(self._fit_closed, h, context, received, scale, kept, weight):
+        if closes and self._try(self._fit_closed, h.flatten(1), context, received.flatten(1), scale, kept, weight):
             return
         trained = [p for p in self.parameters() if p.requires_grad]
         if not trained:
