@@ -1,4 +1,4 @@
-# make compare   what Syngrad costs and gains on this machine   (ARGS="--help" lists the options)
+# make compare   what Syngrad costs and gains on this machine, with a report   (ARGS="--help" lists the options)
 # make test      lint, types and tests
 # make docs      the documentation, into site/
 # make clean     removes everything the others made, .venv included
@@ -22,7 +22,7 @@ help:
 	@sed -n 's/^# make /make /p' Makefile
 
 compare: $(VENV)/.installed-run
-	@$(BIN)/syngrad compare $(ARGS)
+	@$(BIN)/syngrad compare --html syngrad-report.html $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

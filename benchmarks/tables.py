@@ -104,6 +104,26 @@ def first_use() -> str:
     )
 
 
+def overhead() -> str:
+    document = load("overhead")
+    rows = []
+    for name, row in document["results"].items():
+        ratio = row["ratio"]
+        step = row["ms"]["median"] / document["steps"]
+        rows.append([name, f"{step:.2f} ms", f"{ratio['median']:.3f} [{ratio['q1']:.3f}, {ratio['q3']:.3f}]"])
+    return table(["`fashion-mlp`, batch 256, one thread", "a step", "× bare"], rows)
+
+
+def resume() -> str:
+    r = load("resume")["results"]
+    rows = [
+        ["kills", str(r["kills"])],
+        ["of them during a save", str(r["during_a_save"])],
+        ["tensors of the model that are the same, bit for bit", f"{r['same_tensors']} of {r['tensors']}"],
+    ]
+    return table(["", ""], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "step_time": step_time,
     "accuracy": lambda: accuracy_table(False),
@@ -112,6 +132,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory_peak": memory_peak,
     "memory_speed": memory_speed,
     "first_use": first_use,
+    "overhead": overhead,
+    "resume": resume,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,3 +117,35 @@ def _environment(before: dict[str, str]) -> list[str]:
         else:
             del os.environ[name]
     return [f"environment variable {name}" for name in sorted(changed)]
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Writes a user's experiment file; what loading it has left in the interpreter is taken out again."""
+    path, modules = list(sys.path), set(sys.modules)
+
+    def write(text: str) -> Path:
+        file = tmp_path / "own_experiment.py"
+        file.write_text(text, encoding="utf-8")
+        return file
+
+    yield write
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("syngrad_experiment_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def small(own_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny experiment as a user's file, for `syngrad compare`, and no time spent on step times."""
+    from syngrad.compare import Comparison
+
+    text = "from tests.small import experiment\n\ndef tiny(epochs=2):\n    return experiment(epochs=epochs)\n"
+    made = Comparison.__init__
+
+    def quick(self: Comparison, *args: Any, **more: Any) -> None:
+        made(self, *args, **{**more, "timing_s": 1e-9})
+
+    monkeypatch.setattr(Comparison, "__init__", quick)
+    return f"{own_file(text)}:tiny"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +37,6 @@ OPTIONS = {
     "progress",
     "config",
 }
-
-
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The tiny experiment as a user's file, and no time spent on step times."""
-    path, modules = list(sys.path), set(sys.modules)
-    file = tmp_path / "tiny_run.py"
-    file.write_text(
-        "from tests.small import experiment\n\ndef tiny(epochs=2):\n    return experiment(epochs=epochs)\n",
-        encoding="utf-8",
-    )
-    made = Comparison.__init__
-
-    def quick(self: Comparison, *args: Any, **more: Any) -> None:
-        made(self, *args, **{**more, "timing_s": 1e-9})
-
-    monkeypatch.setattr(Comparison, "__init__", quick)
-    yield f"{file}:tiny"
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("syngrad_experiment_"):
-            del sys.modules[name]
 
 
 def test_the_options_are_frozen() -> None:

@@ -167,7 +167,8 @@ def test_differences_are_paired_by_seed_and_failed_seeds_left_out() -> None:
         row("synthetic", 1, 0.4),
     ]
     base, synthetic = aggregate(rows)
-    assert (base.seeds, base.ok) == (1, True)
+    assert (base.seeds, base.ok, base.failed, base.failure) == (1, True, 1, "failed: x")
+    assert (synthetic.failed, synthetic.failure) == (0, None)
     assert synthetic.metric_difference == pytest.approx(-0.1)
     assert synthetic.metric_difference_spread is None
 

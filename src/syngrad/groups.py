@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, first_line, unknown
 from syngrad.stage import Stage
@@ -109,8 +110,13 @@ def names_of(model: nn.Module) -> dict[int, list[str]]:
 
 
 def check_options(groups: GroupOptions, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an option that the optimiser does not have: it would keep it, and not look at it."""
+    """Refuse an option that the optimiser does not have, which it would keep and not look at, and a rate that is none,
+    which it looks at only where it is everybody's.
+    """
     for pattern, options in groups.items():
+        rate = options.get("lr", 0.0)
+        if not isinstance(rate, Tensor) and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
+            raise ConfigError(f"groups[{pattern!r}]: lr must be a number of at least 0, got {rate!r}")
         for name in options:
             if name not in optimizer.defaults:
                 raise unknown(f"option of {type(optimizer).__name__} in groups[{pattern!r}]:", name, optimizer.defaults)

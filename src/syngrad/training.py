@@ -101,18 +101,5 @@ class Training:
 
     def description(self) -> dict[str, Any]:
         """What the results file says of the experiment."""
-        cuts = self.trainer.net.cuts if self.trainer.execution is not None else list(self.source.cuts or [])
-        return {
-            "name": self.experiment.name,
-            "model": type(self.trainer.model).__name__,
-            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
-            "dataset": self.experiment.dataset,
-            "samples": None,
-            "batch_size": self.experiment.batch_size,
-            "epochs": self.experiment.epochs,
-            "stages": len(cuts) + 1,
-            "cuts": cuts,
-            "seed": self.seed,
-            "seeds": 1,
-            "target": None,
-        }
+        cuts = self.trainer.net.cuts if self.trainer.execution is not None else self.source.cuts or []
+        return self.source.description(self.trainer.model, cuts, self.seed)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,15 +52,8 @@ class Slow(TensorDataset):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Iterator[str]:
-    path, modules = list(sys.path), set(sys.modules)
-    file = tmp_path / "tiny_train.py"
-    file.write_text(EXPERIMENT, encoding="utf-8")
-    yield f"{file}:tiny"
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.startswith("syngrad_experiment_"):
-            del sys.modules[name]
+def tiny(own_file: Callable[[str], Path]) -> str:
+    return f"{own_file(EXPERIMENT)}:tiny"
 
 
 def model(folder: Path) -> dict[str, torch.Tensor]:
@@ -228,7 +221,7 @@ REFUSED = [
     (["--early-stopping", "0"], "patience must be a whole number of at least 1, got 0"),
     (["--validate-every", "0"], "validate_every must be a whole number of at least 1, got 0"),
     (["--save-every", "3"], "--save-every 3 needs --save"),
-    (["--save", "{tmp}/tiny_train.py"], "cannot save to '{tmp}/tiny_train.py'"),
+    (["--save", "{tmp}/own_experiment.py"], "cannot save to '{tmp}/own_experiment.py'"),
     (["--save", "{tmp}/new", "--keep", "0"], "keep must be a whole number of at least 1, got 0"),
     (["--resume", "{tmp}/none"], "nothing to resume in '{tmp}/none': there is no such folder"),
     (["--resume", "{tmp}"], "nothing to resume in '{tmp}': it has no run.json"),

@@ -228,29 +228,38 @@ def test_gradients_and_what_they_gather_in_are_left_alone() -> None:
 
 
 class Handing(nn.Module):
-    """Hands on the very tensor it was given beside its own, and is asked for a gradient of both."""
+    """Hands on the very tensor it was given beside its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(6, 8), nn.Linear(14, 8)
-        self.head = nn.Linear(8, CLASSES)
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(14, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        return self.head(torch.tanh(self.second(torch.cat([h, x], 1))))
+        h = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.head(torch.cat([h, x], 1))
 
 
-@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("freeze", [(), ("first",), ("second",)], ids=["trained", "first frozen", "second frozen"])
-def test_the_users_own_tensors_are_left_as_they_are(freeze: tuple[str, ...], size: int) -> None:
-    batch = CASE.batches(1, last=size)[0]
-    before = [t.clone() for t in batch]
-    trainer = trainer_of(Handing().double(), ["second", "head"], estimator="linear", true_every=1, freeze=freeze)
+def test_the_users_own_tensors_are_left_as_they_are(freeze: tuple[str, ...], asked: bool, whole: bool) -> None:
+    """Also where the input is a leaf of the message that had a gradient in the batch that the network was bound to, and
+    where a minibatch is looked at whole, so that it is the very tensor that crosses the cut.
+    """
+    x, y = CASE.batches(1)[0]
+    target = (y, torch.tensor(1.0)) if whole else (y,)
+    before = [x.clone(), y.clone()]
+    loss = lambda out, target: F.cross_entropy(out, target[0])  # noqa: E731
+    trainer = trainer_of(
+        Handing().double(), ["second", "head"], loss=loss, estimator="local(hidden=1)", true_every=1, freeze=freeze
+    )
+    trainer.bind((x.clone().requires_grad_(asked), target))
     for _ in range(3):
-        trainer.step(batch)
-    assert [len(q.true) for q in trainer.quality] == [3, 3]
-    assert not any(t.requires_grad for t in batch)
-    assert all(t.grad is None and torch.equal(t, b) for t, b in zip(batch, before, strict=True))
+        trainer.step((x, target))
+    assert [len(q.true) for q in trainer.quality] == ([6, 3] if asked else [3, 3])
+    assert not any(t.requires_grad for t in (x, y))
+    assert all(t.grad is None and torch.equal(t, b) for t, b in zip((x, y), before, strict=True))
 
 
 def test_a_whole_frozen_stage_below_a_cut_has_a_true_gradient_all_the_same() -> None:

@@ -108,6 +108,25 @@ def test_where_nothing_is_estimated_nothing_is_sampled(options: dict[str, Any]) 
     assert [row["true_history"] for row in history.interfaces] == [[]] * 3
 
 
+def test_a_second_fit_tells_of_its_own_samples() -> None:
+    trainer = trainer_of(estimator="linear", true_every=2, quality_every=3)
+    first, second = (trainer.fit(CASE.batches(9)) for _ in range(2))
+    for k, quality in enumerate(trainer.quality):
+        for key, samples in (("history", quality.history), ("true_history", quality.true)):
+            told = [[row[0] for row in history.interfaces[k][key]] for history in (first, second)]
+            assert told == [[s.step for s in samples if s.step < 9], [s.step for s in samples if s.step >= 9]]
+            assert all(told)
+
+
+@pytest.mark.parametrize("estimator", ["zero", lambda: syngrad.estimators.Zero()])
+def test_estimators_without_parameters(estimator: Any) -> None:
+    trainer = trainer_of(estimator=estimator, true_every=1)
+    history = trainer.fit(CASE.batches(3))
+    assert [[s.norm_ratio for s in q.true] for q in trainer.quality] == [[0.0] * 3] * 3
+    assert [row["true_cosine"] for row in history.interfaces] == [None] * 3
+    assert trainer.guarded == {}
+
+
 # --- faults
 
 
@@ -163,6 +182,10 @@ def test_an_estimate_that_diverges_from_the_true_gradient_is_warned_of_at_the_us
     texts = [str(w.message) for w in said]
     assert len([t for t in texts if "times as long as the true gradient" in t]) == 3, "once an interface"
     assert all(w.filename == __file__ for w in said)
+    trainer = trainer_of(estimator=Against, true_every=0, optimizer=still)
+    with pytest.warns(TrainingWarning, match="times as long as what comes back") as fitted:
+        trainer.fit(CASE.batches(170))
+    assert all(w.filename == __file__ for w in fitted)
 
 
 # --- memory

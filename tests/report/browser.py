@@ -133,12 +133,16 @@ class Browser:
 
     def open(self, page: Path, width: int = 1280, height: int = 900, **media: str) -> None:
         """Load a file in a window of this size, with media features such as prefers_color_scheme="dark"."""
-        phone = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self.size(width, height)
         self.media(**media)
         self.events.clear()
         self.call("Page.navigate", url=page.as_uri())
         self._until(lambda told: told.get("method") == "Page.loadEventFired")
+
+    def size(self, width: int, height: int = 900) -> None:
+        """Change the window's size; a narrow one is a phone's."""
+        phone = width < 600
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
 
     def media(self, kind: str = "", **features: str) -> None:
         """Change the medium ("print") and its features."""

@@ -80,6 +80,17 @@ def test_a_report_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: 
     assert chromium.ask("document.scripts.length") == 3
 
 
+def test_the_figures_follow_the_width_of_the_window(chromium: browser.Browser, tmp_path: Path) -> None:
+    chromium.open(written(tmp_path, made.results()), width=1280)
+    drawn = "document.querySelector('#figure-metric-epoch-0 svg').getBoundingClientRect().width"
+    wide = chromium.ask(drawn)
+    chromium.size(700)
+    chromium.settle()
+    assert chromium.ask(f"{drawn} <= document.querySelector('figure').clientWidth")
+    assert chromium.ask(drawn) != wide
+    healthy(chromium)
+
+
 def test_a_press_on_the_legend_hides_a_row_and_another_shows_it(chromium: browser.Browser, tmp_path: Path) -> None:
     chromium.open(written(tmp_path, made.results()))
     press = "document.querySelector('.legend button[data-row=\"1\"]').click()"

@@ -133,6 +133,14 @@ def test_one_seed_has_no_interval_and_the_page_says_so() -> None:
     assert "±" not in said
 
 
+def test_a_row_that_lost_a_seed_says_so() -> None:
+    rows = [made.row("backprop", "", seed, 0) for seed in range(2)]
+    rows += [made.row("synthetic", "default", 0, 1), made.row("synthetic", "default", 1, 1, status="failed: lost")]
+    said = " ".join(Elements(page(made.whole(rows))).text)
+    assert "synthetic, 1 of 2 seeds" in said
+    assert "synthetic rests on 1 of 2 seeds: failed: lost." in said
+
+
 def test_a_target_that_is_not_reached() -> None:
     said = "".join(Elements(page(made.results(target=0.87, seeds=2))).text)
     assert "not reached" in said

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syngrad.report.table import environment_line, interfaces, size, table
+from syngrad.report.table import _named, environment_line, interfaces, size, table
 from syngrad.results import Aggregate
 
 
@@ -32,6 +32,35 @@ def test_the_lines() -> None:
         "synthetic           85.3  −1.1     2.56  1.22  532 KiB  0.51    0.35",
         "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out",
     ]
+
+
+def test_several_seeds_have_an_interval_and_the_legend_says_which() -> None:
+    made = rows(metric_difference_interval=[-0.014, -0.008])
+    lines = table(made)
+    assert lines[3] == "synthetic           85.3  −1.1 ±0.3     2.56  1.22  532 KiB  0.51    0.35"
+    assert lines[-1] == "gap ±: half its 95 % interval, Student's t over differences paired by seed"
+
+
+def test_the_time_to_a_target() -> None:
+    made = rows(reached=0)
+    made[0].reached, made[0].time_to_target_s = 1, 12.345
+    assert table(made, target=0.86) == [
+        "row           accuracy %   gap  step ms     ×  saved ×      to 86 %",
+        "───────────────────────────────────────────────────────────────────",
+        "backprop            86.4     –     2.10  1.00     1.00       12.3 s",
+        "synthetic           85.3  −1.1     2.56  1.22     0.51  not reached",
+        "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out",
+        "to 86 %: seconds of training until accuracy reaches it, interpolated",
+    ]
+    made[0].seeds = 3
+    assert table(made, target=0.86)[2].endswith("12.3 s 1/3")
+
+
+def test_the_widest_table_of_a_target_fits() -> None:
+    made = rows(reached=1, time_to_target_s=12.3, metric_difference_interval=[-0.15, 0.15])
+    for row in made:
+        row.seeds, row.estimator, row.value_spread = 12, "mlp(hidden=2)", 0.1234
+    assert max(map(len, table(made, target=0.8625))) <= 80
 
 
 def test_the_interfaces() -> None:
@@ -120,3 +149,10 @@ def test_the_environment_in_a_line() -> None:
         "e: data unnamed, 1,234,567 parameters, 4 stages, batch 256, 2 epochs, seed 0; "
         "Some CPU, 2 cores, 8 GiB, Linux 6, Python 3.11.1, torch 2.13, 1 thread"
     )
+
+
+def test_a_long_name_breaks_where_the_estimator_begins() -> None:
+    assert _named("synthetic:linear", 16) == ["synthetic:linear"]
+    assert _named("synthetic:linear", 12) == ["synthetic:", " linear"]
+    assert _named("mixed(0.5):low_rank(rank=128)", 14)[0] == "mixed(0.5):"
+    assert all(len(line) <= 14 for line in _named("mixed(0.5):low_rank(rank=128)", 14))

@@ -198,17 +198,17 @@ def test_the_time_to_a_target(mine: dict[str, Any], backprop: dict[str, Any], sa
         (
             -0.05,
             {"cosines": {"3": 0.8, "5": 0.1}},
-            "Its estimates explain the gap: at 5 their cosine with the returning gradient is 0.10.",
+            "The likely reason for the gap: at 5 the cosine of its estimates with the returning gradient is 0.10.",
         ),
         (
             -0.05,
             {"cosines": {"3": 0.8}, "true_cosines": {"3": -0.2}},
-            "Its estimates explain the gap: at 3 their cosine with the true gradient is −0.20.",
+            "The likely reason for the gap: at 3 the cosine of its estimates with the true gradient is −0.20.",
         ),
         (
             -0.05,
             {"cosines": {"3": 0.8}, "norm_ratios": {"3": 7.5}},
-            "Its estimates explain the gap: at 3 they are 7.5 × as long as the returning gradient.",
+            "The likely reason for the gap: at 3 its estimates are 7.5 × as long as the returning gradient.",
         ),
         (
             -0.05,
@@ -225,7 +225,7 @@ def test_the_quality_of_the_estimates_where_it_explains_a_gap(
     gap: float, quality: dict[str, Any], said: str | None
 ) -> None:
     reasons = verdict([base(), synthetic(0.8, gap, 0.5, **quality)]).reasons
-    assert [reason for reason in reasons if "stimates" in reason] == ([said] if said else [])
+    assert [reason for reason in reasons if "estimates" in reason] == ([said] if said else [])
 
 
 def test_updates_that_were_skipped() -> None:
@@ -234,3 +234,8 @@ def test_updates_that_were_skipped() -> None:
         "Updates skipped because an estimate was not finite or ran away: 3 of synthetic and 40 of synthetic:linear."
         in (verdict(rows).reasons)
     )
+
+
+def test_seeds_that_are_missing() -> None:
+    rows = [base(), synthetic(0.8, 0.0, 0.5, seeds=2, failed=1, failure="failed: loss is nan")]
+    assert "synthetic rests on 2 of 3 seeds: failed: loss is nan." in verdict(rows).reasons

@@ -4,36 +4,51 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+from syngrad.config import listed
 from syngrad.errors import ConfigError, TrainingError, first_line
+
+if TYPE_CHECKING:
+    from syngrad.experiment import Experiment
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 def whole(option: str) -> Any:
     """The parser of a whole number; what Typer says of another depends on its version and does not name the value."""
-
-    def parse(text: str | int) -> int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ConfigError(f"{option} {text!r:.40} is no whole number; write one, as in {option} 3") from None
-
-    return parse
+    return _parser(option, int, "whole number", "3")
 
 
 def number(option: str) -> Any:
     """The parser of a number."""
+    return _parser(option, float, "number", "0.5")
 
-    def parse(text: str | float) -> float:
+
+def _parser(option: str, kind: Callable[[Any], Any], said: str, example: str) -> Any:
+    def parse(text: Any) -> Any:
         try:
-            return float(text)
+            return kind(text)
         except ValueError:
-            raise ConfigError(f"{option} {text!r:.40} is no number; write one, as in {option} 0.5") from None
+            raise ConfigError(f"{option} {text!r:.40} is no {said}; write one, as in {option} {example}") from None
 
     return parse
+
+
+def experiment_of(options: Mapping[str, Any]) -> Experiment:
+    """The experiment that a command's options name, with what they say instead of its own."""
+    from syngrad.experiments import load
+
+    cuts = options["cuts"]
+    return load(
+        options["experiment"],
+        epochs=options["epochs"],
+        batch_size=options["batch_size"],
+        optimizer=options["optimizer"],
+        stages=options["stages"],
+        cuts=None if cuts is None else listed(cuts),
+    )
 
 
 def ending(command: Callable[..., int]) -> Callable[..., int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, whole
+from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
@@ -36,20 +36,12 @@ OPTIONS = {
 }
 
 
-def _number(text: str | float) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"--target {text!r:.40} is no number; write one, as in --target 0.88") from None
-
-
 @ending
 def compare(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help="fashion-mlp, fashion-cnn, or path/to/file.py:function returning an Experiment.",
-            show_default="fashion-mlp",
+            help="fashion-mlp unless told otherwise, fashion-cnn, or path/to/file.py:function returning an Experiment.",
         ),
     ] = None,
     methods: Annotated[
@@ -76,15 +68,15 @@ def compare(
         int | None, typer.Option(metavar="N", parser=whole("--batch-size"), help="Instead of the experiment's own.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed.", show_default="0")
+        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed; 0 unless told otherwise.")
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             parser=whole("--seeds"),
-            help="How many seeds, from the first on; each row is run with every one. Two or more give 95 % intervals.",
-            show_default="1",
+            help="How many, 1 unless told otherwise, from the first on; each row is run with every one, and two or "
+            "more give 95 % intervals.",
         ),
     ] = None,
     threads: Annotated[
@@ -92,8 +84,7 @@ def compare(
         typer.Option(
             metavar="N",
             parser=whole("--threads"),
-            help="PyTorch's threads. One is the least noisy; give a large model the machine's cores.",
-            show_default="1",
+            help="PyTorch's threads. One, as without it, is the least noisy; give a large model the machine's cores.",
         ),
     ] = None,
     optimizer: Annotated[
@@ -104,7 +95,7 @@ def compare(
         float | None,
         typer.Option(
             metavar="X",
-            parser=_number,
+            parser=number("--target"),
             help="The metric's value to time, as in 0.85; it is then taken at least four times an epoch.",
         ),
     ] = None,
@@ -136,23 +127,13 @@ def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
     from syngrad import results
     from syngrad.compare import ROWS, Comparison
-    from syngrad.experiments import load
     from syngrad.report.progress import shown
 
     files = [results.check_writable(options[name]) for name in ("json", "html") if options[name] is not None]
     if len(set(files)) < len(files):
         raise ConfigError(f"--json and --html both name {options['json']!r}; give each a file of its own")
-    cuts = options["cuts"]
-    loaded = load(
-        options["experiment"],
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        optimizer=options["optimizer"],
-        stages=options["stages"],
-        cuts=None if cuts is None else listed(cuts),
-    )
     comparison = Comparison(
-        loaded,
+        experiment_of(options),
         ROWS if options["methods"] is None else listed(options["methods"]),
         estimator=options["estimator"],
         seed=options["seed"],

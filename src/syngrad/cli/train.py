@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, number, whole
+from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
 
@@ -159,10 +159,13 @@ def run(options: dict[str, Any], resume: bool) -> int:
     try:
         row = training.run(each)
     except KeyboardInterrupt as error:
-        if folder is None or not error.args:
-            raise
         done = training.trainer.minibatches
-        print(f"interrupted after minibatch {done}; go on with: syngrad train --resume {folder}", file=sys.stderr)
+        if folder is None:
+            print(f"interrupted after minibatch {done}; nothing is saved: --save DIR keeps a run", file=sys.stderr)
+        elif error.args:
+            print(f"interrupted after minibatch {done}; go on with: syngrad train --resume {folder}", file=sys.stderr)
+        else:
+            print(f"interrupted; go on from the last checkpoint: syngrad train --resume {folder}", file=sys.stderr)
         return INTERRUPTED
     document = results.document(
         results.environment(training.threads), training.description(), [row], None, _resolved(training, options)
@@ -175,19 +178,9 @@ def run(options: dict[str, Any], resume: bool) -> int:
 
 def _training(options: dict[str, Any], resume: bool) -> Training:
     from syngrad.callbacks import Callback, EarlyStopping, TensorBoard
-    from syngrad.experiments import load
     from syngrad.groups import parse_groups
     from syngrad.training import Training
 
-    cuts = options["cuts"]
-    experiment = load(
-        options["experiment"],
-        epochs=options["epochs"],
-        batch_size=options["batch_size"],
-        optimizer=options["optimizer"],
-        stages=options["stages"],
-        cuts=None if cuts is None else listed(cuts),
-    )
     trainer = {name: options[name] for name in TRAINER if options[name] is not None}
     if options["guard"] is not None:
         trainer["guard"] = options["guard"] or None
@@ -208,7 +201,7 @@ def _training(options: dict[str, Any], resume: bool) -> Training:
     elif options["save_every"] is not None:
         raise ConfigError(f"--save-every {options['save_every']} needs --save, the folder of the checkpoints")
     return Training(
-        experiment,
+        experiment_of(options),
         options["method"],
         options["estimator"],
         options["seed"],

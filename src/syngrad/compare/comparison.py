@@ -226,20 +226,8 @@ class Comparison:
         if self.target is not None:
             self._validate_every = max(self.source.epoch_length(self.seeds[0]) // VALIDATIONS, 1)
         cuts = self.source.cuts or []
-        self.description = {
-            "name": self.experiment.name,
-            "model": type(net.model).__name__,
-            "parameters": sum(p.numel() for p in net.model.parameters()),
-            "dataset": self.experiment.dataset,
-            "samples": None,
-            "batch_size": self.experiment.batch_size,
-            "epochs": self.experiment.epochs,
-            "stages": len(cuts) + 1,
-            "cuts": cuts,
-            "seed": self.seeds[0],
-            "seeds": len(self.seeds),
-            "target": self.target,
-        }
+        described = self.source.description(net.model, cuts, self.seeds[0], len(self.seeds))
+        self.description = {**described, "target": self.target}
 
     def _new_row(self, contender: Contender, seed: int) -> Row:
         return Row(

@@ -88,6 +88,23 @@ class Source:
             raise TrainingError(f"{self._said}: the training loader yields no batch")
         return [batch for batch in batches if size(batch) == size(batches[0])]
 
+    def description(self, model: nn.Module, cuts: Sequence[str], seed: int, seeds: int = 1) -> dict[str, Any]:
+        """What the results file says of the experiment; how many samples an epoch has is known after one."""
+        return {
+            "name": self.experiment.name,
+            "model": type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dataset": self.experiment.dataset,
+            "samples": None,
+            "batch_size": self.experiment.batch_size,
+            "epochs": self.experiment.epochs,
+            "stages": len(cuts) + 1,
+            "cuts": list(cuts),
+            "seed": seed,
+            "seeds": seeds,
+            "target": None,
+        }
+
     def epoch_length(self, seed: int) -> int:
         """The minibatches of an epoch; a loader that does not tell is run through once."""
         loader, _ = self.loaders(seed)

@@ -61,7 +61,7 @@ class Probe:
             self.every = 0
             warn(f"the true gradient cannot be sampled here ({first_line(error)}); training is not affected")
         finally:
-            torch.clear_autocast_cache()  # casts made here have no graph, or one that is gone
+            torch.clear_autocast_cache()  # casts made here without a graph must not serve the step
 
     def _gradients(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(interface, per-sample estimate, per-sample true gradient) for every leaf of every message."""

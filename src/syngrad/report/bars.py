@@ -130,17 +130,19 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
     }
 
 
-def _height(rows: Sequence[Any]) -> int:
-    return 70 + 38 * len(rows)
+def _height(rows: Sequence[tuple[Any, ...]]) -> int:
+    deepest = max(wrapped(row[0].label).count("<br>") + 1 for row in rows)
+    return 70 + len(rows) * max(38, 17 * deepest + 4)
 
 
-def wrapped(label: str, width: int = 18) -> str:
+def wrapped(label: str, width: int = 20, most: int = 4) -> str:
     """A row's name in lines of about `width`, broken where names may be: Plotly does not break them itself."""
     lines = [""]
-    shown = label if len(label) <= 90 else label[:89] + "…"
-    for piece in re.findall(r"[^:,(]+[:,(]?|[:,(]", shown):
+    for piece in re.findall(r"[^:,(]+[:,(]?|[:,(]", label):
         for part in (piece[k : k + width] for k in range(0, len(piece), width)):
             if lines[-1] and len(lines[-1]) + len(part) > width:
                 lines.append("")
             lines[-1] += part
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][: width - 1] + "…"]
     return "<br>".join(escape(line) for line in lines)

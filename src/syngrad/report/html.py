@@ -39,6 +39,7 @@ def page(document: Mapping[str, Any], command: str | None = None) -> str:
     drawn = {name: [figure for figure in group if figure is not None] for name, group in groups.items()}
     scripts = {"plotly": plotly_js(), "script": _resource("page.js")}
     parts = {
+        "ran": escape(str((told.get("config") or {}).get("command", "compare"))),
         "title": escape(f"{experiment['name']}: does it pay?"),
         "name": escape(experiment["name"]),
         "policy": policy(list(scripts.values())),

@@ -74,8 +74,12 @@
     drawAll();
   }
 
+  // Only a new width asks for new drawings: on a phone the height changes whenever the address bar comes or goes.
   let waiting = 0;
+  let width = root.clientWidth;
   window.addEventListener("resize", () => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(drawAll);
   });

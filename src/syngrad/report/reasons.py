@@ -10,6 +10,7 @@ from syngrad.results import Aggregate
 
 #: estimates that point less than this along the gradient, or are this much longer or shorter, explain a gap
 WEAK_COSINE, WRONG_NORM = 0.3, 3.0
+LIKELY = "The likely reason for the gap"
 
 
 def to_target(row: Aggregate, base: Aggregate, target: float | None) -> list[str]:
@@ -45,11 +46,11 @@ def estimates(row: Aggregate, base: Aggregate) -> list[str]:
     if known and min(known.values()) < WEAK_COSINE:
         cut = min(known, key=lambda name: known[name])
         value = f"{known[cut]:.2f}".replace("-", "−")
-        return [f"Its estimates explain the gap: at {cut} their cosine with the {against} gradient is {value}."]
+        return [f"{LIKELY}: at {cut} the cosine of its estimates with the {against} gradient is {value}."]
     off = {cut: ratio for cut, ratio in ratios.items() if ratio > WRONG_NORM or 0 < ratio < 1 / WRONG_NORM}
     if off:
         cut = max(off, key=lambda name: max(off[name], 1 / off[name]))
-        return [f"Its estimates explain the gap: at {cut} they are {off[cut]:.2g} × as long as the returning gradient."]
+        return [f"{LIKELY}: at {cut} its estimates are {off[cut]:.2g} × as long as the returning gradient."]
     if known:
         cut = min(known, key=lambda name: known[name])
         return [
@@ -70,6 +71,15 @@ def guarded(rows: Sequence[Aggregate]) -> list[str]:
         return []
     said = join([f"{row.guarded} of {row.label}" for row in skipped])
     return [f"Updates skipped because an estimate was not finite or ran away: {said}."]
+
+
+def failures(rows: Sequence[Aggregate]) -> list[str]:
+    """Seeds that are missing from a row's means."""
+    return [
+        f"{row.label} rests on {row.seeds} of {row.seeds + row.failed} seeds: {row.failure}."
+        for row in rows
+        if row.failed and row.failure
+    ]
 
 
 def seeds(row: Aggregate) -> list[str]:

@@ -89,17 +89,15 @@ def swatch(look: Look) -> str:
 
 
 def legend(m: Measured, estimating: bool = False) -> str:
-    """The rows with their looks, as buttons that hide and show them in all figures; or only those that estimate."""
+    """The rows with their looks, as buttons that hide and show their lines; or only those that estimate."""
     rows = [(row, look) for row, look, _ in m.each() if not estimating or known(list(row.cosines.values()))]
     keys = "".join(
         f'<li><button type="button" aria-pressed="true" data-row="{look.index}">{swatch(look)} '
         f"{escape(row.label)}</button></li>"
         for row, look in rows
     )
-    return (
-        keys
-        and f'<ul class="legend" aria-label="Rows; press one to hide it in the figures or to show it again">{keys}</ul>'
-    )
+    said = "Rows; press one to hide its lines in the figures or to show them again"
+    return keys and f'<ul class="legend" aria-label="{said}">{keys}</ul>'
 
 
 def parts_legend() -> str:
@@ -140,7 +138,8 @@ def summary(m: Measured) -> str:
     heads += ["peak memory"] * peak + [f"to {escape(m.goal)}"] * (m.target is not None)
     heads += ["skipped updates"] * guarded
     for index, (row, look) in enumerate(zip(m.rows, m.looks, strict=True)):
-        name = f"{swatch(look)} <span>{escape(row.label)}</span>"
+        of = f", {row.seeds} of {row.seeds + row.failed} seeds" if row.ok and row.failed else ""
+        name = f"{swatch(look)} <span>{escape(row.label)}{of}</span>"
         if not row.ok:
             rows.append([name])
             whole[index] = escape(row.status)

@@ -23,7 +23,7 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
 
     `gap` is to backprop with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ± is
     the standard deviation over seeds. The two columns of × are multiples of backprop's. The cosine is the mean over the
-    interfaces. target: the metric's value; the seconds to it then stand where the saved bytes would.
+    interfaces. target: the metric's value; the seconds to it then stand in the place of bytes and cosine.
     """
     if not rows:
         return []
@@ -34,16 +34,16 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
     legend = [LEGEND] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
     if target is not None:
         goal = f"{target * 100:g} %" if percent else f"{target:g}"
-        heads[4:6] = ["saved ×", f"to {goal}"]
+        heads[4:] = ["saved ×", f"to {goal}"]
         for row, line in zip(rows, cells, strict=True):
             if line is not None:
-                line[4:6] = [line[5], to_target(row)]
+                line[4:] = [line[5], to_target(row)]
         legend.append(f"to {goal}: seconds of training until {rows[0].metric} reaches it, interpolated")
     widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
     names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
     lines = [_line("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
     for row, figures in zip(rows, cells, strict=True):
-        label = textwrap.wrap(row.label, names, break_on_hyphens=False)
+        label = _named(row.label, names)
         if figures is None:
             said = textwrap.wrap(row.status, max(width - names - 2, 20))
             depth = max(len(label), len(said))
@@ -73,7 +73,7 @@ def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
         # A space that does not break keeps a value on the line of its interface.
         figures = "  ".join(f"{cut}:\u00a0{_cosine(value)}" for cut, value in row.cosines.items())
         wrapped = textwrap.wrap(figures, width - names - 4, break_on_hyphens=False)
-        heads = textwrap.wrap(row.label, names, break_on_hyphens=False)
+        heads = _named(row.label, names)
         for head, part in itertools.zip_longest(heads, wrapped, fillvalue=""):
             lines.append(f"  {head:<{names}}  {part}".replace("\u00a0", " ").rstrip())
     return lines
@@ -173,6 +173,14 @@ def _with_spread(value: float | None, spread: float | None, factor: float, form:
 
 def _number(value: float | None, form: str) -> str:
     return NONE if value is None else f"{value:{form}}".replace("-", "−")
+
+
+def _named(label: str, width: int) -> list[str]:
+    """A row's name in lines of this width, broken where the estimator's name begins if it must be."""
+    if len(label) > width and ":" in label[:width]:
+        method, _, estimator = label.partition(":")
+        return [f"{method}:", *textwrap.wrap(estimator, width - 1, initial_indent=" ", subsequent_indent=" ")]
+    return textwrap.wrap(label, width, break_on_hyphens=False)
 
 
 def _line(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:

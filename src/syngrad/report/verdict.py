@@ -73,6 +73,7 @@ def verdict(rows: Sequence[Aggregate], target: float | None = None) -> Verdict:
         *reasons.to_target(subject, base, target),
         *reasons.estimates(subject, base),
         *reasons.guarded(done),
+        *reasons.failures(done),
         *reasons.seeds(subject),
     ]
     return made

@@ -27,6 +27,8 @@ def _over_seeds(group: list[Row], base: dict[int, Row]) -> Aggregate:
     made = Aggregate(
         first.method, first.estimator, "ok" if done else first.status, len(done), first.metric, first.higher_is_better
     )
+    made.failed = len(group) - len(done)
+    made.failure = next((row.status for row in group if not row.ok), None)
     made.value, made.value_spread = mean_spread([row.value for row in done])
     pairs = [(row, base[row.seed]) for row in done if row.seed in base]
     differences = [a.value - b.value for a, b in pairs if a.value is not None and b.value is not None]

@@ -73,7 +73,8 @@ class Aggregate:
     saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
     time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
     back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
-    status: "ok", or the first seed's failure.
+    status: "ok" where any seed ran to its end, else the first one's failure; failed, failure: how many seeds did not,
+    and what the first of them said.
     """
 
     method: str
@@ -103,6 +104,8 @@ class Aggregate:
     norm_ratios: dict[str, float | None] = field(default_factory=dict)
     true_cosines: dict[str, float | None] = field(default_factory=dict)
     guarded: int = 0
+    failed: int = 0
+    failure: str | None = None
 
     @property
     def label(self) -> str:

@@ -101,6 +101,8 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path, every: int = 20) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ConfigError(f"TensorBoard's every must be a whole number of at least 1, got {every!r}")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -178,7 +178,8 @@ class Run:
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
             self._tock()
-            self._validate(number - 1 + (done / whole if whole else 0.0))
+            # without a length a share that only grows stands for it
+            self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or self.interrupts.asked is not None:
