@@ -38,6 +38,20 @@ def test_only_a_head_with_an_output_for_every_token_is_another(
     assert any(isinstance(m, nn.RMSNorm) for m in made.modules()) is norm
 
 
+@pytest.mark.parametrize(
+    ("shape", "output", "weight"),
+    [((5,), (3,), 0.03), ((2, 9, 9), (3,), 0.5), ((2, 4, 4), (3,), 0.5), ((7, 5), (3,), 0.03), ((7, 5), (7, 3), 1.0)],
+)
+def test_the_default_weighs_what_comes_back_by_the_message(
+    shape: tuple[int, ...], output: tuple[int, ...], weight: float
+) -> None:
+    assert bound(shape, output).derivative == weight
+    assert bound(shape, output).wants_feedback
+    assert bound(shape, output, "default(derivative=0.2)").derivative == 0.2
+    assert bound(shape, output, "sobolev").derivative == 0.1
+    assert bound(shape, output, "local").derivative == 0.0
+
+
 def test_what_is_given_stands() -> None:
     made = bound((7, 5), (7, 3), "default(norm=True, learning_rate=2.0)")
     assert (made.norm, made.learning_rate) == (True, 2.0)

@@ -42,6 +42,8 @@ ResultT = TypeVar("ResultT")
 
 #: the learning rate of a token-wise head as a multiple of its stage's, unless it is given
 TOKEN_RATE = 10.0
+#: weights of the derivative fit where none is given
+VECTOR_WEIGHT, IMAGE_WEIGHT, TOKEN_WEIGHT = 0.03, 0.5, 1.0
 
 
 class Head(GradientEstimator):
@@ -53,16 +55,18 @@ class Head(GradientEstimator):
     become small) at a root mean square of 1, so that what it learns does not move with the scale of h. learning_rate:
     as a multiple of the stage's.
 
-    norm and learning_rate are chosen from the message where they are None: normalised and 1, but for a head with an
-    output for every token not normalised and 10. What a residual stream carries is small and its classes are many: from
-    zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
+    norm, learning_rate and derivative are chosen from the message where they are None: normalised and 1, but for a head
+    with an output for every token not normalised and 10. What a residual stream carries is small and its classes are
+    many: from zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
+    The derivative's weight is small for vectors, where it hardly matters, and large for images and tokens, where in a
+    longer training it does.
     """
 
     def __init__(
         self,
         hidden: int = 0,
         width: int = 64,
-        derivative: float = 0.0,
+        derivative: float | None = 0.0,
         channels: int = 64,
         pool: int = 4,
         norm: bool | None = False,
@@ -74,16 +78,17 @@ class Head(GradientEstimator):
         for name, value in (("width", width), ("pool", pool), ("feedback_every", feedback_every)):
             whole(name, value, 1)
         whole("channels", channels, 0)
-        if not is_number(derivative) or not 0 <= derivative < math.inf:
+        weight = VECTOR_WEIGHT if derivative is None else derivative
+        if not is_number(weight) or not 0 <= weight < math.inf:
             raise ConfigError(f"the weight of the derivative fit must be 0 or more, got derivative={derivative!r}")
         rate = 1.0 if learning_rate is None else learning_rate
         if not is_number(rate) or not 0 < rate < math.inf:
             raise ConfigError(f"an estimator's learning rate is a factor above 0, got learning_rate={learning_rate!r}")
-        self.hidden, self.width, self.derivative = hidden, width, float(derivative)
+        self.hidden, self.width, self.derivative = hidden, width, float(weight)
         self.channels, self.pool, self.norm = channels, pool, norm
         self.feedback_every, self.learning_rate = feedback_every, rate
-        self._rate_given = learning_rate is not None
-        self.wants_feedback = derivative > 0
+        self._rate_given, self._weight_given = learning_rate is not None, derivative is not None
+        self.wants_feedback = weight > 0
         self.power: Tensor
         self.register_buffer("power", torch.zeros(()))
         self.closed = False
@@ -93,6 +98,8 @@ class Head(GradientEstimator):
         by_token = token_wise(binding)
         if by_token and not self._rate_given:
             self.learning_rate = TOKEN_RATE
+        if not self._weight_given and (by_token or binding.kind == "image"):
+            self.derivative = TOKEN_WEIGHT if by_token else IMAGE_WEIGHT
         wished = not by_token if self.norm is None else self.norm
         self.body = body(binding, self.hidden, self.width, self.channels, self.pool, wished)
         self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body)
