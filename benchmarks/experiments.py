@@ -121,29 +121,33 @@ def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool
             "--timing", type=int, metavar="ROUNDS", help="measure step times instead, on a quiet machine"
         )
     options = parser.parse_args()
-    known: dict[str, Any] = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
-    done: list[dict[str, Any]] = known.get("runs", [])
 
-    def save(**more: Any) -> None:
-        kept = {key: known[key] for key in ("step_time",) if key in known}
-        write(options.out, {"claim": claim, **kept, **more, "aggregate": aggregate(done, rows), "runs": done})
+    def known() -> dict[str, Any]:
+        return json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
+
+    def save(runs: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+        """Add to what the file has by now: another process may have written to it meanwhile."""
+        before = known()
+        runs = [*before.get("runs", []), *runs]
+        kept = {key: before[key] for key in ("step_time",) if key in before}
+        write(options.out, {"claim": claim, **kept, **more, "aggregate": aggregate(runs, rows), "runs": runs})
+        return runs
 
     if timing and options.timing:
-        save(step_time=step_time(experiment, {name: rows[name] for name in options.rows}, options.timing))
+        save([], step_time=step_time(experiment, {name: rows[name] for name in options.rows}, options.timing))
         return
-    have = {(r["row"], r["seed"]) for r in done}
+    have = {(r["row"], r["seed"]) for r in known().get("runs", [])}
     wanted = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in have]
     with ProcessPoolExecutor(options.processes) as pool:
         futures = [pool.submit(run, experiment, name, rows[name], seed, options.epochs) for name, seed in wanted]
         for future in as_completed(futures):
             result = future.result()
-            done.append(result)
             print(
                 f"{result['row']:24s} seed {result['seed']}  {result['value']:.4f}  {result['train_s']:.0f} s",
                 flush=True,
             )
-            save()
-    for row in aggregate(done, rows):
+            save([result])
+    for row in aggregate(known().get("runs", []), rows):
         gap = f"{row['gap']:+.4f}" if row["gap"] is not None else ""
         half = f" ± {row['gap_95']:.4f}" if row["gap_95"] is not None else ""
         print(f"{row['row']:24s} {row['mean']:.4f}  {gap}{half}  ({row['seeds']} seeds)")

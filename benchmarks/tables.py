@@ -124,6 +124,29 @@ def resume() -> str:
     return table(["", ""], rows)
 
 
+def experiment_table(claim: str, metric: str, factor: float, digits: int, unit: str) -> str:
+    """A benchmark of one experiment: a row a method, its mean and the paired difference to back-propagation."""
+    rows = []
+    for r in load(claim)["aggregate"]:
+        gap = "–"
+        if r["row"] != "backprop" and r["gap"] is not None:
+            half = f" ± {factor * r['gap_95']:.{digits}f}" if r["gap_95"] is not None else ""
+            gap = f"{factor * r['gap']:+.{digits}f}{half}"
+        cosines = ", ".join(f"{c:.2f}" for c in r["cosine"] if c is not None)
+        rows.append([r["row"], str(r["seeds"]), f"{factor * r['mean']:.{digits}f}", gap, cosines or "–"])
+    return table(["", "seeds", metric, f"to back-propagation, {unit}", "cosine at each interface, seed 0"], rows)
+
+
+def experiment_step_time(claim: str) -> str:
+    rows = []
+    for name, row in load(claim)["step_time"].items():
+        ratio = row["ratio"]
+        rows.append(
+            [name, f"{row['ms']['median']:.1f} ms", f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"]
+        )
+    return table(["", "a step", "× back-propagation"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "step_time": step_time,
     "accuracy": lambda: accuracy_table(False),
@@ -132,6 +155,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory_peak": memory_peak,
     "memory_speed": memory_speed,
     "first_use": first_use,
+    "cifar_cnn": lambda: experiment_table("cifar_cnn", "test accuracy, %", 100, 2, "points"),
+    "cifar_cnn_step": lambda: experiment_step_time("cifar_cnn"),
+    "resnet": lambda: experiment_table("resnet", "test accuracy, %", 100, 2, "points"),
+    "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
     "overhead": overhead,
     "resume": resume,
 }

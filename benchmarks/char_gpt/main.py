@@ -14,4 +14,4 @@ ROWS: Rows = {
 }
 
 if __name__ == "__main__":
-    main("char_gpt", "char-gpt", ROWS, __doc__, timing=True)
+    main("char_gpt", "char-gpt", ROWS, __doc__)

@@ -14,4 +14,4 @@ ROWS: Rows = {
 }
 
 if __name__ == "__main__":
-    main("resnet", "resnet", ROWS, __doc__, timing=True)
+    main("resnet", "resnet", ROWS, __doc__)

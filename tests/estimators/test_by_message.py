@@ -38,6 +38,20 @@ def test_only_a_head_with_an_output_for_every_token_is_another(
     assert any(isinstance(m, nn.RMSNorm) for m in made.modules()) is norm
 
 
+@pytest.mark.parametrize(
+    ("shape", "output", "weight"),
+    [((5,), (3,), 0.03), ((2, 9, 9), (3,), 0.5), ((2, 4, 4), (3,), 0.5), ((7, 5), (3,), 0.03), ((7, 5), (7, 3), 1.0)],
+)
+def test_the_default_weighs_what_comes_back_by_the_message(
+    shape: tuple[int, ...], output: tuple[int, ...], weight: float
+) -> None:
+    assert bound(shape, output).derivative == weight
+    assert bound(shape, output).wants_feedback
+    assert bound(shape, output, "default(derivative=0.2)").derivative == 0.2
+    assert bound(shape, output, "sobolev").derivative == 0.1
+    assert bound(shape, output, "local").derivative == 0.0
+
+
 def test_what_is_given_stands() -> None:
     made = bound((7, 5), (7, 3), "default(norm=True, learning_rate=2.0)")
     assert (made.norm, made.learning_rate) == (True, 2.0)
@@ -61,17 +75,18 @@ def test_the_optimiser_has_the_token_wise_rate() -> None:
 @pytest.mark.parametrize(
     ("shape", "halvings", "features"),
     [
-        ((2, 4, 4), 0, 2 * 16),
-        ((2, 3, 3), 0, 2 * 9),
-        ((2, 5, 5), 1, 8 * 9),
-        ((2, 8, 8), 1, 8 * 16),
-        ((2, 7, 16), 2, 8 * 2 * 4),
-        ((2, 32, 32), 3, 8 * 16),
+        ((2, 4, 4), [], 2 * 16),
+        ((2, 3, 3), [], 2 * 9),
+        ((2, 5, 5), [8], 8 * 9),
+        ((2, 8, 8), [8], 8 * 16),
+        ((2, 7, 16), [4, 8], 8 * 2 * 4),
+        ((2, 32, 32), [2, 4, 8], 8 * 16),
+        ((2, 400, 400), [1, 1, 1, 1, 2, 4, 8], 8 * 16),
     ],
 )
-def test_a_picture_is_halved_till_it_is_small(shape: tuple[int, ...], halvings: int, features: int) -> None:
+def test_a_picture_is_halved_till_it_is_small(shape: tuple[int, ...], halvings: list[int], features: int) -> None:
     stem = ImageStem(torch.Size(shape), 8, 4)
-    assert sum(isinstance(m, nn.Conv2d) for m in stem.modules()) == halvings
+    assert [m.out_channels for m in stem.modules() if isinstance(m, nn.Conv2d)] == halvings
     assert stem(torch.randn(2, *shape)).shape == (2, features) == (2, stem.features)
 
 
@@ -80,6 +95,31 @@ def test_without_channels_a_picture_is_averaged(shape: tuple[int, ...], features
     stem = ImageStem(torch.Size(shape), 0, 4)
     assert not list(stem.parameters())
     assert stem(torch.randn(2, *shape)).shape == (2, features) == (2, stem.features)
+
+
+@pytest.mark.parametrize("spec", ["sobolev", "sobolev(hidden=1, width=8)", "sobolev(norm=False)", "local"])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (3, 2, 1)])
+def test_a_small_picture_is_a_vector(spec: str, shape: tuple[int, ...]) -> None:
+    """Without anything in its stem a head takes the closed form, and gives what it gives for the flattened message."""
+    image, vector = bound(shape, (3,), spec), bound((torch.Size(shape).numel(),), (3,), spec)
+    assert image.closed
+    assert not bound((2, 5, 5), (3,), spec).closed
+    assert not bound(shape, (3,), f"{spec[:-1]}, pool=1)" if "(" in spec else f"{spec}(pool=1)").closed
+    with torch.no_grad():
+        for a, b in zip(image.parameters(), vector.parameters(), strict=True):
+            b.copy_(a.normal_())
+    h, labels, received = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0]), torch.randn(4, *shape)
+    h = h.to(memory_format=torch.channels_last)
+    estimate, kept = image.estimate(h, labels, 0.25, True)
+    flat_estimate, flat_kept = vector.estimate(h.flatten(1), labels, 0.25, True)
+    assert estimate.shape == h.shape
+    torch.testing.assert_close(estimate.flatten(1), flat_estimate)
+    image.fit(h, labels, received, 0.25, kept)
+    vector.fit(h.flatten(1), labels, received.flatten(1), 0.25, flat_kept)
+    for a, b in zip(image.parameters(), vector.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    given = image.body(h)
+    torch.testing.assert_close(given, vector.body(h.flatten(1)))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -34,7 +34,7 @@ VECTOR = Binding(torch.Size((4,)), context=Context("labels", 3), output=torch.Si
 
 
 #: what every published figure of the default was measured with
-FROZEN = {"derivative": 0.03, "feedback_every": 4}
+FROZEN = {"feedback_every": 4}
 
 
 def test_the_names() -> None:
@@ -64,7 +64,8 @@ def test_the_three_heads_differ_in_what_they_learn_from() -> None:
     assert sobolev.derivative > 0
     assert sobolev.wants_feedback
     assert {key: getattr(default, key) for key in DEFAULT if DEFAULT[key] is not None} == FROZEN
-    assert {key for key in DEFAULT if DEFAULT[key] is None} == BY_MESSAGE.keys()
+    assert {key for key in DEFAULT if DEFAULT[key] is None} == BY_MESSAGE.keys() | {"derivative"}
+    assert default.derivative == 0.03
     for name in ("local", "sobolev", "default"):
         assert parse(name).norm is None
         assert parse(f"{name}(norm=False)").norm is False
@@ -274,7 +275,8 @@ def test_a_head_without_loss_or_output_names_the_remedy(name: str) -> None:
     [
         ((4,), (4,)),
         ((7, 4), (4,)),
-        ((2, 5, 6), (2, 5, 6)),
+        ((2, 3, 4), (24,)),
+        ((2, 5, 6), (64 * 9,)),
         ((2, 3, 4, 5), (2, 3, 4, 5)),
         ((), None),
         ((1,), None),
@@ -283,16 +285,18 @@ def test_a_head_without_loss_or_output_names_the_remedy(name: str) -> None:
     ],
 )
 def test_what_a_head_normalises(shape: tuple[int, ...], over: tuple[int, ...] | None) -> None:
-    """Each sample, in a sequence each token; of one number alone it would leave the sign, so that is left as it is."""
+    """Each sample, in a sequence each token, an image behind its stem; one number alone is left as it is."""
     binding = Binding(torch.Size(shape), torch.float64, output=torch.Size((3,)), loss=F.cross_entropy)
     made = make("local", binding)
-    norms = [module for module in made.modules() if isinstance(module, nn.RMSNorm)]
-    assert [norm.normalized_shape for norm in norms] == ([] if over is None else [over])
-    assert not any(q.numel() for norm in norms for q in norm.parameters())
+    assert isinstance(made, Head)
     assert made.norm is (over is not None)
-    assert not [m for m in make("local(norm=False)", binding).modules() if isinstance(m, nn.RMSNorm)]
-    h = 5 * torch.randn(6, *shape, dtype=torch.float64)
-    for norm in norms:
+    without = make("local(norm=False)", binding)
+    assert not [m for m in without.modules() if isinstance(m, nn.RMSNorm)]
+    norms = [(k, module) for k, module in enumerate(made.body) if isinstance(module, nn.RMSNorm)]
+    assert [norm.normalized_shape for _, norm in norms] == ([] if over is None else [over])
+    assert not any(q.numel() for _, norm in norms for q in norm.parameters())
+    for k, norm in norms:
+        h = made.body[:k](5 * torch.randn(6, *shape, dtype=torch.float64))
         dims = tuple(range(h.dim() - len(over or ()), h.dim()))
         want = h / (h.square().mean(dims, keepdim=True) + 1e-5).sqrt()
         torch.testing.assert_close(norm(h), want, rtol=1e-12, atol=1e-12)

@@ -23,11 +23,11 @@ MESSAGES: dict[str, list[tuple[int, ...]]] = {
     "deep-mlp": [(256,)] * 7,
     "cifar-cnn": [(128, 16, 16), (128, 8, 8), (128, 4, 4)],
     "cifar-cnn-small": [(24, 16, 16), (48, 8, 8), (96, 4, 4)],
-    "resnet": [(24, 16, 16)],
+    "resnet": [(16, 16, 16)],
     "char-gpt": [(64, 96)] * 3,
     "regression": [(128,)] * 3,
 }
-PARAMETERS = {"cifar-cnn-small": 68_194, "resnet": 174_274, "regression": 50_562}
+PARAMETERS = {"cifar-cnn-small": 68_194, "resnet": 78_042, "regression": 50_562}
 
 
 def trainer_of(experiment: Experiment, **options: Any) -> Trainer:

@@ -51,19 +51,21 @@ class MeanOverTime(nn.Module):
 class ImageStem(nn.Module):
     """Brings a picture to at most `size`×`size` before the linear layers, by halving it as often as that takes.
 
-    Each time by a 3×3 convolution of stride 2 and a ReLU, `width` channels wide: what the network itself does further
-    up, so that a stage is asked for what its successors can use. Without a width by averaging alone, which throws the
-    detail away and is far behind. The channels' weights lie last, in which layout convolutions on a CPU are twice as
-    fast.
+    Each time by a 3×3 convolution of stride 2 and a ReLU, the last of them `width` channels wide, each before half as
+    wide: what a network itself does further up, so that a stage is asked for what its successors can use. Without a
+    width by averaging alone, which throws the detail away and is far behind. Weights are laid out with the channels
+    last, which makes convolutions on a CPU about twice as fast.
     """
 
     def __init__(self, shape: torch.Size, width: int, size: int) -> None:
         super().__init__()
         channels, height, across = shape
         halvings: list[nn.Module] = []
-        while width and max(height, across) > size:
-            halvings += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.ReLU()]
-            channels, height, across = width, (height + 1) // 2, (across + 1) // 2
+        times = halvings_to(size, height, across) if width else 0
+        for left in reversed(range(times)):
+            out = max(1, width >> left)
+            halvings += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.ReLU()]
+            channels, height, across = out, (height + 1) // 2, (across + 1) // 2
         self.reduce = nn.Sequential(*halvings).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.pool: nn.Module = nn.Identity()
         if max(height, across) > size:
@@ -74,6 +76,14 @@ class ImageStem(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """(n, c, y, x) → (n, features)."""
         return self.pool(self.reduce(h)).flatten(1)  # type: ignore[no-any-return]
+
+
+def halvings_to(size: int, height: int, across: int) -> int:
+    """How often a picture must be halved, rounding up, until both sides are at most `size`."""
+    times = 0
+    while max(height, across) > size:
+        height, across, times = (height + 1) // 2, (across + 1) // 2, times + 1
+    return times
 
 
 class Dense(nn.Module):
@@ -103,14 +113,28 @@ def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, no
     a sequence each token) first, without weights.
     """
     first: list[nn.Module] = [Column()] if not binding.shape else []
-    if norm:
-        first.append(nn.RMSNorm(normalised(binding), eps=EPSILON, elementwise_affine=False))
-    return nn.Sequential(*first, *unnormalised(binding, hidden, width, channels, pool))
+    rest = list(unnormalised(binding, hidden, width, channels, pool))
+    if rest and isinstance(rest[0], ImageStem):
+        first.append(rest.pop(0))  # a picture is normalised when it has become small: that costs a sixth
+    over = normalised(binding, first[-1] if first else None)
+    if norm and over.numel() > 1:  # one number alone would keep no more than its sign
+        first.append(nn.RMSNorm(over, eps=EPSILON, elementwise_affine=False))
+    return nn.Sequential(*first, *rest)
 
 
-def normalised(binding: Binding) -> torch.Size:
-    """What is brought to a root mean square of 1 together: a vector's or a token's features, or a whole picture."""
+def normalised(binding: Binding, stem: nn.Module | None) -> torch.Size:
+    """What is brought to a root mean square of 1 together.
+
+    A vector's or a token's features, what the stem has made of a picture, or all of a message of any other kind.
+    """
+    if isinstance(stem, ImageStem):
+        return torch.Size([stem.features])
     return torch.Size([binding.width]) if binding.kind in ("vector", "sequence") else binding.shape
+
+
+def flat(module: nn.Module) -> bool:
+    """Whether a head begins by taking a picture as it is for a vector: there is nothing in its stem."""
+    return isinstance(module, ImageStem) and not list(module.reduce) and isinstance(module.pool, nn.Identity)
 
 
 def token_wise(binding: Binding) -> bool:

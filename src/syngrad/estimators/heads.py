@@ -10,7 +10,8 @@ where ρ is a running mean of ‖δ‖², so that one weight serves every depth,
 
 The value is fitted on every minibatch, where δ̂ is made; the derivative where a gradient comes back, every n-th. A head
 differentiates the experiment's own loss, so regression and token-wise losses work as classification does. For softmax
-cross-entropy on vectors, with one hidden layer or none, everything is done in closed form (closed_form.py).
+cross-entropy on vectors, and on images that are small already, with one hidden layer or none, everything is done in
+closed form (closed_form.py).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
-from syngrad.estimators.bodies import body, normalised, token_wise
+from syngrad.estimators.bodies import body, flat, token_wise
 from syngrad.estimators.closed_form import (
     affine,
     masked,
@@ -42,26 +43,31 @@ ResultT = TypeVar("ResultT")
 
 #: the learning rate of a token-wise head as a multiple of its stage's, unless it is given
 TOKEN_RATE = 10.0
+#: weights of the derivative fit where none is given
+VECTOR_WEIGHT, IMAGE_WEIGHT, TOKEN_WEIGHT = 0.03, 0.5, 1.0
 
 
 class Head(GradientEstimator):
     """δ̂ = ∂/∂h of the user's loss at head(h), per sample. See the module's docstring for the equations.
 
     hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
-    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with
-    `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token) at a root mean square of
-    1, so that what it learns does not move with the scale of h. learning_rate: as a multiple of the stage's.
+    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with up
+    to `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token; an image when it has
+    become small) at a root mean square of 1, so that what it learns does not move with the scale of h. learning_rate:
+    as a multiple of the stage's.
 
-    norm and learning_rate are chosen from the message where they are None: normalised and 1, but for a head with an
-    output for every token not normalised and 10. What a residual stream carries is small and its classes are many: from
-    zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
+    norm, learning_rate and derivative are chosen from the message where they are None: normalised and 1, but for a head
+    with an output for every token not normalised and 10. What a residual stream carries is small and its classes are
+    many: from zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
+    The derivative's weight is small for vectors, where it hardly matters, and large for images and tokens, where in a
+    longer training it does.
     """
 
     def __init__(
         self,
         hidden: int = 0,
         width: int = 64,
-        derivative: float = 0.0,
+        derivative: float | None = 0.0,
         channels: int = 64,
         pool: int = 4,
         norm: bool | None = False,
@@ -73,16 +79,17 @@ class Head(GradientEstimator):
         for name, value in (("width", width), ("pool", pool), ("feedback_every", feedback_every)):
             whole(name, value, 1)
         whole("channels", channels, 0)
-        if not is_number(derivative) or not 0 <= derivative < math.inf:
+        weight = VECTOR_WEIGHT if derivative is None else derivative
+        if not is_number(weight) or not 0 <= weight < math.inf:
             raise ConfigError(f"the weight of the derivative fit must be 0 or more, got derivative={derivative!r}")
         rate = 1.0 if learning_rate is None else learning_rate
         if not is_number(rate) or not 0 < rate < math.inf:
             raise ConfigError(f"an estimator's learning rate is a factor above 0, got learning_rate={learning_rate!r}")
-        self.hidden, self.width, self.derivative = hidden, width, float(derivative)
+        self.hidden, self.width, self.derivative = hidden, width, float(weight)
         self.channels, self.pool, self.norm = channels, pool, norm
         self.feedback_every, self.learning_rate = feedback_every, rate
-        self._rate_given = learning_rate is not None
-        self.wants_feedback = derivative > 0
+        self._rate_given, self._weight_given = learning_rate is not None, derivative is not None
+        self.wants_feedback = weight > 0
         self.power: Tensor
         self.register_buffer("power", torch.zeros(()))
         self.closed = False
@@ -90,20 +97,24 @@ class Head(GradientEstimator):
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
         by_token = token_wise(binding)
-        wished = not by_token if self.norm is None else self.norm
-        self.norm = wished and normalised(binding).numel() > 1  # one number alone would keep no more than its sign
         if by_token and not self._rate_given:
             self.learning_rate = TOKEN_RATE
-        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, self.norm)
+        if not self._weight_given and (by_token or binding.kind == "image"):
+            self.derivative = TOKEN_WEIGHT if by_token else IMAGE_WEIGHT
+        wished = not by_token if self.norm is None else self.norm
+        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, wished)
+        self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body)
         self.closed = (
             is_cross_entropy(binding.loss)
             and binding.count is None
-            and len(binding.shape) == 1
+            and (len(binding.shape) == 1 or flat(self.body[0]))
+            and binding.output is not None
+            and len(binding.output) == 1
             and binding.context.kind == "labels"
             and self.hidden <= 1
         )
         if self.closed:
-            self.linears = [layer for layer in self.body if isinstance(layer, nn.Linear)]
+            self.linears = [layer for layer in self.body.modules() if isinstance(layer, nn.Linear)]
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """δ̂, per sample, in the shape of h; differentiable in the head's parameters."""
@@ -136,9 +147,9 @@ class Head(GradientEstimator):
         """scale·δ̂; the value fit's gradients are added to `.grad` on the way."""
         h = h.detach()
         if self._closes(h, context):
-            made = self._try(self._estimate_closed, h, context, scale, keep)
+            made = self._try(self._estimate_closed, h.flatten(1), context, scale, keep)
             if made is not None:
-                return made
+                return made[0].view(h.shape), made[1]
         parameters = [p for p in self.parameters() if p.requires_grad]
         double = keep and self.derivative > 0
         with torch.enable_grad():
@@ -190,7 +201,7 @@ class Head(GradientEstimator):
         h, received = h.detach(), received.detach()
         weight = self._weight(received, scale)
         closes = self._closes(h, context) and not isinstance(kept, Tensor)
-        if closes and self._try(self._fit_closed, h, context, received, scale, kept, weight):
+        if closes and self._try(self._fit_closed, h.flatten(1), context, received.flatten(1), scale, kept, weight):
             return
         trained = [p for p in self.parameters() if p.requires_grad]
         if not trained:

@@ -38,7 +38,7 @@ def default(**options: Any) -> Head:
 
 
 #: the options of the default estimator; changed only together with every figure that quotes it
-DEFAULT: dict[str, Any] = {**BY_MESSAGE, "derivative": 0.03, "feedback_every": 4}
+DEFAULT: dict[str, Any] = {**BY_MESSAGE, "derivative": None, "feedback_every": 4}
 
 NAMED: dict[str, Callable[..., GradientEstimator]] = {
     "default": default,
