@@ -133,6 +133,9 @@ def bits_per_character(output: object, target: object) -> float:
     return loss(output, target).item() / math.log(2)
 
 
+vars(bits_per_character)["higher_is_better"] = False
+
+
 def positions(target: Tensor) -> float:
     """How many losses `loss` averages over."""
     return float(target.numel())
