@@ -246,6 +246,21 @@ def test_callbacks_go_on_where_they_were(tmp_path: Path) -> None:
     assert fit(3, resume=True).waited == 3
 
 
+def test_two_callbacks_of_one_class_take_each_their_own(tmp_path: Path) -> None:
+    case = CASES["mlp"]
+
+    def fit(epochs: int, **more: Any) -> list[EarlyStopping]:
+        both = [EarlyStopping(50), EarlyStopping(50, least=10.0)]
+        trainer = syngrad.Trainer(syngrad.decouple(case.model(), cuts=case.cuts), loss=case.loss, progress=False)
+        trainer.fit(case.batches(2), epochs, validate=case.batches(1), save=tmp_path, callbacks=both, **more)
+        return both
+
+    first = fit(3)
+    assert first[0].state_dict() != first[1].state_dict()
+    again = fit(3, resume=True)
+    assert [each.state_dict() for each in again] == [each.state_dict() for each in first]
+
+
 class Stream(IterableDataset[Any]):
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -271,6 +286,20 @@ def test_a_stream_is_read_again_and_that_is_said(tmp_path: Path) -> None:
         got = fit(save=tmp_path, resume=True)
     assert "\n" not in str(said[0].message)
     assert_same(tensors_of(got), tensors_of(want))
+
+
+def test_a_schedule_made_for_fewer_epochs_is_warned_of(tmp_path: Path) -> None:
+    case = CASES["mlp"]
+
+    def fit(epochs: int, **more: Any) -> None:
+        net = syngrad.decouple(case.model(), cuts=case.cuts)
+        options = {"scheduler": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 1), "progress": False}
+        syngrad.Trainer(net, loss=case.loss, **options).fit(case.batches(2), epochs, save=tmp_path, **more)
+
+    fit(1)
+    fit(1, resume=True)
+    with pytest.warns(TrainingWarning, match="begun for 1 epochs and is now to have 3; its schedule"):
+        fit(3, resume=True)
 
 
 # --- refusals

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
 
@@ -66,7 +66,7 @@ def _number(name: str, help_: str, **more: Any) -> Any:
 def train(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="A built-in name or path/to/file.py:function; see 'syngrad compare'.", show_default=False),
+        typer.Argument(help=EXPERIMENT, show_default="fashion-mlp"),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="backprop, synthetic, mixed(λ), delayed(d) or zero.", show_default="synthetic")

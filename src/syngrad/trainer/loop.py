@@ -226,7 +226,6 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
-            self._summarise()
             path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
         except CheckpointError as error:
             if over:
@@ -242,7 +241,8 @@ class Run:
     def _state(self) -> dict[str, Any]:
         return {
             "first": self.first,
-            "history": self.history.to_dict(),
+            "epochs": self.plan.epochs,
+            "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
             "partial": vars(self.partial),
             "marks": self.marks,
             "skipped": self.skipped,
@@ -260,19 +260,26 @@ class Run:
                 "call fit without resume"
             )
         try:
-            self.first, self.marks = int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            begun, self.first, self.marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             self.history = History.from_dict(fit["history"])
             self.partial = Partial(**fit["partial"])
-            callbacks = {name: each for name, each in fit["callbacks"]}
+            callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.place.load(fit["place"])
         except SyngradError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.damaged(path, f"{type(error).__name__}: {error}") from error
-        for callback in self.plan.callbacks:
-            if type(callback).__name__ in callbacks:
-                callback.load_state_dict(callbacks[type(callback).__name__])
+        if self.trainer.schedulers and begun != self.plan.epochs:
+            warn(
+                f"the run was begun for {begun} epochs and is now to have {self.plan.epochs}; its schedule of the "
+                "learning rate goes on as it was made for the first number"
+            )
+        for callback in self.plan.callbacks:  # each takes the first that is left of its own class
+            found = next((one for one in callbacks if one[0] == type(callback).__name__), None)
+            if found is not None:
+                callbacks.remove(found)
+                callback.load_state_dict(found[1])
 
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""
