@@ -101,6 +101,18 @@ def _bind(trainer: Trainer, state: dict[str, Any], where: str) -> None:
         raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {trainer.net.cuts}")
 
 
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Let what an optimiser remembers lie in memory as its parameters do.
+
+    A file knows rows only, and PyTorch's fused optimisers go through parameter and state as they lie: with the channels
+    last they would mix up elements.
+    """
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
     execution = trainer.execution
     assert execution is not None
@@ -117,6 +129,7 @@ def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wher
     trainer.model.load_state_dict({**model, **state["model"]})
     for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
+        _lay_out(optimizer)
     for scheduler, saved in zip(trainer.schedulers, state["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
     for stage, saved in zip(trainer.stages, state["randomness"], strict=True):
