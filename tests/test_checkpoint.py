@@ -264,3 +264,40 @@ def test_what_cannot_be_saved_is_named_before_anything_is_written(value: Any, tm
         checkpoint.save(tmp_path, MODEL, {"schedulers": [{"f": value}]})
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
+
+
+def test_one_without_its_state_is_damaged_and_its_number_is_not_used_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        checkpoint.save(tmp_path, MODEL, STATE)
+    (tmp_path / "000002" / "training.json").unlink()
+    with pytest.raises(CheckpointError, match=r"000002' is damaged .*it has no training\.json.*000001'"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"000002' is damaged"):
+        checkpoint.load(tmp_path / "000002")
+    assert checkpoint.save(tmp_path, MODEL, STATE).name == "000003"
+
+
+def test_the_files_are_as_readable_as_the_mask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        path = checkpoint.save(tmp_path, MODEL, STATE)
+    finally:
+        os.umask(before)
+    assert {each.stat().st_mode & 0o777 for each in path.iterdir()} == {0o644}
+
+
+def test_layouts_are_kept(tmp_path: Path) -> None:
+    laid = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    state = {
+        "conv": laid,
+        "turned": torch.randn(3, 4).t(),
+        "part": torch.randn(6, 4)[::2],
+        "grown": torch.ones(1).expand(3),
+    }
+    _, loaded = checkpoint.load(checkpoint.save(tmp_path, MODEL, state))
+    for name in ("conv", "turned"):
+        assert torch.equal(loaded[name], state[name])
+        assert loaded[name].stride() == state[name].stride()
+    for name in ("part", "grown"):  # with holes, or a place used twice: as values
+        assert torch.equal(loaded[name], state[name])
+        assert loaded[name].is_contiguous()

@@ -30,6 +30,15 @@ def test_nothing_finite_runs_away_at_the_start(norms: list[float]) -> None:
     assert guard.counts == {}
 
 
+def test_a_rare_large_gradient_is_no_runaway() -> None:
+    """Samples of a rare class, each after thousands that are learned already: what one norm of the first time tells."""
+    guard = Guard(100.0)
+    for _ in range(5):
+        assert guard.admits("a", 3.0)
+        assert all(guard.admits("a", 1e-6) for _ in range(5000))
+    assert guard.counts == {}
+
+
 @given(st.lists(NORMS, min_size=1, max_size=60), st.lists(st.sampled_from([math.nan, math.inf]), max_size=60))
 def test_what_is_not_finite_is_never_admitted_and_moves_nothing(norms: list[float], bad: list[float]) -> None:
     guard, clean = Guard(math.inf), Guard(math.inf)

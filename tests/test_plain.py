@@ -106,3 +106,9 @@ def test_what_was_never_written_is_refused(value: Any) -> None:
     with pytest.raises(PlainError) as caught:
         decode([value], {})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strides", [[1], [0, 1], [1, 1], [-1, 3], [1, 10**18], ["1", 3], [3, True, 1], None], ids=str)
+def test_a_layout_that_a_tensor_cannot_have_is_refused(strides: Any) -> None:
+    with pytest.raises(PlainError):
+        decode({"laid out": ["t0", strides]}, {"t0": torch.ones(3, 2)})

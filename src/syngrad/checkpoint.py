@@ -64,6 +64,8 @@ def save(root: str | Path, model: dict[str, Tensor], state: dict[str, Any], keep
             }
             document = {"format": FORMAT, "version": VERSION, "crc32": sums, "state": plain}
             _write(hidden / STATE, json.dumps(document, allow_nan=False).encode())
+            for name in (MODEL, TENSORS):  # written for their owner alone, whatever the user's mask says
+                os.chmod(hidden / name, (hidden / STATE).stat().st_mode & 0o777)
             _flush_folder(hidden)
             before = found(root)
             target = root / f"{int(before[-1].name) + 1 if before else 1:06d}"
@@ -80,12 +82,18 @@ def save(root: str | Path, model: dict[str, Tensor], state: dict[str, Any], keep
 
 
 def found(root: str | Path) -> list[Path]:
-    """The checkpoints in a folder, the oldest first."""
+    """The checkpoints in a folder, the oldest first; a damaged one among them is told when it is read.
+
+    Raises CheckpointError for a folder that may not be read.
+    """
     root = Path(root)
-    if not root.is_dir():
-        return []
-    whole = [path for path in root.iterdir() if _NUMBER.fullmatch(path.name) and (path / STATE).is_file()]
-    return sorted(whole, key=lambda path: int(path.name))
+    try:
+        if not root.is_dir():
+            return []
+        return sorted(filter(_numbered, root.iterdir()), key=lambda path: int(path.name))
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or first_line(error)
+        raise CheckpointError(f"folder {str(root)!r:.120} cannot be read: {said}; name another folder") from error
 
 
 def newest(path: str | Path) -> Path:
@@ -94,9 +102,9 @@ def newest(path: str | Path) -> Path:
     Raises CheckpointError where there is none.
     """
     path = Path(path)
-    if (path / STATE).is_file():
-        return path
     there = found(path)
+    if not there and _numbered(path):
+        return path
     if not there:
         what = "holds no checkpoint" if path.is_dir() else "does not exist" if not path.exists() else "is no folder"
         raise CheckpointError(f"there is nothing to resume from: {str(path)!r} {what}; give the folder of --save")
@@ -115,11 +123,17 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = decode(document["state"], tensors[TENSORS])
     except (PlainError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise damaged(folder, first_line(error)) from error
+    except FileNotFoundError as error:
+        raise damaged(folder, f"it has no {Path(error.filename or 'file').name}") from error
     except OSError as error:
         raise CheckpointError(f"checkpoint {str(folder)!r} cannot be read: {error.strerror or error}") from error
     if not isinstance(state, dict):
         raise damaged(folder, "its state is no mapping")
     return tensors[MODEL], state
+
+
+def _numbered(path: Path) -> bool:
+    return _NUMBER.fullmatch(path.name) is not None and path.is_dir()
 
 
 def damaged(folder: Path, why: str) -> CheckpointError:

@@ -82,7 +82,7 @@ def read(file: str | Path, command: str, options: Options) -> dict[str, Any]:
         raise ConfigError(f"{said} is no text in UTF-8; give a TOML file, or a results file") from error
     except OSError as error:
         raise ConfigError(f"{said} cannot be read: {first_line(error)}") from error
-    found = _from_results(text, said, command) if text.lstrip().startswith("{") else _from_toml(text, said)
+    found = _from_results(text, said, command, options) if text.lstrip().startswith("{") else _from_toml(text, said)
     checked: dict[str, Any] = {}
     for key, value in found.items():
         name = key.replace("-", "_")
@@ -107,7 +107,7 @@ def _from_toml(text: str, said: str) -> dict[str, Any]:
         raise ConfigError(f"{said}{where} is no TOML: {message or first_line(error)}") from error
 
 
-def _from_results(text: str, said: str, command: str) -> dict[str, Any]:
+def _from_results(text: str, said: str, command: str, options: Options) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -117,6 +117,9 @@ def _from_results(text: str, said: str, command: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{said} holds no 'config'; give a results file of this version, or a TOML file")
     given = {key: value for key, value in config.items() if value is not None}
+    for key in given:
+        if key in options and not options[key].kept:
+            raise ConfigError(f"{said} names {key!r}, where output goes, which a results file does not; type --{key}")
     made_by = given.pop("command", command)
     if made_by != command:
         raise ConfigError(

@@ -61,3 +61,9 @@ def first_line(error: BaseException) -> str:
     """What an exception says, in one line, for use inside another message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0].strip()}" if text else type(error).__name__
+
+
+def short(error: BaseException, most: int = 80) -> str:
+    """The same where that is short, and otherwise the kind of error alone: a sentence cut off says less."""
+    text = first_line(error)
+    return text if len(text) <= most else type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -16,7 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, first_line, unknown
+from syngrad.errors import ConfigError, first_line, short, unknown
+from syngrad.optimizers import IMPLEMENTATIONS
 from syngrad.stage import Stage
 
 OptimizerFactory: TypeAlias = Callable[[Any], torch.optim.Optimizer]
@@ -110,16 +112,44 @@ def names_of(model: nn.Module) -> dict[int, list[str]]:
 
 
 def check_options(groups: GroupOptions, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an option that the optimiser does not have, which it would keep and not look at, and a rate that is none,
-    which it looks at only where it is everybody's.
+    """Refuse an option that the optimiser does not have, which it would keep and not look at, and a value that it would
+    not take: it looks at those only where they are everybody's.
     """
+    kind = type(optimizer).__name__
     for pattern, options in groups.items():
+        where = f"groups[{pattern!r:.40}]"
         rate = options.get("lr", 0.0)
-        if not isinstance(rate, Tensor) and not (isinstance(rate, int | float) and 0 <= rate < math.inf):
-            raise ConfigError(f"groups[{pattern!r}]: lr must be a number of at least 0, got {rate!r}")
-        for name in options:
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not isinstance(rate, Tensor) and not (number and 0 <= rate < math.inf):
+            raise ConfigError(f"{where}: lr must be a number of at least 0, got {rate!r:.40}")
+        for name, value in options.items():
             if name not in optimizer.defaults:
-                raise unknown(f"option of {type(optimizer).__name__} in groups[{pattern!r}]:", name, optimizer.defaults)
+                raise unknown(f"option of {kind} in {where}:", name, optimizer.defaults)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{where}: {name} must be a finite number, got {value!r}")
+        if _trial(optimizer, {}) is None and (error := _trial(optimizer, options)) is not None:
+            shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            raise ConfigError(f"{where}: {kind} does not take {shown:.40} ({short(error)}); change that") from error
+
+
+def _trial(optimizer: torch.optim.Optimizer, options: Mapping[str, Any]) -> Exception | None:
+    """What an optimiser of this kind raises when it is made with these options beside its own and takes a step."""
+    made = type(optimizer)
+    taken = inspect.signature(made).parameters
+    anything = any(p.kind == p.VAR_KEYWORD for p in taken.values())
+    given = {name: value for name, value in options.items() if not isinstance(value, Tensor)}
+    own = {name: value for name, value in optimizer.defaults.items() if name not in given}
+    if any(name in given for name in IMPLEMENTATIONS):  # of which only one may be asked for
+        own = {name: value for name, value in own.items() if name not in IMPLEMENTATIONS}
+    given = {name: value for name, value in (own | given).items() if anything or name in taken}
+    parameter = nn.Parameter(torch.zeros(1, 1))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made([parameter], **given).step()
+    except Exception as error:
+        return error
+    return None
 
 
 def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -132,7 +162,10 @@ def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> t
     try:
         optimizer = factory(groups)
     except Exception as error:
-        raise ConfigError(f"the optimizer could not be made: {first_line(error)}") from error
+        remedy = "it is called as in lambda params: torch.optim.Adam(params, 1e-3)"
+        if isinstance(error, ValueError):
+            remedy = "it is given all parameters, biases and estimators' too; use one that takes them, as adam or sgd"
+        raise ConfigError(f"the optimizer could not be made: {first_line(error)}; {remedy}") from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"optimizer= must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -156,16 +189,27 @@ def make_scheduler(factory: Callable[[Any], Any], optimizer: torch.optim.Optimiz
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:
-    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors."""
+    """Multiply the estimators' learning rates, and what a scheduler has noted of them, by their own factors.
+
+    So they stay a multiple of the weights' under any scheduler that goes by groups, but for a floor that it keeps as
+    one number for all of them: `eta_min` of CosineAnnealingLR and CosineAnnealingWarmRestarts. There is nowhere to
+    write another for some; the estimators then fall to that very rate, as the weights do. Rates that a function of the
+    user's own computes anew are not seen either; a LambdaLR multiplies, and is.
+    """
     for index, group in enumerate(optimizer.param_groups):
         scale = group.get("estimator_scale", 1.0) * factor if "estimator_scale" in group else 1.0
         if scale == 1.0:
             continue
-        for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+        for key in ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr"):
             if key in group:
                 group[key] = group[key] * scale
-        for one in [scheduler, *getattr(scheduler, "_schedulers", [])]:
+        for one in _with_parts(scheduler):
             for noted in ("base_lrs", "max_lrs", "min_lrs"):
                 rates = getattr(one, noted, None)
                 if isinstance(rates, list) and index < len(rates):
                     rates[index] = rates[index] * scale
+
+
+def _with_parts(scheduler: Any) -> list[Any]:
+    """A scheduler and those it is made of, as SequentialLR and ChainedScheduler are, at any depth."""
+    return [scheduler, *(part for one in getattr(scheduler, "_schedulers", []) for part in _with_parts(one))]

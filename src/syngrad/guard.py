@@ -4,10 +4,12 @@ Before the optimisers step, the norm of what has gathered in every stage's `.gra
 gradients). A stage's update is skipped
 
 - when its norm is not finite: a NaN or an infinity anywhere in it, or an overflow;
-- when it runs away: more than `bound` times the largest norm of late, after the first updates.
+- when it runs away: more than `bound` times the largest norm of late, after the first updates, in which estimates grow
+  from zero by as many orders of magnitude as it takes.
 
-"Of late" is a reference that a larger norm raises at once and that decays by a hundredth an update. It doubles with
-each skipped update, so that a stage whose gradients have really grown is held up for some minibatches, not for ever.
+"Of late" is a reference that a larger norm raises at once and that decays by a ten-thousandth an update, so slowly
+that the gradient of a rare sample is no runaway after thousands of small ones. It doubles with each skipped update, so
+that a stage whose gradients have really grown is held up for some minibatches, not for ever.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from syngrad.errors import ConfigError
 
 #: updates of a stage before its norms can run away
 SETTLING = 20
-DECAY = 0.99
+DECAY = 0.9999
 
 
 class Guard:

@@ -54,7 +54,11 @@ class History:
         return [(epoch, seconds, metrics[key]) for epoch, seconds, metrics in self.points if key in metrics]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
+        """Everything, as dictionaries, lists, tuples, numbers and texts.
+
+        Numbers stay what they are, so that :meth:`from_dict` gives the same again. `json.dumps` writes one that is not
+        finite, such as a metric of NaN, as NaN, which Python reads and strict JSON (`allow_nan=False`) does not have.
+        """
         return asdict(self)
 
     @classmethod

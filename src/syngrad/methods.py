@@ -13,6 +13,8 @@ from syngrad.targets import check_lambda
 
 METHODS = ("backprop", "synthetic", "mixed", "delayed", "zero")
 FEEDBACKS = ("bootstrapped", "true")
+#: minibatches that a gradient may be late; every one of them is kept with all that it needs
+LONGEST_DELAY = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Method:
     name: str
     lam: float = 0.0
     delay: int = 0
+
+    def __post_init__(self) -> None:
+        check_delay("method 'delayed':", self.delay)
 
     def __str__(self) -> str:
         if self.name == "mixed":
@@ -53,11 +58,19 @@ def parse(text: str | Method) -> Method:
     if name == "delayed":
         delay = _number(text, argument or "1")
         if not 0 <= delay < float("inf") or delay != int(delay):
-            raise ConfigError(f"method {text!r}: the delay is a number of minibatches, 0 or more; got {argument}")
+            raise ConfigError(
+                f"method {text!r:.60}: the delay is a number of minibatches, 0 or more; got {argument:.40}"
+            )
         return Method(name, delay=int(delay))
     if argument is not None:
         raise ConfigError(f"method {name!r} takes no number, got {text!r}")
     return Method(name)
+
+
+def check_delay(what: str, delay: int) -> None:
+    """Refuse a delay that would keep minibatches without end."""
+    if delay > LONGEST_DELAY:
+        raise ConfigError(f"{what} a delay of {delay:g} minibatches is too long; give at most {LONGEST_DELAY}")
 
 
 def split_row(text: str) -> tuple[Method, str]:
@@ -101,6 +114,7 @@ class Policy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        check_delay("feedback_delay:", self.feedback_delay)
         p = self.update_probability
         if isinstance(p, bool) or not isinstance(p, int | float) or not 0.0 < p <= 1.0:
             raise ConfigError(f"update_probability must lie in (0, 1], got {p!r}")

@@ -17,8 +17,8 @@ from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
-from syngrad.stage import same_buffers
 from syngrad.tree import batch_size, differentiable, map_tensors, positions, tensors
+from syngrad.untouched import untouched
 
 
 class DecoupledNetwork:
@@ -153,15 +153,17 @@ def seconds(interface: Interface, message: Any, context: Any, repeats: int = 3) 
 
 
 def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Any]:
-    """The message at every cut and the output, as tensors without data; nothing of the model or its buffers moves.
+    """The message at every cut and the output, as tensors without data.
 
-    A model that cannot run on fake tensors (it looks at values) is run for real, in evaluation mode.
+    A model that cannot run on fake tensors (it looks at values) is run for real, in evaluation mode. Either way
+    generators, buffers and plain attributes are afterwards what they were, so that a cache filled on the way is filled
+    again, with numbers, by the first minibatch. Hooks of the model do run, as its output may depend on them: they see
+    tensors without data, and what they do outside the model stays done.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    randomness = torch.default_generator.get_state()
     try:
-        with same_buffers(segments):  # batch norm counts the minibatches it has seen even in a run without data
+        with untouched(*segments):
             try:
                 with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
                     fake_args, fake_kwargs = map_tensors(mode.from_tensor, (args, kwargs))
@@ -170,7 +172,6 @@ def trace_shapes(segments: Sequence[nn.Module], args: tuple[Any, ...], kwargs: d
                 return _run_for_shapes(segments, args, kwargs)
     finally:
         torch.clear_autocast_cache()  # of casts made from tensors without data
-        torch.default_generator.set_state(randomness)
 
 
 def _run_for_shapes(segments: Sequence[nn.Module], args: Any, kwargs: Any) -> tuple[list[Any], Any]:

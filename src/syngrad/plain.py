@@ -3,7 +3,8 @@
 JSON has no tuples, no keys but strings, no NaN and no tensors. What it has stands for itself; the rest is an object
 with one key that says what it is:
 
-    {"tensor": "t12"}  {"tuple": […]}  {"map": [[key, value], …]}  {"float": "nan"}  {"dtype": "float32"}
+    {"tensor": "t12"}  {"laid out": ["t13", [1, 4]]}  {"array": "t14"}  {"tuple": […]}  {"map": [[key, value], …]}
+    {"float": "nan"}  {"dtype": "float32"}  {"device": "cpu"}
     {"counter": [[key, count], …]}  {"deque": […]}  {"set": […]}  {"complex": [re, im]}  {"bytes": "hex"}
 
 Objects of other kinds are refused, by the place at which they were found.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,9 @@ def encode(value: Any, tensors: dict[str, Tensor], where: str = "") -> Any:
     if isinstance(value, Tensor):
         return _encode_tensor(value, tensors, where)
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return {"array": _encode_tensor(torch.from_numpy(np.ascontiguousarray(value)), tensors, where)["tensor"]}
+        name = f"t{len(tensors)}"
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"array": name}
     if isinstance(value, Counter):
         return {"counter": [[_inner(key, tensors, where, key), count] for key, count in value.items()]}
     if isinstance(value, Mapping):
@@ -68,11 +71,13 @@ def _inner(value: Any, tensors: dict[str, Tensor], where: str, key: Any) -> Any:
     return encode(value, tensors, f"{where}.{key}" if where else str(key))
 
 
-def _encode_tensor(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, str]:
+def _encode_tensor(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
     if value.layout != torch.strided or value.is_quantized:
         raise PlainError(f"{where or 'it'} is a tensor of layout {value.layout}; only dense ones can be kept")
     name = f"t{len(tensors)}"
     tensors[name] = value
+    if _dense(value.shape, value.stride()) and not value.is_contiguous():
+        return {"laid out": [name, list(value.stride())]}  # a file holds the values in one order; this is the other
     return {"tensor": name}
 
 
@@ -97,6 +102,25 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {str(key): decode(each, tensors) for key, each in value.items()}
 
 
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether tensors of this layout fill their memory, each place once: channels last, transposed, and so on."""
+    expected = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _laid_out(content: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    name, strides = content
+    plain = _tensor(name, tensors)
+    whole = all(isinstance(stride, int) and not isinstance(stride, bool) for stride in strides)
+    if not whole or len(strides) != plain.dim() or not _dense(plain.shape, strides):
+        raise PlainError(f"tensor {name!r:.20} has no layout {strides!r:.40}")
+    return torch.empty_strided(plain.shape, strides, dtype=plain.dtype).copy_(plain)
+
+
 def _tensor(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     if name not in tensors:
         raise PlainError(f"tensor {name!r:.20} is missing")
@@ -112,6 +136,7 @@ def _dtype(name: str, _: Any) -> torch.dtype:
 
 _DECODE: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "tensor": _tensor,
+    "laid out": _laid_out,
     "array": lambda name, tensors: _tensor(name, tensors).numpy(),
     "tuple": lambda items, tensors: tuple(decode(each, tensors) for each in items),
     "deque": lambda items, tensors: deque(decode(each, tensors) for each in items),

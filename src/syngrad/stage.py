@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.interface import Interface
+from syngrad.untouched import untouched
 
 
 class Randomness:
@@ -94,29 +95,15 @@ class Stage:
 
 @contextmanager
 def undisturbed(stages: list[Stage]) -> Iterator[None]:
-    """Generators, the stages' own and the default ones, and buffers are afterwards what they were."""
+    """Generators, the stages' own and the default ones, buffers and plain attributes are afterwards what they were.
+
+    See :func:`syngrad.untouched.untouched` for what cannot be put back.
+    """
     randomness = [stage.randomness.save() for stage in stages]
     parts = [part for stage in stages for part in (stage.segment, stage.interface) if part is not None]
-    device = stages[0].randomness.device
-    # the default generators too: a loss may draw from them
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), same_buffers(parts):
+    with untouched(*parts):  # the default generators too: a loss may draw from them
         try:
             yield
         finally:
             for stage, saved in zip(stages, randomness, strict=True):
                 stage.randomness.load(saved)
-
-
-@contextmanager
-def same_buffers(parts: Sequence[nn.Module]) -> Iterator[None]:
-    """Every buffer of these modules is afterwards the tensor that it was, with the values that it had."""
-    registered = {module: dict(module._buffers) for part in parts for module in part.modules()}
-    buffers = [(buffer, buffer.detach().clone()) for part in parts for buffer in part.buffers()]
-    try:
-        yield
-    finally:
-        for module, before in registered.items():
-            module._buffers.update(before)  # a module may put another tensor in its buffer's place
-        for buffer, values in buffers:
-            # through .data: a graph that is alive, of a minibatch in flight, may have saved the buffer as it is again
-            buffer.data.copy_(values)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, warn
 from syngrad.groups import (
     GroupOptions,
     OptimizerFactory,
@@ -52,7 +52,7 @@ class Updates:
     factory: parameter groups → optimiser. scope: "stage" makes one optimiser a stage, "model" one for all, which is
     faster and numerically the same for every optimiser that acts parameter by parameter. scheduler: optimiser →
     scheduler, one an optimiser. names, groups: as for :func:`syngrad.groups.parameter_groups`. guard, clipping: None
-    for neither.
+    for neither. tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Updates:
         groups: GroupOptions | None = None,
         guard: Guard | None = None,
         clipping: Clipping | None = None,
+        tell: bool = True,
     ) -> None:
         divided = [[stage] for stage in stages] if scope == "stage" else [stages]
         made = [found for found in (parameter_groups(part, names, groups) for part in divided) if found]
@@ -75,10 +76,15 @@ class Updates:
         self.optimizers = [make_optimizer(factory, found) for found in made]
         for optimizer in self.optimizers:
             check_options(groups or {}, optimizer)
+        #: every group's options as they were made, before a schedule moves them
+        self.options = [
+            [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+            for optimizer in self.optimizers
+        ]
         self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
         for index, optimizer in enumerate(self.optimizers):
             scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)
-        self.guard, self.clipping = guard, clipping
+        self.guard, self.clipping, self.tell = guard, clipping, tell
         parts = [Part(stage.name, stage.parameters, True) for stage in stages]
         parts += [Part(f"{stage.name} (estimator)", stage.estimator_parameters, False) for stage in stages]
         #: whether the last update met a norm that is not finite
@@ -113,6 +119,12 @@ class Updates:
         admitted: list[tuple[list[Tensor], float]] = []
         for (part, gradients), norm in zip(gathered, norms, strict=True):
             if self.guard is not None and not self.guard.admits(part.name, norm):
+                if self.tell and self.guard.counts[part.name] == 1:
+                    warn(
+                        f"an update of stage {part.name} was skipped: its gradient has the norm {norm:.3g}, which is "
+                        f"{'not finite' if not math.isfinite(norm) else 'far beyond what it was'}; look at the data or "
+                        "lower the learning rate, and see `guarded` for how many there are (guard=None lets them pass)"
+                    )
                 for parameter in part.parameters:
                     parameter.grad = None
             elif part.weights:

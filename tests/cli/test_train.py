@@ -275,3 +275,36 @@ def test_an_earlier_run_is_not_mixed_with_a_new_one(
     assert capsys.readouterr().err == (
         f"error: '{folder}' holds an earlier run; go on with --resume {folder}, or name another folder\n"
     )
+
+
+def test_a_start_that_failed_is_not_in_the_way(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", tiny, "--save", str(folder), "--keep", "0"]) == 2
+    assert main(["train", tiny, "--save", str(folder), "--freeze", "nothing"]) == 2
+    assert main(["train", tiny, "--save", str(folder), "--epochs", "1"]) == 0
+
+
+def test_what_is_changed_on_resuming_is_remembered_and_what_cannot_be_is_refused(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", Path(tiny).name, "--save", "run", "--epochs", "1"]) == 0
+    monkeypatch.chdir("/")
+    assert main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
+    assert json.loads((folder / "run.json").read_text())["config"]["epochs"] == 3
+    capsys.readouterr()
+    assert main(["train", "--resume", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("nothing is left to do: 3 of 3 epochs are done")
+    assert main(["train", "--resume", str(folder), "--epochs", "5", "--optimizer", "adam(lr=1e-7)"]) == 2
+    assert "was made with lr=0.001 for weights, and this Trainer has 1e-07" in capsys.readouterr().err
+    assert json.loads((folder / "run.json").read_text())["config"]["optimizer"] is None, "the refused is not remembered"
+
+
+def test_a_results_file_does_not_decide_where_output_goes(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "alien.json"
+    file.write_text(json.dumps({"config": {"command": "train", "experiment": tiny, "json": "/tmp/x"}}))
+    assert main(["train", "--config", str(file)]) == 2
+    assert "names 'json', where output goes, which a results file does not" in capsys.readouterr().err

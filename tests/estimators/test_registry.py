@@ -334,3 +334,22 @@ def test_weights_are_at_least_float32() -> None:
         torch.float16: torch.float32,
     }.items():
         assert Binding(torch.Size((4,)), dtype).parameter_dtype == wide
+
+
+@pytest.mark.parametrize("width", [10**17, 10**30], ids=["no such memory", "no such number"])
+@pytest.mark.parametrize("spec", ["mlp(width={})", "low_rank(rank={})", "local(hidden=1, width={})"])
+def test_one_that_is_too_large_for_any_memory_is_refused_in_one_line(spec: str, width: int) -> None:
+    given = spec.format(width)
+    with pytest.raises(ConfigError, match="not enough memory; give it a smaller width") as caught:
+        make(given, VECTOR)
+    assert given in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_whose_build_raises_is_told_with_what_it_said() -> None:
+    class Broken(GradientEstimator):
+        def build(self, binding: Binding) -> None:
+            raise RuntimeError("no such kernel\nat all")
+
+    with pytest.raises(ConfigError, match=r"estimator Broken .*\(4,\) a sample: RuntimeError: no such kernel; change"):
+        make(Broken, VECTOR)

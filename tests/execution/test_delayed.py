@@ -93,3 +93,18 @@ def test_delayed_trains_other_models_too(name: str) -> None:
     moved = tensors_of(model)
     assert all(not torch.equal(before[n], moved[n]) for n, _ in model.named_parameters())
     assert trainer.execution.delayed.in_flight == 0
+
+
+def test_a_flush_goes_from_one_arrival_to_the_next_however_long_the_delay() -> None:
+    trainer = momentum_trainer(CASE.model(), method="delayed(10000)")
+    before = tensors_of(trainer.model)
+    for batch in CASE.batches(3):
+        trainer.step(batch)
+    delayed = trainer.execution.delayed
+    drained, ticks = delayed.drain, []
+    delayed.drain = lambda: ticks.append(drained())
+    trainer.flush()
+    assert delayed.in_flight == 0
+    assert len(ticks) == 3 * 3  # minibatches in flight in each of the stages below the last
+    moved = tensors_of(trainer.model)
+    assert all(not torch.equal(before[n], moved[n]) for n in before)

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
+from syngrad.errors import TrainingWarning
 from syngrad.guard import SETTLING
+
+# every first skip is warned of; test_the_first_skip_is_warned_of looks at that
+pytestmark = pytest.mark.filterwarnings("ignore:an update of stage:syngrad.errors.TrainingWarning")
 
 CASE = CASES["mlp"]
 NAMES = ["input", *CASE.cuts]
@@ -320,3 +324,25 @@ def test_no_healthy_run_is_held_up(name: str, estimator: str, every: int, warmup
     for batch in case.batches(80):
         trainer.step(batch)
     assert trainer.guarded == {}
+
+
+def test_the_first_skip_is_warned_of() -> None:
+    batches = CASE.batches(4)
+    trainer = momentum_trainer(method="backprop")
+    x, y = batches[0]
+    trainer.step((x, y))
+
+    def poison(gradient: Tensor) -> Tensor:
+        return gradient * math.nan
+
+    weight = trainer.model[2].weight
+    for _ in range(2):
+        handle = weight.register_hook(poison)
+        if trainer.guarded:
+            trainer.step((x, y))
+        else:
+            with pytest.warns(TrainingWarning, match="an update of stage 2 was skipped.*norm nan.*guarded") as said:
+                trainer.step((x, y))
+            assert "\n" not in str(said[0].message)
+        handle.remove()
+    assert trainer.guarded == {"2": 2}

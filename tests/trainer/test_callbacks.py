@@ -120,7 +120,9 @@ def test_every_callback_ends_whatever_another_one_raises(when: str) -> None:
     batches = CASE.batches(2)
     with pytest.raises(RuntimeError, match="no more"):
         trainer_of().fit(batches, 1, validate=batches, callbacks=callbacks)
-    assert [what for what, *_ in heard][-3:] == ["first end", "bad end", "last end"]
+    ended = [what for what, *_ in heard if what.endswith(" end")]
+    # one that has not started has nothing to end
+    assert ended == (["first end"] if when == "start" else ["first end", "bad end", "last end"])
 
 
 def test_they_end_after_an_error_of_the_run_and_the_error_is_what_is_raised() -> None:

@@ -97,6 +97,7 @@ def test_estimators_learn_as_if_nothing_was_clipped(scope: str) -> None:
     assert_same(estimators(clip_norm=1e-3, clip_scope=scope), plain, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:an update of stage:syngrad.errors.TrainingWarning")
 def test_a_stage_that_the_guard_has_skipped_does_not_count_in_the_whole_norm() -> None:
     trainer = momentum_trainer(method="backprop", clip_norm=0.1, clip_scope="model")
     batch = CASE.batches(1)[0]

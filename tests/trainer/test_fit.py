@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, TrainingError
+from syngrad.history import History
 
 CASE = CASES["mlp"]
 
@@ -208,3 +210,16 @@ def test_a_seed_gives_the_same_run_bit_for_bit_and_another_seed_another(name: st
     assert_same(again[0], first[0])
     assert_same(again[1], first[1])
     assert any(not torch.equal(other[0][n], first[0][n]) for n in first[0])
+
+
+def test_a_history_is_plain_data_and_a_metric_that_is_no_number_stays_one() -> None:
+    history = trainer_of().fit(CASE.batches(2), 2, validate=CASE.batches(1))
+    history.epochs[-1].metrics["loss"] = float("nan")
+    for plain in (history.to_dict(), json.loads(json.dumps(history.to_dict()))):
+        again = History.from_dict(plain)
+        assert math.isnan(again.epochs[-1].metrics["loss"])
+        assert again.epochs[0] == history.epochs[0]
+        assert again.points[0] == history.points[0]
+        assert math.isnan(again.values()[-1][2])
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json.dumps(history.to_dict(), allow_nan=False)

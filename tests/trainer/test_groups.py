@@ -174,30 +174,6 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_name(option:
         assert_same(tensors_of(model), before)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"weight_decy": 0.0}, "did you mean 'weight_decay'?"),
-        ({"params": []}, "unknown option of Adam in groups['*.bias']: 'params'"),
-        ({"nesterov": True}, "valid: amsgrad, betas"),
-    ],
-)
-def test_an_option_that_the_optimiser_does_not_have_is_refused(options: dict[str, Any], says: str) -> None:
-    """PyTorch itself would keep it in the group and never look at it."""
-    with pytest.raises(ConfigError) as caught:
-        trainer_of(groups={"*.bias": options}).bind(CASE.batches(1)[0])
-    assert says in one_line(caught)
-
-
-@pytest.mark.parametrize(
-    "options", [{"lr": -1.0}, {"lr": "fast"}, {"lr": float("nan")}, {"weight_decay": "none"}, {"betas": 3}]
-)
-def test_a_value_that_the_optimiser_does_not_take_is_one_line(options: dict[str, Any]) -> None:
-    with pytest.raises(syngrad.SyngradError) as caught:
-        trainer_of(groups={"*.bias": options}, optimizer=adam).step(CASE.batches(1)[0])
-    one_line(caught)
-
-
 @pytest.mark.parametrize("groups", [["*.bias"], "*.bias", {"*.bias": 0.0}, {0: {}}, {"": {}}, 3])
 def test_what_is_no_mapping_of_patterns_is_refused(groups: Any) -> None:
     with pytest.raises(ConfigError, match="groups must map patterns") as caught:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.models import CASES, adam, assert_same, sgd, tensors_of
 from tests.training import one_line, trainer_of
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
@@ -87,6 +87,10 @@ def test_a_plain_module_only_does_backpropagation(method: str) -> None:
         {"update_probability": 0},
         {"warmup": -1},
         {"device": "gpu"},
+        {"device": "meta"},
+        {"device": "hpu"},
+        {"device": "vulkan"},
+        {"device": 3.5},
     ],
     ids=lambda o: next(iter(o)),
 )
@@ -185,3 +189,71 @@ def test_float32_trains_with_the_default_optimiser() -> None:
     history = trainer.fit(batches, 4, validate=batches)
     assert history.value < before
     assert {p.dtype for p in trainer.net.estimators.parameters()} == {torch.float32}
+
+
+# --- parameters that nothing would train
+
+
+class Scaled(nn.Module):
+    """A loss with a learned temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output * self.temperature, target)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_loss_with_parameters_of_its_own_is_refused(bound: bool) -> None:
+    loss = Scaled()
+    given = loss.forward if bound else loss
+    with pytest.raises(ConfigError, match=r"'temperature'.*make it a part of the model, or freeze it") as caught:
+        trainer_of(loss=given)
+    one_line(caught)
+    loss.requires_grad_(False)
+    trainer_of(loss=given).step(CASE.batches(1)[0])
+
+
+def test_a_loss_of_the_models_own_parameters_is_not() -> None:
+    model = CASE.model()
+    loss = Scaled()
+    model[6].temperature = loss.temperature
+    trainer_of(model, loss=loss).step(CASE.batches(1)[0])
+
+
+def test_a_parameter_registered_after_binding_is_refused_by_name() -> None:
+    model = CASE.model()
+    model.untouched = nn.Parameter(torch.zeros(2))
+    trainer = trainer_of(model)
+    trainer.fit(CASE.batches(2))
+    model[4].register_parameter("frozen", nn.Parameter(torch.zeros(3), requires_grad=False))
+    model[4].register_parameter("alias", model[2].weight)
+    trainer.fit(CASE.batches(2))
+    model[4].register_parameter("extra", nn.Parameter(torch.zeros(3)))
+    with pytest.raises(
+        TrainingError, match=r"parameter '4\.extra' was registered after .*; make a new Trainer"
+    ) as caught:
+        trainer.fit(CASE.batches(2))
+    one_line(caught)
+
+
+class Registering(nn.Module):
+    """Makes its weights when it first runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "weight"):
+            self.weight = nn.Parameter(torch.ones(x.shape[1], dtype=x.dtype))
+        return x * self.weight
+
+
+def test_a_parameter_that_forward_registers_is_refused_at_the_first_minibatch_or_trained() -> None:
+    model = CASE.model()
+    model[1] = nn.Sequential(Registering(), nn.Tanh())
+    with pytest.raises(TrainingError, match=r"'1\.0\.weight'.*call the model once before"):
+        trainer_of(model).fit(CASE.batches(2))
+    trainer = trainer_of(model)
+    before = model[1][0].weight.detach().clone()
+    trainer.fit(CASE.batches(2))
+    assert not torch.equal(model[1][0].weight, before)

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, sgd, tensors_of
+from tests.models import CASES, adam, assert_same, sgd, tensors_of
 from tests.training import one_line, trainer_of
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import SWALR
 
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
+from syngrad.optimizers import parse_optimizer
 
 CASE = CASES["mlp"]
 
@@ -84,6 +86,14 @@ SCHEDULERS: dict[str, tuple[Any, str]] = {
         ),
         "step",
     ),
+    "stochastic weight averaging": (lambda o: SWALR(o, 0.01, anneal_epochs=4), "step"),
+    "a sequence in a chain": (
+        lambda o: lr_scheduler.ChainedScheduler(
+            [lr_scheduler.SequentialLR(o, [lr_scheduler.LinearLR(o, 0.1, 1.0, 4), lr_scheduler.StepLR(o, 2)], [4])]
+        ),
+        "step",
+    ),
+    "cyclic": (lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.02, 3, cycle_momentum=False), "step"),
 }
 
 
@@ -121,6 +131,26 @@ def test_the_estimators_rate_stays_a_multiple_of_the_weights_under_a_scheduler(n
         (estimators,) = by_name.values()
         assert estimators == pytest.approx(1.5 * weights, rel=1e-6)
         trainer.step(batch)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: lr_scheduler.CosineAnnealingLR(o, 6, eta_min=1e-3),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 6, eta_min=1e-3),
+    ],
+)
+def test_a_floor_that_is_one_number_is_the_estimators_too(make: Any) -> None:
+    """As `scale_rates` says: they start at their multiple, and fall to the floor with the weights."""
+    trainer = trainer_of(scheduler=make, scheduler_every="step", optimizer=sgd, estimator_lr=3.0, estimator="linear")
+    batches = CASE.batches(6)
+    trainer.bind(batches[0])
+    gaps: list[float] = []
+    for batch in batches:
+        weights, estimators = rates(trainer).values()
+        gaps.append((estimators - 1e-3) / (weights - 1e-3))
+        trainer.step(batch)
+    assert gaps == pytest.approx([(0.15 - 1e-3) / (0.05 - 1e-3)] * 6)
 
 
 def test_every_estimator_has_the_rate_it_asks_for() -> None:
@@ -174,3 +204,28 @@ def test_binding_changes_nothing_of_the_model(name: str) -> None:
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("scope", ["model", "stage"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("muon", r"Muon only supports 2D parameters.*; it is given all parameters, .*as adam or sgd"),
+        ("sparseadam", r"the optimizer SparseAdam raised .*dense gradients.*use another, as adam or sgd"),
+    ],
+)
+def test_an_optimiser_that_does_not_go_with_the_parameters_is_named_with_a_remedy(
+    name: str, says: str, scope: str
+) -> None:
+    trainer = trainer_of(optimizer=parse_optimizer(name), optimizer_scope=scope)
+    before = tensors_of(trainer.model)
+    with pytest.raises(SyngradError, match=says) as caught:
+        trainer.step(CASE.batches(1)[0])
+    one_line(caught)
+    assert_same(tensors_of(trainer.model), before)
+
+
+def test_a_factory_that_raises_is_told_how_it_is_called() -> None:
+    with pytest.raises(ConfigError, match=r"it is called as in lambda params: torch\.optim\.Adam") as caught:
+        trainer_of(optimizer=lambda: adam([])).bind(CASE.batches(1)[0])
+    one_line(caught)

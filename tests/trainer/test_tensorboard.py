@@ -78,6 +78,7 @@ def test_a_second_fit_goes_on_and_cuts_nothing_off(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.filterwarnings("ignore:an update of stage:syngrad.errors.TrainingWarning")
 def test_skipped_updates_show(tmp_path: Path) -> None:
     model = CASE.model()
     model[2].weight.register_hook(lambda g: g * math.nan)

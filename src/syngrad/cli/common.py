@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from syngrad.config import listed
 from syngrad.errors import ConfigError, TrainingError, first_line
+from syngrad.experiments import BUILT_IN
 
 if TYPE_CHECKING:
     from syngrad.experiment import Experiment
@@ -34,6 +35,10 @@ def _parser(option: str, kind: Callable[[Any], Any], said: str, example: str) ->
             raise ConfigError(f"{option} {text!r:.40} is no {said}; write one, as in {option} {example}") from None
 
     return parse
+
+
+#: what an experiment may be, for the commands' help
+EXPERIMENT = f"{', '.join(BUILT_IN)}, or path/to/file.py:function returning an Experiment."
 
 
 def experiment_of(options: Mapping[str, Any]) -> Experiment:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
@@ -41,7 +41,8 @@ def compare(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help="fashion-mlp unless told otherwise, fashion-cnn, or path/to/file.py:function returning an Experiment.",
+            help=EXPERIMENT,
+            show_default="fashion-mlp",
         ),
     ] = None,
     methods: Annotated[

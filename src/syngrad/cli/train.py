@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from syngrad.callbacks import Callback
     from syngrad.history import Epoch
+    from syngrad.trainer import Trainer
     from syngrad.training import Training
 
 #: every option, as a configuration's file and the results file know it
@@ -66,7 +68,7 @@ def _number(name: str, help_: str, **more: Any) -> Any:
 def train(
     experiment: Annotated[
         str | None,
-        typer.Argument(help="A built-in name or path/to/file.py:function; see 'syngrad compare'.", show_default=False),
+        typer.Argument(help=EXPERIMENT, show_default="fashion-mlp"),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="backprop, synthetic, mixed(λ), delayed(d) or zero.", show_default="synthetic")
@@ -148,9 +150,10 @@ def run(options: dict[str, Any], resume: bool) -> int:
     if folder is not None and not resume and (checkpoint.found(folder) or (Path(folder) / RUN).exists()):
         raise CheckpointError(f"{folder!r} holds an earlier run; go on with --resume {folder}, or name another folder")
     training = _training(options, resume)
-    if folder is not None and not resume:
-        _begin(folder, training, options)
-    tell, told = _told(training), []
+    if folder is not None:
+        training.callbacks.append(_remembering(folder, training, options))
+    tell = _told(training)
+    told: list[int] = []
 
     def each(record: Epoch) -> None:
         told.append(record.epoch)
@@ -167,6 +170,10 @@ def run(options: dict[str, Any], resume: bool) -> int:
         else:
             print(f"interrupted; go on from the last checkpoint: syngrad train --resume {folder}", file=sys.stderr)
         return INTERRUPTED
+    except BaseException:
+        if folder is not None and not resume and not checkpoint.found(folder):
+            (Path(folder) / RUN).unlink(missing_ok=True)  # what has not begun is not in the way of another try
+        raise
     document = results.document(
         results.environment(training.threads), training.description(), [row], None, _resolved(training, options)
     )
@@ -177,7 +184,7 @@ def run(options: dict[str, Any], resume: bool) -> int:
 
 
 def _training(options: dict[str, Any], resume: bool) -> Training:
-    from syngrad.callbacks import Callback, EarlyStopping, TensorBoard
+    from syngrad.callbacks import EarlyStopping, TensorBoard
     from syngrad.groups import parse_groups
     from syngrad.training import Training
 
@@ -219,15 +226,30 @@ def _resolved(training: Training, options: dict[str, Any]) -> dict[str, Any]:
     return kept("train", OPTIONS, {**options, **filled})
 
 
+def _remembering(folder: str, training: Training, options: dict[str, Any]) -> Callback:
+    """Writes the configuration once a run begins or goes on: what was refused until then is not remembered."""
+    from syngrad.callbacks import Callback
+
+    class Remembering(Callback):
+        def on_start(self, trainer: Trainer) -> None:
+            _begin(folder, training, options)
+
+    return Remembering()
+
+
 def _begin(folder: str, training: Training, options: dict[str, Any]) -> None:
-    """Leave the configuration in the folder, so that --resume needs nothing else."""
+    """Leave the configuration in the folder, so that --resume needs nothing else, from whichever folder it is typed."""
     from syngrad import results
 
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"cannot save to {folder!r}: {error.strerror}; name another folder") from error
-    results.write(Path(folder) / RUN, {"config": _resolved(training, options)})
+    config = _resolved(training, options)
+    path, colon, function = str(config["experiment"]).rpartition(":")
+    if path.endswith(".py"):
+        config["experiment"] = f"{Path(path).resolve()}{colon}{function}"
+    results.write(Path(folder) / RUN, {"config": config})
 
 
 def _told(training: Training) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from syngrad.errors import ConfigError, first_line, unknown
+from syngrad.errors import ConfigError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
@@ -117,7 +117,15 @@ def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstima
         estimator = adopt(_call(spec, binding))
     else:
         raise ConfigError(f"an estimator is a name, a module or a function that makes one, got {type(spec).__name__}")
-    estimator.bind(binding)
+    try:
+        estimator.bind(binding)
+    except (RuntimeError, MemoryError, TypeError) as error:
+        name = repr(spec) if isinstance(spec, str) else type(estimator).__name__
+        large = isinstance(error, MemoryError) or any(word in str(error).lower() for word in ("memory", "overflow"))
+        why = "there is not enough memory; give it a smaller width" if large else f"{short(error)}; change its options"
+        raise ConfigError(
+            f"estimator {name:.60} could not be made for a message of {tuple(binding.shape)} a sample: {why}"
+        ) from error
     return estimator
 
 

@@ -149,8 +149,8 @@ class Delayed:
         return InFlight(step, (tuple(args), kwargs), randomness, inputs, sent, stash, takes_part)
 
     def drain(self) -> None:
-        """One tick without a new minibatch."""
-        self.clock += 1
+        """On without a new minibatch, to the next tick at which something comes."""
+        self.clock = min((line.coming[0][0] for line in self.lines if line.coming), default=self.clock + 1)
         self._go_back()
 
     def _hand_down(self, index: int, step: int, leaves: list[Tensor]) -> None:

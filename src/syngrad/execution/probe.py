@@ -3,7 +3,8 @@
 A probe runs a part of a minibatch, n/K of its n samples with K stages, once through the whole network as it stands and
 differentiates the loss with respect to every message. So it keeps about as much for its backward pass as a stage does
 for a whole minibatch, and costs a fraction of a step. The estimators are asked for the same samples. Nothing learns
-from it, and nothing is moved: generators, running statistics and gradients are as before.
+from it, and nothing of the model is moved: generators, buffers, plain attributes and gradients are as before. The model
+does run once more: what its hooks, or its forward itself, do outside its modules is done once more too.
 """
 
 from __future__ import annotations

@@ -9,8 +9,12 @@ With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
 
 and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
 through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
-end of the minibatch: no stage reads its weights in between, so that is the same as changing them at once, and a
-minibatch that fails has changed no weight.
+end of the minibatch: no stage reads its weights in between, so that is the same as changing them at once.
+
+A minibatch that fails, by the model, the loss or its data, leaves nothing behind in the network: no weight has changed,
+and buffers (running statistics), the stages' generators and what is kept of estimates are as they were. What the
+model's forward does elsewhere, in plain attributes or in the default generators, stays done: to note that before every
+minibatch would cost more than it is worth.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from syngrad.quality import Quality
 from syngrad.stage import Stage
 from syngrad.targets import mixed
 from syngrad.tree import backward, detach, leaves_at
+from syngrad.untouched import Buffers
 from syngrad.updates import Updates
 
 Loss = Callable[[Any, Any], Tensor]
@@ -80,19 +85,24 @@ class Sequential:
         self.pending: list[deque[Pending]] = [deque() for _ in quality]
         self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
         self.count = 0
+        self._buffers = Buffers(part for s in stages for part in (s.segment, s.interface) if part is not None)
+        self._randomness: list[dict[str, Tensor]] = []
+        self._draws: Tensor | None = None
+        self._probe_next = 0
         # the first estimates are exactly zero, and say nothing about the estimator
         self._next_sample = min(max(quality_every - 1, 0), 8)
 
     def step(self, batch: Batch) -> Tensor:
         """One minibatch: forward, backward, fit, update. Returns the loss, detached.
 
-        Raises TrainingError for a model or a loss that raises, or a loss that is no finite scalar; no weight has
-        changed then.
+        Raises TrainingError for a model or a loss that raises, or a loss that is no finite scalar; the network is then
+        as it was before.
         """
         t = self.count
         sampling = self.quality_every > 0 and t >= self._next_sample and self.policy.samples(t)
         if self.precision.factor != 1.0:
             batch = replace(batch, scale=batch.scale * self.precision.factor)
+        self._note()
         try:
             loss = self._step(batch, t, sampling)
         except BaseException as error:
@@ -123,16 +133,38 @@ class Sequential:
 
     def _update(self) -> None:
         """Apply what has gathered; under float16 without its factor, which then follows what was seen."""
-        if self.precision.dtype != torch.float16:
+        scaled = self.precision.dtype == torch.float16
+        if scaled:
+            self.precision.unscale(self.updates.gathered())
+        try:
             self.updates.step_all()
-            return
-        self.precision.unscale(self.updates.gathered())
-        self.updates.step_all()
-        self.precision.adapt(self.updates.overflowed)
+        except SyngradError:
+            raise
+        except Exception as error:
+            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in self.updates.optimizers}))
+            raise TrainingError(
+                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
+            ) from error
+        if scaled:
+            self.precision.adapt(self.updates.overflowed)
+
+    def _note(self) -> None:
+        """Remember what a minibatch moves before its update, in case it fails."""
+        self._buffers.note()
+        self._randomness = [stage.randomness.save() for stage in self.stages]
+        self._draws = self.generator.get_state() if self.policy.update_probability < 1.0 else None
+        self._probe_next = self.probe.next if self.probe is not None else 0
 
     def _forget(self, t: int) -> None:
         """Leave nothing behind of a minibatch that failed."""
         self.updates.clear_all()
+        self._buffers.put_back()
+        for stage, saved in zip(self.stages, self._randomness, strict=True):
+            stage.randomness.load(saved)
+        if self._draws is not None:
+            self.generator.set_state(self._draws)
+        if self.probe is not None:
+            self.probe.next = self._probe_next
         for queue in self.pending:
             while queue and queue[-1].step == t:
                 queue.pop()

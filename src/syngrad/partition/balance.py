@@ -20,7 +20,7 @@ from syngrad.partition.inputs import Example
 from syngrad.partition.program import Program, shared, trains
 from syngrad.partition.running import UnitError, said
 from syngrad.partition.segment import FIRST, Segment, segment_parameters
-from syngrad.partition.untouched import untouched
+from syngrad.untouched import untouched
 
 _REPEATS = 5
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.partition.inputs import Example
-from syngrad.partition.untouched import untouched
+from syngrad.untouched import untouched
 
 
 class UnitError(TrainingError):

@@ -18,7 +18,7 @@ from syngrad.partition.inputs import Inputs
 from syngrad.partition.program import PlaceError, RouteError
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, find_tensor
-from syngrad.partition.untouched import untouched
+from syngrad.untouched import untouched
 
 
 class Modes(nn.Module):

@@ -17,7 +17,7 @@ from syngrad.partition.inputs import Example
 from syngrad.partition.program import RouteError
 from syngrad.partition.running import has_numbers
 from syngrad.partition.segment import Segment
-from syngrad.partition.untouched import untouched
+from syngrad.untouched import untouched
 
 
 def compose(segments: Sequence[Segment], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -106,6 +106,11 @@ class Place:
         if self._again and state["start"] is not None:
             set_generators(self.loader, state["start"])
             self._after = state["now"]
+        if getattr(self.loader, "persistent_workers", False) and getattr(self.loader, "num_workers", 0):
+            warn(
+                "the loader's worker processes live on from epoch to epoch, and what they draw at random cannot be put "
+                "back; persistent_workers=False is exact"
+            )
         if self._seen and (state["length"] is None or streams(self.loader)):
             warn(
                 f"the data is a stream that cannot be put back where it stood: its first {self._seen} minibatches are "
@@ -125,38 +130,62 @@ def streams(loader: Any) -> bool:
 
 def generators(loader: Any) -> dict[str, Any]:
     """The states of the global generators, and of those that the loader and its parts hold."""
-    version, keys, gauss = random.getstate()
-    name, state, position, has_gauss, cached = np.random.get_state()
     return {
-        "torch": torch.default_generator.get_state(),
-        "python": [version, torch.tensor(keys, dtype=torch.int64), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(state, dtype=np.int64)), position, has_gauss, cached],
-        "loader": {path: generator.get_state() for path, generator in _held(loader).items()},
+        "torch": _state(torch.default_generator),
+        "python": _state(random),
+        "numpy": _numpy_state(),
+        "loader": {path: _state(generator) for path, generator in _held(loader).items()},
     }
 
 
 def set_generators(loader: Any, states: dict[str, Any]) -> None:
     """Put all of them back."""
-    torch.default_generator.set_state(states["torch"])
-    version, keys, gauss = states["python"]
-    random.setstate((version, tuple(keys.tolist()), gauss))
+    _set_state(torch.default_generator, states["torch"])
+    _set_state(random, states["python"])
     name, state, position, has_gauss, cached = states["numpy"]
     np.random.set_state((name, state.numpy().astype(np.uint32), position, has_gauss, cached))
     held = _held(loader)
     for path, saved in states["loader"].items():
         if path not in held:
             raise CheckpointError(f"the loader has no generator at {path!r}, where one was saved; give it the same one")
-        held[path].set_state(saved)
+        _set_state(held[path], saved)
 
 
-def _held(loader: Any) -> dict[str, torch.Generator]:
-    """The generators of a loader, its samplers and its data set, each once, by where they are."""
-    found: dict[str, torch.Generator] = {}
-    for path in ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset"):
+def _numpy_state() -> list[Any]:
+    name, state, position, has_gauss, cached = np.random.get_state()
+    return [name, torch.from_numpy(np.asarray(state, dtype=np.int64)), position, has_gauss, cached]
+
+
+def _state(generator: Any) -> Any:
+    """Where a generator of PyTorch, NumPy or Python stands, as plain data."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    version, keys, gauss = generator.getstate()
+    return [version, torch.tensor(keys, dtype=torch.int64), gauss]
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        version, keys, gauss = state
+        generator.setstate((version, tuple(keys.tolist()), gauss))
+
+
+def _held(loader: Any) -> dict[str, Any]:
+    """The generators in the attributes of a loader, its samplers and its data set, each once, by where they are."""
+    found: dict[str, Any] = {}
+    parts = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset", "dataset.dataset", "collate_fn")
+    for path in parts:
         part = loader
         for name in filter(None, path.split(".")):
             part = getattr(part, name, None)
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator) and generator not in found.values():
-            found[f"{path}.generator".lstrip(".")] = generator
+        for name, value in (vars(part) if hasattr(part, "__dict__") else {}).items():
+            known = isinstance(value, torch.Generator | np.random.Generator | random.Random)
+            if known and all(value is not one for one in found.values()):
+                found[f"{path}.{name}".lstrip(".")] = value
     return found

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syngrad import checkpoint
-from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, warn
+from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, first_line, warn
 from syngrad.history import Epoch, History
+from syngrad.plain import PlainError
 from syngrad.progress import bar
 from syngrad.trainer import state
 from syngrad.trainer.callbacks import Callback
@@ -52,6 +54,12 @@ class Plan:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if self.validate_every is not None and self.validate is None:
             raise ConfigError(f"validate_every={self.validate_every} needs validate=, a loader to evaluate on")
+        for name in ("save", "resume"):
+            value = getattr(self, name)
+            words = isinstance(value, str | PathLike) and "\0" not in str(value) and str(value) != ""
+            if not words and not (value is None if name == "save" else isinstance(value, bool)):
+                also = "None" if name == "save" else "True, False or 'auto'"
+                raise ConfigError(f"{name} must be a folder or {also}, got {value!r:.60}")
         if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):
             what = "save_every" if self.save_every is not None else f"resume={self.resume!r}"
             raise ConfigError(f"{what} needs save=, the folder of the checkpoints")
@@ -66,11 +74,16 @@ class Plan:
 
         Raises CheckpointError where there is none, or where a new run would mix with what an earlier one has left.
         """
+        there = checkpoint.found(self.save) if self.save is not None else []
         if not isinstance(self.resume, bool) and self.resume != AUTO:
-            return checkpoint.newest(self.resume)
+            path = checkpoint.newest(self.resume)
+            if there and path.resolve() not in [each.resolve() for each in there]:
+                raise CheckpointError(
+                    f"{str(self.save)!r} holds checkpoints of another run than {str(path)!r}; name another folder"
+                )
+            return path
         if self.save is None:
             return None
-        there = checkpoint.found(self.save)
         if self.resume is False and there:
             raise CheckpointError(
                 f"{str(self.save)!r} holds checkpoints of an earlier run; go on with resume=True, or name another"
@@ -86,6 +99,12 @@ class Partial:
     loss: float = 0.0
     weight: float = 0.0
     samples: int = 0
+
+    @classmethod
+    def read(cls, plain: dict[str, Any]) -> Partial:
+        """From a checkpoint."""
+        sums = float(plain["loss"]), float(plain["weight"])
+        return cls(int(plain["minibatches"]), *sums, int(plain["samples"]))
 
     def add(self, loss: float, weight: float, size: int) -> None:
         """One minibatch more."""
@@ -127,16 +146,25 @@ class Run:
             bar(total * left - self.partial.minibatches if total is not None else None, trainer.progress) as advance,
             ExitStack() as ends,
         ):
-            for callback in reversed(plan.callbacks):
-                ends.callback(callback.on_end, trainer)  # every one of them, whatever another one raises
+            started: list[Callback] = []
+            ends.callback(self._end, started)
             for callback in plan.callbacks:
                 callback.on_start(trainer)
+                started.append(callback)
             while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
                 self._epoch(advance)
             if trainer.stopped:
                 trainer.flush()
         self._summarise()
+        if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
+            raise KeyboardInterrupt(f"interrupted after minibatch {trainer.minibatches}, when all epochs were done")
         return self.history
+
+    def _end(self, started: Sequence[Callback]) -> None:
+        """Tell every callback that has started, in order, whatever another one raises."""
+        with ExitStack() as ends:
+            for callback in reversed(started):
+                ends.callback(callback.on_end, self.trainer)
 
     def _epoch(self, advance: Callable[[str], None]) -> None:
         trainer, plan = self.trainer, self.plan
@@ -226,10 +254,9 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
-            self._summarise()
             path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
         except CheckpointError as error:
-            if over:
+            if over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
                 raise
             warn(f"{error}; training goes on")
             return
@@ -242,7 +269,9 @@ class Run:
     def _state(self) -> dict[str, Any]:
         return {
             "first": self.first,
-            "history": self.history.to_dict(),
+            "epochs": self.plan.epochs,
+            "stopped": self.trainer.stopped,
+            "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
             "partial": vars(self.partial),
             "marks": self.marks,
             "skipped": self.skipped,
@@ -260,19 +289,29 @@ class Run:
                 "call fit without resume"
             )
         try:
-            self.first, self.marks = int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            begun, self.first, self.marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             self.history = History.from_dict(fit["history"])
-            self.partial = Partial(**fit["partial"])
-            callbacks = {name: each for name, each in fit["callbacks"]}
+            self.partial = Partial.read(fit["partial"])
+            stopped = bool(fit["stopped"])
+            callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.place.load(fit["place"])
         except SyngradError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise checkpoint.damaged(path, f"{type(error).__name__}: {error}") from error
-        for callback in self.plan.callbacks:
-            if type(callback).__name__ in callbacks:
-                callback.load_state_dict(callbacks[type(callback).__name__])
+        except Exception as error:  # whatever plain data of another form does
+            raise checkpoint.damaged(path, first_line(error)) from error
+        # a run that was stopped early is over for a script that is started again and again
+        self.trainer.stopped = stopped and self.plan.resume == AUTO and self.partial.minibatches == 0
+        if self.trainer.schedulers and begun != self.plan.epochs:
+            warn(
+                f"the run was begun for {begun} epochs and is now to have {self.plan.epochs}; its schedule of the "
+                "learning rate goes on as it was made for the first number"
+            )
+        for callback in self.plan.callbacks:  # each takes the first that is left of its own class
+            found = next((one for one in callbacks if one[0] == type(callback).__name__), None)
+            if found is not None:
+                callbacks.remove(found)
+                callback.load_state_dict(found[1])
 
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, short
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -62,8 +62,14 @@ def device(device: str | torch.device | None) -> torch.device | None:
         return None
     try:
         made = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(f"device {device!r} is not known to PyTorch; write 'cpu', 'cuda' or 'cuda:0'") from None
+    if made.type == "meta":
+        raise ConfigError("device 'meta' has no numbers to train with; use 'cpu' or 'cuda'")
     if made.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but no CUDA device is available; use 'cpu'")
+    try:
+        torch.empty(1, device=made)
+    except Exception as error:  # each kind of device says in a way of its own that it is not there
+        raise ConfigError(f"device {device!r} cannot be used here ({short(error)}); use 'cpu'") from error
     return made

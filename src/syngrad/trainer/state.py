@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from syngrad import checkpoint
 from syngrad.errors import CheckpointError, SyngradError, first_line
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 #: what has to be the same for a run to go on as if it had never stopped
 SAME = (
     *("method", "estimator", "feedback", "feedback_every", "feedback_delay", "update_probability", "warmup", "seed"),
-    *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast"),
+    *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast", "groups", "freeze", "guard"),
+    *("loss", "scheduler", "scheduler_every"),
 )
 EXAMPLE = "shape and dtype"
 
@@ -34,9 +36,12 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "configuration": trainer.configuration(),
         "torch": torch.__version__,
         "kinds": [type(optimizer).__name__ for optimizer in trainer.optimizers],
+        "options": trainer.execution.updates.options,
         "cuts": trainer.net.cuts,
         "example": trainer.example,
         "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
+        "buffers": transient(trainer.model),
+        "loss": dict(trainer.loss.state_dict()) if isinstance(trainer.loss, nn.Module) else None,
         "estimators": dict(trainer.net.estimators.state_dict()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
@@ -50,7 +55,7 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
-    """Put a captured state into a Trainer of the same configuration; nothing is moved where it does not fit.
+    """Put a captured state into a Trainer of the same configuration; what does not fit is refused beforehand.
 
     Raises CheckpointError for another configuration, cuts or model, naming both values.
     """
@@ -101,7 +106,8 @@ def _bind(trainer: Trainer, state: dict[str, Any], where: str) -> None:
         raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {trainer.net.cuts}")
 
 
-def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+def _fits(trainer: Trainer, state: dict[str, Any], where: str) -> None:
+    """Refuse other optimisers, groups or estimators before anything is moved."""
     execution = trainer.execution
     assert execution is not None
     kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
@@ -110,13 +116,40 @@ def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wher
             f"checkpoint {where!r} was made with optimizers {state['kinds']}, and this Trainer has {kinds}; give it "
             "the same"
         )
-    for kind, parts in (("optimizers", trainer.optimizers), ("schedulers", trainer.schedulers)):
-        if len(state[kind]) != len(parts):
-            raise CheckpointError(f"checkpoint {where!r} has {len(state[kind])} {kind}, and this Trainer {len(parts)}")
+    if len(state["schedulers"]) != len(trainer.schedulers):
+        raise CheckpointError(
+            f"checkpoint {where!r} has {len(state['schedulers'])} schedulers, and this Trainer "
+            f"{len(trainer.schedulers)}"
+        )
+    for own, saved in zip(execution.updates.options, state["options"], strict=True):
+        for mine, its in zip_longest(own, saved, fillvalue={"name": "nothing"}):
+            for name in sorted(mine.keys() | its.keys()):
+                if mine.get(name) != its.get(name):
+                    raise CheckpointError(
+                        f"checkpoint {where!r} was made with {name}={its.get(name)!r} for {its.get('name')}, and this "
+                        f"Trainer has {mine.get(name)!r}; give it the same"
+                    )
+    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+        sizes = [len(group["params"]) for group in saved["param_groups"]]
+        if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+            raise CheckpointError(f"checkpoint {where!r} has groups of {sizes} parameters; give this Trainer the same")
+    shapes = {name: tensor.shape for name, tensor in trainer.net.estimators.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in state["estimators"].items()}:
+        raise CheckpointError(f"checkpoint {where!r} has other estimators; give this Trainer the same")
+
+
+def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    execution = trainer.execution
+    assert execution is not None
+    _fits(trainer, state, where)
     trainer.net.estimators.load_state_dict(state["estimators"])
     trainer.model.load_state_dict({**model, **state["model"]})
+    put_transient(trainer.model, state["buffers"])
+    if isinstance(trainer.loss, nn.Module) and state["loss"] is not None:
+        trainer.loss.load_state_dict(state["loss"])
     for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
+        as_saved(optimizer, saved)
     for scheduler, saved in zip(trainer.schedulers, state["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
     for stage, saved in zip(trainer.stages, state["randomness"], strict=True):
@@ -127,6 +160,44 @@ def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wher
     for quality, saved in zip(trainer.quality, state["quality"], strict=True):
         quality.load_state_dict(saved)
     trainer.train_s, trainer.epochs_done = float(state["train_s"]), int(state["epochs_done"])
+
+
+def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what PyTorch's own loading changes: dtypes, which it casts to the parameter's, and layouts.
+
+    A fused optimiser walks over memory, so a moment has to lie in memory as its parameter does (channels last, say).
+    """
+    ids = [index for group in saved["param_groups"] for index in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in zip(ids, parameters, strict=True):
+        kept, now = saved["state"].get(index, {}), optimizer.state.get(parameter, {})
+        for name, value in kept.items():
+            if not isinstance(value, Tensor) or not isinstance(now.get(name), Tensor):
+                continue
+            found = now[name]
+            if found.dtype != value.dtype:
+                found = now[name] = value.to(found.device)
+            if found.shape == parameter.shape and found.stride() != parameter.stride():
+                now[name] = torch.empty_like(parameter, dtype=found.dtype, device=found.device).copy_(found)
+
+
+def transient(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are no part of the model's state dict, and belong to a run all the same."""
+    persistent = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in persistent}
+
+
+def put_transient(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Put them back; one of another shape, or that is made on first use, takes the saved one's place."""
+    for name, saved in buffers.items():
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        now = owner._buffers.get(attribute)
+        if now is not None and now.shape == saved.shape:
+            now.copy_(saved)
+        else:
+            first = next(model.parameters(), saved)
+            owner.register_buffer(attribute, saved.to(first.device), persistent=False)
 
 
 def _placed(tensor: Tensor, trainer: Trainer) -> Tensor:

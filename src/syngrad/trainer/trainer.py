@@ -30,6 +30,7 @@ from syngrad.trainer import options, state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.loop import Plan, Run
+from syngrad.trainer.parameters import check_loss, check_model
 from syngrad.updates import SCOPES, Clipping, Updates
 
 
@@ -54,7 +55,7 @@ class Trainer:
     counted in `guarded`; None for no guard.
     method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero". estimator: a name, with options if wished
     ("mlp(hidden=2)"), a module with `forward(h, context)`, a function making one, or a mapping from cuts to these.
-    metric: "accuracy", "mse", or a function of (output, target).
+    metric: "accuracy", "mse", "bits per character", or a function of (output, target).
     feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
     unless given); feedback_delay: applied d minibatches late. update_probability: sporadic updates. warmup: minibatches
     of back-propagation in which the estimators are fitted but not applied.
@@ -108,6 +109,7 @@ class Trainer:
                 )
             net = decouple(net, stages=1)
         options.check_callable("loss", loss)
+        check_loss(loss, net.model)
         options.check_choice("scheduler_every", scheduler_every, ("epoch", "step"))
         for name, scope in (("optimizer_scope", optimizer_scope), ("clip_scope", clip_scope)):
             options.check_choice(name, scope, SCOPES)
@@ -145,6 +147,7 @@ class Trainer:
         self.device = options.device(device)
         self.execution: Sequential | None = None
         self.stages: list[Stage] = []
+        self._bound: set[str] = set()
         self.schedulers: list[Any] = []
         self.quality: list[Quality] = []
         self.train_s = 0.0
@@ -249,6 +252,7 @@ class Trainer:
             wishes = [e.feedback_every for i in self.net.interfaces for e in i.heads if e.wants_feedback]
             self.policy = replace(self.policy, feedback_every=min(wishes, default=1))
         self.quality = [Quality(cut) for cut in self.net.cuts]
+        self._bound = {name for name, _ in self.model.named_parameters()}
         updates = Updates(
             self.stages,
             self._factory,
@@ -259,6 +263,7 @@ class Trainer:
             groups=self._groups,
             guard=self.guard,
             clipping=self._clipping,
+            tell=self.precision.dtype != torch.float16,
         )
         self.schedulers = updates.schedulers
         self.example = state.example_of(batch)
@@ -293,6 +298,8 @@ class Trainer:
         taken = self._read(batch)
         with self.precision.autocast(self._on()):
             loss = self.execution.step(taken)
+        if self.execution.count == 1:  # forward may have registered some
+            self._check_parameters()
         self.last = 1.0 / taken.scale, taken.size
         if self.scheduler_every == "step":
             self._schedule()
@@ -348,13 +355,8 @@ class Trainer:
         state.restore(self, model, saved, str(path))
 
     def _check_parameters(self) -> None:
-        """Refuse a model whose parameters are no longer those the optimisers hold: it would not be trained."""
-        held = {id(p) for stage in self.stages for p in stage.parameters}
-        if held and not held <= {id(p) for p in self.model.parameters()}:
-            raise TrainingError(
-                "the model's parameters were replaced since the first batch (load_state_dict(assign=True), perhaps); "
-                "make a new Trainer"
-            )
+        if self.stages:
+            check_model(self.model, self.stages, self._bound)
 
     def schedule_epoch(self, record: Epoch) -> None:
         """Step the schedulers that go by epochs; `fit` does it after validating."""
