@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "syngrad"
 # other. A new module or package directly under syngrad gets its place here first.
 ORDER = (
     ("errors",),
-    ("tree", "history", "progress", "plain", "untouched"),
+    ("tree", "history", "progress", "plain", "scalars", "untouched"),
     ("memory",),
     ("targets", "metrics", "quality", "guard", "optimizers"),
     ("estimators",),
@@ -50,7 +50,7 @@ ORDER = (
 RANK = {layer: rank for rank, row in enumerate(ORDER) for layer in row}
 
 # Narrower than the order: all that these may import from Syngrad.
-ONLY = {"data": {"errors", "progress"}}
+ONLY = {"data": {"errors", "progress", "scalars"}}
 
 # Where torch.distributed may be imported: the links, and the code that starts processes.
 DISTRIBUTED = ("links/", "execution/launch.py")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from syngrad.errors import ConfigError
 from syngrad.groups import OptimizerFactory
 from syngrad.metrics import Metric
+from syngrad.scalars import whole
 from syngrad.trainer import default_optimizer
 
 
@@ -48,12 +49,13 @@ class Experiment:
         if (self.cuts is None) == (self.stages is None):
             raise ConfigError(f"Experiment {self.name!r} needs either cuts=[names] or stages=N")
         for count, least in (("batch_size", 1), ("epochs", 0)):
-            check_count(count, getattr(self, count), least)
+            setattr(self, count, check_count(count, getattr(self, count), least))
 
 
 def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
     """`value` if it is a whole number from `least` to `most`; otherwise a ConfigError that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+    count = whole(value)
+    if count is None or count < least or (most is not None and count > most):
         limit = "" if most is None else f" and at most {most}"
         raise ConfigError(f"{name} must be a whole number of at least {least}{limit}, got {value!r:.40}")
-    return value
+    return count

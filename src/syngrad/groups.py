@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, first_line, short, unknown
 from syngrad.optimizers import IMPLEMENTATIONS
+from syngrad.scalars import real
 from syngrad.stage import Stage
 
 OptimizerFactory: TypeAlias = Callable[[Any], torch.optim.Optimizer]
@@ -119,8 +120,8 @@ def check_options(groups: GroupOptions, optimizer: torch.optim.Optimizer) -> Non
     for pattern, options in groups.items():
         where = f"groups[{pattern!r:.40}]"
         rate = options.get("lr", 0.0)
-        number = isinstance(rate, int | float) and not isinstance(rate, bool)
-        if not isinstance(rate, Tensor) and not (number and 0 <= rate < math.inf):
+        number = real(rate)
+        if not isinstance(rate, Tensor) and (number is None or not 0 <= number < math.inf):
             raise ConfigError(f"{where}: lr must be a number of at least 0, got {rate!r:.40}")
         for name, value in options.items():
             if name not in optimizer.defaults:

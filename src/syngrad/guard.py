@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 from syngrad.errors import ConfigError
+from syngrad.scalars import real
 
 #: updates of a stage before its norms can run away
 SETTLING = 20
@@ -63,8 +64,9 @@ def check_bound(bound: Any) -> float | None:
     """`bound` when it is None (no guard) or a number above 1; otherwise a ConfigError that names it."""
     if bound is None:
         return None
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not bound > 1:
+    number = real(bound)
+    if number is None or not number > 1:
         raise ConfigError(
             f"guard must be a number above 1 (how many times its usual norm a gradient may have) or None, got {bound!r}"
         )
-    return float(bound)
+    return float(number)

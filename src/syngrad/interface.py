@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
 from syngrad.estimators.registry import EstimatorSpec, make, parse
+from syngrad.scalars import real, whole
 from syngrad.targets import check_lambda, mixed
 from syngrad.tree import batch_size, structure
 
@@ -70,13 +71,13 @@ class Interface(nn.Module):
             check_scale(scale)
         sizes = output if isinstance(output, tuple) else (output,)
         for given in (*(size for size in sizes if size is not None), *([classes] if classes is not None else [])):
-            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+            if (size := whole(given)) is None or size < 1:
                 raise ConfigError(f"an interface's output and classes are sizes of at least 1, got {given!r}")
         # in a tuple, so that neither a template nor a loss that is a module becomes part of this one
         self._given = (estimator, loss, loss_count)
         self.lam = check_lambda(lam)
         self.scale, self.name = scale, name
-        self.output = torch.Size((output,) if isinstance(output, int) else output) if output is not None else None
+        self.output = torch.Size(output if isinstance(output, tuple) else (output,)) if output is not None else None
         self.classes = classes if classes is not None else (self.output[-1] if self.output else None)
         self.estimators = nn.ModuleList()
         self.bound = False
@@ -248,7 +249,8 @@ def check_spec(estimator: Any) -> None:
 
 def check_scale(scale: float) -> None:
     """A factor of gradients: finite and above 0."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+    number = real(scale)
+    if number is None or not 0 < number < math.inf:
         raise ConfigError(f"scale must be a number above 0, got {scale!r}; it is 1/len(batch) unless given")
 
 

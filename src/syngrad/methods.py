@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from syngrad.errors import ConfigError, unknown
+from syngrad.scalars import real, whole
 from syngrad.targets import check_lambda
 
 METHODS = ("backprop", "synthetic", "mixed", "delayed", "zero")
@@ -70,7 +71,7 @@ def parse(text: str | Method) -> Method:
 def check_delay(what: str, delay: int) -> None:
     """Refuse a delay that would keep minibatches without end."""
     if delay > LONGEST_DELAY:
-        raise ConfigError(f"{what} a delay of {delay:g} minibatches is too long; give at most {LONGEST_DELAY}")
+        raise ConfigError(f"{what} a delay of {delay:.12g} minibatches is too long; give at most {LONGEST_DELAY}")
 
 
 def split_row(text: str) -> tuple[Method, str]:
@@ -111,13 +112,15 @@ class Policy:
         if self.feedback not in FEEDBACKS:
             raise unknown("feedback", self.feedback, FEEDBACKS)
         for name, least in (("feedback_every", 1), ("feedback_delay", 0), ("warmup", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            count = whole(getattr(self, name))
+            if count is None or count < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}")
+            object.__setattr__(self, name, count)
         check_delay("feedback_delay:", self.feedback_delay)
-        p = self.update_probability
-        if isinstance(p, bool) or not isinstance(p, int | float) or not 0.0 < p <= 1.0:
-            raise ConfigError(f"update_probability must lie in (0, 1], got {p!r}")
+        p = real(self.update_probability)
+        if p is None or not 0.0 < p <= 1.0:
+            raise ConfigError(f"update_probability must lie in (0, 1], got {self.update_probability!r}")
+        object.__setattr__(self, "update_probability", p)
 
     def wants_feedback(self, step: int) -> bool:
         """Whether minibatch `step` asks for gradients to come back."""

@@ -17,6 +17,7 @@ from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
+from syngrad.scalars import whole
 from syngrad.tree import batch_size, differentiable, map_tensors, positions, tensors
 from syngrad.untouched import untouched
 
@@ -123,8 +124,11 @@ def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int
         raise ConfigError(f"decouple needs a torch.nn.Module, got {type(model).__name__}")
     if (cuts is None) == (stages is None):
         raise ConfigError("decouple needs either cuts=[names] or stages=N, not both and not neither")
-    if stages is not None and (isinstance(stages, bool) or not isinstance(stages, int) or stages < 1):
-        raise ConfigError(f"stages must be a whole number of at least 1, got {stages!r}")
+    if stages is not None:
+        count = whole(stages)
+        if count is None or count < 1:
+            raise ConfigError(f"stages must be a whole number of at least 1, got {stages!r}")
+        stages = count
     if cuts is not None:
         if isinstance(cuts, str) or not isinstance(cuts, Sequence):
             raise ConfigError(f"cuts must be a list of names, got {cuts!r}; write cuts=['{cuts}']")

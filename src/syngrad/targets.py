@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from syngrad.errors import ConfigError, TrainingError
+from syngrad.scalars import real
 
 
 def per_sample(g: Tensor, scale: float) -> Tensor:
@@ -41,6 +42,7 @@ def scalar(loss: object) -> Tensor:
 
 def check_lambda(lam: float) -> float:
     """`lam` itself when it lies in [0, 1]; otherwise a ConfigError that names it."""
-    if isinstance(lam, bool) or not isinstance(lam, int | float) or not 0.0 <= lam <= 1.0:
+    number = real(lam)
+    if number is None or not 0.0 <= number <= 1.0:
         raise ConfigError(f"λ must lie in [0, 1], got {lam!r}: 0 is synthetic only, 1 is back-propagation")
-    return float(lam)
+    return float(number)

@@ -171,8 +171,9 @@ def run(options: dict[str, Any], resume: bool) -> int:
             print(f"interrupted; go on from the last checkpoint: syngrad train --resume {folder}", file=sys.stderr)
         return INTERRUPTED
     except BaseException:
-        if folder is not None and not resume and not checkpoint.found(folder):
-            (Path(folder) / RUN).unlink(missing_ok=True)  # what has not begun is not in the way of another try
+        begun = folder is not None and (Path(folder) / RUN).is_file()
+        if begun and not resume and not checkpoint.found(folder):
+            (Path(folder) / RUN).unlink()  # what has not begun is not in the way of another try
         raise
     document = results.document(
         results.environment(training.threads), training.description(), [row], None, _resolved(training, options)

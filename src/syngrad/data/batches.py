@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError
+from syngrad.scalars import whole
 
 
 class TensorBatches:
@@ -48,11 +49,14 @@ class TensorBatches:
         drop_last: bool = False,
     ) -> None:
         self._length = _common_length(tensors)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        size = whole(batch_size)
+        if size is None or size < 1:
             raise ConfigError(f"batch_size={batch_size!r}: give the samples of a minibatch, a whole number from 1 up")
-        if drop_last and batch_size > self._length:
+        if seed is not None and whole(seed) is None:
+            raise ConfigError(f"seed={seed!r}: give a whole number")
+        if drop_last and size > self._length:
             raise ConfigError(
-                f"batch_size={batch_size} with drop_last=True leaves no minibatch of {self._length} samples; "
+                f"batch_size={size} with drop_last=True leaves no minibatch of {self._length} samples; "
                 "give a smaller batch_size, or drop_last=False"
             )
         if generator is not None and seed is not None:
@@ -60,10 +64,10 @@ class TensorBatches:
         if generator is not None and generator.device.type != "cpu":
             raise ConfigError(f"the generator is on {generator.device}; the order is drawn on the CPU: give a CPU one")
         self.tensors = tensors
-        self.batch_size = batch_size
+        self.batch_size = size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self._generator = torch.Generator().manual_seed(seed or 0) if generator is None else generator
+        self._generator = torch.Generator().manual_seed(whole(seed) or 0) if generator is None else generator
         # Of the epoch under way: the generator before its order was drawn, and how many minibatches were handed out.
         # None between epochs. A new `for` replaces it, and an abandoned iterator then moves nothing.
         self._epoch: _Epoch | None = None

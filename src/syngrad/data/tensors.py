@@ -10,6 +10,7 @@ from torch import Tensor
 
 from syngrad.data.image_folder import Pair
 from syngrad.errors import ConfigError
+from syngrad.scalars import whole
 
 
 def first(pair: Pair, limit: int | None, *, train: bool, more: str = "") -> Pair:
@@ -21,12 +22,13 @@ def first(pair: Pair, limit: int | None, *, train: bool, more: str = "") -> Pair
     images, labels = pair
     if limit is None:
         return pair
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    count = whole(limit)
+    if count is None or count < 1:
         raise ConfigError(f"limit={limit!r}: give the number of images to take, 1 or more, or None for all")
-    if limit > len(labels):
+    if count > len(labels):
         part = "training" if train else "test"
-        raise ConfigError(f"limit={limit}, but the {part} set here holds {len(labels)}{more}")
-    return images[:limit], labels[:limit]
+        raise ConfigError(f"limit={count}, but the {part} set here holds {len(labels)}{more}")
+    return images[:count], labels[:count]
 
 
 def normalised(pair: Pair, mean: Sequence[float], deviation: Sequence[float]) -> tuple[Tensor, Tensor]:

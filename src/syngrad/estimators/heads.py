@@ -36,6 +36,7 @@ from syngrad.estimators.closed_form import (
     through_softmax,
 )
 from syngrad.estimators.regressors import check_hidden, whole
+from syngrad.scalars import real
 from syngrad.targets import scalar
 
 ResultT = TypeVar("ResultT")
@@ -297,4 +298,4 @@ def is_cross_entropy(loss: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """A real number, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return real(value) is not None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad import scalars
 from syngrad.errors import ConfigError, MessageError
 from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, bad_label, exact, zero_
 from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
@@ -293,9 +294,10 @@ class LowRank(Regressor):
 
 def whole(name: str, value: Any, least: int) -> int:
     """`value` if it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    count = scalars.whole(value)
+    if count is None or count < least:
         raise ConfigError(f"an estimator's {name} must be a whole number of at least {least}, got {name}={value!r}")
-    return value
+    return count
 
 
 def check_hidden(hidden: Any) -> None:

@@ -138,7 +138,7 @@ class Sequential:
             self.precision.unscale(self.updates.gathered())
         try:
             self.updates.step_all()
-        except SyngradError:
+        except (SyngradError, Warning):  # a warning, where somebody has made errors of them
             raise
         except Exception as error:
             kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in self.updates.optimizers}))

@@ -14,6 +14,7 @@ from torch import Tensor
 from syngrad.errors import ConfigError
 from syngrad.history import Epoch
 from syngrad.metrics import HIGHER_IS_BETTER
+from syngrad.scalars import whole
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
@@ -57,9 +58,9 @@ class EarlyStopping(Callback):
     def __init__(
         self, patience: int = 5, least: float = 0.0, metric: str | None = None, higher_is_better: bool | None = None
     ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+        if (count := whole(patience)) is None or count < 1:
             raise ConfigError(f"patience must be a whole number of at least 1, got {patience!r}")
-        self.patience, self.least, self.metric, self.higher_is_better = patience, least, metric, higher_is_better
+        self.patience, self.least, self.metric, self.higher_is_better = count, least, metric, higher_is_better
         self.best: float | None = None
         self.waited = 0
 
@@ -101,13 +102,13 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | Path, every: int = 20) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        if (count := whole(every)) is None or count < 1:
             raise ConfigError(f"TensorBoard's every must be a whole number of at least 1, got {every!r}")
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("TensorBoard is not installed: pip install 'syngrad[tensorboard]'") from error
-        self.folder, self.every = Path(folder), every
+        self.folder, self.every = Path(folder), count
         self._make: Any = SummaryWriter
         self._writer: Any = None
         self._told: list[tuple[int, int]] = []

@@ -19,6 +19,7 @@ from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingE
 from syngrad.history import Epoch, History
 from syngrad.plain import PlainError
 from syngrad.progress import bar
+from syngrad.scalars import whole
 from syngrad.trainer import state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.interrupts import Interrupts
@@ -46,12 +47,14 @@ class Plan:
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 0:
-            raise ConfigError(f"epochs must be a whole number of at least 0, got {self.epochs!r}")
-        for name, least in (("validate_every", 1), ("save_every", 1), ("keep", 1)):
+        for name, least in (("epochs", 0), ("validate_every", 1), ("save_every", 1), ("keep", 1)):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            if value is None and name in ("validate_every", "save_every"):
+                continue
+            number = whole(value)
+            if number is None or number < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            setattr(self, name, number)
         if self.validate_every is not None and self.validate is None:
             raise ConfigError(f"validate_every={self.validate_every} needs validate=, a loader to evaluate on")
         for name in ("save", "resume"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from syngrad.errors import ConfigError, short
+from syngrad.scalars import real, whole
 
 
 def check_callable(name: str, value: Any) -> None:
@@ -23,16 +24,20 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_count(name: str, value: Any) -> None:
+def check_count(name: str, value: Any) -> int:
     """A whole number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    count = whole(value)
+    if count is None or count < 0:
         raise ConfigError(f"{name} must be a whole number of at least 0, got {value!r}")
+    return count
 
 
-def check_positive(name: str, value: Any) -> None:
+def check_positive(name: str, value: Any) -> float:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    number = real(value)
+    if number is None or not 0 < number < math.inf:
         raise ConfigError(f"{name} must be above 0, got {value!r}")
+    return number
 
 
 def check_names(name: str, value: Any) -> None:
@@ -41,10 +46,12 @@ def check_names(name: str, value: Any) -> None:
         raise ConfigError(f"{name} must be a list of names or patterns, got {value!r}; write {name}=['encoder.*']")
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(seed: Any) -> int:
     """A whole number that every generator takes."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+    number = whole(seed)
+    if number is None or not 0 <= number < 2**31:
         raise ConfigError(f"seed must be a whole number from 0 to 2**31 − 1, got {seed!r}")
+    return number
 
 
 def named(thing: Any) -> Any:

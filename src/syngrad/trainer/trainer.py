@@ -113,21 +113,21 @@ class Trainer:
         options.check_choice("scheduler_every", scheduler_every, ("epoch", "step"))
         for name, scope in (("optimizer_scope", optimizer_scope), ("clip_scope", clip_scope)):
             options.check_choice(name, scope, SCOPES)
-        for name, every in (("quality_every", quality_every), ("true_every", true_every)):
-            options.check_count(name, every)
-        options.check_positive("estimator_lr", estimator_lr)
+        self.quality_every = options.check_count("quality_every", quality_every)
+        self.true_every = options.check_count("true_every", true_every)
+        estimator_lr = options.check_positive("estimator_lr", estimator_lr)
         if clip_norm is not None:
-            options.check_positive("clip_norm", clip_norm)
+            clip_norm = options.check_positive("clip_norm", clip_norm)
         options.check_names("freeze", freeze)
         check_groups(groups or {})
         check_spec(estimator)
-        options.check_seed(seed)
+        self.seed = options.check_seed(seed)
         self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
         self.estimator, self.metric = estimator, metrics.resolve(metric)
-        self._feedback_every = feedback_every
         self.policy = Policy(self.method, feedback, feedback_every or 1, feedback_delay, update_probability, warmup)
         if feedback_every is not None and feedback_every != self.policy.feedback_every:
             raise ConfigError(f"feedback_every must be a whole number of at least 1, got {feedback_every!r}")
+        self._feedback_every = None if feedback_every is None else self.policy.feedback_every
         self._factory, self._scope, self._estimator_lr = optimizer, optimizer_scope, estimator_lr
         self._scheduler_factory, self.scheduler_every = scheduler, scheduler_every
         self._groups, self._freeze = dict(groups or {}), list(freeze)
@@ -143,7 +143,7 @@ class Trainer:
                     "autocast='float16' needs the guard, which skips the updates that overflow; leave guard= as it is, "
                     "or use autocast='bfloat16'"
                 )
-        self.seed, self.progress, self.quality_every, self.true_every = seed, progress, quality_every, true_every
+        self.progress = progress
         self.device = options.device(device)
         self.execution: Sequential | None = None
         self.stages: list[Stage] = []
