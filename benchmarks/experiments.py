@@ -142,11 +142,11 @@ def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool
         futures = [pool.submit(run, experiment, name, rows[name], seed, options.epochs) for name, seed in wanted]
         for future in as_completed(futures):
             result = future.result()
+            save([result])
             print(
                 f"{result['row']:24s} seed {result['seed']}  {result['value']:.4f}  {result['train_s']:.0f} s",
                 flush=True,
             )
-            save([result])
     for row in aggregate(known().get("runs", []), rows):
         gap = f"{row['gap']:+.4f}" if row["gap"] is not None else ""
         half = f" ± {row['gap_95']:.4f}" if row["gap_95"] is not None else ""

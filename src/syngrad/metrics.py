@@ -7,10 +7,12 @@ so it does not matter whether they come per sample or scaled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from syngrad.errors import ConfigError, SyngradError, unknown
 
@@ -66,9 +68,25 @@ def mean_squared_error(output: object, target: object) -> float:
     return (output - target).square().mean().item()
 
 
-NAMED: dict[str, Callable[[object, object], float]] = {"accuracy": accuracy, "mse": mean_squared_error}
+BITS = "bits per character"
+
+
+def bits_per_character(output: object, target: object) -> float:
+    """Mean cross-entropy / ln 2; `output` (n, t, characters), `target` (n, t), of which −100 does not count."""
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape[:-1] != target.shape:
+        raise SyngradError(
+            f"metric {BITS!r} needs scores (n, t, characters) and labels (n, t); give metric= a function"
+        )
+    return cross_entropy(output.flatten(0, -2), target.flatten()).item() / math.log(2)
+
+
+NAMED: dict[str, Callable[[object, object], float]] = {
+    "accuracy": accuracy,
+    "mse": mean_squared_error,
+    BITS: bits_per_character,
+}
 #: whether a larger value is better, by the metric's name
-HIGHER_IS_BETTER = {"accuracy": True, "mse": False, "loss": False}
+HIGHER_IS_BETTER = {"accuracy": True, "mse": False, BITS: False, "loss": False}
 
 
 def resolve(metric: str | Metric | None) -> tuple[str, Metric] | None:

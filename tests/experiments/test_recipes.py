@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad import Trainer, decouple
+from syngrad.errors import SyngradError
 from syngrad.experiments import char_gpt, load, regression
 from syngrad.experiments.cifar import PADDING, CropAndFlip, crop_and_flip
+from syngrad.metrics import bits_per_character
 
 
 def test_a_crop_is_a_shifted_copy_or_its_mirror_image() -> None:
@@ -99,9 +101,11 @@ def test_the_next_character_is_told_from_those_before_it_alone() -> None:
 def test_bits_per_character() -> None:
     even = torch.zeros(2, 3, 8)
     targets = torch.randint(8, (2, 3))
-    assert char_gpt.bits_per_character(even, targets) == pytest.approx(3.0)
+    assert bits_per_character(even, targets) == pytest.approx(3.0)
     assert char_gpt.loss(even, targets).item() == pytest.approx(3.0 * math.log(2))
     assert char_gpt.positions(targets) == 6
+    with pytest.raises(SyngradError, match="'bits per character' needs scores"):
+        bits_per_character(even, targets[:, :2])
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -195,10 +195,14 @@ def zero_(layer: LayerT) -> LayerT:
 
 
 def add_grad(parameter: Tensor, grad: Tensor) -> None:
-    """Accumulate into `.grad` as autograd would, for gradients found in closed form."""
+    """Accumulate into `.grad` as autograd would, for gradients found in closed form.
+
+    A gradient comes to lie in memory as its parameter does: PyTorch's fused optimisers go through both as they lie.
+    """
     if not parameter.requires_grad:
         return
     if parameter.grad is None:
-        parameter.grad = grad if grad.dtype == parameter.dtype else grad.to(parameter.dtype)
+        same = grad.dtype == parameter.dtype and grad.stride() == parameter.stride()
+        parameter.grad = grad if same else torch.empty_like(parameter).copy_(grad)
     else:
         parameter.grad.add_(grad)

@@ -126,16 +126,6 @@ def loss(scores: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), targets.flatten())
 
 
-def bits_per_character(output: object, target: object) -> float:
-    """The same in bits: cross-entropy / ln 2."""
-    assert isinstance(output, Tensor)
-    assert isinstance(target, Tensor)
-    return loss(output, target).item() / math.log(2)
-
-
-vars(bits_per_character)["higher_is_better"] = False
-
-
 def positions(target: Tensor) -> float:
     """How many losses `loss` averages over."""
     return float(target.numel())
@@ -158,7 +148,7 @@ def char_gpt(epochs: int = 1, batch_size: int = 16) -> Experiment:
         model=lambda: network(text()[1]),
         data=data,
         loss=loss,
-        metric=bits_per_character,
+        metric="bits per character",
         cuts=["block2", "block3", "block4"],
         optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step, steps)),

@@ -55,7 +55,7 @@ class Trainer:
     counted in `guarded`; None for no guard.
     method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero". estimator: a name, with options if wished
     ("mlp(hidden=2)"), a module with `forward(h, context)`, a function making one, or a mapping from cuts to these.
-    metric: "accuracy", "mse", or a function of (output, target).
+    metric: "accuracy", "mse", "bits per character", or a function of (output, target).
     feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
     unless given); feedback_delay: applied d minibatches late. update_probability: sporadic updates. warmup: minibatches
     of back-propagation in which the estimators are fitted but not applied.
