@@ -194,3 +194,5 @@ def _publish(comparison: Comparison, options: dict[str, Any]) -> None:
             results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
     finally:
         print(report(document, aggregated, said.text, said.reasons))
+    if options["html"] is not None:
+        print(f"\nthe report: {options['html']}")
