@@ -21,7 +21,7 @@ SMALL = (24, 48, 96)
 PUBLISHED = (
     Published(
         "CIFAR-10",
-        "this net (cifar-cnn), 3 interfaces, Adam 3e-5, crop and flip, about 2000 epochs",
+        "the paper's net (cifar-cnn), 3 interfaces, Adam 3e-5, crop and flip, about 2000 epochs",
         "best test accuracy %",
         {"backprop": 85.72, "synthetic:local": 85.64, "synthetic:conv": 84.15, "synthetic:conv(context=False)": 65.16},
         "logs of the decoupled greedy learning repository, one run each",

@@ -13,27 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from syngrad.experiment import Experiment
+from syngrad.experiments.cifar_cnn import PUBLISHED as PAPERS_NET
 from syngrad.experiments.fashion_mlp import data
-from syngrad.experiments.published import Published
 
 CHANNELS = (1, 16, 32, 64)
 
-PUBLISHED = (
-    Published(
-        "CIFAR-10",
-        "3 × (conv 128 5×5, batch norm, ReLU, pool), 3 interfaces, Adam 3e-5, crop and flip, about 2000 epochs",
-        "best test accuracy %",
-        {"backprop": 85.72, "synthetic:local": 85.64, "synthetic:conv": 84.15, "synthetic:conv(context=False)": 65.16},
-        "logs of the decoupled greedy learning repository, one run each",
-    ),
-    Published(
-        "CIFAR-10",
-        "the same, about epoch 100",
-        "test accuracy %",
-        {"backprop": 76.4, "synthetic:local": 77.1, "synthetic:conv": 72.5, "synthetic:conv(context=False)": 46.0},
-        "logs of the decoupled greedy learning repository, one run each",
-    ),
-)
+PUBLISHED = PAPERS_NET
 """The nearest published figures; other data, a wider net and a much longer training."""
 
 
