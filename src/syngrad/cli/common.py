@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from syngrad.config import listed
+from syngrad.config import Option, listed
 from syngrad.errors import ConfigError, TrainingError, first_line
 from syngrad.experiments import BUILT_IN
 
@@ -37,6 +37,14 @@ def _parser(option: str, kind: Callable[[Any], Any], said: str, example: str) ->
     return parse
 
 
+#: what is said of an experiment instead of its own, to every command that runs one; `experiment_of` reads them
+INSTEAD = {
+    "stages": Option("whole"),
+    "cuts": Option("texts"),
+    "epochs": Option("whole"),
+    "batch_size": Option("whole"),
+    "optimizer": Option("text"),
+}
 #: what an experiment may be, for the commands' help
 EXPERIMENT = f"{', '.join(BUILT_IN)}, or path/to/file.py:function returning an Experiment."
 

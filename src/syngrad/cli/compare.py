@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import EXPERIMENT, INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
@@ -21,14 +21,10 @@ OPTIONS = {
     "experiment": Option("text", "fashion-mlp", argument=True),
     "methods": Option("texts"),
     "estimator": Option("text"),
-    "stages": Option("whole"),
-    "cuts": Option("texts"),
-    "epochs": Option("whole"),
-    "batch_size": Option("whole"),
+    **INSTEAD,
     "seed": Option("whole", 0),
     "seeds": Option("whole", 1),
     "threads": Option("whole", 1),
-    "optimizer": Option("text"),
     "target": Option("number"),
     "json": Option("text", kept=False),
     "html": Option("text", kept=False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import EXPERIMENT, INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
 
@@ -23,13 +23,9 @@ OPTIONS = {
     "experiment": Option("text", "fashion-mlp", argument=True),
     "method": Option("text", "synthetic"),
     "estimator": Option("text"),
-    "stages": Option("whole"),
-    "cuts": Option("texts"),
-    "epochs": Option("whole"),
-    "batch_size": Option("whole"),
+    **INSTEAD,
     "seed": Option("whole", 0),
     "threads": Option("whole", 1),
-    "optimizer": Option("text"),
     "device": Option("text"),
     "autocast": Option("text"),
     "clip_norm": Option("number"),
