@@ -17,6 +17,7 @@ from syngrad.metrics import (
     accuracy,
     cosine,
     explained_variance,
+    higher_is_better,
     mean_squared_error,
     norm_ratio,
     resolve,
@@ -112,3 +113,14 @@ def test_metrics_by_name() -> None:
     assert NAMED.keys() < HIGHER_IS_BETTER.keys()
     with pytest.raises(ConfigError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         resolve("acuracy")
+
+
+def test_which_way_is_better() -> None:
+    def own(output: object, target: object) -> float:
+        return 0.0
+
+    assert higher_is_better(None) is False, "the loss"
+    assert higher_is_better(resolve("accuracy")) is True
+    assert higher_is_better(resolve(own)) is None
+    vars(own)["higher_is_better"] = False
+    assert higher_is_better(resolve(own)) is False

@@ -100,3 +100,14 @@ def resolve(metric: str | Metric | None) -> tuple[str, Metric] | None:
     if metric not in NAMED:
         raise unknown("metric", metric, NAMED)
     return metric, NAMED[metric]
+
+
+def higher_is_better(metric: tuple[str, Metric] | None) -> bool | None:
+    """Whether a larger value of a resolved metric is better; None where nobody says.
+
+    Known for those that have a name here and for the loss (no metric), and for a function of the user's that carries
+    `function.higher_is_better = True` or `False`.
+    """
+    name, function = metric if metric is not None else ("loss", None)
+    said: bool | None = HIGHER_IS_BETTER.get(name, getattr(function, "higher_is_better", None))
+    return said

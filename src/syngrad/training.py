@@ -11,6 +11,7 @@ import torch
 from syngrad import metrics
 from syngrad.callbacks import Callback
 from syngrad.compare.contenders import readable
+from syngrad.compare.measure import THREADS, threads
 from syngrad.compare.source import Source
 from syngrad.errors import ConfigError
 from syngrad.experiment import Experiment, check_count
@@ -19,9 +20,6 @@ from syngrad.methods import parse as parse_method
 from syngrad.results import Row
 from syngrad.results.record import record
 from syngrad.trainer import Trainer
-
-#: more than any machine has use for
-THREADS = 4096
 
 
 @dataclass
@@ -48,6 +46,8 @@ class Training:
         check_count("threads", self.threads, 1, THREADS)
         check_count("seed", self.seed, 0, 2**31 - 1)
         self.source = Source(self.experiment)
+        #: of an epoch, known after one
+        self.samples: int | None = None
         own = self.source.options()
         parsed = parse_method(self.method)
         if self.estimator is not None and not parsed.estimates:
@@ -69,15 +69,12 @@ class Training:
 
     def run(self, on_epoch: Callable[[Epoch], None] | None = None) -> Row:
         """Train, and say what came of it as a row of the results file."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with threads(self.threads):
             train, test = self.source.loaders(self.seed)
             history = self.trainer.fit(
                 train, self.experiment.epochs, validate=test, on_epoch=on_epoch, callbacks=self.callbacks, **self.fit
             )
-        finally:
-            torch.set_num_threads(before)
+        self.samples = history.epochs[0].samples if history.epochs else None
         return self._row(history)
 
     def _row(self, history: History) -> Row:
@@ -92,7 +89,7 @@ class Training:
             self.seed,
             threads=self.threads,
             metric=name,
-            higher_is_better=metrics.HIGHER_IS_BETTER.get(name),
+            higher_is_better=metrics.higher_is_better(resolved),
             optimizer=type(trainer.optimizers[0]).__name__ if trainer.execution is not None else None,
             trainer=trainer.configuration(),
         )
@@ -102,4 +99,4 @@ class Training:
     def description(self) -> dict[str, Any]:
         """What the results file says of the experiment."""
         cuts = self.trainer.net.cuts if self.trainer.execution is not None else self.source.cuts or []
-        return self.source.description(self.trainer.model, cuts, self.seed)
+        return {**self.source.description(self.trainer.model, cuts, self.seed), "samples": self.samples}

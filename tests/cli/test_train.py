@@ -308,3 +308,21 @@ def test_a_results_file_does_not_decide_where_output_goes(
     file.write_text(json.dumps({"config": {"command": "train", "experiment": tiny, "json": "/tmp/x"}}))
     assert main(["train", "--config", str(file)]) == 2
     assert "names 'json', where output goes, which a results file does not" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_early_says_how_far_it_came(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    arguments = ["--optimizer", "sgd(lr=1e-9)", "--early-stopping", "1", "--epochs", "9", "--save", str(folder)]
+    assert main(["train", tiny, *arguments]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nothing is left to do: 2 of 9 epochs are done\nstopped early:")
+
+
+def test_a_results_file_says_how_many_samples_an_epoch_has(tiny: str, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    assert main(["train", tiny, "--epochs", "1", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["experiment"]["samples"] == 64

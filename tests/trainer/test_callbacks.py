@@ -310,3 +310,14 @@ def test_what_is_no_count_of_minibatches_is_refused(options: dict[str, Any]) -> 
     with pytest.raises(ConfigError, match="validate_every=3 needs validate=") as caught:
         trainer_of().fit(batches, validate_every=3)
     one_line(caught)
+
+
+def test_a_metric_that_says_which_way_is_better_need_not_be_told_again() -> None:
+    def nothing(output: Any, target: Any) -> float:
+        return 0.0
+
+    batches = CASE.batches(2)
+    with pytest.raises(ConfigError, match="higher_is_better"):
+        trainer_of(metric=nothing).fit(batches, 2, validate=batches, callbacks=[EarlyStopping(1)])
+    vars(nothing)["higher_is_better"] = True
+    assert len(trainer_of(metric=nothing).fit(batches, 5, validate=batches, callbacks=[EarlyStopping(1)]).epochs) == 2

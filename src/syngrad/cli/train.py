@@ -276,7 +276,7 @@ def _close(training: Training, folder: str | None, told: bool) -> None:
 
     trainer = training.trainer
     if not told:
-        print(f"nothing is left to do: {training.experiment.epochs} of {training.experiment.epochs} epochs are done")
+        print(f"nothing is left to do: {trainer.epochs_done} of {training.experiment.epochs} epochs are done")
     if trainer.stopped:
         print("stopped early: the metric did not become better")
     for name, count in trainer.guarded.items():

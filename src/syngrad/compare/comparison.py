@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from syngrad import metrics
 from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders, readable
-from syngrad.compare.measure import PERIOD, RowError, period, saved_bytes, turns, windows
+from syngrad.compare.measure import PERIOD, THREADS, RowError, period, saved_bytes, threads, turns, windows
 from syngrad.compare.source import ExperimentError, Source
 from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
@@ -22,8 +21,8 @@ from syngrad.results import BACKPROP, Row, time_to_target
 from syngrad.results.record import record
 from syngrad.trainer import Trainer
 
-#: more than any machine has use for; beyond, PyTorch fails in ways of its own, and NumPy takes no larger seed
-THREADS, SEEDS, SEED = 4096, 10_000, 2**31
+#: more than anybody has time for; NumPy takes no larger seed
+SEEDS, SEED = 10_000, 2**31
 #: how often an epoch the metric is taken, at least, where the time to a target is asked for
 VALIDATIONS = 4
 
@@ -64,10 +63,7 @@ class Comparison:
         self.timing_s, self.observer = timing_s, observer or Silent()
         self.metric = metrics.resolve(experiment.metric)
         self.metric_name = readable(self.metric[0]) if self.metric else "loss"
-        function: Any = self.metric[1] if self.metric else None
-        self.higher_is_better = metrics.HIGHER_IS_BETTER.get(
-            self.metric_name, getattr(function, "higher_is_better", None)
-        )
+        self.higher_is_better = metrics.higher_is_better(self.metric)
         self.target = self._checked(target)
         self.rows: list[Row] = []
         self.description: dict[str, Any] = {}
@@ -90,7 +86,7 @@ class Comparison:
 
     def run(self) -> list[Row]:
         """Measure everything; the rows in the order asked for, one a seed."""
-        with _threads(self.threads):
+        with threads(self.threads):
             self.observer.begin(len(self.contenders) * (1 + len(self.seeds) * self.experiment.epochs))
             templates = self._side_by_side()
             for contender in self.contenders:
@@ -254,13 +250,3 @@ def _forget_peak() -> bool:
         return False
     torch.cuda.reset_peak_memory_stats()
     return True
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

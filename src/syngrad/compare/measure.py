@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from syngrad.trainer import Trainer
 from syngrad.tree import tensors
 
 WARM_UP = 3
+#: more than any machine has use for; beyond, PyTorch fails in ways of its own
+THREADS = 4096
 #: turns that a step time is made of, at least and at most
 TURNS = (12, 400)
 #: steps of a period that are looked at, at most, for what they keep: feedback comes with the first
@@ -89,3 +92,14 @@ def synchronise(trainer: Trainer) -> None:
     """Wait for what a device still has to do."""
     if any(p.is_cuda for p in itertools.islice(trainer.model.parameters(), 1)):
         torch.cuda.synchronize()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """PyTorch's number of threads, inside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

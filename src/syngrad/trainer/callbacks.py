@@ -13,7 +13,7 @@ from torch import Tensor
 
 from syngrad.errors import ConfigError
 from syngrad.history import Epoch
-from syngrad.metrics import HIGHER_IS_BETTER
+from syngrad.metrics import HIGHER_IS_BETTER, higher_is_better
 from syngrad.scalars import whole
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class EarlyStopping(Callback):
     """Ends a run when the metric has not become better for so many epochs.
 
     patience: epochs. least: what counts as better, in the metric's unit. metric: which; by default the Trainer's, or
-    the loss. higher_is_better: known for metrics that have a name of their own in Syngrad, to be said for others.
+    the loss. higher_is_better: known for metrics that have a name of their own in Syngrad and for functions that carry
+    an attribute of this name, to be said for others.
 
     Raises ConfigError for a patience that is no count, and a metric of which nobody says which way is better.
     """
@@ -75,7 +76,10 @@ class EarlyStopping(Callback):
         if name not in record.metrics:
             known = ", ".join(record.metrics) or "nothing was validated"
             raise ConfigError(f"early stopping looks at {name!r}, which was not measured ({known}); give validate=")
-        better = self.higher_is_better if self.higher_is_better is not None else HIGHER_IS_BETTER.get(name)
+        better = self.higher_is_better
+        if better is None:
+            own = trainer.metric is not None and trainer.metric[0] == name
+            better = higher_is_better(trainer.metric) if own else HIGHER_IS_BETTER.get(name)
         if better is None:
             raise ConfigError(f"say EarlyStopping(higher_is_better=…) for the metric {name!r}")
         value = record.metrics[name] if better else -record.metrics[name]

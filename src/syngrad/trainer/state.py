@@ -154,7 +154,8 @@ def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wher
         scheduler.load_state_dict(saved)
     for stage, saved in zip(trainer.stages, state["randomness"], strict=True):
         stage.randomness.load(saved)
-    execution.load_state_dict(map_tensors(lambda t: _placed(t, trainer), state["execution"]))
+    device = next(trainer.model.parameters()).device
+    execution.load_state_dict(map_tensors(lambda t: t.to(device), state["execution"]))  # a generator takes its own back
     if trainer.guard is not None and state["guard"] is not None:
         trainer.guard.load_state_dict(state["guard"])
     for quality, saved in zip(trainer.quality, state["quality"], strict=True):
@@ -198,13 +199,6 @@ def put_transient(model: nn.Module, buffers: dict[str, Tensor]) -> None:
         else:
             first = next(model.parameters(), saved)
             owner.register_buffer(attribute, saved.to(first.device), persistent=False)
-
-
-def _placed(tensor: Tensor, trainer: Trainer) -> Tensor:
-    """On the model's device, but for generators' states, which are bytes and live on the CPU."""
-    if tensor.dtype == torch.uint8:
-        return tensor
-    return tensor.to(next(trainer.model.parameters()).device)
 
 
 def _describe(tensor: Tensor) -> str:
