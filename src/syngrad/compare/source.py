@@ -15,6 +15,7 @@ from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiment import Experiment
 from syngrad.network import DecoupledNetwork, decouple
 from syngrad.trainer import Trainer
+from syngrad.trainer.loaders import length
 
 BATCHES = 8
 #: minibatches that a loader without a length is read for, to learn how long a delay may be
@@ -108,13 +109,13 @@ class Source:
     def epoch_length(self, seed: int) -> int:
         """The minibatches of an epoch; a loader that does not tell is run through once."""
         loader, _ = self.loaders(seed)
+        known = length(loader)
+        if known is not None:
+            return known
         try:
-            return len(loader)
-        except (TypeError, NotImplementedError):
-            try:
-                return sum(1 for _ in loader)
-            except Exception as error:
-                raise ExperimentError(f"{self._said}: the loader raised {first_line(error)}") from error
+            return sum(1 for _ in loader)
+        except Exception as error:
+            raise ExperimentError(f"{self._said}: the loader raised {first_line(error)}") from error
 
 
 def _check_delays(
@@ -127,9 +128,8 @@ def _check_delays(
     longest = max(delay for _, delay in delays)
     if not taken or longest <= taken:
         return
-    try:
-        epoch = len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
+    epoch = length(loader)
+    if epoch is None:
         epoch = taken + sum(1 for _ in itertools.islice(rest, min(longest, COUNTED)))
     for what, delay in delays:
         if delay > epoch:
