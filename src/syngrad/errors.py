@@ -37,6 +37,10 @@ class CheckpointError(SyngradError):
     """A checkpoint that cannot be written, or one that is missing, damaged, foreign, or of another model."""
 
 
+class LinkError(SyngradError):
+    """The other end of a link is gone, silent, foreign, or speaks another language."""
+
+
 class TrainingWarning(UserWarning):
     """Training goes on, but something should be looked at: an estimate that diverges, an update that was skipped."""
 
