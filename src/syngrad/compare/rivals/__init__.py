@@ -1,0 +1,13 @@
+"""What a user would take instead: exact gradients over several processes, by PyTorch's own means.
+
+`ddp`, its gradients in bfloat16 (`ddp:bf16`), or with models averaged every few steps instead (`ddp:periodic`); the
+pipelines `gpipe` and `1f1b`, on the very stages that Syngrad trains; and `plain`, the loop one writes by hand for one
+process. All train the same experiment: the same weights to begin with, the same minibatches in the same order, the
+same loss, optimiser and validation.
+"""
+
+from syngrad.compare.rivals.launch import run_rival
+from syngrad.compare.rivals.names import RIVALS, Rival, parse_rival
+from syngrad.compare.rivals.plan import Plan
+
+__all__ = ["RIVALS", "Plan", "Rival", "parse_rival", "run_rival"]

@@ -1,0 +1,138 @@
+"""An experiment as a loop written by hand needs it: model, minibatches, loss, optimiser, schedule, validation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad import metrics
+from syngrad.errors import ConfigError, TrainingError
+from syngrad.execution.batch import Batch, read, unpack
+from syngrad.execution.precision import Precision
+from syngrad.experiment import Experiment
+from syngrad.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
+from syngrad.partition import Segment
+from syngrad.stage import Stage
+from syngrad.trainer.evaluation import evaluate
+from syngrad.trainer.loaders import batches
+from syngrad.tree import map_tensors, tensors
+
+#: options of the Trainer that change what any row computes, and that the rivals have no answer to
+UNSUPPORTED = ("autocast", "clip_norm", "device")
+
+
+class Recipe:
+    """What all rivals are made of. The model is made as the Trainer's is, from the same seed.
+
+    Raises ConfigError for an option that a rival would have to follow and cannot.
+    """
+
+    def __init__(self, experiment: Experiment, seed: int) -> None:
+        options = experiment.options
+        for name in UNSUPPORTED:
+            if options.get(name) is not None:
+                raise ConfigError(
+                    f"experiment {experiment.name!r} has option {name}={options[name]!r:.30}, which the rows of exact "
+                    "rivals do not know; leave it or them out"
+                )
+        self.experiment, self.seed = experiment, seed
+        torch.manual_seed(seed)
+        self.model: nn.Module = experiment.model()
+        self.train, self.test = experiment.data(experiment.batch_size, seed)
+        self.metric = metrics.resolve(experiment.metric)
+        self.read = functools.partial(
+            read, unpack_with=options.get("unpack", unpack), count=options.get("loss_count"), device=None
+        )
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if any(matches(name, pattern) for pattern in options.get("freeze", ())):
+                parameter.requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: Any = None
+        self.by_step = options.get("scheduler_every", "epoch") == "step"
+
+    def batches(self) -> Iterator[Batch]:
+        """One epoch."""
+        return (self.read(raw) for raw in batches(self.train))
+
+    def endless(self) -> Iterator[Batch]:
+        """Epoch after epoch, of full minibatches alone."""
+        while True:
+            count = 0
+            for batch in self.batches():
+                if batch.size == self.experiment.batch_size:
+                    count += 1
+                    yield batch
+            if not count:
+                raise TrainingError(
+                    f"experiment {self.experiment.name!r}: the training loader yields no batch of "
+                    f"{self.experiment.batch_size}"
+                )
+
+    def own(self, segments: Sequence[Segment]) -> None:
+        """Make the optimiser, and its schedule, of the parameters that this process trains."""
+        stages = [Stage(segment.name, segment, None, 0, torch.device("cpu")) for segment in segments]
+        groups: Mapping[str, Any] = self.experiment.options.get("groups") or {}
+        made = parameter_groups(stages, names_of(self.model), groups)
+        self.optimizer = make_optimizer(self.experiment.optimizer, made)
+        if self.experiment.scheduler is not None:
+            self.scheduler = make_scheduler(self.experiment.scheduler, self.optimizer)
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ConfigError(
+                "ReduceLROnPlateau looks at a loss that not every process of a rival has; take another schedule"
+            )
+
+    def update(self, after: Callable[[], None] | None = None) -> None:
+        """Step, call `after`, and forget the gradients."""
+        assert self.optimizer is not None
+        self.optimizer.step()
+        if after is not None:
+            after()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.by_step and self.scheduler is not None:
+            self.scheduler.step()
+
+    def end_epoch(self) -> None:
+        """Step a schedule that goes by epochs."""
+        if not self.by_step and self.scheduler is not None:
+            self.scheduler.step()
+
+    def loss(self, output: Any, part: Batch, whole: Batch) -> Tensor:
+        """A part's share of the whole minibatch's mean loss: over all parts the shares add up to it."""
+        if part is whole:
+            return self.experiment.loss(output, part.target)
+        return self.share(output, part.target, part.size, whole.scale)
+
+    def share(self, output: Any, target: Any, size: int, scale: float) -> Tensor:
+        """The same for a part of `size` samples of a minibatch of this scale."""
+        count = self.experiment.options.get("loss_count")
+        number = float(size if count is None else count(target))
+        if number == 0:  # padding alone, say, of which there is no mean
+            return torch.stack([leaf.sum() for leaf in tensors(output) if leaf.requires_grad]).sum() * 0.0
+        return self.experiment.loss(output, target) * (number * scale)
+
+    def validate(self) -> float:
+        """The metric, or the loss where there is none, of the model on the test data."""
+        found = evaluate(self.model, self.test, self.read, self.experiment.loss, self.metric, Precision(None))
+        return found[self.metric[0] if self.metric is not None else "loss"]
+
+
+def part_of(batch: Batch, index: int, parts: int) -> Batch | None:
+    """The share of one process: consecutive samples, as many as the others' or one fewer; None for no sample.
+
+    Its scale stays the whole minibatch's.
+    """
+    if parts == 1:
+        return batch
+    start, end = (k * batch.size // parts for k in (index, index + 1))
+    if start == end:
+        return None
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[start:end] if tensor.dim() and tensor.shape[0] == batch.size else tensor
+
+    args, kwargs, target = (map_tensors(cut, each) for each in (batch.args, batch.kwargs, batch.target))
+    return Batch(args, kwargs, target, batch.scale, end - start)
