@@ -1,0 +1,210 @@
+"""Where processes meet before they are linked: what each posts, the others wait for.
+
+torchrun restarts all processes when one is lost, and its store lives on, with everything the lost attempt has posted.
+The number of the attempt would tell them apart on one host; launchers on several hosts count for themselves, and one
+that restarts because another did does not count at all. So rank 0 opens a session per attempt, under a name made on
+the spot, and lets in whoever asks for it *now*: all keys of an attempt begin with the name of its session.
+
+    RUN/refused              why no attempt of this run can succeed
+    RUN/asks/RANK            a word made on the spot, by a rank that wants to be let in
+    RUN/let in/WORD          rank 0's answer to it: the name of the session
+    RUN/SESSION/here/RANK    that rank is in
+    RUN/SESSION/failed       why this attempt is over
+    RUN/SESSION/at/KEY       what was posted
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from syngrad.errors import ConfigError, LinkError, MessageError
+from syngrad.links.address import own_address
+from syngrad.links.store import Store
+from syngrad.links.world import World, agent_hosts_store, master, world
+from syngrad.plain import PlainError, decode, encode
+
+T = TypeVar("T")
+
+#: seconds between two looks at the store: the first, and the longest
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
+#: seconds that rank 0 holds its own store open for those who still use it
+LEAVING_S = 5.0
+#: characters of an error that are kept
+MOST = 2000
+
+
+class Meeting:
+    """One attempt's meeting, joined by every rank. It belongs to one thread.
+
+    world: this process's place. session: the attempt's name, the same on every rank.
+    """
+
+    def __init__(self, store: Store, world: World) -> None:
+        self.world = world
+        self.session = ""
+        self._store = store
+        self._run = f"syngrad/{world.run_id}"
+        self._master = ""
+
+    @staticmethod
+    def join(timeout_s: float = 120.0) -> Meeting:
+        """Connects as torchrun's environment says, and returns when every rank has.
+
+        Raises LinkError, naming who has not come, after `timeout_s` seconds; and ConfigError, with the line that an
+        earlier attempt left behind, where no attempt can succeed.
+        """
+        place, (host, port) = world(), master()
+        deadline = time.monotonic() + timeout_s
+        hosting = place.rank == 0 and not agent_hosts_store()
+        meeting = Meeting(Store(host, port, hosting, timeout_s), place)
+        meeting._master = host
+        try:
+            if place.rank == 0:
+                meeting._let_all_in(deadline, timeout_s)
+            else:
+                meeting._get_in(deadline, timeout_s)
+        except BaseException:
+            meeting.close()
+            raise
+        return meeting
+
+    def post(self, key: str, value: Any) -> None:
+        """Keep plain data (numbers, texts, bytes, None, lists, tuples, dictionaries) for all ranks of this attempt.
+
+        Raises MessageError for a value of another kind.
+        """
+        tensors: dict[str, Any] = {}
+        try:
+            plain = encode(value, tensors)
+        except PlainError as error:
+            raise MessageError(f"{key!r} cannot be posted: {error}") from error
+        if tensors:
+            raise MessageError(f"{key!r} cannot be posted: it holds a tensor, and tensors travel over links")
+        self._store.set(self._key("at", key), json.dumps(plain).encode())
+
+    def wait(self, key: str, timeout_s: float, who: str) -> Any:
+        """What was posted under `key`, once it is there. who: whoever should post it, for the error.
+
+        Raises LinkError where it has not come within `timeout_s` seconds, or with the text of the rank that failed
+        meanwhile; ConfigError where that was for good.
+        """
+
+        def look() -> bytes | None:
+            found = self._store.get(self._key("at", key))
+            if found is None:
+                self._raise_failure()
+            return found
+
+        found = self._poll(look, time.monotonic() + timeout_s)
+        if found is None:
+            raise LinkError(f"{who} has not come within {timeout_s:g} s: nothing was posted as {key!r}")
+        try:
+            return decode(json.loads(found), {})
+        except (PlainError, ValueError, RecursionError) as error:
+            raise LinkError(f"what {who} has posted as {key!r} cannot be read ({error!s:.80})") from error
+
+    def fail(self, text: str, for_good: bool = False) -> bool:
+        """Tell every rank that waits, or will wait, why this attempt is over; the first to fail is heard.
+
+        for_good: a restart would not help, so later attempts end with the same line too. Returns whether the store has
+        it: where it is gone there is nobody left to tell.
+        """
+        line = " ".join(text.split())[:MOST] or "a process has failed"
+        try:
+            self._store.set_first(f"{self._run}/refused" if for_good else self._key("failed"), line)
+        except LinkError:
+            return False
+        return True
+
+    def own_address(self) -> str:
+        """Where the other ranks reach this host; see :func:`syngrad.links.address.own_address`."""
+        return own_address(self._master, self.world.on_one_host)
+
+    def close(self) -> None:
+        """Leave; twice is once. A rank 0 that holds the store itself waits a little until all others have left."""
+        if self.session:
+            try:
+                self._leave()
+            except LinkError:
+                self.session = ""  # the store is gone, and everybody with it
+        self.session = ""
+        self._store.close()
+
+    def _key(self, *parts: str) -> str:
+        return "/".join((self._run, self.session, *parts))
+
+    def _leave(self) -> None:
+        if not self._store.hosting:
+            self._store.set(self._key("left", str(self.world.rank)), b"1")
+            return
+        others = {str(rank) for rank in range(1, self.world.size)}
+
+        def look() -> bool | None:
+            others.difference_update([rank for rank in others if self._store.get(self._key("left", rank)) is not None])
+            return None if others else True
+
+        self._poll(look, time.monotonic() + LEAVING_S)
+
+    def _let_all_in(self, deadline: float, timeout_s: float) -> None:
+        session = f"{self.world.attempt}.{secrets.token_hex(8)}"
+        missing, answered = set(range(1, self.world.size)), dict[int, bytes]()
+
+        def look() -> bool | None:
+            self._raise_failure()
+            for rank in sorted(missing):
+                word = self._store.get(f"{self._run}/asks/{rank}")
+                if word is not None and word != answered.get(rank):
+                    # perhaps a word of the lost attempt, which nobody waits for any more: the new one replaces it
+                    self._store.set(f"{self._run}/let in/{word.decode('ascii', 'replace')}", session.encode())
+                    answered[rank] = word
+                if self._store.get(f"{self._run}/{session}/here/{rank}") is not None:
+                    missing.discard(rank)
+            return None if missing else True
+
+        arrived = self._poll(look, deadline)
+        self.session = session
+        if arrived is None:
+            ranks = ", ".join(str(rank) for rank in sorted(missing))
+            text = (
+                f"rank {ranks} has not come within {timeout_s:g} s: see what it says on its own host, and start again"
+            )
+            self.fail(text)
+            raise LinkError(text)
+
+    def _get_in(self, deadline: float, timeout_s: float) -> None:
+        rank, word = self.world.rank, secrets.token_hex(8)
+        self._store.set(f"{self._run}/asks/{rank}", word.encode())
+
+        def look() -> bytes | None:
+            self._raise_failure()
+            return self._store.get(f"{self._run}/let in/{word}")
+
+        session = self._poll(look, deadline)
+        if session is None:
+            raise LinkError(f"rank 0 has not come within {timeout_s:g} s: see what it says on its own host")
+        self.session = session.decode("ascii", "replace")
+        self._store.set(self._key("here", str(rank)), self.world.host.encode())
+
+    def _raise_failure(self) -> None:
+        refused = self._store.get(f"{self._run}/refused")
+        if refused is not None:
+            raise ConfigError(refused.decode("utf-8", "replace"))
+        failed = self._store.get(self._key("failed")) if self.session else None
+        if failed is not None:
+            raise LinkError(failed.decode("utf-8", "replace"))
+
+    @staticmethod
+    def _poll(look: Callable[[], T | None], deadline: float) -> T | None:
+        """What `look` finds, or None when it has found nothing by then; between two looks the process sleeps."""
+        pause = FIRST_PAUSE_S
+        while (found := look()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        return found
