@@ -52,8 +52,8 @@ RANK = {layer: rank for rank, row in enumerate(ORDER) for layer in row}
 # Narrower than the order: all that these may import from Syngrad.
 ONLY = {"data": {"errors", "progress", "scalars"}}
 
-# Where torch.distributed may be imported: the links, the code that starts processes, and the rivals, which are PyTorch's
-# own ways of using several processes.
+# Where torch.distributed may be imported: the links, the code that starts processes, and the rivals, which are
+# PyTorch's own ways of using several processes.
 DISTRIBUTED = ("links/", "execution/launch.py", "compare/rivals/")
 
 LINES = 400

@@ -15,8 +15,7 @@ import pytest
 from syngrad.compare.network import Link, emulated, forwarder, hosts, parse_link
 from syngrad.errors import ConfigError
 
-ABLE = sys.platform.startswith("linux") and os.geteuid() == 0 and hosts.TUN.exists() and shutil.which("ip") is not None
-needs_root = pytest.mark.skipif(not ABLE, reason="needs root, /dev/net/tun and ip")
+needs_root = pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
 
 SERVER = """
 import socket, sys

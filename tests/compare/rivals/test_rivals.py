@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from syngrad import Trainer
+from syngrad.compare.network import emulated, hosts, parse_link
 from syngrad.compare.rivals import RIVALS, Plan, Rival, parse_rival, run_rival
 from syngrad.errors import ConfigError, SyngradError, TrainingError
 from syngrad.experiments import registry
@@ -179,6 +180,16 @@ def test_a_number_of_minibatches_is_timed(own: str, row: str, workers: int) -> N
     assert found["train_s"] > 0
     assert found["metric"]["history"] == []
     assert found["bytes_sent"] > 0
+
+
+@pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
+@pytest.mark.distributed
+def test_a_run_between_two_hosts_stops_when_its_time_is_over(own: str) -> None:
+    with emulated(parse_link("5ms,100mbit")) as pair:
+        found = run_rival(Plan("gpipe", f"{own}:one", epochs=50, most_s=1e-9), 2, pair, timeout_s=100)
+    ((epoch, seconds, _),) = found["metric"]["history"]
+    assert epoch == 0.25  # where it was first validated
+    assert found["train_s"] == seconds >= 0.01  # every minibatch goes there and back
 
 
 @pytest.mark.distributed

@@ -45,6 +45,15 @@ def check_emulation() -> None:
         raise ConfigError(f"an emulated link needs {TUN}, which is not there; load module 'tun', or leave out --link")
 
 
+def able() -> bool:
+    """Whether links can be emulated here."""
+    try:
+        check_emulation()
+    except ConfigError:
+        return False
+    return True
+
+
 @contextmanager
 def emulated(link: Link) -> Iterator[tuple[Host, Host]]:
     """Two hosts that reach each other over such a link, and nothing else; they are gone afterwards.
