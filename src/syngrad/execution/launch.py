@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
 from syngrad.execution.reporting import ERROR_FILE, WORKER_FILE, Failure, cause, read_failure
+from syngrad.execution.scratch import scratch
 from syngrad.execution.workers import Workers
 from syngrad.execution.world import LAUNCHER
 
@@ -82,8 +82,8 @@ def launch(
         )
     if not command:
         raise ConfigError("there is no command to launch; give at least the program's name")
-    with tempfile.TemporaryDirectory(prefix="syngrad-launch-") as folder, _quiet():
-        files = _Files(logs if logs is not None else Path(folder), logs is not None, _environment(threads, environment))
+    with scratch() as folder, _quiet():
+        files = _Files(logs or folder, logs is not None, _environment(threads, environment))
         try:
             rendezvous = get_rendezvous_handler(_parameters(node, run_id or uuid.uuid4().hex))
         except Exception as error:  # of many kinds, by what stands behind it
@@ -202,9 +202,9 @@ class _Agent(LocalElasticAgent):
         """Why the launcher has given up."""
         if self._cause is None:
             return LinkError("the workers have failed, and none says why")
-        after = "" if self._cause.for_good or not self.restarted else f"; it was restarted {_times(self.restarted)}"
-        more = "" if self._cause.for_good or self.restarted else "; it was not to be restarted"
-        return self._cause.error(after or more)
+        if self._cause.for_good or not self.restarted:
+            return self._cause.error()
+        return self._cause.error(f"; the run had been started again {_times(self.restarted)}, as often as it may be")
 
     @contextmanager
     def interruptible(self, grace_s: float) -> Iterator[None]:
