@@ -127,13 +127,12 @@ def _start(host: Host, settings: dict[str, object], error_file: Path, logs: Path
 
 def _await(launchers: Sequence[subprocess.Popen[bytes]], watched: Workers, grace_s: float) -> None:
     """Until all have ended; where one gives up, the others are told to."""
-    while any(launcher.poll() is None for launcher in launchers):
-        if any(launcher.returncode for launcher in launchers):
+    deadline = None
+    while None in (codes := [launcher.poll() for launcher in launchers]):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + SETTLE_S
-            while any(launcher.poll() is None for launcher in launchers) and time.monotonic() < deadline:
-                time.sleep(LOOK_S)
+        if deadline is not None and time.monotonic() > deadline:
             _end(launchers, watched, signal.SIGTERM, grace_s)
-            return
         time.sleep(LOOK_S)
 
 

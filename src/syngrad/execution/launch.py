@@ -111,6 +111,7 @@ def launch(
             raise LinkError(f"the workers cannot be started ({first_line(error)})") from error
         finally:
             agent.workers.end()
+            agent.close_files()
             rendezvous.shutdown()
         if agent.interrupted:
             raise KeyboardInterrupt
@@ -206,6 +207,13 @@ class _Agent(LocalElasticAgent):
             return self._cause.error()
         return self._cause.error(f"; the run had been started again {_times(self.restarted)}, as often as it may be")
 
+    def close_files(self) -> None:
+        """Close this process's ends of the workers' output, which torch leaves to the garbage collector."""
+        for handler in getattr(self._pcontext, "subprocess_handlers", {}).values():
+            for file in (getattr(handler, "_stdout", None), getattr(handler, "_stderr", None)):
+                if file is not None:
+                    file.close()
+
     @contextmanager
     def interruptible(self, grace_s: float) -> Iterator[None]:
         """Inside it, Ctrl-C and the like end the workers with the same signal; those that take longer are killed."""
@@ -250,6 +258,7 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._raise_interrupt()
         self._starting = True
+        self.close_files()
         try:
             pids: dict[int, Any] = super()._start_workers(worker_group)
             self.workers.started(pids.values())
