@@ -60,13 +60,16 @@ class Meeting:
         earlier attempt left behind, where no attempt can succeed.
         """
         place, (host, port) = world(), master()
-        return cls.at(host, port, place, place.rank == 0 and not agent_hosts_store(), timeout_s)
+        opened = agent_hosts_store()
+        return cls.at(host, port, place, place.rank == 0 and not opened, timeout_s, opened)
 
     @classmethod
-    def at(cls, host: str, port: int, world: World, hosting: bool, timeout_s: float) -> Meeting:
-        """The same where nothing is left to the environment. hosting: whether this process opens the store itself."""
+    def at(cls, host: str, port: int, world: World, hosting: bool, timeout_s: float, opened: bool = False) -> Meeting:
+        """The same where nothing is left to the environment. hosting: whether this process opens the store itself.
+        opened: whether another one has already.
+        """
         deadline = time.monotonic() + timeout_s
-        meeting = cls(Store(host, port, hosting, timeout_s), world)
+        meeting = cls(Store(host, port, hosting, timeout_s, opened), world)
         meeting._master = host
         try:
             if world.rank == 0:
