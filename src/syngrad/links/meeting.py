@@ -8,9 +8,10 @@ the spot, and lets in whoever asks for it *now*: all keys of an attempt begin wi
     RUN/refused              why no attempt of this run can succeed
     RUN/asks/RANK            a word made on the spot, by a rank that wants to be let in
     RUN/let in/WORD          rank 0's answer to it: the name of the session
-    RUN/SESSION/here/RANK    that rank is in
+    RUN/SESSION/here/WORD    who asked so is in
     RUN/SESSION/failed       why this attempt is over
     RUN/SESSION/at/KEY       what was posted
+    RUN/SESSION/left/RANK    that rank needs the store no more
 """
 
 from __future__ import annotations
@@ -50,20 +51,28 @@ class Meeting:
         self._run = f"syngrad/{world.run_id}"
         self._master = ""
 
-    @staticmethod
-    def join(timeout_s: float = 120.0) -> Meeting:
-        """Connects as torchrun's environment says, and returns when every rank has.
+    @classmethod
+    def join(cls, timeout_s: float = 120.0) -> Meeting:
+        """Connects as torchrun's environment says, and returns once rank 0 has let this rank in; rank 0, once it has
+        let all in.
 
         Raises LinkError, naming who has not come, after `timeout_s` seconds; and ConfigError, with the line that an
         earlier attempt left behind, where no attempt can succeed.
         """
         place, (host, port) = world(), master()
+        opened = agent_hosts_store()
+        return cls.at(host, port, place, place.rank == 0 and not opened, timeout_s, opened)
+
+    @classmethod
+    def at(cls, host: str, port: int, world: World, hosting: bool, timeout_s: float, opened: bool = False) -> Meeting:
+        """The same where nothing is left to the environment. hosting: whether this process opens the store itself.
+        opened: whether another one has already.
+        """
         deadline = time.monotonic() + timeout_s
-        hosting = place.rank == 0 and not agent_hosts_store()
-        meeting = Meeting(Store(host, port, hosting, timeout_s), place)
+        meeting = cls(Store(host, port, hosting, timeout_s, opened), world)
         meeting._master = host
         try:
-            if place.rank == 0:
+            if world.rank == 0:
                 meeting._let_all_in(deadline, timeout_s)
             else:
                 meeting._get_in(deadline, timeout_s)
@@ -151,17 +160,20 @@ class Meeting:
 
     def _let_all_in(self, deadline: float, timeout_s: float) -> None:
         session = f"{self.world.attempt}.{secrets.token_hex(8)}"
-        missing, answered = set(range(1, self.world.size)), dict[int, bytes]()
+        words: dict[int, bytes] = {}
+        missing = set(range(1, self.world.size))
 
         def look() -> bool | None:
             self._raise_failure()
-            for rank in sorted(missing):
+            for rank in range(1, self.world.size):
                 word = self._store.get(f"{self._run}/asks/{rank}")
-                if word is not None and word != answered.get(rank):
-                    # perhaps a word of the lost attempt, which nobody waits for any more: the new one replaces it
-                    self._store.set(f"{self._run}/let in/{word.decode('ascii', 'replace')}", session.encode())
-                    answered[rank] = word
-                if self._store.get(f"{self._run}/{session}/here/{rank}") is not None:
+                if word is not None and word != words.get(rank):
+                    # Perhaps a word of the lost attempt, which nobody waits for any more: then another will follow.
+                    # A rank that was in already asks again where its launcher has started it anew by itself.
+                    self._store.set(f"{self._run}/let in/{_text(word)}", session.encode())
+                    words[rank] = word
+                    missing.add(rank)
+                elif word is not None and self._store.get(f"{self._run}/{session}/here/{_text(word)}") is not None:
                     missing.discard(rank)
             return None if missing else True
 
@@ -169,9 +181,8 @@ class Meeting:
         self.session = session
         if arrived is None:
             ranks = ", ".join(str(rank) for rank in sorted(missing))
-            text = (
-                f"rank {ranks} has not come within {timeout_s:g} s: see what it says on its own host, and start again"
-            )
+            who = f"rank {ranks} has" if len(missing) == 1 else f"ranks {ranks} have"
+            text = f"{who} not come within {timeout_s:g} s: see what their host says, and start again"
             self.fail(text)
             raise LinkError(text)
 
@@ -185,17 +196,17 @@ class Meeting:
 
         session = self._poll(look, deadline)
         if session is None:
-            raise LinkError(f"rank 0 has not come within {timeout_s:g} s: see what it says on its own host")
-        self.session = session.decode("ascii", "replace")
-        self._store.set(self._key("here", str(rank)), self.world.host.encode())
+            raise LinkError(f"rank 0 has not come within {timeout_s:g} s: see what its host says, and start again")
+        self.session = _text(session)
+        self._store.set(self._key("here", word), self.world.host.encode())
 
     def _raise_failure(self) -> None:
         refused = self._store.get(f"{self._run}/refused")
         if refused is not None:
-            raise ConfigError(refused.decode("utf-8", "replace"))
+            raise ConfigError(_text(refused))
         failed = self._store.get(self._key("failed")) if self.session else None
         if failed is not None:
-            raise LinkError(failed.decode("utf-8", "replace"))
+            raise LinkError(_text(failed))
 
     @staticmethod
     def _poll(look: Callable[[], T | None], deadline: float) -> T | None:
@@ -208,3 +219,7 @@ class Meeting:
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE_S)
         return found
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")

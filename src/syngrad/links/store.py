@@ -16,8 +16,9 @@ from syngrad.errors import LinkError, first_line
 
 T = TypeVar("T")
 
-#: seconds after which a store that does not answer is lost; it answers within a millisecond otherwise
-ANSWER_S = 20.0
+#: Seconds after which a store that does not answer is lost. It answers within a millisecond, but looks up the name of
+#: everybody who connects, and answers nobody meanwhile: for seconds each, where the name server does not reply.
+ANSWER_S = 60.0
 #: seconds between two attempts to connect
 RETRY_S = 0.1
 
@@ -28,19 +29,22 @@ class Store:
     Its calls have no time-out of their own where the other end is frozen, so a thread of its own makes them.
     """
 
-    def __init__(self, host: str, port: int, hosting: bool, timeout_s: float) -> None:
-        """Raises LinkError when nothing listens at host:port within `timeout_s` seconds, or the port is taken."""
+    def __init__(self, host: str, port: int, hosting: bool, timeout_s: float, opened: bool = False) -> None:
+        """Raises LinkError when nothing listens at host:port within `timeout_s` seconds, or the port is taken.
+
+        opened: whether it is known to listen already.
+        """
         self.name = f"the meeting point at {host}:{port}"
         self.hosting = hosting
-        if not hosting:
+        if not hosting and not opened:
             _await_listener(host, port, self.name, timeout_s)
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = threading.Thread(
-            target=_serve, args=(self._calls, host, port, hosting), name="syngrad-meeting", daemon=True
+            target=_serve, args=(self._calls, host, port, hosting, timeout_s), name="syngrad-meeting", daemon=True
         )
         self._thread.start()
         try:
-            self._call(lambda store: store.check([""]))
+            self._call(lambda store: store.check([""]), ANSWER_S + timeout_s)
         except BaseException:
             self.close()
             raise
@@ -64,15 +68,16 @@ class Store:
             self._thread.join(1.0)
             self._thread = None
 
-    def _call(self, call: Callable[[Any], T]) -> T:
+    def _call(self, call: Callable[[Any], T], most_s: float | None = None) -> T:
+        most_s = ANSWER_S if most_s is None else most_s
         if self._thread is None:
             raise LinkError(f"{self.name} has been left already")
         answer: Future[T] = Future()
         self._calls.put((answer, call))
         try:
-            return answer.result(ANSWER_S)
+            return answer.result(most_s)
         except FutureTimeout as error:
-            raise LinkError(f"{self.name} has not answered for {ANSWER_S:g} s") from error
+            raise LinkError(f"{self.name} has not answered for {most_s:g} s") from error
         except RuntimeError as error:  # what every error of torch.distributed is
             lost = "cannot be opened; is the port taken?" if self.hosting else "is lost"
             raise LinkError(f"{self.name} {lost} ({first_line(error)})") from error
@@ -91,13 +96,13 @@ def _await_listener(host: str, port: int, name: str, timeout_s: float) -> None:
         time.sleep(RETRY_S)
 
 
-def _serve(calls: queue.SimpleQueue[Any], host: str, port: int, hosting: bool) -> None:
+def _serve(calls: queue.SimpleQueue[Any], *where: Any) -> None:
     store: Any = None
     while (item := calls.get()) is not None:
         answer, call = item
         try:
             if store is None:
-                store = _connect(host, port, hosting)
+                store = _connect(*where)
             answer.set_result(call(store))
         except BaseException as error:
             # without its frames, which would keep the connection open for as long as the error is remembered
@@ -105,7 +110,7 @@ def _serve(calls: queue.SimpleQueue[Any], host: str, port: int, hosting: bool) -
         del answer, call, item
 
 
-def _connect(host: str, port: int, hosting: bool) -> Any:
+def _connect(host: str, port: int, hosting: bool, timeout_s: float) -> Any:
     from torch._C._distributed_c10d import TCPStore
 
     # as torch.distributed's own env:// does, but without its count of who has come: others may use this store too
@@ -113,7 +118,7 @@ def _connect(host: str, port: int, hosting: bool) -> Any:
         host,
         port,
         is_master=hosting,
-        timeout=timedelta(seconds=ANSWER_S),
+        timeout=timedelta(seconds=max(timeout_s, 1.0)),
         wait_for_workers=False,
         multi_tenant=hosting,
     )

@@ -1,0 +1,149 @@
+"""What a worker leaves behind for its launcher: who it is, and why it failed.
+
+A failure is written in the form in which torchrun reads it, so that a run started by torchrun itself shows it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syngrad import errors
+from syngrad.errors import LinkError, SyngradError, first_line
+
+#: where the launcher reads who a worker is
+WORKER_FILE = "SYNGRAD_WORKER_FILE"
+#: where torchrun reads why a worker failed
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+
+#: bytes of either file that are read
+MOST = 1 << 20
+
+
+def lasting(error: BaseException) -> bool:
+    """Whether a failure would come again after a restart: every error Syngrad raises on purpose, but a lost link."""
+    return isinstance(error, SyngradError) and not isinstance(error, LinkError)
+
+
+def introduce(who: str) -> None:
+    """Tell the launcher who this worker is, as in "stages '4' to '8'": it names it so, whatever ends it."""
+    if path := os.environ.get(WORKER_FILE):
+        _write(path, " ".join(who.split()))
+
+
+def report_failure(error: BaseException, for_good: bool | None = None) -> None:
+    """Leave a worker's error to the launcher, before it ends with an exit code that is not 0.
+
+    for_good: whether a restart would not help; :func:`lasting` says so where it is None. Does nothing where no launcher
+    asks.
+    """
+    path = os.environ.get(ERROR_FILE)
+    if not path:
+        return
+    line = str(error) if isinstance(error, SyngradError) and str(error).strip() else f"unexpected {first_line(error)}"
+    line = " ".join(line.split())
+    now = time.time()
+    trace = line if isinstance(error, SyngradError) else "".join(traceback.format_exception(error))
+    document = {
+        "message": {"message": line, "extraInfo": {"py_callstack": trace, "timestamp": str(int(now))}},
+        "syngrad": {
+            "kind": type(error).__name__,
+            "for_good": lasting(error) if for_good is None else for_good,
+            "at": now,
+        },
+    }
+    _write(path, json.dumps(document))
+
+
+def _write(path: str, text: str) -> None:
+    """In one piece, since the worker may be killed meanwhile; where that fails, on standard error at least."""
+    try:
+        Path(f"{path}.new").write_text(text, encoding="utf-8")
+        os.replace(f"{path}.new", path)
+    except OSError as problem:
+        print(f"the launcher cannot be told ({first_line(problem)}): {text}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How one worker ended, if not well.
+
+    exit_code: as subprocess gives it: −9 for signal 9, None where it is not known. told_to: whether the launcher itself
+    ended it. kind, line, for_good, at: what the worker said, if it did.
+    """
+
+    rank: int
+    who: str
+    exit_code: int | None
+    told_to: bool = False
+    kind: str = ""
+    line: str = ""
+    for_good: bool = False
+    at: float = float("inf")
+
+    def text(self) -> str:
+        """One line that names the worker."""
+        if self.line:
+            return f"{self.who}: {self.line}"
+        if self.exit_code is not None and self.exit_code < 0:
+            number = -self.exit_code
+            try:
+                name = f" ({signal.Signals(number).name})"
+            except ValueError:
+                name = ""
+            hint = "; if nobody did that, its machine may be out of memory" if number == signal.SIGKILL else ""
+            return f"{self.who} was killed by signal {number}{name}{hint}"
+        return f"{self.who} ended with exit code {self.exit_code}, and did not say why"
+
+    def error(self, addition: str = "") -> SyngradError:
+        """The same as an error of the worker's own kind, where that is one of Syngrad's."""
+        kind: Any = getattr(errors, self.kind, SyngradError)
+        known = isinstance(kind, type) and issubclass(kind, SyngradError)
+        return (kind if known else SyngradError)(self.text() + addition)
+
+    def weight(self) -> tuple[int, float]:
+        """Orders failures, the cause before what it has caused."""
+        if self.line and self.for_good:
+            return 0, self.at
+        if self.line and self.kind != LinkError.__name__:
+            return 1, self.at
+        if self.exit_code is not None and self.exit_code < 0 and not self.told_to:
+            return 2, self.at
+        if not self.line and not self.told_to:
+            return 3, self.at
+        return (4 if self.line else 5), self.at
+
+
+def read_failure(rank: int, error_file: Path, worker_file: Path, exit_code: int | None, told_to: bool) -> Failure:
+    """What a worker has left, and how it ended."""
+    introduced = _read(worker_file)
+    who = f"rank {rank} ({introduced})" if introduced else f"rank {rank}"
+    try:
+        document = json.loads(_read(error_file) or "{}")
+        said, own = document.get("message", {}), document.get("syngrad", {})
+        line = said if isinstance(said, str) else str(said.get("message", ""))
+        kind, for_good, at = str(own.get("kind", "")), own.get("for_good") is True, float(own.get("at", "inf"))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        line, kind, for_good, at = "it left an error that cannot be read", "", False, float("inf")
+    return Failure(rank, who, exit_code, told_to, kind, " ".join(line.split()), for_good, at)
+
+
+def cause(failures: Iterable[Failure]) -> Failure | None:
+    """The failure that has most likely caused the others."""
+    return min(failures, key=Failure.weight, default=None)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
