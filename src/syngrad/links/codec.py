@@ -28,10 +28,10 @@ def _packed(tensor: Tensor, how: str) -> Any:
         return tensor
     if how == "bfloat16":
         return tensor.to(torch.bfloat16)
-    rows = tensor.float() if tensor.dim() else tensor.float().reshape(1)
+    rows = tensor.float()
     if rows.numel() == 0:
-        return [torch.zeros(rows.shape, dtype=torch.int8), torch.ones(())]
-    scale = rows.abs().amax(-1, keepdim=True) / 127
+        return [rows.to(torch.int8), torch.ones(())]
+    scale = (rows.abs().amax(-1, keepdim=True) if rows.dim() else rows.abs()) / 127
     scale = torch.where(scale.isfinite(), scale, torch.nan)
     steps = (rows / torch.where(scale > 0, scale, 1.0)).round_().nan_to_num_(0.0).clamp_(-127, 127)
     return [steps.to(torch.int8), scale]

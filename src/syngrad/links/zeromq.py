@@ -233,8 +233,8 @@ def listen(
     wire.close(0)
     where = f"{address} port {ports[0]} to {ports[1]}" if ports is not None else address
     raise LinkError(
-        f"cannot listen at {where}: {error.strerror if error is not None else 'no port'}; free a port, or give others in "
-        "SYNGRAD_PORTS"
+        f"cannot listen at {where}: {error.strerror if error is not None else 'no port'}; free a port, or give "
+        "others in SYNGRAD_PORTS"
     )
 
 

@@ -43,12 +43,16 @@ def table(rows: Sequence[Row], accounts: dict[tuple[str, int], list[dict[str, An
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADS))]
-    shown = ["  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in lines]  # fmt: skip  # noqa: E501
-    return [*shown, *failures]
+    return [*(_line(line, widths) for line in lines), *failures]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *figures = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    return "  ".join([f"{cells[0]:<{len(name)}}", *figures])
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Which row of several processes is fastest, which that updates every minibatch, and what it costs in the metric."""
+    """Which row of several processes is fastest, and how much faster than the others, and than one process alone."""
     rates = {
         key: rate
         for key, group in _grouped(rows).items()
@@ -63,8 +67,8 @@ def verdict(rows: Sequence[Row]) -> str:
     if ours and theirs:
         best, rival = max(ours, key=lambda k: ours[k]), max(theirs, key=lambda k: theirs[k])
         said.append(
-            f"{_label(best)} trains {ours[best] / theirs[rival]:.2f} × as many samples a second as {_label(rival)}, the "
-            "fastest of the others"
+            f"{_label(best)} trains {ours[best] / theirs[rival]:.2f} × as many samples a second as {_label(rival)}, "
+            "the fastest of the others"
         )
         lock = {key: rate for key, rate in theirs.items() if "periodic" not in key[1]}
         if lock and "periodic" in rival[1]:
