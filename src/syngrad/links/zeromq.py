@@ -1,0 +1,296 @@
+"""Links over TCP by ZeroMQ: framing, queues and heartbeats are its own.
+
+The upper process listens (ROUTER), the lower one connects (DEALER) with a routing id that only the processes of this
+run know. Each tells the other its version of the wire. Once they have shaken hands, what comes from anybody else is
+dropped, and a connection that is lost is lost for good: frames may be missing, so there is no going on with another.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NoReturn
+
+import zmq
+
+from syngrad.errors import LinkError, first_line
+from syngrad.links.key import Key
+from syngrad.links.link import Frame, Kind
+from syngrad.links.message import VERSION, decode, encode, session
+from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS, Wire
+
+#: milliseconds that the last frames get to leave when a link is closed
+LINGER_MS = 3_000
+_HELLO, _OTHER_TOKEN = b"syngrad link ", b"syngrad another token"
+_GONE = "is gone: its process has ended, its connection is cut, or it was silent for too long"
+
+__all__ = ["Key", "Listener", "ZeromqLink", "connect", "listen"]
+
+
+class ZeromqLink:
+    """One end; see :class:`syngrad.links.link.Link`. It owns its socket and its ZeroMQ context.
+
+    Frames that arrived before a loss are still received; then, and on sending at once, a LinkError says who is lost.
+    So it does after the peer's BYE: "… has ended its link".
+    """
+
+    def __init__(self, wire: Wire, peer: str, token: bytes, to: bytes | None) -> None:
+        self.peer = peer
+        self.sent_bytes = self.received_bytes = 0
+        self._wire, self._socket = wire, wire.socket
+        self._token, self._to = session(token), to
+        self._sequence = self._due = 0
+        self._lost: str | None = None
+        self._closed = False
+
+    def send(self, frame: Frame) -> None:
+        """See :class:`syngrad.links.link.Link`. Raises MessageError for a body that is neither plain nor tensors."""
+        self.check()
+        parts: list[Any] = encode(frame, self._sequence, self._token)
+        sizes = [len(part) for part in parts]
+        if max(sizes) > self._wire.limit_bytes:
+            raise LinkError(
+                f"{max(sizes)} bytes in one tensor for {self.peer} are more than its link carries "
+                f"({self._wire.limit_bytes}); send smaller ones"
+            )
+        try:
+            # Copied: without a copy pyzmq keeps the tensor alive by a Python thread of its own, which costs more.
+            self._socket.send_multipart(parts if self._to is None else [self._to, *parts], flags=zmq.DONTWAIT)
+        except zmq.ZMQError as error:
+            self._lose(_GONE, error)
+        self._sequence += 1
+        self.sent_bytes += sum(sizes)
+
+    def receive(self, timeout_s: float | None = None) -> Frame | None:
+        """See :class:`syngrad.links.link.Link`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            frame = None if self._closed else self._take()
+            if frame is not None:
+                return frame
+            if self._closed or self._lost is not None:
+                self.check()
+            if self._wire.lost():  # what came before that is here by now
+                frame = self._take()
+                if frame is None:
+                    self._lose(_GONE)
+                return frame
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._wire.wait(left)
+
+    def check(self) -> None:
+        """See :class:`syngrad.links.link.Link`."""
+        if self._closed:
+            raise LinkError(f"the link to {self.peer} is closed")
+        if self._lost is not None:
+            raise LinkError(f"{self.peer} {self._lost}")
+        if self._wire.lost():
+            raise LinkError(f"{self.peer} {_GONE}")
+
+    def close(self) -> None:
+        """See :class:`syngrad.links.link.Link`. It waits for LINGER_MS at most."""
+        if self._closed:
+            return
+        linger_ms = 0
+        if self._lost is None and not self._wire.lost():
+            try:
+                self.send(Frame(Kind.BYE))
+                linger_ms = LINGER_MS
+            except LinkError:
+                self._lost = _GONE
+        self._closed = True
+        self._wire.close(linger_ms)
+
+    def _take(self) -> Frame | None:
+        """The next frame that is here already."""
+        while True:
+            try:
+                parts = self._socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return None
+            buffers = [part.buffer for part in parts]
+            if self._to is not None and buffers.pop(0) != self._to:
+                self._wire.stranger()
+                continue
+            if self._lost is not None:
+                return None
+            self.received_bytes += sum(map(len, buffers))
+            try:
+                frame = decode(buffers, self._due, self._token, self.peer)
+            except LinkError as error:
+                self._lost = f"is not understood any more: {error}"
+                raise
+            self._due += 1
+            if frame.kind == Kind.BYE:
+                self._lose("has ended its link")
+            return frame
+
+    def _lose(self, why: str, error: Exception | None = None) -> NoReturn:
+        self._lost = why
+        raise LinkError(f"{self.peer} {why}") from error
+
+
+class Listener:
+    """The upper end before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
+
+    def __init__(self, wire: Wire, address: str, token: bytes, peer: str) -> None:
+        self.address = address
+        self._wire, self._token, self._peer = wire, token, peer
+        self._others = 0
+
+    def accept(self, timeout_s: float) -> ZeromqLink:
+        """The link, once the peer has shaken hands. The listener is done with then, whatever happens.
+
+        Raises LinkError where it has not within `timeout_s` seconds, or speaks another version.
+        """
+        try:
+            return self._accept(time.monotonic() + timeout_s, timeout_s)
+        except BaseException:
+            self._wire.close(LINGER_MS if self._others else 0)
+            raise
+
+    def _accept(self, deadline: float, timeout_s: float) -> ZeromqLink:
+        wire, expected = self._wire, _routing_id(self._token)
+        while (left := deadline - time.monotonic()) > 0:
+            wire.wait(left)
+            wire.answer()
+            wire.lost()
+            try:
+                parts = wire.socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                continue
+            sender, hello = parts[0].bytes, parts[-1].bytes[:64]
+            if len(parts) != 2 or not hello.startswith(_HELLO):
+                wire.stranger()
+                continue
+            right = sender == expected
+            try:
+                wire.socket.send_multipart([sender, _HELLO + b"%d" % VERSION if right else _OTHER_TOKEN], zmq.DONTWAIT)
+            except zmq.ZMQError:  # it has gone again
+                continue
+            if not right:
+                self._others += 1
+                continue
+            if hello != _HELLO + b"%d" % VERSION:
+                self._others += 1
+                raise LinkError(_other_version(self._peer, hello))
+            wire.settle(int(parts[1].get(zmq.SRCFD)))
+            return ZeromqLink(wire, self._peer, self._token, sender)
+        said = [f"{self._others} of another run or attempt did"] if self._others else []
+        if wire.refusals:
+            said.append(f"{wire.refusals} were refused: the key of all processes must be the same")
+        raise LinkError(
+            f"{self._peer} has not connected to {self.address} within {timeout_s:g} s"
+            + (f" ({'; '.join(said)})" if said else "")
+        )
+
+    def close(self) -> None:
+        """Give up, if it has not accepted."""
+        if self._wire.descriptor is None:
+            self._wire.close(0)
+
+
+def listen(
+    address: str,
+    ports: tuple[int, int] | None,
+    token: bytes,
+    key: Key | None,
+    peer: str,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    heartbeat_ms: int = HEARTBEAT_MS,
+    silence_ms: int = SILENCE_MS,
+) -> Listener:
+    """Listen at this host's `address`, an IPv4 or IPv6 one, for the peer that knows `token`.
+
+    ports: (first, last), of which the first free one is taken; None: any free one. limit_bytes: of one tensor.
+    heartbeat_ms, silence_ms: between two signs of life, and until silence counts as loss.
+
+    Raises LinkError where the port, or every one of them, is taken, or the address is not this host's.
+    """
+    wire = Wire(zmq.ROUTER, limit_bytes, heartbeat_ms, silence_ms)
+    try:
+        wire.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
+        wire.socket.setsockopt(zmq.IPV6, int(":" in address))
+        if key is not None:
+            wire.lock(key, listens=True)
+        _bind(wire.socket, address, ports)
+    except BaseException:
+        wire.close(0)
+        raise
+    return Listener(wire, wire.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str, ports: tuple[int, int] | None) -> None:
+    host = f"[{address}]" if ":" in address else address
+    problem: zmq.ZMQError | None = None
+    for port in ["*"] if ports is None else range(ports[0], ports[1] + 1):
+        try:
+            socket.bind(f"tcp://{host}:{port}")
+            return
+        except zmq.ZMQError as error:
+            problem = error
+    where = "" if ports is None else f" port {ports[0]}" if ports[0] == ports[1] else f" ports {ports[0]}–{ports[1]}"
+    said = "taken" if problem is not None and problem.errno == zmq.EADDRINUSE else f"{problem}" if problem else "empty"
+    raise LinkError(f"cannot listen at {address}{where} ({said}); free a port, or give others in SYNGRAD_PORTS")
+
+
+def connect(
+    address: str,
+    token: bytes,
+    key: Key | None,
+    peer: str,
+    timeout_s: float,
+    *,
+    limit_bytes: int = LIMIT_BYTES,
+    heartbeat_ms: int = HEARTBEAT_MS,
+    silence_ms: int = SILENCE_MS,
+) -> ZeromqLink:
+    """The link to the peer that listens at `address`, once it has answered; it may begin to listen later.
+
+    Raises LinkError where it does not within `timeout_s` seconds, has another key or token, or speaks another version.
+    """
+    wire = Wire(zmq.DEALER, limit_bytes, heartbeat_ms, silence_ms)
+    try:
+        wire.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
+        wire.socket.setsockopt(zmq.IPV6, int("[" in address))
+        if key is not None:
+            wire.lock(key, listens=False)
+        wire.socket.connect(address)
+        wire.socket.send(_HELLO + b"%d" % VERSION)
+        return _answered(wire, address, token, peer, timeout_s)
+    except zmq.ZMQError as error:
+        wire.close(0)
+        raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {first_line(error)}") from error
+    except BaseException:
+        wire.close(0)
+        raise
+
+
+def _answered(wire: Wire, address: str, token: bytes, peer: str, timeout_s: float) -> ZeromqLink:
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        wire.wait(left)
+        wire.lost()
+        try:
+            answer = wire.socket.recv(flags=zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            continue
+        if answer.bytes == _OTHER_TOKEN:
+            raise LinkError(f"{peer} at {address} belongs to another run or attempt; start all processes anew")
+        if answer.bytes != _HELLO + b"%d" % VERSION:
+            raise LinkError(_other_version(peer, answer.bytes[:64]))
+        wire.settle(int(answer.get(zmq.SRCFD)))
+        return ZeromqLink(wire, peer, token, None)
+    said = " (it refuses this end: the key of all processes must be the same)" if wire.refusals else ""
+    raise LinkError(f"{peer} has not answered at {address} within {timeout_s:g} s{said}")
+
+
+def _routing_id(token: bytes) -> bytes:
+    return b"S" + token
+
+
+def _other_version(peer: str, hello: bytes) -> str:
+    its = hello.removeprefix(_HELLO).decode("ascii", "replace")
+    return f"{peer} speaks version {its!r:.20} of the wire, and this Syngrad {VERSION}; use the same everywhere"
