@@ -41,4 +41,5 @@ def _unpacked(packed: Any, how: str, dtype: torch.dtype) -> Tensor:
     if isinstance(packed, Tensor):
         return packed if packed.dtype == dtype else packed.to(dtype)
     steps, scale = packed
-    return (steps * scale).to(dtype)
+    values: Tensor = steps * scale
+    return values.to(dtype)

@@ -4,9 +4,9 @@ The first part is a little-endian header of fixed size, one descriptor of fixed 
 body as JSON (see :mod:`syngrad.plain`), in which tensors stand by number. Every further part is one tensor's values,
 row by row. All sizes are there before anything is read:
 
-    4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch · d scale
-    I tensors · I bytes of structure                                                                  48 bytes
-    B dtype · B dimensions · 6s zero · 8Q shape                                                       72 bytes a tensor
+    4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
+    d scale · I tensors · I bytes of structure                                              48 bytes
+    B dtype · B dimensions · 6s zero · 8Q shape                                             72 bytes a tensor
 
 What arrives is held against what is really there before memory is taken for it: nothing is allocated in proportion to
 what a header claims.
@@ -76,7 +76,7 @@ def session(token: bytes) -> bytes:
 
 
 def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
-    """The parts of a frame. Those of contiguous tensors on the CPU are views: not to be written to before they are sent.
+    """The parts of a frame. Those of contiguous tensors on the CPU are views: to be sent before these are written to.
 
     sequence: the number of the frame in its direction, from 0. token: eight bytes, see :func:`session`.
 

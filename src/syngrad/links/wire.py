@@ -82,7 +82,7 @@ class Wire:
 
     def answer(self) -> None:
         """Let in those at the door who have the key."""
-        while self._door is not None and self._door.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._door is not None and _readable(self._door):
             version, request, *_, mechanism, credential = self._door.recv_multipart()
             known = self._key is not None and (mechanism, credential) == (b"CURVE", self._key.raw_public)
             status = [b"200", b"OK"] if known else [b"400", b"another key"]
@@ -97,14 +97,15 @@ class Wire:
 
     def lost(self) -> bool:
         """Whether the peer's connection, once settled, has gone."""
-        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            event = recv_monitor_message(self._monitor)
-            if event["event"] & _REFUSED:
+        while _readable(self._monitor):
+            said = recv_monitor_message(self._monitor)
+            event, descriptor = int(said["event"]), int(said["value"])
+            if event & _REFUSED:
                 self.refusals += 1
-            elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._gone.add(event["value"])
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._gone.add(descriptor)
             elif self.descriptor is None:  # a new connection may have the number of one that went before it
-                self._gone.discard(event["value"])
+                self._gone.discard(descriptor)
         return self.descriptor in self._gone
 
     def stranger(self) -> None:
@@ -123,3 +124,8 @@ class Wire:
             self._door.close(0)
         self.socket.close(linger_ms)
         self._context.term()
+
+
+def _readable(socket: zmq.Socket[bytes]) -> bool:
+    """The same as polling it for no time, at a fifth of the cost."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

@@ -104,7 +104,7 @@ class ZeromqLink:
 
     def _take(self) -> Frame | None:
         """The next frame that is here already."""
-        while True:
+        while self._lost is None or self._lost == _GONE:
             try:
                 parts = self._socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
             except zmq.Again:
@@ -113,8 +113,6 @@ class ZeromqLink:
             if self._to is not None and buffers.pop(0) != self._to:
                 self._wire.stranger()
                 continue
-            if self._lost is not None:
-                return None
             self.received_bytes += sum(map(len, buffers))
             try:
                 frame = decode(buffers, self._due, self._token, self.peer)
@@ -125,6 +123,7 @@ class ZeromqLink:
             if frame.kind == Kind.BYE:
                 self._lose("has ended its link")
             return frame
+        return None
 
     def _lose(self, why: str, error: Exception | None = None) -> NoReturn:
         self._lost = why
