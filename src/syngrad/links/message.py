@@ -201,12 +201,13 @@ def _tensor(descriptor: tuple[int, ...], part: Buffer, source: str) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     if memoryview(part).readonly:
         part = bytearray(part)
+    values = torch.frombuffer(part, dtype=torch.uint8)
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
-        return torch.frombuffer(part, dtype=torch.uint8).ne(0).view(shape)
-    values = torch.frombuffer(part, dtype=dtype)
+        return values.ne(0).view(shape)
+    # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
     if len(part) <= COPIED_BYTES or values.data_ptr() % dtype.itemsize:
         values = values.clone()
-    return values.view(shape)
+    return values.view(dtype).view(shape)
 
 
 def _no_constant(text: str) -> NoReturn:

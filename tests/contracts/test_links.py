@@ -1,0 +1,193 @@
+"""What every kind of link does, whatever carries it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from syngrad.errors import LinkError
+from syngrad.links.link import Frame, Kind, Link
+from syngrad.tree import tensors
+from tests.links.opening import LOWER, OPEN, UPPER, WAIT_S, Aside
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+DTYPES += [torch.int8, torch.int16, torch.int32, torch.complex64, torch.complex128]
+
+
+@pytest.fixture(params=list(OPEN))
+def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Link, Link]]:
+    lower, upper = OPEN[request.param]()
+    yield lower, upper
+    lower.close()
+    upper.close()
+
+
+def through(sender: Link, receiver: Link, body: Any) -> Any:
+    sender.send(Frame(Kind.MESSAGE, body=body))
+    frame = receiver.receive(WAIT_S)
+    assert frame is not None
+    return frame.body
+
+
+def test_a_frame_arrives_as_it_was_sent(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    assert (lower.peer, upper.peer) == (UPPER, LOWER)
+    sent = Frame(Kind.MESSAGE, 7, 1 / 3, True, [torch.randn(5, 3), torch.arange(5)])
+    lower.send(sent)
+    got = upper.receive(WAIT_S)
+    assert got is not None
+    assert (got.kind, got.minibatch, got.scale, got.wanted) == (Kind.MESSAGE, 7, 1 / 3, True)
+    assert [torch.equal(a, b) for a, b in zip(got.body, sent.body, strict=True)] == [True, True]
+    upper.send(Frame(Kind.DONE, 7))
+    answer = lower.receive(WAIT_S)
+    assert answer == Frame(Kind.DONE, 7)
+
+
+def test_frames_keep_their_order(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    for i in range(200):
+        lower.send(Frame(Kind.MESSAGE, i, body=[torch.full((1 + i % 7, 3), float(i))]))
+    for i in range(200):
+        frame = upper.receive(WAIT_S)
+        assert frame is not None
+        assert frame.minibatch == i
+        assert frame.body[0].shape == (1 + i % 7, 3)
+        assert frame.body[0].eq(i).all()
+
+
+def test_nested_bodies(ends: tuple[Link, Link]) -> None:
+    body = {
+        "h": (torch.randn(2, 3), [torch.randn(1), {"mask": torch.tensor([True, False])}]),
+        "numbers": [1, -2.5, 10**30, float("inf"), True, None, "text ∂"],
+        "empty": [{}, [], (), torch.zeros(0, 4), torch.tensor(3.0)],
+    }
+    got = through(*ends, body)
+    assert got["numbers"] == body["numbers"]
+    assert isinstance(got["h"], tuple)
+    assert got["empty"][:3] == [{}, [], ()]
+    for a, b in zip(tensors(got), tensors(body), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes_shapes_and_layouts(ends: tuple[Link, Link], dtype: torch.dtype) -> None:
+    values = torch.randn(3, 4, 5, 5, dtype=torch.complex64 if dtype.is_complex else torch.float32)
+    h = (values * 10).to(dtype)
+    sent = [h, h.transpose(0, 1), h[:, ::2], h.to(memory_format=torch.channels_last), h[0, 0, 0, 0], h[:0], h[:1]]
+    sent += [h.conj(), h.conj().imag] if dtype.is_complex else []
+    got = through(*ends, sent)
+    for a, b in zip(got, sent, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert torch.equal(a, b)
+    assert got[3].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_graphs_do_not_cross(ends: tuple[Link, Link]) -> None:
+    w = torch.randn(3, 3, requires_grad=True)
+    got = through(*ends, [torch.ones(2, 3) @ w, w])
+    assert [t.requires_grad or t.grad_fn is not None for t in got] == [False, False]
+
+
+def test_large_tensors_both_ways_at_once(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    count = 12
+
+    def work(own: Link, first: float) -> float:
+        total = 0.0
+        for i in range(count):
+            own.send(Frame(Kind.MESSAGE, i, body=torch.full((1024, 1024), first + i)))
+        for i in range(count):
+            frame = own.receive(WAIT_S)
+            assert frame is not None
+            assert frame.minibatch == i
+            total += float(frame.body[0, 0] + frame.body[-1, -1])
+        return total
+
+    aside = Aside(lambda: work(upper, 100.0))
+    assert work(lower, 0.0) == 2 * sum(100.0 + i for i in range(count))
+    assert aside.result() == 2 * sum(range(count))
+
+
+def test_what_has_arrived_may_be_written_to_and_outlives_its_link(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    got = through(lower, upper, [torch.ones(300, 300), torch.ones(2)])
+    lower.close()
+    upper.close()
+    for tensor in got:
+        tensor.mul_(2)
+        assert tensor.eq(2).all()
+
+
+def test_nothing_comes_within_the_time(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    assert upper.receive(0) is None
+    assert upper.receive(0.05) is None
+    lower.send(Frame(Kind.ORDER, body="stop"))
+    frame = upper.receive(None)
+    assert frame is not None
+    assert frame.body == "stop"
+    upper.check()
+    lower.check()
+
+
+def test_bytes_are_counted(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    for _ in range(3):
+        through(lower, upper, [torch.randn(1000), torch.zeros(8, dtype=torch.uint8)])
+    assert 3 * 4008 <= lower.sent_bytes < 3 * 4008 + 2000
+    assert upper.received_bytes == lower.sent_bytes
+    assert upper.sent_bytes == lower.received_bytes == 0
+
+
+def test_a_good_bye_comes_after_all_that_was_sent(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    for i in range(20):
+        lower.send(Frame(Kind.MESSAGE, i, body=torch.ones(256, 256)))
+    lower.close()
+    for i in range(20):
+        frame = upper.receive(WAIT_S)
+        assert frame is not None
+        assert frame.minibatch == i
+    for call in (lambda: upper.receive(WAIT_S), upper.check, lambda: upper.send(Frame(Kind.DONE, 0))):
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) has ended its link"):
+            call()
+
+
+def test_one_that_waits_is_woken_by_a_good_bye(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    aside = Aside(lambda: upper.receive(None))
+    lower.close()
+    with pytest.raises(LinkError, match="rank 0"):
+        aside.result()
+
+
+def test_a_closed_link_says_so(ends: tuple[Link, Link]) -> None:
+    lower, _ = ends
+    lower.close()
+    lower.close()
+    for call in (lower.check, lambda: lower.receive(0), lambda: lower.send(Frame(Kind.MESSAGE))):
+        with pytest.raises(LinkError, match=r"the link to stage '2' \(rank 1\) is closed"):
+            call()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what /proc shows")
+@pytest.mark.parametrize("kind", list(OPEN))
+def test_nothing_is_kept(kind: str) -> None:
+    def use() -> None:
+        lower, upper = OPEN[kind]()
+        through(lower, upper, [torch.randn(9)])
+        upper.close()
+        lower.close()
+
+    use()
+    before = (len(os.listdir("/proc/self/fd")), len(list(Path("/proc/self/task").iterdir())))
+    for _ in range(3):
+        use()
+    assert (len(os.listdir("/proc/self/fd")), len(list(Path("/proc/self/task").iterdir()))) == before
