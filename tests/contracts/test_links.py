@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.links.opening import LOWER, OPEN, UPPER, WAIT_S, Aside
 
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind, Link
 from syngrad.tree import tensors
-from tests.links.opening import LOWER, OPEN, UPPER, WAIT_S, Aside
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 DTYPES += [torch.int8, torch.int16, torch.int32, torch.complex64, torch.complex128]

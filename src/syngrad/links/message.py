@@ -84,7 +84,7 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     """
     tensors: dict[str, Tensor] = {}
     try:
-        structure = _json(_plain(frame.body, tensors)).encode()
+        structure = _json(_structure(frame.body, tensors)).encode()
     except plain.PlainError as error:
         raise MessageError(f"this cannot cross a link: {error}") from error
     except RecursionError as error:
@@ -157,6 +157,14 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
+
+
+def _structure(body: Any, tensors: dict[str, Tensor]) -> Any:
+    try:
+        return _plain(body, tensors)
+    except plain.PlainError:
+        plain.encode(body, {})  # fails as well, and says where
+        raise
 
 
 def _plain(body: Any, tensors: dict[str, Tensor]) -> Any:
