@@ -36,9 +36,10 @@ def test_shapes_and_dtypes_come_back(how: str, shape: tuple[int, ...], dtype: to
         assert ((back.float() - h.float()).abs() <= largest * (step + 1e-6)).all()
 
 
-@given(
-    st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3), max_size=5)
-)
+ROWS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3)
+
+
+@given(st.lists(ROWS, max_size=5))
 def test_eight_bits_are_off_by_half_a_step_at_most(rows: list[list[float]]) -> None:
     h = torch.tensor(rows, dtype=torch.float32).view(-1, 3)
     back = through(h, "int8")

@@ -1,7 +1,8 @@
 """The wire format: a frame as a few buffers and back, without pickling anything and without copying what is large.
 
-The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, and the structure of the
-body as JSON (see :mod:`syngrad.plain`), in which tensors stand by number. Every further part is one tensor's values,
+The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, the structure of the body
+as JSON (see :mod:`syngrad.plain`), in which tensors stand by number, and the values of small tensors, one after another
+(every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
 row by row. All sizes are there before anything is read:
 
     4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
@@ -14,6 +15,7 @@ what a header claims.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -32,9 +34,8 @@ MAGIC, VERSION = b"SGRD", 1
 #: more than any state has, and than any structure takes; what claims more is not a frame
 MOST_TENSORS, MOST_STRUCTURE_BYTES = 1 << 16, 1 << 26
 MOST_DIMENSIONS = 8
-#: a received tensor up to this size is copied into memory of its own: it costs a microsecond or two, aligns it, and
-#: does not keep the larger buffer alive into which small parts are received together
-COPIED_BYTES = 1 << 14
+#: tensors up to this size travel in the first part, and are copied out of it, into memory of their own and aligned
+SMALL_BYTES = 1 << 12
 
 _HEADER = struct.Struct("<4sBBBB8sQqdII")
 _DESCRIPTOR = struct.Struct("<BB6x8Q")
@@ -62,9 +63,11 @@ _DTYPES = {
     17: torch.float8_e5m2,
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_WIDTHS = {code: dtype.itemsize for code, dtype in _DTYPES.items()}
 _KINDS = {int(kind): kind for kind in Kind}
+#: whose memory Python itself can look at as bytes
+_SEEN = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}
 _NAMES = [f"t{i}" for i in range(64)]
+_PLACES = [f'{{"tensor":"{name}"}}' for name in _NAMES]
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 Buffer = bytes | bytearray | memoryview
@@ -84,23 +87,22 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     """
     tensors: dict[str, Tensor] = {}
     try:
-        structure = _json(_structure(frame.body, tensors)).encode()
+        structure = _structure(frame.body, tensors).encode()
     except plain.PlainError as error:
-        raise MessageError(f"this cannot cross a link: {error}") from error
+        raise MessageError(f"this cannot cross a link: {_place(frame.body, error)}") from error
     except RecursionError as error:
         raise MessageError("this cannot cross a link: it is nested too deep, or holds itself") from error
-    if len(tensors) > MOST_TENSORS or len(structure) > MOST_STRUCTURE_BYTES:
+    count, length = len(tensors), len(structure)
+    if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES:
         raise MessageError(
-            f"this cannot cross a link: {len(tensors)} tensors and {len(structure)} bytes of structure are more than "
-            f"{MOST_TENSORS} and {MOST_STRUCTURE_BYTES}; put small tensors together into larger ones"
+            f"this cannot cross a link: {count} tensors and {length} bytes of structure are more than {MOST_TENSORS} "
+            f"and {MOST_STRUCTURE_BYTES}; put small tensors together into larger ones"
         )
     flags = _WANTED if frame.wanted else 0
-    head = [
-        _HEADER.pack(
-            MAGIC, VERSION, frame.kind, flags, 0, token, sequence, frame.minibatch, frame.scale, len(tensors),
-            len(structure),
-        )
-    ]  # fmt: skip
+    head: list[Buffer] = [
+        _HEADER.pack(MAGIC, VERSION, frame.kind, flags, 0, token, sequence, frame.minibatch, frame.scale, count, length)
+    ]
+    small: list[Buffer] = [structure]
     parts: list[Buffer] = [b""]
     for tensor in tensors.values():
         shape, code = tensor.shape, _CODES.get(tensor.dtype)
@@ -110,9 +112,9 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
                 f"{MOST_DIMENSIONS} dimensions of an ordinary dtype can"
             )
         head.append(_DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)]))
-        parts.append(_values(tensor))
-    head.append(structure)
-    parts[0] = b"".join(head)
+        values = _values(tensor)
+        (small if len(values) <= SMALL_BYTES else parts).append(values)
+    parts[0] = b"".join(head + small)
     return parts
 
 
@@ -139,19 +141,28 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
     if kind not in _KINDS or flags & ~_WANTED or zero:
         _refuse(source, f"kind {kind} with flags {flags} is unknown")
-    if count != len(parts) - 1 or count > MOST_TENSORS:
-        _refuse(source, f"it claims {count} tensors and brings {len(parts) - 1}")
-    start = _HEADER.size + count * _DESCRIPTOR.size
-    if length != len(head) - start or length > MOST_STRUCTURE_BYTES:
-        _refuse(source, f"its first part has {len(head)} bytes and claims {start + length}")
-    tensors = {}
+    structure_at = _HEADER.size + count * _DESCRIPTOR.size
+    small_at = structure_at + length
+    if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
+        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+    tensors: dict[str, Tensor] = {}
+    small, part = small_at, 1
     for index in range(count):
+        dtype, shape, size = _described(head, _HEADER.size + index * _DESCRIPTOR.size, source)
+        if size <= SMALL_BYTES:
+            buffer, at = head, small
+            small += size
+        else:
+            buffer, at = parts[part] if part < len(parts) else b"", 0
+            part += 1
+        if at + size > len(buffer) or (buffer is not head and size != len(buffer)):
+            _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
         name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
-        at = _HEADER.size + index * _DESCRIPTOR.size
-        tensors[name] = _tensor(_DESCRIPTOR.unpack_from(head, at), parts[index + 1], source)
+        tensors[name] = _tensor(dtype, shape, buffer, at, size)
+    if small != len(head) or part != len(parts):
+        _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     try:
-        structure = json.loads(bytes(head[start:]), parse_constant=_no_constant)
-        body = plain.decode(structure, tensors)
+        body = plain.decode(_parsed(bytes(head[structure_at:small_at])), tensors)
     except plain.PlainError as error:
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -159,27 +170,37 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
-def _structure(body: Any, tensors: dict[str, Tensor]) -> Any:
+def _structure(body: Any, tensors: dict[str, Tensor]) -> str:
+    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often."""
+    kind = type(body)
+    if kind is Tensor and body.is_contiguous() and body.layout is torch.strided:
+        index = len(tensors)
+        tensors[f"t{index}"] = body
+        return _PLACES[index] if index < len(_PLACES) else f'{{"tensor":"t{index}"}}'
+    if kind is list:
+        return "[" + ",".join([_structure(each, tensors) for each in body]) + "]"
+    if body is None:
+        return "null"
+    if kind is int or (kind is float and math.isfinite(body)):
+        return repr(body)
+    if kind is dict and len(body) > 1 and all(type(key) is str for key in body):
+        return "{" + ",".join([f"{_json(key)}:{_structure(each, tensors)}" for key, each in body.items()]) + "}"
+    return _json(plain.encode(body, tensors))
+
+
+def _place(body: Any, error: plain.PlainError) -> str:
+    """The error once more, with the place in the whole body."""
     try:
-        return _plain(body, tensors)
-    except plain.PlainError:
-        plain.encode(body, {})  # fails as well, and says where
-        raise
+        plain.encode(body, {})
+    except plain.PlainError as again:
+        return str(again)
+    return str(error)
 
 
-def _plain(body: Any, tensors: dict[str, Tensor]) -> Any:
-    """What :func:`syngrad.plain.encode` makes of the body, in a quarter of the time for what crosses most often."""
-    if type(body) is Tensor and body.is_contiguous() and body.layout is torch.strided:
-        name = f"t{len(tensors)}"
-        tensors[name] = body
-        return {"tensor": name}
-    if type(body) is list:
-        return [_plain(each, tensors) for each in body]
-    if type(body) is dict and len(body) > 1 and all(type(key) is str for key in body):
-        return {key: _plain(each, tensors) for key, each in body.items()}
-    if body is None or type(body) in (int, str, bool) or (type(body) is float and math.isfinite(body)):
-        return body
-    return plain.encode(body, tensors)
+@functools.lru_cache(maxsize=64)
+def _parsed(structure: bytes) -> Any:
+    """The structure's JSON: nearly always the same one within a run. What is decoded from it is made anew each time."""
+    return json.loads(structure, parse_constant=_no_constant)
 
 
 def _values(tensor: Tensor) -> Buffer:
@@ -189,31 +210,37 @@ def _values(tensor: Tensor) -> Buffer:
     tensor = tensor.detach()
     if not tensor.is_cpu:
         tensor = tensor.cpu()
+    if tensor.dtype in _SEEN and tensor.is_contiguous() and not tensor.is_neg():
+        return tensor.numpy().data.cast("B")
     if tensor.is_neg() or tensor.is_complex():
         tensor = tensor.resolve_conj().resolve_neg()
     values: memoryview = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
     return values
 
 
-def _tensor(descriptor: tuple[int, ...], part: Buffer, source: str) -> Tensor:
-    code, dimensions, shape = descriptor[0], descriptor[1], descriptor[2:]
+def _described(head: Buffer, at: int, source: str) -> tuple[torch.dtype, tuple[int, ...], int]:
+    """(dtype, shape, bytes) that a descriptor claims."""
+    code, dimensions, *sizes = _DESCRIPTOR.unpack_from(head, at)
     if code not in _DTYPES or dimensions > MOST_DIMENSIONS:
         _refuse(source, f"a tensor has dtype {code} and {dimensions} dimensions")
-    shape = shape[:dimensions]
+    shape = tuple(sizes[:dimensions])
     elements = math.prod(shape)
-    # a shape such as 0×2⁶³ has no elements, and PyTorch no number for it
-    if elements * _WIDTHS[code] != len(part) or (elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS):
-        _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {len(part)} bytes")
+    if elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:  # PyTorch has no number for 0×2⁶³
+        _refuse(source, f"a tensor has shape {'×'.join(map(str, shape))}")
     dtype = _DTYPES[code]
-    if elements == 0:
+    return dtype, shape, elements * dtype.itemsize
+
+
+def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int, size: int) -> Tensor:
+    if size == 0:
         return torch.empty(shape, dtype=dtype)
-    if memoryview(part).readonly:
-        part = bytearray(part)
-    values = torch.frombuffer(part, dtype=torch.uint8)
+    if memoryview(buffer).readonly:
+        buffer, at = bytearray(buffer[at : at + size]), 0
+    values = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at)
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
         return values.ne(0).view(shape)
     # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
-    if len(part) <= COPIED_BYTES or values.data_ptr() % dtype.itemsize:
+    if size <= SMALL_BYTES or values.data_ptr() % dtype.itemsize:
         values = values.clone()
     return values.view(dtype).view(shape)
 

@@ -20,6 +20,7 @@ from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS, Wire
 
 #: milliseconds that the last frames get to leave when a link is closed
 LINGER_MS = 3_000
+_MORE = zmq.DONTWAIT | zmq.SNDMORE
 _HELLO, _OTHER_TOKEN = b"syngrad link ", b"syngrad another token"
 _GONE = "is gone: its process has ended, its connection is cut, or it was silent for too long"
 
@@ -53,8 +54,12 @@ class ZeromqLink:
                 f"({self._wire.limit_bytes}); send smaller ones"
             )
         try:
+            if self._to is not None:
+                self._socket.send(self._to, _MORE)
             # Copied: without a copy pyzmq keeps the tensor alive by a Python thread of its own, which costs more.
-            self._socket.send_multipart(parts if self._to is None else [self._to, *parts], flags=zmq.DONTWAIT)
+            for part in parts[:-1]:
+                self._socket.send(part, _MORE)
+            self._socket.send(parts[-1], zmq.DONTWAIT)
         except zmq.ZMQError as error:
             self._lose(_GONE, error)
         self._sequence += 1
@@ -106,13 +111,16 @@ class ZeromqLink:
         """The next frame that is here already."""
         while self._lost is None or self._lost == _GONE:
             try:
-                parts = self._socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
+                part = self._socket.recv(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return None
-            buffers = [part.buffer for part in parts]
-            if self._to is not None and buffers.pop(0) != self._to:
+            parts = [part]
+            while part.more:
+                parts.append(part := self._socket.recv(copy=False))
+            if self._to is not None and parts.pop(0).bytes != self._to:
                 self._wire.stranger()
                 continue
+            buffers = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
                 frame = decode(buffers, self._due, self._token, self.peer)
