@@ -23,7 +23,9 @@ class History:
     """The epochs of one call of `fit`, and the quality of every interface's estimates at its end.
 
     started_s: seconds of training before it, in earlier calls. points: (epochs, seconds of training, metrics) of every
-    validation, within epochs too. guarded: updates that the guard has skipped, by the stage's name.
+    validation, within epochs too. guarded: updates that the guard has skipped, by the stage's name. record: where it
+    was asked for, one list an interface: [minibatch, that with whose update its feedback was applied]. processes: over
+    several, one entry each: its stages, host, bytes sent, seconds by what they went into, and spans of a timeline.
     """
 
     metric: str | None = None
@@ -32,6 +34,8 @@ class History:
     points: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
     interfaces: list[dict[str, object]] = field(default_factory=list)
     guarded: dict[str, int] = field(default_factory=dict)
+    record: list[list[list[int]]] = field(default_factory=list)
+    processes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def train_s(self) -> float:

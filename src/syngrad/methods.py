@@ -6,7 +6,7 @@ A :class:`Policy` says all that an execution has to know about a run's gradients
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syngrad.errors import ConfigError, unknown
 from syngrad.scalars import real, whole
@@ -20,11 +20,16 @@ LONGEST_DELAY = 10_000
 
 @dataclass(frozen=True)
 class Method:
-    """A method and its number: λ for `mixed`, minibatches for `delayed`."""
+    """A method and its number: λ for `mixed`, minibatches for `delayed`.
+
+    exact: `delayed(d)`, as many minibatches late wherever the stages run; plain `delayed` is 1 in one process, and as
+    late as gradients come over several.
+    """
 
     name: str
     lam: float = 0.0
     delay: int = 0
+    exact: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check_delay("method 'delayed':", self.delay)
@@ -62,7 +67,7 @@ def parse(text: str | Method) -> Method:
             raise ConfigError(
                 f"method {text!r:.60}: the delay is a number of minibatches, 0 or more; got {argument:.40}"
             )
-        return Method(name, delay=int(delay))
+        return Method(name, delay=int(delay), exact=bool(argument))
     if argument is not None:
         raise ConfigError(f"method {name!r} takes no number, got {text!r}")
     return Method(name)

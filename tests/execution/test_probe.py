@@ -221,7 +221,7 @@ def test_gradients_and_what_they_gather_in_are_left_alone() -> None:
     assert trainer.execution.probe is not None
     for p in [*model.parameters(), *trainer.net.estimators.parameters()]:
         p.grad = torch.full_like(p, 3.0)
-    taken = trainer._read(batches[1])
+    taken = trainer.read(batches[1])
     trainer.execution.probe.sample(7, taken)
     assert all(bool((p.grad == 3.0).all()) for p in [*model.parameters(), *trainer.net.estimators.parameters()])
     assert trainer.quality[0].true[-1].step == 7

@@ -22,13 +22,17 @@ Unpack = Callable[[Any], tuple[tuple[Any, ...], dict[str, Any], Any]]
 
 @dataclass
 class Batch:
-    """scale: ∂loss/∂(sum of sample losses). size: number of samples, for averages over minibatches."""
+    """scale: ∂loss/∂(sum of sample losses). size: number of samples, for averages over minibatches.
+
+    wanted: whether the process that has sent this message asks for feedback.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     target: Any
     scale: float
     size: int
+    wanted: bool = False
 
 
 def unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

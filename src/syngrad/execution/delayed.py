@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from syngrad.execution.batch import Batch
+from syngrad.execution.ends import Ends, Sent
+from syngrad.execution.pending import Record, Staleness, gradient_of
 from syngrad.stage import Stage, undisturbed
 from syngrad.tree import backward, detach, leaves_at
 
@@ -46,52 +48,115 @@ class Line:
 
 
 class Delayed:
-    """The pipeline of minibatches in flight; `delay` is d, in minibatches an interface."""
+    """The pipeline of minibatches in flight through the stages that a process runs.
 
-    def __init__(self, stages: list[Stage], delay: int) -> None:
-        self.stages, self.delay = stages, delay
+    delay: d, in minibatches an interface. Where feedback from the process above is free, gradients are applied as they
+    come, and the stages of one process go back together. replay: a record of such a run to be followed instead.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        delay: int,
+        staleness: list[Staleness],
+        record: Record | None = None,
+        replay: Record | None = None,
+    ) -> None:
+        self.stages, self.staleness, self.record, self.replay = stages, staleness, record, replay
+        self.ends = Ends(0, len(stages))
+        self._delay = delay
         self.lines = [Line() for _ in stages]
         self.clock = 0
         self.named = [dict(stage.segment.named_parameters()) for stage in stages]
+
+    @property
+    def delay(self) -> int:
+        """d; 0 between the stages of one process where feedback from above is free."""
+        return 0 if self.ends.free else self._delay
 
     @property
     def in_flight(self) -> int:
         """How many (stage, minibatch) pairs still wait for a gradient."""
         return sum(len(line.flights) for line in self.lines)
 
-    def step(self, t: int, batch: Batch, top: Callable[[Any, Batch], Tensor], active: list[bool] | None) -> Tensor:
-        """Minibatch t goes forward through all stages; each stage goes back through what has come for it."""
-        out: Any = None
+    def late(self, k: int) -> bool:
+        """Whether stage k's gradient comes when its weights may have moved on."""
+        if k == len(self.stages) - 1:
+            return False
+        return self.delay > 0 or self.replay is not None or (self.ends.free and self.ends.above is not None)
+
+    def step(
+        self, t: int, batch: Batch, top: Callable[[Any, Batch], Tensor], active: list[bool] | None
+    ) -> Tensor | None:
+        """Minibatch t goes forward through the stages; each goes back through what has come for it."""
+        lo, hi, last = self.ends.lo, self.ends.hi, len(self.stages) - 1
+        out: Any = batch.args[0] if lo else None
         inputs: list[Tensor] = []
-        where: list[int] = []
-        last = len(self.stages) - 1
         made: list[InFlight] = []
-        for k, stage in enumerate(self.stages):
-            late = self.delay > 0 and k < last
+        for k in range(lo, hi):
+            stage = self.stages[k]
             stash = {}
-            if late:
+            if self.late(k):
                 stash = {n: p.detach().clone().requires_grad_() for n, p in self.named[k].items() if p.requires_grad}
             if k > 0:
-                out, inputs = detach(out, where, feedback=True)
+                out, inputs = detach(out, self._where(k - 1), feedback=True)
             message = (batch.args, batch.kwargs) if k == 0 else ((out,), {})
             randomness = stage.randomness.save()
             out = stage.run(*message[0], stash=stash or None, **message[1])
-            if stage.interface is not None:
-                where = stage.interface.positions
+            if k < last:
                 takes_part = active is None or active[k]
-                made.append(InFlight(t, message, randomness, inputs, leaves_at(out, where), stash, takes_part))
-        loss = top(out, batch)
-        loss.backward()
-        if active is not None and not active[last]:
-            for parameter in self.stages[last].parameters:
-                parameter.grad = None
-        for line, flight in zip(self.lines, made, strict=False):
+                sent = leaves_at(out, self._where(k))
+                made.append(InFlight(t, message, randomness, inputs, sent, stash, takes_part))
+        loss = None
+        if self.ends.above is not None:
+            leaves = [h.detach() for h in made[-1].sent]
+            self.ends.above.send(Sent(t, True, leaves), out, batch.target, self._where(hi - 1))
+        else:
+            loss = top(out, batch)
+            loss.backward()
+            if active is not None and not active[last]:
+                for parameter in self.stages[last].parameters:
+                    parameter.grad = None
+        for line, flight in zip(self.lines[lo:], made, strict=False):
             line.flights.append(flight)
         self.clock = t
-        if last > 0:
+        if loss is not None and last > 0:
             self._hand_down(last - 1, t, inputs)
+        if self.ends.above is not None:
+            self._take_in(t)
         self._go_back()
-        return loss.detach()
+        return loss.detach() if loss is not None else None
+
+    def _where(self, k: int) -> list[int]:
+        interface = self.stages[k].interface
+        return interface.positions if interface is not None else []
+
+    def _take_in(self, t: int) -> None:
+        """What has come from the process above; under a fixed delay all that is due is waited for.
+
+        Where it is free, one gradient a minibatch, so that each is an update of its own; it is waited for only when as
+        many minibatches are in flight as may be.
+        """
+        above = self.ends.above
+        assert above is not None
+        if not self.ends.free:
+            above.until(t - self.delay * (len(self.stages) - self.ends.hi))
+            self.collect(t)
+            return
+        above.poll()
+        if not above.arrived and len(self.lines[self.ends.hi - 1].flights) >= above.depth:
+            above.until(above.outstanding[0].step)
+        self.collect(t, 1)
+
+    def collect(self, t: int, most: int | None = None) -> None:
+        """Gradients that have arrived stand in line: at once where they are free, otherwise for their turn."""
+        above, k = self.ends.above, self.ends.hi - 1
+        for _ in range(len(above.arrived) if above is not None and most is None else most or 0):
+            if above is None or not above.arrived:
+                return
+            sent = above.arrived.popleft()
+            due = t if self.ends.free else sent.step + self.delay * (len(self.stages) - 1 - k)
+            self.lines[k].coming.append((due, sent.step, sent.gradients or []))
 
     def forget(self, t: int) -> None:
         """Leave nothing in flight of a minibatch that failed."""
@@ -150,20 +215,37 @@ class Delayed:
 
     def drain(self) -> None:
         """On without a new minibatch, to the next tick at which something comes."""
+        above = self.ends.above
+        if above is not None and not any(line.coming for line in self.lines):
+            if not above.arrived and above.outstanding:
+                above.until(above.outstanding[0].step)
+            self.collect(self.clock, 1)
         self.clock = min((line.coming[0][0] for line in self.lines if line.coming), default=self.clock + 1)
         self._go_back()
 
     def _hand_down(self, index: int, step: int, leaves: list[Tensor]) -> None:
-        gradients = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in leaves]
-        self.lines[index].coming.append((self.clock + self.delay, step, gradients))
+        """To the stage below, where it is this process's; otherwise to the process below, at once."""
+        gradients = [gradient_of(leaf) for leaf in leaves]
+        if index < self.ends.lo:
+            if self.ends.below is not None:
+                self.ends.below.done(step, gradients)
+            return
+        due = self.clock + self.delay
+        if self.replay is not None:
+            due = self.replay.applied[index].get(step, due)
+        self.lines[index].coming.append((due, step, gradients))
 
     def _go_back(self) -> None:
-        for k in range(len(self.stages) - 2, -1, -1):
+        last = len(self.stages) - 1
+        for k in range(min(self.ends.hi, last) - 1, self.ends.lo - 1, -1):
             line = self.lines[k]
             while line.coming and line.coming[0][0] <= self.clock:
                 _, step, gradients = line.coming.popleft()
                 flight = line.flights.popleft()
                 assert flight.step == step, "gradients come back in the order in which messages went"
+                self.staleness[k].add(self.clock - step)
+                if self.record is not None:
+                    self.record.add(k, step, self.clock)
                 backward(flight.sent, gradients)
                 for name, stashed in flight.stash.items():
                     parameter = self.named[k][name]

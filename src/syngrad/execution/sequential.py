@@ -1,15 +1,11 @@
 """The reference execution: the stages one after the other in one process.
 
-With `synthetic` and bootstrapped feedback one minibatch goes, stage by stage,
+How one minibatch goes by each method: passes.py (`synthetic`, `zero`), locked.py (`backprop`, `mixed`, true feedback,
+the warm-up) and delayed.py. Weights change at the end of the minibatch: no stage reads its weights in between, so that
+is the same as changing them at once.
 
-    m_k = h_{k-1} cut from its graph         it requires a gradient only if feedback was asked for
-    h_k = stage_k(m_k)
-    h_k.backward(scale·δ̂_k)                  δ̂_k = estimator_k(h_k, context); the last stage uses the loss
-    fit estimator_{k-1} to ∂/∂m_k            where asked for
-
-and a stage's activations are gone before the next stage runs. `mixed`, true feedback and the warm-up run forward
-through all stages first and come down after; `delayed` keeps minibatches in flight (delayed.py). Weights change at the
-end of the minibatch: no stage reads its weights in between, so that is the same as changing them at once.
+The same code runs a part of the stages where others run in other processes (ends.py): what differs is only where the
+lowest stage's message comes from, and where the highest one's goes.
 
 A minibatch that fails, by the model, the loss or its data, leaves nothing behind in the network: no weight has changed,
 and buffers (running statistics), the stages' generators and what is kept of estimates are as they were. What the
@@ -21,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +26,10 @@ from torch import Tensor
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.delayed import Delayed
+from syngrad.execution.ends import Ends, Sent
+from syngrad.execution.locked import locked
+from syngrad.execution.passes import synthetic, zero
+from syngrad.execution.pending import Pending, Record, Staleness
 from syngrad.execution.precision import Precision
 from syngrad.execution.probe import Probe
 from syngrad.interface import Interface
@@ -37,27 +37,10 @@ from syngrad.memory import hold
 from syngrad.methods import Policy
 from syngrad.quality import Quality
 from syngrad.stage import Stage
-from syngrad.targets import mixed
-from syngrad.tree import backward, detach, leaves_at
 from syngrad.untouched import Buffers
 from syngrad.updates import Updates
 
 Loss = Callable[[Any, Any], Tensor]
-
-
-class Kept(list[Any]):
-    """What an interface keeps of its estimates until feedback comes; a class so that the meter of memory sees it go."""
-
-
-@dataclass
-class Pending:
-    """What came back for one minibatch at one interface, waiting for its turn (`feedback_delay`)."""
-
-    step: int
-    leaves: list[Tensor]
-    context: Any
-    received: list[Tensor]
-    scale: float
 
 
 class Sequential:
@@ -65,6 +48,8 @@ class Sequential:
 
     quality: one record an interface; a sample is taken about every `quality_every` minibatches, on one that asks for
     feedback. generator: of the draws of sporadic updates. probe: of true gradients. precision: autocast and its factor.
+    ends: which of the stages run here, and what lies below and above them; all of them unless told otherwise. record:
+    filled with what was applied when; replay: such a record, to be followed.
     """
 
     def __init__(
@@ -78,28 +63,48 @@ class Sequential:
         generator: torch.Generator,
         probe: Probe | None = None,
         precision: Precision | None = None,
+        *,
+        ends: Ends | None = None,
+        record: Record | None = None,
+        replay: Record | None = None,
     ) -> None:
         self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
         self.quality, self.quality_every, self.generator = quality, quality_every, generator
         self.probe, self.precision = probe, precision or Precision(None)
         self.pending: list[deque[Pending]] = [deque() for _ in quality]
-        self.delayed = Delayed(stages, policy.method.delay) if policy.method.name == "delayed" else None
+        self.staleness = [Staleness() for _ in quality]
+        self.record, self.replay = record, replay
+        self.delayed: Delayed | None = None
+        if policy.method.name == "delayed":
+            self.delayed = Delayed(stages, policy.method.delay, self.staleness, record, replay)
+        self.attach(ends or Ends(0, len(stages)))
         self.count = 0
-        self._buffers = Buffers(part for s in stages for part in (s.segment, s.interface) if part is not None)
+        #: [minibatch, loss] of those that nobody has taken yet, where the last stage runs here and others do not
+        self.losses: list[list[float]] = []
         self._randomness: list[dict[str, Tensor]] = []
         self._draws: Tensor | None = None
         self._probe_next = 0
         # the first estimates are exactly zero, and say nothing about the estimator
         self._next_sample = min(max(quality_every - 1, 0), 8)
 
-    def step(self, batch: Batch) -> Tensor:
-        """One minibatch: forward, backward, fit, update. Returns the loss, detached.
+    def attach(self, ends: Ends) -> None:
+        """From now on the stages between these ends run here."""
+        self.ends = ends
+        self._own = self.stages[ends.lo : ends.hi]
+        self._buffers = Buffers(part for s in self._own for part in (s.segment, s.interface) if part is not None)
+        if self.delayed is not None:
+            self.delayed.ends = ends
+
+    def step(self, batch: Batch) -> Tensor | None:
+        """One minibatch: forward, backward, fit, update. Returns the loss, detached; None where the top is elsewhere.
 
         Raises TrainingError for a model or a loss that raises, or a loss that is no finite scalar; the network is then
         as it was before.
         """
         t = self.count
         sampling = self.quality_every > 0 and t >= self._next_sample and self.policy.samples(t)
+        if self.ends.above is not None:
+            self.ends.above.room()
         if self.precision.factor != 1.0:
             batch = replace(batch, scale=batch.scale * self.precision.factor)
         self._note()
@@ -115,18 +120,19 @@ class Sequential:
             self._next_sample = t + self.quality_every
         return loss
 
-    def _step(self, batch: Batch, t: int, sampling: bool) -> Tensor:
+    def _step(self, batch: Batch, t: int, sampling: bool) -> Tensor | None:
         if self.probe is not None and self.probe.due(t):
             self.probe.sample(t, batch)
         active = self._draw()
         if self.policy.locked(t):
-            loss = self._locked(batch, t, sampling, active)
+            loss = locked(self, batch, t, sampling, active)
         elif self.delayed is not None:
             loss = self.delayed.step(t, batch, self.top, active)
         elif self.policy.method.name == "zero":
-            loss = self._zero(batch, active)
+            loss = zero(self, batch, t, active)
         else:
-            loss = self._synthetic(batch, t, sampling, active)
+            loss = synthetic(self, batch, t, sampling, active)
+            self._take_in(t)
         self._apply_pending(t)
         self._update()
         return loss
@@ -151,7 +157,7 @@ class Sequential:
     def _note(self) -> None:
         """Remember what a minibatch moves before its update, in case it fails."""
         self._buffers.note()
-        self._randomness = [stage.randomness.save() for stage in self.stages]
+        self._randomness = [stage.randomness.save() for stage in self._own]
         self._draws = self.generator.get_state() if self.policy.update_probability < 1.0 else None
         self._probe_next = self.probe.next if self.probe is not None else 0
 
@@ -159,7 +165,7 @@ class Sequential:
         """Leave nothing behind of a minibatch that failed."""
         self.updates.clear_all()
         self._buffers.put_back()
-        for stage, saved in zip(self.stages, self._randomness, strict=True):
+        for stage, saved in zip(self._own, self._randomness, strict=True):
             stage.randomness.load(saved)
         if self._draws is not None:
             self.generator.set_state(self._draws)
@@ -188,7 +194,10 @@ class Sequential:
             if isinstance(error, IndexError) and "out of bounds" in str(error):
                 hint = f"; a label is outside the model's {_classes(output)} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
-        return finite(loss, batch, f"at minibatch {self.count}")
+        checked = finite(loss, batch, f"at minibatch {self.count}")
+        if self.ends.below is not None:
+            self.losses.append([self.count, checked.item()])
+        return checked
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the next minibatch goes, but for weights and optimisers: plain data and tensors."""
@@ -197,7 +206,7 @@ class Sequential:
             "next_sample": self._next_sample,
             "next_probe": self.probe.next if self.probe is not None else 0,
             "generator": self.generator.get_state(),
-            "pending": [[vars(pending) for pending in queue] for queue in self.pending],
+            "pending": [[pending.state_dict() for pending in queue] for queue in self.pending],
             "delayed": self.delayed.state_dict() if self.delayed is not None else None,
             "precision": self.precision.state_dict(),
         }
@@ -213,179 +222,91 @@ class Sequential:
             self.delayed.load_state_dict(state["delayed"])
         self.precision.load_state_dict(state["precision"])
 
-    def _back(self, loss: Tensor) -> None:
+    def back(self, loss: Tensor) -> None:
         """Back from the top, with the factor of the precision."""
         if loss.requires_grad:
             loss.backward(None if self.precision.factor == 1.0 else torch.full_like(loss, self.precision.factor))
+
+    def learn(self, index: int, interface: Interface, pending: Pending, estimates: list[Tensor], asked: bool) -> None:
+        """What came back at interface `index`: measured where estimates are given, fitted to now or in its turn."""
+        for estimate, received in zip(estimates, pending.received, strict=False):
+            self.quality[index].add(pending.step, estimate, received, pending.scale)
+        if not asked or not interface.wants_feedback:
+            return
+        if self.policy.feedback_delay or self.replay is not None:
+            self.pending[index].append(pending)
+            hold((pending.leaves, pending.received), pending)
+        else:
+            self._fit(index, interface, pending, pending.step)
+
+    def settle(self) -> None:
+        """Have what has come back from the process above wait for its turn here."""
+        if self.ends.above is not None:
+            self._collect()
+
+    def expect(self) -> None:
+        """After a checkpoint: what is in flight here (`delayed`) will come back from the process above."""
+        above = self.ends.above
+        if above is None or self.delayed is None:
+            return
+        line = self.delayed.lines[self.ends.hi - 1]
+        back = {step for _, step, _ in line.coming}
+        above.outstanding.extend(
+            Sent(flight.step, True, [h.detach() for h in flight.sent])
+            for flight in line.flights
+            if flight.step not in back
+        )
+
+    def _take_in(self, t: int) -> None:
+        """What has come from the process above: all of it, or, under a fixed delay, what is due, waited for."""
+        if self.ends.above is None:
+            return
+        if self.ends.free:
+            self.ends.above.poll()
+        else:
+            self.ends.above.until(t - self.policy.feedback_delay)
+        self._collect()
+
+    def _collect(self) -> None:
+        above, index = self.ends.above, self.ends.hi - 1
+        interface = self.stages[index].interface
+        if above is None or interface is None:
+            return
+        if self.delayed is not None:
+            self.delayed.collect(self.count)
+            return
+        while above.arrived:
+            sent = above.arrived.popleft()
+            received = sent.gradients or []
+            for estimate, gradient in zip(sent.estimates, received, strict=False):
+                self.quality[index].add(sent.step, estimate, gradient, sent.scale)
+            if self.policy.wants_feedback(sent.step) and interface.wants_feedback:
+                kept = sent.kept or None
+                self.pending[index].append(Pending(sent.step, sent.leaves, sent.context, received, sent.scale, kept))
+
+    def _apply_pending(self, t: int) -> None:
+        """Fit to what has waited long enough: all of it is in before the estimate for minibatch t+1."""
+        for index in range(self.ends.lo, min(self.ends.hi, len(self.pending))):
+            queue, interface = self.pending[index], self.stages[index].interface
+            while interface is not None and queue and self._due(index, queue[0].step) <= t:
+                self._fit(index, interface, queue.popleft(), t)
+
+    def _due(self, index: int, step: int) -> int:
+        if self.replay is not None:
+            return self.replay.applied[index].get(step, step)
+        return step + self.policy.feedback_delay
+
+    def _fit(self, index: int, interface: Interface, p: Pending, applied: int) -> None:
+        self.staleness[index].add(applied - p.step)
+        if self.record is not None:
+            self.record.add(index, p.step, applied)
+        interface.fit(p.leaves, p.context, p.received, p.scale, p.kept)
 
     def _draw(self) -> list[bool] | None:
         p = self.policy.update_probability
         if p >= 1.0:
             return None
         return (torch.rand(len(self.stages), generator=self.generator) < p).tolist()
-
-    def _synthetic(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
-        asked, scale, context = self.policy.wants_feedback(t), batch.scale, batch.target
-        keep = asked and self.policy.feedback_delay == 0
-        below: Interface | None = None
-        out: Any = None
-        kept = Kept()
-        estimates: list[Tensor] = []
-        where: list[int] = []
-        loss = None
-        for k, stage in enumerate(self.stages):
-            takes_part = active is None or active[k]
-            wanted = takes_part and bool(kept) and _wanted(below, asked, sampling)
-            with torch.set_grad_enabled(takes_part):
-                if k == 0:
-                    inputs: list[Tensor] = []
-                    out = stage.run(*batch.args, **batch.kwargs)
-                else:
-                    message, inputs = detach(out, where, wanted)
-                    out = stage.run(message)
-                    del message
-            new_kept = Kept()
-            new_estimates: list[Tensor] = []
-            if stage.interface is None:
-                loss = self.top(out, batch)
-                self._back(loss)
-            elif takes_part and (sent := leaves_at(out, stage.interface.positions)):
-                with stage.randomness.swapped():
-                    new_estimates, kept_now = stage.interface.estimate([h.detach() for h in sent], context, scale, keep)
-                new_kept.extend(kept_now)
-                hold((sent, kept_now), new_kept)
-                backward(sent, new_estimates)
-                if not sampling:  # an estimate as large as h need not outlive its own backward
-                    new_estimates = []
-            if wanted and below is not None:
-                received = [gradient_of(leaf) for leaf in inputs]
-                pending = Pending(t, inputs, context, received, scale)
-                self._learn(k - 1, below, pending, estimates, kept, asked)
-                del received, pending
-            kept, estimates, below = new_kept, new_estimates, stage.interface
-            where = below.positions if below is not None else []
-        assert loss is not None
-        return loss.detach()
-
-    def _zero(self, batch: Batch, active: list[bool] | None) -> Tensor:
-        """Only the last stage learns; below it nothing comes."""
-        last = len(self.stages) - 1
-        out: Any = None
-        for k, stage in enumerate(self.stages):
-            with torch.set_grad_enabled(k == last and (active is None or active[k])):
-                out = stage.run(out) if k else stage.run(*batch.args, **batch.kwargs)
-        loss = self.top(out, batch)
-        self._back(loss)
-        return loss.detach()
-
-    def _locked(self, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor:
-        """Forward through all, then down: λ·received + (1−λ)·estimate at every interface."""
-        estimating = self.policy.method.estimates
-        inputs: list[list[Tensor]] = []
-        outputs: list[list[Tensor]] = []
-        where: list[int] = []
-        out: Any = None
-        for k, stage in enumerate(self.stages):
-            if k == 0:
-                out = stage.run(*batch.args, **batch.kwargs)
-            elif estimating:
-                out, leaves = detach(out, where, feedback=True)
-                inputs.append(leaves)
-                out = stage.run(out)
-            else:
-                out = stage.run(out)
-            if estimating and stage.interface is not None:
-                where = stage.interface.positions
-                outputs.append(leaves_at(out, where))
-        loss = self.top(out, batch)
-        if not loss.requires_grad:
-            raise TrainingError("the loss has no gradient: the model's output is cut from its graph; do not detach it")
-        self._back(loss)
-        if estimating:
-            self._down(batch, t, sampling, inputs, outputs, active)
-        for k, stage in enumerate(self.stages):
-            if active is not None and not active[k]:
-                for parameter in [*stage.parameters, *stage.estimator_parameters]:
-                    parameter.grad = None
-        return loss.detach()
-
-    def _down(
-        self,
-        batch: Batch,
-        t: int,
-        sampling: bool,
-        inputs: list[list[Tensor]],
-        outputs: list[list[Tensor]],
-        active: list[bool] | None,
-    ) -> None:
-        asked, lam = self.policy.wants_feedback(t), self.policy.lam(t)
-        true_feedback = self.policy.feedback == "true"
-        keep = asked and self.policy.feedback_delay == 0
-        received = [gradient_of(leaf) for leaf in inputs[-1]] if inputs else []
-        for k in range(len(self.stages) - 2, -1, -1):
-            interface, sent = self.stages[k].interface, outputs[k]
-            if interface is None or not sent:
-                received = [gradient_of(leaf) for leaf in inputs[k - 1]] if k else []
-                continue
-            with self.stages[k].randomness.swapped():
-                estimates, kept = interface.estimate([h.detach() for h in sent], batch.target, batch.scale, keep)
-            pending = Pending(t, [h.detach() for h in sent], batch.target, received, batch.scale)
-            takes_part = active is None or (active[k] and active[k + 1])
-            self._learn(k, interface, pending, estimates if sampling else [], kept, asked and takes_part)
-            down = [mixed(g, e, lam) for g, e in zip(received, estimates, strict=True)]
-            below = inputs[k - 1] if k else []
-            if true_feedback and lam < 1.0:
-                # the real gradient passes through the stage for the estimators below; its weights get the mixture
-                parts = [h for h in sent if h.requires_grad]
-                passed: tuple[Tensor, ...] = ()
-                if below:
-                    true = [g for g, h in zip(received, sent, strict=True) if h.requires_grad]
-                    passed = torch.autograd.grad(parts, below, true, retain_graph=True, allow_unused=True)
-                trained = [p for p in self.stages[k].parameters if p.requires_grad]
-                if trained and parts:
-                    mixture = [d for d, h in zip(down, sent, strict=True) if h.requires_grad]
-                    torch.autograd.backward(parts, mixture, inputs=trained)
-                received = [torch.zeros_like(h) if g is None else g for g, h in zip(passed, below, strict=True)]
-            else:
-                backward(sent, down)
-                received = [gradient_of(leaf) for leaf in below]
-
-    def _learn(
-        self,
-        index: int,
-        interface: Interface,
-        pending: Pending,
-        estimates: list[Tensor],
-        kept: list[Any],
-        asked: bool,
-    ) -> None:
-        """What came back at interface `index`: measured where estimates are given, fitted to now or in its turn."""
-        for estimate, received in zip(estimates, pending.received, strict=False):
-            self.quality[index].add(pending.step, estimate, received, pending.scale)
-        if not asked or not interface.wants_feedback:
-            return
-        if self.policy.feedback_delay:
-            self.pending[index].append(pending)
-            hold((pending.leaves, pending.received), pending)
-        else:
-            interface.fit(pending.leaves, pending.context, pending.received, pending.scale, kept)
-
-    def _apply_pending(self, t: int) -> None:
-        """Fit to what has waited long enough: all of it is in before the estimate for minibatch t+1."""
-        for stage, queue in zip(self.stages, self.pending, strict=False):
-            while queue and queue[0].step <= t - self.policy.feedback_delay:
-                p = queue.popleft()
-                assert stage.interface is not None
-                stage.interface.fit(p.leaves, p.context, p.received, p.scale)
-
-
-def gradient_of(leaf: Tensor) -> Tensor:
-    """A message's received gradient; zero where the next stage did not use it."""
-    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-
-
-def _wanted(interface: Interface | None, asked: bool, sampling: bool) -> bool:
-    return interface is not None and (sampling or (asked and interface.wants_feedback))
 
 
 def _classes(output: Any) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,13 +15,41 @@ from syngrad.execution.precision import Precision
 from syngrad.metrics import Metric
 from syngrad.trainer.loaders import batches
 
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass
+class Totals:
+    """Sums over minibatches of the loss and the metric, each weighted by what the loss averages over."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    weight: float = 0.0
+
+    def add(self, output: Any, batch: Batch, loss: Loss, metric: tuple[str, Metric] | None) -> None:
+        """One minibatch more."""
+        value = finite(loss(output, batch.target), batch, "in evaluation").item()
+        self.sums["loss"] = self.sums.get("loss", 0.0) + value / batch.scale
+        if metric is not None:
+            name, function = metric
+            measured: Any = function(output, batch.target)
+            self.sums[name] = self.sums.get(name, 0.0) + float(measured) / batch.scale
+        self.samples += batch.size
+        self.weight += 1.0 / batch.scale
+
+    def means(self) -> dict[str, float]:
+        """Raises TrainingError where there was no sample."""
+        if self.samples == 0:
+            raise TrainingError("the loader to evaluate on yielded no batch; check its length")
+        return {name: total / self.weight for name, total in self.sums.items()}
+
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     loader: Iterable[Any],
     read: Callable[[Any], Batch],
-    loss: Callable[[Any, Any], Tensor],
+    loss: Loss,
     metric: tuple[str, Metric] | None,
     precision: Precision,
 ) -> dict[str, float]:
@@ -33,30 +62,19 @@ def evaluate(
     device = first.device if first is not None else torch.device("cpu")
     randomness = torch.default_generator.get_state()
     model.eval()
-    totals: dict[str, float] = {}
-    samples, weights = 0, 0.0
+    totals = Totals()
     try:
         for raw in batches(loader):
             batch = read(raw)
             try:
                 with precision.autocast(device):
-                    output = model(*batch.args, **batch.kwargs)
-                    value = finite(loss(output, batch.target), batch, "in evaluation").item()
-                totals["loss"] = totals.get("loss", 0.0) + value / batch.scale
-                if metric is not None:
-                    name, function = metric
-                    measured: Any = function(output, batch.target)
-                    totals[name] = totals.get(name, 0.0) + float(measured) / batch.scale
+                    totals.add(model(*batch.args, **batch.kwargs), batch, loss, metric)
             except SyngradError:
                 raise
             except Exception as error:
                 raise TrainingError(f"evaluation failed: {first_line(error)}") from error
-            samples += batch.size
-            weights += 1.0 / batch.scale
     finally:
         for module, training in modes:
             module.training = training
         torch.default_generator.set_state(randomness)
-    if samples == 0:
-        raise TrainingError("the loader to evaluate on yielded no batch; check its length")
-    return {name: total / weights for name, total in totals.items()}
+    return totals.means()

@@ -11,12 +11,15 @@ from typing import Any
 class Interrupts:
     """Inside it the first Ctrl-C (or SIGTERM) only sets `asked`; a second one interrupts at once, as always.
 
+    ignoring: neither of them ends anything here.
+
     Does nothing unless `active`, and outside the main thread, where Python has no signal handlers.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, active: bool) -> None:
+    def __init__(self, active: bool, ignoring: bool = False) -> None:
+        self.ignoring = ignoring
         self.active = active and threading.current_thread() is threading.main_thread()
         self.asked: int | None = None
         self._before: dict[int, Any] = {}
@@ -36,6 +39,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.asked is not None and not self.ignoring:
             raise KeyboardInterrupt
         self.asked = number

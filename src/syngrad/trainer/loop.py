@@ -7,91 +7,28 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from syngrad import checkpoint
-from syngrad.errors import CheckpointError, ConfigError, SyngradError, TrainingError, first_line, warn
+from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
 from syngrad.history import Epoch, History
 from syngrad.plain import PlainError
 from syngrad.progress import bar
-from syngrad.scalars import whole
 from syngrad.trainer import state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import Place, length
+from syngrad.trainer.plan import AUTO, Plan
+from syngrad.trainer.team import Team
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
-
-AUTO = "auto"
-
-
-@dataclass
-class Plan:
-    """What `fit` was asked for; see :meth:`syngrad.Trainer.fit`."""
-
-    loader: Iterable[Any]
-    epochs: int
-    validate: Iterable[Any] | None = None
-    on_epoch: Callable[[Epoch], None] | None = None
-    validate_every: int | None = None
-    save: str | Path | None = None
-    save_every: int | None = None
-    keep: int = 2
-    resume: bool | str | Path = False
-    callbacks: Sequence[Callback] = ()
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("validate_every", 1), ("save_every", 1), ("keep", 1)):
-            value = getattr(self, name)
-            if value is None and name in ("validate_every", "save_every"):
-                continue
-            number = whole(value)
-            if number is None or number < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
-            setattr(self, name, number)
-        if self.validate_every is not None and self.validate is None:
-            raise ConfigError(f"validate_every={self.validate_every} needs validate=, a loader to evaluate on")
-        for name in ("save", "resume"):
-            value = getattr(self, name)
-            words = isinstance(value, str | PathLike) and "\0" not in str(value) and str(value) != ""
-            if not words and not (value is None if name == "save" else isinstance(value, bool)):
-                also = "None" if name == "save" else "True, False or 'auto'"
-                raise ConfigError(f"{name} must be a folder or {also}, got {value!r:.60}")
-        if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):
-            what = "save_every" if self.save_every is not None else f"resume={self.resume!r}"
-            raise ConfigError(f"{what} needs save=, the folder of the checkpoints")
-        if not isinstance(self.callbacks, Sequence):
-            raise ConfigError(f"callbacks must be a list, got {type(self.callbacks).__name__}; write callbacks=[…]")
-        for each in self.callbacks:
-            if not isinstance(each, Callback):
-                raise ConfigError(f"a callback must derive from syngrad.callbacks.Callback, got {type(each).__name__}")
-
-    def start(self) -> Path | None:
-        """The checkpoint to go on from, None to begin anew.
-
-        Raises CheckpointError where there is none, or where a new run would mix with what an earlier one has left.
-        """
-        there = checkpoint.found(self.save) if self.save is not None else []
-        if not isinstance(self.resume, bool) and self.resume != AUTO:
-            path = checkpoint.newest(self.resume)
-            if there and path.resolve() not in [each.resolve() for each in there]:
-                raise CheckpointError(
-                    f"{str(self.save)!r} holds checkpoints of another run than {str(path)!r}; name another folder"
-                )
-            return path
-        if self.save is None:
-            return None
-        if self.resume is False and there:
-            raise CheckpointError(
-                f"{str(self.save)!r} holds checkpoints of an earlier run; go on with resume=True, or name another"
-            )
-        return checkpoint.newest(self.save) if self.resume is True or there else None
 
 
 @dataclass
@@ -119,10 +56,11 @@ class Partial:
 
 @dataclass
 class Run:
-    """One call of `fit` at work."""
+    """One call of `fit` at work; team: the other processes, where there are any."""
 
     trainer: Trainer
     plan: Plan
+    team: Team | None = None
     partial: Partial = field(default_factory=Partial)
 
     def __post_init__(self) -> None:
@@ -133,6 +71,7 @@ class Run:
         #: updates that were skipped before this call
         self.skipped = dict(self.trainer.guarded)
         self._since = 0.0
+        self._advance: Callable[[str], None] = lambda text: None
 
     def go(self) -> History:
         """Train until the epochs are done or somebody says stop."""
@@ -157,8 +96,12 @@ class Run:
             while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
                 self._epoch(advance)
             if trainer.stopped:
-                trainer.flush()
+                self._flush(advance)
+        if self.team is not None and self.team.begun:
+            self.team.gather()
         self._summarise()
+        if self.team is not None:
+            self.team.finish(self.history.to_dict())
         if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
             raise KeyboardInterrupt(f"interrupted after minibatch {trainer.minibatches}, when all epochs were done")
         return self.history
@@ -176,21 +119,57 @@ class Run:
         number = trainer.epochs_done + 1
         self._tick()
         for batch in self._batches():
-            loss = trainer.step(batch)
-            self.partial.add(loss.item(), *trainer.last)
-            advance(f"epoch {number}  loss {self.partial.loss / self.partial.weight:.4f}")
-            for callback in plan.callbacks:
-                callback.on_step(trainer, loss)
+            self._step(batch, advance)
             self._between(number)
+        self._settle(advance)
         if self.partial.samples == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
             )
         if number - self.first == plan.epochs or trainer.stopped:
-            trainer.flush()
+            self._flush(advance)
         self._tock()
         self._close(number)
+
+    def _step(self, batch: Any, advance: Callable[[str], None]) -> None:
+        trainer = self.trainer
+        if self.team is None:
+            loss = trainer.step(batch)
+            self._tell(loss, *trainer.last, advance)
+            return
+        if not self.team.begun:
+            trainer.bind(batch)
+            self.team.begin()
+            self._tick()  # it is not training yet
+        with self.team.trace.span("work"):
+            self.team.trace.minibatch = trainer.minibatches
+            trainer.advance(batch)
+        self.team.sent(*trainer.last)
+        self._advance = advance
+        self._take_losses()
+
+    def _take_losses(self) -> None:
+        for loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
+            self._tell(torch.tensor(loss), weight, size, self._advance)
+
+    def _tell(self, loss: torch.Tensor, weight: float, size: int, advance: Callable[[str], None]) -> None:
+        self.partial.add(loss.item(), weight, size)
+        advance(f"epoch {self.trainer.epochs_done + 1}  loss {self.partial.loss / self.partial.weight:.4f}")
+        for callback in self.plan.callbacks:
+            callback.on_step(self.trainer, loss)
+
+    def _settle(self, advance: Callable[[str], None] | None = None) -> None:
+        """Wait until every process is done with what was sent: what follows belongs between two minibatches."""
+        if self.team is not None and self.team.begun:
+            self.team.settle()
+            self._take_losses()
+
+    def _flush(self, advance: Callable[[str], None]) -> None:
+        if self.team is None:
+            self.trainer.flush()
+        elif self.team.begun:
+            self.team.flush()
 
     def _batches(self) -> Iterator[Any]:
         """The epoch's minibatches. Ctrl-C in a terminal ends a loader's worker processes too: then it ends here."""
@@ -204,16 +183,18 @@ class Run:
 
     def _between(self, number: int) -> None:
         """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
-        plan, done = self.plan, self.partial.minibatches
+        plan, done = self.plan, self.place.delivered
         whole = length(plan.loader)
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
+            self._settle()
             self._tock()
             # without a length a share that only grows stands for it
             self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or self.interrupts.asked is not None:
+            self._settle()
             self._tock()
             self._save()
             self._tick()
@@ -226,7 +207,10 @@ class Run:
         record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
         if plan.validate is not None:
             record.metrics = self._validate(float(number))
-        trainer.schedule_epoch(record)
+        loss = record.metrics.get("loss", record.train_loss)
+        trainer.schedule_epoch(loss)
+        if self.team is not None and self.team.begun:
+            self.team.scheduled(loss)
         self.history.epochs.append(record)
         self.partial = Partial()
         if plan.on_epoch is not None:
@@ -238,7 +222,8 @@ class Run:
 
     def _validate(self, epoch: float) -> dict[str, float]:
         assert self.plan.validate is not None
-        metrics = self.trainer.evaluate(self.plan.validate)
+        on = self.trainer if self.team is None else self.team
+        metrics = on.evaluate(self.plan.validate)
         self.history.points.append((epoch, self.trainer.train_s, metrics))
         for callback in self.plan.callbacks:
             callback.on_validate(self.trainer, epoch, metrics)
@@ -257,17 +242,24 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
+            if self.team is not None:
+                self.team.gather()
             path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
+            if self.team is not None:
+                self.team.release()
         except CheckpointError as error:
             if over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
                 raise
             warn(f"{error}; training goes on")
             return
         if self.interrupts.asked is not None:
-            raise KeyboardInterrupt(
+            text = (
                 f"interrupted after minibatch {self.trainer.minibatches}; all of it is saved in {str(path)!r}, and "
                 "resume=True goes on from there"
             )
+            if self.team is not None:
+                self.team.interrupt(text)
+            raise KeyboardInterrupt(text)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -319,11 +311,17 @@ class Run:
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""
         trainer = self.trainer
-        late = float(trainer.policy.feedback_delay)
+        fixed = float(trainer.policy.feedback_delay)
         marks = self.marks or [(0, 0)] * len(trainer.quality)
         skipped = {name: count - self.skipped.get(name, 0) for name, count in trainer.guarded.items()}
         self.history.guarded = {name: count for name, count in skipped.items() if count}
+        measured = trainer.execution.staleness if trainer.execution is not None else []
+        late = [each.mean if each.mean is not None else fixed for each in measured]
         self.history.interfaces = [
-            {**quality.summary(late, *mark), "guarded": skipped.get(stage.name, 0)}
-            for quality, mark, stage in zip(trainer.quality, marks, trainer.stages, strict=False)
+            {**quality.summary(stale, *mark), "guarded": skipped.get(stage.name, 0)}
+            for quality, mark, stage, stale in zip(trainer.quality, marks, trainer.stages, late, strict=False)
         ]
+        if trainer.execution is not None and trainer.execution.record is not None:
+            self.history.record = [[list(pair) for pair in each.items()] for each in trainer.execution.record.applied]
+        if self.team is not None:
+            self.history.processes = self.team.told

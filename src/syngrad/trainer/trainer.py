@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from syngrad import checkpoint, metrics
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.execution.batch import Batch, Unpack, read, unpack
+from syngrad.execution.ends import Ends
+from syngrad.execution.pending import Record
 from syngrad.execution.precision import Precision, parse_dtype
-from syngrad.execution.probe import Probe
 from syngrad.execution.sequential import Sequential
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups, check_patterns, matches, names_of
+from syngrad.execution.settings import Settings
+from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.guard import Guard, check_bound
 from syngrad.history import Epoch, History
 from syngrad.interface import check_spec
@@ -26,12 +27,13 @@ from syngrad.methods import parse as parse_method
 from syngrad.network import DecoupledNetwork, decouple
 from syngrad.quality import Quality
 from syngrad.stage import Stage
-from syngrad.trainer import options, state
+from syngrad.trainer import binding, options, state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.evaluation import evaluate
-from syngrad.trainer.loop import Plan, Run
+from syngrad.trainer.fitting import fit
 from syngrad.trainer.parameters import check_loss, check_model
-from syngrad.updates import SCOPES, Clipping, Updates
+from syngrad.trainer.plan import Plan
+from syngrad.updates import SCOPES, Clipping
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -64,6 +66,9 @@ class Trainer:
     "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
     progress: True, False, or None for a bar on terminals. quality_every: minibatches between samples of the estimates'
     quality against what comes back, true_every: against the true gradient of a part of the minibatch; 0 for none.
+    queue_depth, message_dtype, place, link, link_key, timeout_s, trace: over several processes, see
+    :class:`syngrad.execution.settings.Settings`. record: `history.record` then says what was applied when; replay: such
+    a record, to be followed step by step in one process.
 
     Raises ConfigError at construction for what cannot be used, and TrainingError while training, each one line.
     """
@@ -79,7 +84,7 @@ class Trainer:
         metric: str | metrics.Metric | None = None,
         feedback: str = "bootstrapped",
         feedback_every: int | None = None,
-        feedback_delay: int = 0,
+        feedback_delay: int | None = None,
         update_probability: float = 1.0,
         warmup: int = 0,
         loss_count: Callable[[Any], float] | None = None,
@@ -99,6 +104,15 @@ class Trainer:
         progress: bool | None = None,
         quality_every: int = 50,
         true_every: int = 200,
+        queue_depth: int = 8,
+        message_dtype: str | tuple[str, str] = "float32",
+        place: Sequence[int] | None = None,
+        link: str = "zeromq",
+        link_key: str | None = None,
+        timeout_s: float = 600.0,
+        trace: bool = False,
+        record: bool = False,
+        replay: Record | None = None,
     ) -> None:
         self.method = parse_method(method)
         if not isinstance(net, DecoupledNetwork):
@@ -124,7 +138,12 @@ class Trainer:
         self.seed = options.check_seed(seed)
         self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
         self.estimator, self.metric = estimator, metrics.resolve(metric)
-        self.policy = Policy(self.method, feedback, feedback_every or 1, feedback_delay, update_probability, warmup)
+        late = 0 if feedback_delay is None else feedback_delay
+        self.policy = Policy(self.method, feedback, feedback_every or 1, late, update_probability, warmup)
+        self.settings = Settings(queue_depth, message_dtype, place, link, link_key, timeout_s, trace)
+        #: whether what comes from another process is applied as it comes: without a fixed delay
+        self.free = feedback_delay is None and not self.method.exact
+        self._recording, self._replay = record, replay
         if feedback_every is not None and feedback_every != self.policy.feedback_every:
             raise ConfigError(f"feedback_every must be a whole number of at least 1, got {feedback_every!r}")
         self._feedback_every = None if feedback_every is None else self.policy.feedback_every
@@ -156,6 +175,8 @@ class Trainer:
         self.stopped = False
         #: (what the loss averages over, samples) of the last minibatch
         self.last = (0.0, 0)
+        #: the minibatch it was bound with, kept where the stages' costs may have to be measured on it
+        self.batch_of_first: Batch | None = None
         #: the first minibatch's structure, shapes and dtypes, as plain data
         self.example: Any = None
 
@@ -222,67 +243,27 @@ class Trainer:
     def bind(self, batch: Any) -> None:
         """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
         if self.execution is None:
-            self._to_device()
-            self.bind_to(self._read(batch))
+            self.to_device()
+            self.bind_to(self.read(batch))
 
-    def _to_device(self) -> None:
+    def to_device(self) -> None:
+        """The model where it is to be trained."""
         if self.device is not None:
             self.model.to(self.device)
 
     def bind_to(self, batch: Batch) -> None:
         """The same for a minibatch that is taken apart already."""
-        self._to_device()
-        spec = self.estimator if self.method.estimates else "zero"
-        first = next(self.model.parameters(), None)
-        device = first.device if first is not None else torch.device("cpu")
-        check_patterns("groups", list(self._groups), self.model)
-        check_patterns("freeze", self._freeze, self.model)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            self.net.bind(batch.args, batch.kwargs, batch.target, spec, self.loss, self.loss_count)
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if any(matches(name, pattern) for pattern in self._freeze):
-                parameter.requires_grad_(False)
-        interfaces = [*self.net.interfaces, None]
-        self.stages = [
-            Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device)
-            for k, (segment, interface) in enumerate(zip(self.net.segments, interfaces, strict=True))
-        ]
-        if self._feedback_every is None:
-            wishes = [e.feedback_every for i in self.net.interfaces for e in i.heads if e.wants_feedback]
-            self.policy = replace(self.policy, feedback_every=min(wishes, default=1))
-        self.quality = [Quality(cut) for cut in self.net.cuts]
-        self._bound = {name for name, _ in self.model.named_parameters()}
-        updates = Updates(
-            self.stages,
-            self._factory,
-            self._scope,
-            self._estimator_lr,
-            self._scheduler_factory,
-            names=names_of(self.model),
-            groups=self._groups,
-            guard=self.guard,
-            clipping=self._clipping,
-            tell=self.precision.dtype != torch.float16,
-        )
-        self.schedulers = updates.schedulers
-        self.example = state.example_of(batch)
-        probe = None
-        if self.method.estimates and self.net.cuts:
-            probe = Probe(self.stages, self.loss, self.loss_count, self.quality, self.true_every)
-        self.execution = Sequential(
-            self.stages,
-            updates,
-            self.policy,
-            self.loss,
-            self.quality,
-            self.quality_every,
-            torch.Generator().manual_seed(self.seed + 7),
-            probe,
-            self.precision,
-        )
+        self.to_device()
+        binding.bind(self, batch)
 
-    def _read(self, batch: Any) -> Batch:
+    def whole(self) -> None:
+        """From now on all stages run in this process: a run over several is over."""
+        if self.execution is not None:
+            self.execution.attach(Ends(0, len(self.stages)))
+            self.execution.probe = binding.probe(self)
+
+    def read(self, batch: Any) -> Batch:
+        """A minibatch taken apart, on its device."""
         try:
             return read(batch, self.unpack, self.loss_count, self.device)
         except SyngradError:
@@ -292,15 +273,26 @@ class Trainer:
 
     def step(self, batch: Any) -> Tensor:
         """Train on one minibatch; returns its loss, detached."""
+        loss = self.advance(batch)
+        assert loss is not None
+        return loss
+
+    def advance(self, batch: Any) -> Tensor | None:
+        """The same where the last stage may run in another process, which then knows the loss."""
         if self.execution is None:
             self.bind(batch)
+        taken = self.read(batch)
+        loss = self.train(taken)
+        self.last = 1.0 / taken.scale, taken.size
+        return loss
+
+    def train(self, batch: Batch) -> Tensor | None:
+        """The same for a minibatch that is taken apart already."""
         assert self.execution is not None
-        taken = self._read(batch)
-        with self.precision.autocast(self._on()):
-            loss = self.execution.step(taken)
+        with self.precision.autocast(self.where()):
+            loss = self.execution.step(batch)
         if self.execution.count == 1:  # forward may have registered some
             self._check_parameters()
-        self.last = 1.0 / taken.scale, taken.size
         if self.scheduler_every == "step":
             self._schedule()
         return loss
@@ -336,7 +328,7 @@ class Trainer:
         """
         self._check_parameters()
         plan = Plan(loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks)
-        return Run(self, plan).go()
+        return fit(self, plan)
 
     def save(self, folder: str | Path, keep: int = 2) -> Path:
         """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.
@@ -358,11 +350,10 @@ class Trainer:
         if self.stages:
             check_model(self.model, self.stages, self._bound)
 
-    def schedule_epoch(self, record: Epoch) -> None:
-        """Step the schedulers that go by epochs; `fit` does it after validating."""
-        if self.scheduler_every != "epoch":
-            return
-        self._schedule(record.metrics.get("loss", record.train_loss))
+    def schedule_epoch(self, loss: float | None) -> None:
+        """Step the schedulers that go by epochs; `fit` does it after validating, with the epoch's loss."""
+        if self.scheduler_every == "epoch":
+            self._schedule(loss)
 
     def _schedule(self, loss: float | None = None) -> None:
         for scheduler in self.schedulers:
@@ -376,9 +367,9 @@ class Trainer:
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Mean loss and metric over a loader, with the user's own model in evaluation mode; nothing is changed."""
-        self._to_device()
-        return evaluate(self.model, loader, self._read, self.loss, self.metric, self.precision)
+        self.to_device()
+        return evaluate(self.model, loader, self.read, self.loss, self.metric, self.precision)
 
-    def _on(self) -> torch.device:
+    def where(self) -> torch.device:
         """Where the stages run."""
         return self.stages[0].randomness.device if self.stages else torch.device("cpu")

@@ -1,0 +1,111 @@
+"""How the processes of a run become neighbours: process 0 says what is to be run, all others agree, links are made.
+
+0 posts the plan  →  every other process checks it against its own model, version and options, and binds
+p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from syngrad.errors import ConfigError
+from syngrad.execution.asynchronous import Process
+from syngrad.execution.ends import Above, Below, Ends
+from syngrad.execution.settings import Settings
+from syngrad.execution.trace import Trace
+from syngrad.links import zeromq
+from syngrad.links.address import port_range
+from syngrad.links.link import Link
+from syngrad.links.meeting import Meeting
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which process runs which stages. names: of all stages, in order; spans: (first, last + 1) of every process."""
+
+    names: Sequence[str]
+    spans: Sequence[Span]
+
+    def of(self, rank: int, host: str) -> str:
+        """A process, as errors call it: by its stages, its rank and its host."""
+        lo, hi = self.spans[rank]
+        named = repr(self.names[lo]) if hi - lo == 1 else f"{self.names[lo]!r} to {self.names[hi - 1]!r}"
+        return f"{'stage' if hi - lo == 1 else 'stages'} {named} (rank {rank} on {host})"
+
+
+def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, free: bool, depth: int) -> Process:
+    """This process, linked with its neighbours.
+
+    Raises LinkError, naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
+    """
+    place = meeting.world
+    rank, last = place.rank, place.size - 1
+    me = layout.of(rank, place.host)
+    meeting.post(f"host/{rank}", place.host)
+    wait_s = min(settings.timeout_s, JOIN_S)
+
+    def peer(other: int) -> str:
+        host = meeting.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
+        return layout.of(other, str(host))
+
+    below, above = _links(meeting, settings, peer, wait_s)
+    lo, hi = layout.spans[rank]
+    ends = Ends(lo, hi, free=free)
+    if below is not None:
+        ends.below = Below(below, settings.dtypes, trace, settings.timeout_s)
+    if above is not None:
+        ends.above = Above(above, depth, settings.dtypes, trace, settings.timeout_s)
+    assert (below is None) == (rank == 0) and (above is None) == (rank == last)  # noqa: PT018
+    return Process(ends, me)
+
+
+#: seconds within which a process that has met the others has to be linked with them
+JOIN_S = 120.0
+
+
+def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float) -> tuple[Link | None, Link | None]:
+    """(to the process below, to the process above)."""
+    place = meeting.world
+    rank, last = place.rank, place.size - 1
+    key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
+    token = bytes.fromhex(meeting.session.rpartition(".")[2])[:8]
+    listener = None
+    below: Link | None = None
+    above: Link | None = None
+    try:
+        if rank > 0:
+            listener = zeromq.listen(meeting.own_address(), port_range(), token, key, peer(rank - 1))
+            meeting.post(f"address/{rank}", listener.address)
+        if rank < last:
+            address = str(meeting.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
+            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s)
+        if listener is not None:
+            below = listener.accept(wait_s)
+    except BaseException:
+        for each in (above, listener):
+            if each is not None:
+                each.close()
+        raise
+    return below, above
+
+
+def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:
+    """Refuse a process that would run something else than process 0 does.
+
+    Raises ConfigError, naming the first difference and both values.
+    """
+    for name in own.keys() | theirs.keys():
+        mine, its = own.get(name), theirs.get(name)
+        if mine != its:
+            what = name
+            if isinstance(mine, dict) and isinstance(its, dict):
+                inner = next(key for key in [*its, *mine] if mine.get(key) != its.get(key))
+                what, mine, its = f"{name} {inner!r}", mine.get(inner), its.get(inner)
+            raise ConfigError(
+                f"rank {rank} on {host} has another {what} than rank 0: {mine!r:.80} instead of {its!r:.80}; run one "
+                "script, one version and one set of options everywhere"
+            )

@@ -1,0 +1,83 @@
+"""What a Trainer makes when the first minibatch has told all shapes: stages, estimators, optimisers, the execution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from syngrad.execution.batch import Batch
+from syngrad.execution.pending import Record
+from syngrad.execution.probe import Probe
+from syngrad.execution.sequential import Sequential
+from syngrad.groups import check_patterns, matches, names_of
+from syngrad.quality import Quality
+from syngrad.stage import Stage
+from syngrad.trainer import state
+from syngrad.updates import Updates
+
+if TYPE_CHECKING:
+    from syngrad.trainer.trainer import Trainer
+
+
+def bind(trainer: Trainer, batch: Batch) -> None:
+    """Cut the model, make estimators, stages and optimisers, with this minibatch as the example."""
+    spec = trainer.estimator if trainer.method.estimates else "zero"
+    first = next(trainer.model.parameters(), None)
+    device = first.device if first is not None else torch.device("cpu")
+    check_patterns("groups", list(trainer._groups), trainer.model)
+    check_patterns("freeze", trainer._freeze, trainer.model)
+    with torch.random.fork_rng():
+        torch.manual_seed(trainer.seed)
+        trainer.net.bind(batch.args, batch.kwargs, batch.target, spec, trainer.loss, trainer.loss_count)
+    for name, parameter in trainer.model.named_parameters(remove_duplicate=False):
+        if any(matches(name, pattern) for pattern in trainer._freeze):
+            parameter.requires_grad_(False)
+    interfaces = [*trainer.net.interfaces, None]
+    trainer.stages = [
+        Stage(segment.name, segment, interface, trainer.seed * 1_000_003 + k, device)
+        for k, (segment, interface) in enumerate(zip(trainer.net.segments, interfaces, strict=True))
+    ]
+    if trainer._feedback_every is None:
+        wishes = [e.feedback_every for i in trainer.net.interfaces for e in i.heads if e.wants_feedback]
+        trainer.policy = replace(trainer.policy, feedback_every=min(wishes, default=1))
+    trainer.quality = [Quality(cut) for cut in trainer.net.cuts]
+    trainer._bound = {name for name, _ in trainer.model.named_parameters()}
+    updates = Updates(
+        trainer.stages,
+        trainer._factory,
+        trainer._scope,
+        trainer._estimator_lr,
+        trainer._scheduler_factory,
+        names=names_of(trainer.model),
+        groups=trainer._groups,
+        guard=trainer.guard,
+        clipping=trainer._clipping,
+        tell=trainer.precision.dtype != torch.float16,
+    )
+    trainer.schedulers = updates.schedulers
+    trainer.example = state.example_of(batch)
+    trainer.batch_of_first = batch if trainer.net.requested_cuts is None or len(trainer.stages) > 2 else None
+    cuts = len(trainer.net.cuts)
+    record = Record([{} for _ in range(cuts)]) if trainer._recording else None
+    trainer.execution = Sequential(
+        trainer.stages,
+        updates,
+        trainer.policy,
+        trainer.loss,
+        trainer.quality,
+        trainer.quality_every,
+        torch.Generator().manual_seed(trainer.seed + 7),
+        probe(trainer),
+        trainer.precision,
+        record=record,
+        replay=trainer._replay,
+    )
+
+
+def probe(trainer: Trainer) -> Probe | None:
+    """Of true gradients, where there are estimates to hold against them."""
+    if not (trainer.method.estimates and trainer.net.cuts):
+        return None
+    return Probe(trainer.stages, trainer.loss, trainer.loss_count, trainer.quality, trainer.true_every)

@@ -1,0 +1,76 @@
+"""`fit`, in one process or as one of several that torchrun has started."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from syngrad.errors import ConfigError
+from syngrad.execution.asynchronous import raised
+from syngrad.execution.ends import RemoteError
+from syngrad.history import History
+from syngrad.links.world import World, world
+from syngrad.trainer.interrupts import Interrupts
+from syngrad.trainer.loop import Run
+from syngrad.trainer.plan import Plan
+from syngrad.trainer.team import Member, Team
+
+if TYPE_CHECKING:
+    from syngrad.trainer.trainer import Trainer
+
+
+def fit(trainer: Trainer, plan: Plan) -> History:
+    """Train as planned; every process returns the same history, and its model is the whole trained one.
+
+    Only process 0 reads the data, validates, calls callbacks, shows progress and writes files.
+    """
+    place = world()
+    if place.size == 1:
+        return Run(trainer, plan).go()
+    check(trainer)
+    return _lead(trainer, plan, place) if place.rank == 0 else _follow(trainer, place)
+
+
+def check(trainer: Trainer) -> None:
+    """Refuse what needs all stages in one process."""
+    configuration = trainer.configuration()
+    refused = {
+        "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
+        "autocast='float16'": configuration["autocast"] == "float16",
+    }
+    instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
+    for option, given in refused.items():
+        if given:
+            raise ConfigError(
+                f"{option} needs all stages in one process, and there are several; use {instead[option]}, or run it in "
+                "one"
+            )
+
+
+def _lead(trainer: Trainer, plan: Plan, place: World) -> History:
+    team = Team(trainer, place)
+    try:
+        return Run(trainer, plan, team).go()
+    except RemoteError as failure:
+        team.failed(failure)
+        raise raised(failure) from failure
+    except BaseException as error:
+        team.failed(error)
+        raise
+    finally:
+        team.close()
+
+
+def _follow(trainer: Trainer, place: World) -> History:
+    member = Member(trainer, place)
+    try:
+        with Interrupts(True, ignoring=True):  # process 0 is asked too, and says what becomes of it
+            history = member.follow()
+        return History() if history is None else History.from_dict(history)
+    except RemoteError as failure:
+        member.failed(failure)
+        raise raised(failure) from failure
+    except BaseException as error:
+        member.failed(error)
+        raise
+    finally:
+        member.close()
