@@ -207,7 +207,8 @@ def _values(tensor: Tensor) -> Buffer:
     """A tensor's values, row by row, as bytes: a view wherever they lie like that already."""
     if tensor.numel() == 0:
         return b""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if not tensor.is_cpu:
         tensor = tensor.cpu()
     if tensor.dtype in _SEEN and tensor.is_contiguous() and not tensor.is_neg():
@@ -234,15 +235,16 @@ def _described(head: Buffer, at: int, source: str) -> tuple[torch.dtype, tuple[i
 def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int, size: int) -> Tensor:
     if size == 0:
         return torch.empty(shape, dtype=dtype)
-    if memoryview(buffer).readonly:
-        buffer, at = bytearray(buffer[at : at + size]), 0
-    values = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at)
+    if size <= SMALL_BYTES or memoryview(buffer).readonly:
+        buffer, at = bytearray(memoryview(buffer)[at : at + size]), 0
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
-        return values.ne(0).view(shape)
-    # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
-    if size <= SMALL_BYTES or values.data_ptr() % dtype.itemsize:
-        values = values.clone()
-    return values.view(dtype).view(shape)
+        return torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).ne(0).view(shape)
+    width = dtype.itemsize
+    values = torch.frombuffer(buffer, dtype=dtype, count=size // width, offset=at)
+    if values.data_ptr() % width:
+        # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
+        values = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).clone().view(dtype)
+    return values if len(shape) == 1 else values.view(shape)
 
 
 def _no_constant(text: str) -> NoReturn:
