@@ -6,6 +6,8 @@ thread of its own outside Python: heartbeats go on while a process computes.
 
 from __future__ import annotations
 
+import time
+
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
@@ -16,6 +18,8 @@ from syngrad.links.key import Key
 HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
 #: milliseconds that a connection may take to say who it is before it is closed
 HANDSHAKE_MS = 10_000
+#: seconds between two looks at the monitor where there is much else to do
+LOOK_S = 0.1
 #: bytes of one tensor: a larger part ends its connection before memory is taken for it
 LIMIT_BYTES = 1 << 32
 
@@ -36,6 +40,7 @@ class Wire:
         self.descriptor: int | None = None
         self.refusals = self.strangers = 0
         self._gone: set[int] = set()
+        self._looked = 0.0
         self._key: Key | None = None
         self._door: zmq.Socket[bytes] | None = None
         self._context = zmq.Context()
@@ -106,7 +111,12 @@ class Wire:
                 self._gone.add(descriptor)
             elif self.descriptor is None:  # a new connection may have the number of one that went before it
                 self._gone.discard(descriptor)
+        self._looked = time.monotonic()
         return self.descriptor in self._gone
+
+    def lost_lately(self) -> bool:
+        """The same for those who ask often: the monitor itself is looked at ten times a second."""
+        return self.lost() if time.monotonic() - self._looked > LOOK_S else self.descriptor in self._gone
 
     def stranger(self) -> None:
         """Somebody else has sent something; it is dropped, and the first time said."""

@@ -45,7 +45,8 @@ class ZeromqLink:
 
     def send(self, frame: Frame) -> None:
         """See :class:`syngrad.links.link.Link`. Raises MessageError for a body that is neither plain nor tensors."""
-        self.check()
+        if self._closed or self._lost is not None or self._wire.lost_lately():
+            self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
         sizes = [len(part) for part in parts]
         if max(sizes) > self._wire.limit_bytes:
