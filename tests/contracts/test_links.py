@@ -140,8 +140,8 @@ def test_nothing_comes_within_the_time(ends: tuple[Link, Link]) -> None:
 def test_bytes_are_counted(ends: tuple[Link, Link]) -> None:
     lower, upper = ends
     for _ in range(3):
-        through(lower, upper, [torch.randn(1000), torch.zeros(8, dtype=torch.uint8)])
-    assert 3 * 4008 <= lower.sent_bytes < 3 * 4008 + 2000
+        through(lower, upper, [torch.randn(100_000), torch.zeros(8, dtype=torch.uint8)])
+    assert 3 * 400_008 <= lower.sent_bytes < 3 * 410_000
     assert upper.received_bytes == lower.sent_bytes
     assert upper.sent_bytes == lower.received_bytes == 0
 

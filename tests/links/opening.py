@@ -6,7 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from syngrad.links import local, zeromq
+import torch
+import torch.distributed as dist
+
+from syngrad.links import local, process_group, zeromq
 from syngrad.links.link import Link
 from syngrad.links.zeromq import Key
 
@@ -45,8 +48,19 @@ def zeromq_pair(key: Key | None = None, address: str = "127.0.0.1", **options: A
     return lower, aside.result()
 
 
+def group_pair(**options: Any) -> tuple[Link, Link]:
+    """(lower, upper) ends over gloo, whose two members are in one process here."""
+    store = dist.HashStore()
+    aside = Aside(lambda: process_group.join(store, True, TOKEN, LOWER, WAIT_S, address="127.0.0.1", **options))
+    lower = process_group.join(store, False, TOKEN, UPPER, WAIT_S, address="127.0.0.1", **options)
+    return lower, aside.result()
+
+
 OPEN: dict[str, Callable[[], tuple[Link, Link]]] = {
     "local": lambda: local.pair(LOWER, UPPER),
     "zeromq": zeromq_pair,
     "zeromq, encrypted": lambda: zeromq_pair(Key(SECRET)),
+    "process group": group_pair,
+    # gloo in place of NCCL, and the CPU in place of a GPU
+    "process group, from device to device": lambda: group_pair(device=torch.device("cpu"), backend="gloo"),
 }

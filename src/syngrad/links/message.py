@@ -170,6 +170,20 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
+def part_sizes(head: Buffer, source: str) -> list[int]:
+    """How many bytes each part after this first one has, for a transport that must know beforehand.
+
+    Raises LinkError for what is not the first part of a frame.
+    """
+    if len(head) < _HEADER.size:
+        _refuse(source, "it is too short")
+    *_, count, length = _HEADER.unpack_from(head)
+    if _HEADER.size + count * _DESCRIPTOR.size + length > len(head):
+        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+    sizes = [_described(head, _HEADER.size + index * _DESCRIPTOR.size, source)[2] for index in range(count)]
+    return [size for size in sizes if size > SMALL_BYTES]
+
+
 def _structure(body: Any, tensors: dict[str, Tensor]) -> str:
     """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often."""
     kind = type(body)
