@@ -23,6 +23,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,10 +65,12 @@ _DTYPES = {
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _KINDS = {int(kind): kind for kind in Kind}
-#: whose memory Python itself can look at as bytes
-_SEEN = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64}
+#: the numbers that NumPy has too
+_NUMPY = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
+_ARRAYS = {torch.empty(0, dtype=dtype).numpy().dtype: _CODES[dtype] for dtype in _NUMPY}
 _NAMES = [f"t{i}" for i in range(64)]
-_PLACES = [f'{{"tensor":"{name}"}}' for name in _NAMES]
+#: descriptors and structures up to this size are remembered: those of a run's messages are nearly always the same
+_REMEMBERED_BYTES = 1 << 12
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 Buffer = bytes | bytearray | memoryview
@@ -86,8 +89,9 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     Raises MessageError for a body that holds anything but plain data and tensors.
     """
     tensors: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     try:
-        structure = _structure(frame.body, tensors).encode()
+        structure = _structure(frame.body, tensors, arrays).encode()
     except plain.PlainError as error:
         raise MessageError(f"this cannot cross a link: {_place(frame.body, error)}") from error
     except RecursionError as error:
@@ -104,14 +108,22 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     ]
     small: list[Buffer] = [structure]
     parts: list[Buffer] = [b""]
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
+        array = arrays.get(name)
+        if array is not None:
+            head.append(_descriptor(_ARRAYS[array.dtype], array.shape))
+            if array.nbytes <= SMALL_BYTES:
+                small.append(array.tobytes())
+            else:
+                parts.append(array.data.cast("B"))
+            continue
         shape, code = tensor.shape, _CODES.get(tensor.dtype)
         if code is None or len(shape) > MOST_DIMENSIONS:
             raise MessageError(
                 f"a tensor of dtype {tensor.dtype} and {len(shape)} dimensions cannot cross a link; at most "
                 f"{MOST_DIMENSIONS} dimensions of an ordinary dtype can"
             )
-        head.append(_DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)]))
+        head.append(_descriptor(code, shape))
         values = _values(tensor)
         (small if len(values) <= SMALL_BYTES else parts).append(values)
     parts[0] = b"".join(head + small)
@@ -147,8 +159,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     tensors: dict[str, Tensor] = {}
     small, part = small_at, 1
-    for index in range(count):
-        dtype, shape, size = _described(head, _HEADER.size + index * _DESCRIPTOR.size, source)
+    for index, (dtype, shape, size) in enumerate(_described(bytes(head[_HEADER.size : structure_at]), source)):
         if size <= SMALL_BYTES:
             buffer, at = head, small
             small += size
@@ -157,12 +168,11 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
             part += 1
         if at + size > len(buffer) or (buffer is not head and size != len(buffer)):
             _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
-        name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
-        tensors[name] = _tensor(dtype, shape, buffer, at, size)
+        tensors[_NAMES[index] if index < len(_NAMES) else f"t{index}"] = _tensor(dtype, shape, buffer, at, size)
     if small != len(head) or part != len(parts):
         _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     try:
-        body = plain.decode(_parsed(bytes(head[structure_at:small_at])), tensors)
+        body = _body(_parsed(bytes(head[structure_at:small_at])), tensors)
     except plain.PlainError as error:
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -180,26 +190,48 @@ def part_sizes(head: Buffer, source: str) -> list[int]:
     *_, count, length = _HEADER.unpack_from(head)
     if _HEADER.size + count * _DESCRIPTOR.size + length > len(head):
         _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
-    sizes = [_described(head, _HEADER.size + index * _DESCRIPTOR.size, source)[2] for index in range(count)]
-    return [size for size in sizes if size > SMALL_BYTES]
+    described = _described(bytes(head[_HEADER.size : _HEADER.size + count * _DESCRIPTOR.size]), source)
+    return [size for _, _, size in described if size > SMALL_BYTES]
 
 
-def _structure(body: Any, tensors: dict[str, Tensor]) -> str:
-    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often."""
+def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often.
+
+    arrays: of the tensors that NumPy can look at as they are, that view.
+    """
     kind = type(body)
-    if kind is Tensor and body.is_contiguous() and body.layout is torch.strided:
+    if kind is Tensor and (array := _array(body)) is not None:
         index = len(tensors)
-        tensors[f"t{index}"] = body
-        return _PLACES[index] if index < len(_PLACES) else f'{{"tensor":"t{index}"}}'
+        name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
+        tensors[name], arrays[name] = body, array
+        return f'{{"tensor":"{name}"}}'
     if kind is list:
-        return "[" + ",".join([_structure(each, tensors) for each in body]) + "]"
+        return "[" + ",".join([_structure(each, tensors, arrays) for each in body]) + "]"
     if body is None:
         return "null"
     if kind is int or (kind is float and math.isfinite(body)):
         return repr(body)
     if kind is dict and len(body) > 1 and all(type(key) is str for key in body):
-        return "{" + ",".join([f"{_json(key)}:{_structure(each, tensors)}" for key, each in body.items()]) + "}"
+        items = [f"{_json(key)}:{_structure(each, tensors, arrays)}" for key, each in body.items()]
+        return "{" + ",".join(items) + "}"
     return _json(plain.encode(body, tensors))
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    """The tensor as NumPy sees it, without a copy; None where it lies elsewhere or otherwise, or is of other numbers.
+
+    It asks once and is refused, rather than ask for each of the reasons beforehand: graph, device, layout, dtype.
+    """
+    try:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except (RuntimeError, TypeError):
+        return None
+    return array if array.dtype in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS else None
+
+
+@functools.lru_cache(maxsize=256)
+def _descriptor(code: int, shape: tuple[int, ...]) -> bytes:
+    return _DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)])
 
 
 def _place(body: Any, error: plain.PlainError) -> str:
@@ -211,9 +243,13 @@ def _place(body: Any, error: plain.PlainError) -> str:
     return str(error)
 
 
-@functools.lru_cache(maxsize=64)
 def _parsed(structure: bytes) -> Any:
-    """The structure's JSON: nearly always the same one within a run. What is decoded from it is made anew each time."""
+    """The structure's JSON. What is decoded from it is made anew each time."""
+    return _loaded(structure) if len(structure) <= _REMEMBERED_BYTES else _loaded.__wrapped__(structure)
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(structure: bytes) -> Any:
     return json.loads(structure, parse_constant=_no_constant)
 
 
@@ -225,25 +261,43 @@ def _values(tensor: Tensor) -> Buffer:
         tensor = tensor.detach()
     if not tensor.is_cpu:
         tensor = tensor.cpu()
-    if tensor.dtype in _SEEN and tensor.is_contiguous() and not tensor.is_neg():
-        return tensor.numpy().data.cast("B")
     if tensor.is_neg() or tensor.is_complex():
         tensor = tensor.resolve_conj().resolve_neg()
     values: memoryview = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
     return values
 
 
-def _described(head: Buffer, at: int, source: str) -> tuple[torch.dtype, tuple[int, ...], int]:
-    """(dtype, shape, bytes) that a descriptor claims."""
-    code, dimensions, *sizes = _DESCRIPTOR.unpack_from(head, at)
-    if code not in _DTYPES or dimensions > MOST_DIMENSIONS:
-        _refuse(source, f"a tensor has dtype {code} and {dimensions} dimensions")
-    shape = tuple(sizes[:dimensions])
-    elements = math.prod(shape)
-    if elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:  # PyTorch has no number for 0×2⁶³
-        _refuse(source, f"a tensor has shape {'×'.join(map(str, shape))}")
-    dtype = _DTYPES[code]
-    return dtype, shape, elements * dtype.itemsize
+def _body(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
+    if type(structure) is list:
+        return [_body(each, tensors) for each in structure]
+    if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
+        found = tensors.get(name)
+        if found is not None:
+            return found
+    return plain.decode(structure, tensors)
+
+
+def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple[int, ...], int]]:
+    """(dtype, shape, bytes) of each tensor, as the descriptors claim."""
+    try:
+        return _claims(descriptors) if len(descriptors) <= _REMEMBERED_BYTES else _claims.__wrapped__(descriptors)
+    except ValueError as error:
+        _refuse(source, str(error))
+
+
+@functools.lru_cache(maxsize=64)
+def _claims(descriptors: bytes) -> list[tuple[torch.dtype, tuple[int, ...], int]]:
+    claims = []
+    for code, dimensions, *sizes in _DESCRIPTOR.iter_unpack(descriptors):
+        if code not in _DTYPES or dimensions > MOST_DIMENSIONS:
+            raise ValueError(f"a tensor has dtype {code} and {dimensions} dimensions")
+        shape = tuple(sizes[:dimensions])
+        elements = math.prod(shape)
+        if elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:  # PyTorch has no number for 0×2⁶³
+            raise ValueError(f"a tensor has shape {'×'.join(map(str, shape))}")
+        claims.append((_DTYPES[code], shape, elements * _DTYPES[code].itemsize))
+    return claims
 
 
 def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int, size: int) -> Tensor:
