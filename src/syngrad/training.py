@@ -48,6 +48,8 @@ class Training:
         self.source = Source(self.experiment)
         #: of an epoch, known after one
         self.samples: int | None = None
+        #: what every process of a run over several says of itself
+        self.processes: list[dict[str, Any]] = []
         own = self.source.options()
         parsed = parse_method(self.method)
         if self.estimator is not None and not parsed.estimates:
@@ -74,6 +76,7 @@ class Training:
             history = self.trainer.fit(
                 train, self.experiment.epochs, validate=test, on_epoch=on_epoch, callbacks=self.callbacks, **self.fit
             )
+        self.processes = history.processes
         self.samples = history.epochs[0].samples if history.epochs else None
         return self._row(history)
 

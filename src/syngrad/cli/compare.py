@@ -26,6 +26,11 @@ OPTIONS = {
     "seeds": Option("whole", 1),
     "threads": Option("whole", 1),
     "target": Option("number"),
+    "workers": Option("whole"),
+    "link": Option("text"),
+    "queue_depth": Option("whole"),
+    "message_dtype": Option("text"),
+    "trace": Option("text", kept=False),
     "json": Option("text", kept=False),
     "html": Option("text", kept=False),
     "progress": Option("flag", kept=False),
@@ -96,6 +101,35 @@ def compare(
             help="The metric's value to time, as in 0.85; it is then taken at least four times an epoch.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole("--workers"),
+            help="Compare runs over so many processes: Syngrad's, DDP, GPipe, 1F1B, and one process alone.",
+        ),
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
+    ] = None,
+    queue_depth: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole("--queue-depth"),
+            help="With --workers: minibatches under way at most.",
+            show_default="8",
+        ),
+    ] = None,
+    message_dtype: Annotated[
+        str | None,
+        typer.Option(help="With --workers: bfloat16 or int8; for both ways, or down,up.", show_default="float32"),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --workers: a timeline of all processes, for Perfetto or Chrome."),
+    ] = None,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all figures there, as JSON.")] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a report there, one page that needs no network.")
@@ -122,6 +156,13 @@ def compare(
 
 def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
+    if options["workers"] is not None:
+        from syngrad.cli.processes import run as over_processes
+
+        return over_processes(options)
+    for name in ("link", "queue_depth", "message_dtype", "trace"):
+        if options[name] is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, the number of processes")
     from syngrad import results
     from syngrad.compare import ROWS, Comparison
     from syngrad.report.progress import shown

@@ -15,6 +15,7 @@ minibatch would cost more than it is worth.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -291,9 +292,9 @@ class Sequential:
             while interface is not None and queue and self._due(index, queue[0].step) <= t:
                 self._fit(index, interface, queue.popleft(), t)
 
-    def _due(self, index: int, step: int) -> int:
-        if self.replay is not None:
-            return self.replay.applied[index].get(step, step)
+    def _due(self, index: int, step: int) -> float:
+        if self.replay is not None:  # what is not in it had not come before the run was over
+            return self.replay.applied[index].get(step, math.inf)
         return step + self.policy.feedback_delay
 
     def _fit(self, index: int, interface: Interface, p: Pending, applied: int) -> None:

@@ -151,7 +151,7 @@ class Run:
 
     def _take_losses(self) -> None:
         for loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
-            self._tell(torch.tensor(loss), weight, size, self._advance)
+            self._tell(torch.tensor(loss, dtype=torch.float64), weight, size, self._advance)
 
     def _tell(self, loss: torch.Tensor, weight: float, size: int, advance: Callable[[str], None]) -> None:
         self.partial.add(loss.item(), weight, size)

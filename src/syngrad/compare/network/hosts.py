@@ -28,6 +28,11 @@ class Host:
     address: str
     interface: str = forwarder.DEVICE
 
+    @property
+    def name(self) -> str:
+        """For errors and tables."""
+        return self.namespace
+
     def command(self, argv: Sequence[str]) -> list[str]:
         """What to start so that `argv` runs on this host."""
         return ["ip", "netns", "exec", self.namespace, *argv]

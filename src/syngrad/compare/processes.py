@@ -1,0 +1,181 @@
+"""The comparison over several processes: every way to use them, on this host or between two emulated ones.
+
+Each row is a run of its own, started in so many processes: Syngrad's methods, PyTorch's exact ones (rivals), and one
+process alone, with one thread and with all. All train the same experiment from the same seed; what is compared is the
+metric, the samples a second, the time to a target, and what crossed the link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from syngrad.compare.contenders import Observer, Silent
+from syngrad.compare.network import Host, emulated, parse_link
+from syngrad.compare.rivals import Plan, parse_rival, run_rival
+from syngrad.compare.rivals.names import RIVALS
+from syngrad.compare.source import Source
+from syngrad.errors import ConfigError, SyngradError
+from syngrad.execution.settings import Settings
+from syngrad.experiment import check_count
+from syngrad.experiments import registry
+from syngrad.methods import split_row
+from syngrad.results import Row, time_to_target
+
+#: what is compared where nobody says; "alone" is back-propagation in one process
+ROWS = ("alone", "alone(threads)", "ddp", "ddp:bf16", "ddp:periodic", "gpipe", "1f1b", "delayed", "synthetic:local",
+        "synthetic")  # fmt: skip
+MOST = 64
+KINDS = {name.partition(":")[0] for name in RIVALS}
+
+
+class Processes:
+    """Rows over `workers` processes of `threads` threads each; `rows` holds what is finished, also after an interrupt.
+
+    experiment: a built-in name or path/to/file.py:function; instead: what stands instead of its own options. link: two
+    hosts with so much delay and rate between them, as in "20ms,100mbit" (needs root); None for this host alone.
+
+    Raises ConfigError at construction for what cannot be used. A row that fails is kept as "failed: …".
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        workers: int,
+        rows: Sequence[str] | None = None,
+        *,
+        instead: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
+        seed: int = 0,
+        seeds: int = 1,
+        threads: int = 1,
+        target: float | None = None,
+        link: str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.workers = check_count("workers", workers, 2, MOST)
+        self.name, self.instead, self.options = experiment, dict(instead or {}), dict(options or {})
+        self.experiment = registry.load(experiment, **self.instead)
+        self.labels = list(rows) if rows is not None else list(ROWS)
+        for label in self.labels:
+            _check(label)
+        self.settings = Settings(**self.options)
+        self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
+        self.threads, self.target, self.observer = threads, target, observer or Silent()
+        self.link = parse_link(link) if link is not None else None
+        self.rows: list[Row] = []
+        #: of every row of Syngrad's own, by label and seed: the processes' accounts of their time
+        self.accounts: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        self.description: dict[str, Any] = {}
+
+    def run(self) -> list[Row]:
+        """Train every row; in the order asked for, one a seed."""
+        source = Source(self.experiment)
+        torch.manual_seed(self.seeds[0])
+        network = source.network()
+        cuts = list(self.experiment.cuts or [])
+        described = source.description(network.model, cuts, self.seeds[0], len(self.seeds))
+        stages = len(cuts) + 1 if cuts else int(self.experiment.stages or 1)
+        self.description = {**described, "stages": stages, "target": self.target}
+        self.observer.begin(len(self.labels) * len(self.seeds))
+        failures: list[SyngradError] = []
+        with emulated(self.link) if self.link is not None else nullcontext(None) as hosts:
+            for label in self.labels:
+                for seed in self.seeds:
+                    self.observer.note(f"{label}, seed {seed}")
+                    try:
+                        row = self._row(label, seed, hosts)
+                    except SyngradError as error:
+                        failures.append(error)
+                        row = Row(*_named(label), seed, status=f"failed: {error}")
+                    self.rows.append(row)
+                    self.observer.advance()
+        if failures and not any(row.ok for row in self.rows):
+            raise failures[0]
+        return self.rows
+
+    def _row(self, label: str, seed: int, hosts: Sequence[Host] | None) -> Row:
+        made = self._rival(label, seed, hosts) if _kind(label) in KINDS else self._ours(label, seed, hosts)
+        metric = made.pop("metric")
+        plain = {name: value for name, value in made.items() if name in Row.__dataclass_fields__}
+        row = Row(**{**plain, "metric": metric["name"], "higher_is_better": metric["higher_is_better"]})
+        row.history = [(a, b, c) for a, b, c in metric["history"]]
+        row.method, row.estimator = _named(label)
+        if self.target is not None and row.higher_is_better is not None:
+            row.time_to_target_s = time_to_target(row.history, self.target, row.higher_is_better)
+        return row
+
+    def _rival(self, label: str, seed: int, hosts: Sequence[Host] | None) -> dict[str, Any]:
+        # a pipeline's processes part where Syngrad's would, if it is said where
+        cuts, place = self.experiment.cuts, None
+        if cuts and len(cuts) + 1 == self.workers:
+            place = list(cuts)
+        instead = {name: value for name, value in self.instead.items() if value is not None}
+        plan = Plan(label, self.name, seed=seed, threads=self.threads, place=place, **instead)
+        return run_rival(plan, self.workers, hosts=hosts)
+
+    def _ours(self, label: str, seed: int, hosts: Sequence[Host] | None) -> dict[str, Any]:
+        from syngrad.execution.hosts import launch_on
+        from syngrad.execution.launch import launch
+
+        alone = label.startswith("alone")
+        threads = (os.cpu_count() or 1) if label == "alone(threads)" else self.threads
+        method, _, estimator = ("backprop", "", "") if alone else label.partition(":")
+        spec = {
+            "experiment": self.name,
+            "instead": self.instead,
+            "method": method,
+            "estimator": estimator or None,
+            "seed": seed,
+            "threads": threads,
+            "options": {} if alone else self.options,
+            "validations": 4,
+        }
+        with tempfile.TemporaryDirectory(prefix="syngrad-") as folder:
+            out = Path(folder, "row.json")
+            command = [sys.executable, "-m", "syngrad.compare.worker", json.dumps(spec), str(out)]
+            if hosts is None or alone:
+                launch(command, 1 if alone else self.workers, restarts=0, threads=threads)
+            else:
+                each = [
+                    self.workers * (i + 1) // len(hosts) - self.workers * i // len(hosts) for i in range(len(hosts))
+                ]
+                launch_on(hosts, command, each, restarts=0, threads=threads)
+            made: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        if made["processes"]:
+            self.accounts[label, seed] = made["processes"]
+        self.description["samples"] = made["samples"]
+        row: dict[str, Any] = made["row"]
+        return row
+
+
+def _check(label: str) -> None:
+    """Refuse a row that is neither Syngrad's nor a rival's."""
+    if label in ("alone", "alone(threads)"):
+        return
+    if _kind(label) in KINDS:
+        parse_rival(label)
+        return
+    method, _ = split_row(label)
+    if method.name == "backprop":
+        raise ConfigError("row 'backprop': over several processes it waits for itself; write alone for one process")
+
+
+def _named(label: str) -> tuple[str, str]:
+    """A row's method and estimator in the results file: back-propagation alone is what all are held against."""
+    if label == "alone":
+        return "backprop", ""
+    method, _, rest = label.partition(":")
+    return method, rest
+
+
+def _kind(label: str) -> str:
+    return label.partition(":")[0].partition("(")[0]
