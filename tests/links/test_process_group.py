@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from tests.links.opening import LOWER, TOKEN, UPPER, WAIT_S, Aside, group_pair
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group
 from syngrad.links.link import Frame, Kind
-from tests.links.opening import LOWER, TOKEN, UPPER, WAIT_S, Aside, group_pair
 
 PEER = """
 import sys, torch, torch.distributed as dist
