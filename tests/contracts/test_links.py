@@ -1,165 +1,193 @@
-"""What every link does, whatever carries it."""
+"""What every kind of link does, whatever carries it."""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.links.opening import LOWER, OPEN, UPPER, WAIT_S, Aside
 
 from syngrad.errors import LinkError
-from syngrad.links import zeromq
 from syngrad.links.link import Frame, Kind, Link
-from syngrad.links.local import pair
+from syngrad.tree import tensors
 
-TOKEN = b"\x01secret\xff"
-
-
-def over_tcp(key: zeromq.Key | None) -> tuple[Link, Link]:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, key, "the lower end")
-    made: list[Link] = []
-    thread = threading.Thread(
-        target=lambda: made.append(zeromq.connect(listener.address, TOKEN, key, "the upper end", 10.0))
-    )
-    thread.start()
-    upper = listener.accept(10.0)
-    thread.join()
-    return made[0], upper
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+DTYPES += [torch.int8, torch.int16, torch.int32, torch.complex64, torch.complex128]
 
 
-KINDS: dict[str, Callable[[], tuple[Link, Link]]] = {
-    "local": lambda: pair("the lower end", "the upper end"),
-    "zeromq": lambda: over_tcp(None),
-    "zeromq, encrypted": lambda: over_tcp(zeromq.Key(b"a secret of some length")),
-}
-
-
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=list(OPEN))
 def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Link, Link]]:
-    lower, upper = KINDS[request.param]()
+    lower, upper = OPEN[request.param]()
     yield lower, upper
     lower.close()
     upper.close()
 
 
-def got(link: Link) -> Frame:
-    frame = link.receive(10.0)
+def through(sender: Link, receiver: Link, body: Any) -> Any:
+    sender.send(Frame(Kind.MESSAGE, body=body))
+    frame = receiver.receive(WAIT_S)
     assert frame is not None
-    return frame
+    return frame.body
 
 
-def test_frames_come_once_and_in_order_both_ways(ends: tuple[Link, Link]) -> None:
+def test_a_frame_arrives_as_it_was_sent(ends: tuple[Link, Link]) -> None:
     lower, upper = ends
-    for t in range(50):
-        lower.send(Frame(Kind.MESSAGE, t, 1 / (t + 1), t % 2 == 0, [torch.full((3,), float(t)), None]))
-        upper.send(Frame(Kind.DONE, t, body=[None, [[t, 0.5]]]))
-    for t in range(50):
-        down, up = got(upper), got(lower)
-        assert (down.kind, down.minibatch, down.scale, down.wanted) == (Kind.MESSAGE, t, 1 / (t + 1), t % 2 == 0)
-        assert torch.equal(down.body[0], torch.full((3,), float(t)))
-        assert up.body == [None, [[t, 0.5]]]
+    assert (lower.peer, upper.peer) == (UPPER, LOWER)
+    sent = Frame(Kind.MESSAGE, 7, 1 / 3, True, [torch.randn(5, 3), torch.arange(5)])
+    lower.send(sent)
+    got = upper.receive(WAIT_S)
+    assert got is not None
+    assert (got.kind, got.minibatch, got.scale, got.wanted) == (Kind.MESSAGE, 7, 1 / 3, True)
+    assert [torch.equal(a, b) for a, b in zip(got.body, sent.body, strict=True)] == [True, True]
+    upper.send(Frame(Kind.DONE, 7))
+    answer = lower.receive(WAIT_S)
+    assert answer == Frame(Kind.DONE, 7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.int8])
-@pytest.mark.parametrize("shape", [(), (0, 4), (7, 3), (129, 5, 2)])
-def test_tensors_arrive_as_they_were(ends: tuple[Link, Link], dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    value = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
-    ends[0].send(Frame(Kind.MESSAGE, body={"h": (value, [value.t() if value.dim() == 2 else value]), "more": "text"}))
-    body = got(ends[1]).body
-    assert body["h"][0].dtype == dtype
-    assert torch.equal(body["h"][0], value)
-    assert body["h"][1][0].shape == (value.t().shape if value.dim() == 2 else value.shape)
-    assert body["more"] == "text"
-
-
-def test_a_graph_does_not_cross(ends: tuple[Link, Link]) -> None:
-    ends[0].send(Frame(Kind.MESSAGE, body=torch.ones(3, requires_grad=True) * 2))
-    assert not got(ends[1]).body.requires_grad
-
-
-def test_four_mebibytes_cross_whole(ends: tuple[Link, Link]) -> None:
-    value = torch.randn(1024, 1024)
-    ends[0].send(Frame(Kind.MESSAGE, body=value))
-    assert torch.equal(got(ends[1]).body, value)
-    assert ends[0].sent_bytes >= value.nbytes
-    assert ends[1].received_bytes >= value.nbytes
-
-
-def test_nothing_to_receive_is_none(ends: tuple[Link, Link]) -> None:
-    assert ends[0].receive(0) is None
-    assert ends[0].receive(0.05) is None
-    ends[0].check()
-
-
-def test_whoever_waits_is_woken_by_the_end_of_the_other(ends: tuple[Link, Link]) -> None:
+def test_frames_keep_their_order(ends: tuple[Link, Link]) -> None:
     lower, upper = ends
-    threading.Timer(0.1, lower.close).start()
-    with pytest.raises(LinkError, match="the lower end"):
-        upper.receive(20.0)
-    with pytest.raises(LinkError, match="the lower end"):
-        upper.check()
+    for i in range(200):
+        lower.send(Frame(Kind.MESSAGE, i, body=[torch.full((1 + i % 7, 3), float(i))]))
+    for i in range(200):
+        frame = upper.receive(WAIT_S)
+        assert frame is not None
+        assert frame.minibatch == i
+        assert frame.body[0].shape == (1 + i % 7, 3)
+        assert frame.body[0].eq(i).all()
 
 
-def test_what_was_sent_before_the_end_still_arrives(ends: tuple[Link, Link]) -> None:
+def test_nested_bodies(ends: tuple[Link, Link]) -> None:
+    body = {
+        "h": (torch.randn(2, 3), [torch.randn(1), {"mask": torch.tensor([True, False])}]),
+        "numbers": [1, -2.5, 10**30, float("inf"), True, None, "text ∂"],
+        "empty": [{}, [], (), torch.zeros(0, 4), torch.tensor(3.0)],
+    }
+    got = through(*ends, body)
+    assert got["numbers"] == body["numbers"]
+    assert isinstance(got["h"], tuple)
+    assert got["empty"][:3] == [{}, [], ()]
+    for a, b in zip(tensors(got), tensors(body), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes_shapes_and_layouts(ends: tuple[Link, Link], dtype: torch.dtype) -> None:
+    values = torch.randn(3, 4, 5, 5, dtype=torch.complex64 if dtype.is_complex else torch.float32)
+    h = (values * 10).to(dtype)
+    sent = [h, h.transpose(0, 1), h[:, ::2], h.to(memory_format=torch.channels_last), h[0, 0, 0, 0], h[:0], h[:1]]
+    sent += [h.conj(), h.conj().imag] if dtype.is_complex else []
+    got = through(*ends, sent)
+    for a, b in zip(got, sent, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert torch.equal(a, b)
+    assert got[3].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_graphs_do_not_cross(ends: tuple[Link, Link]) -> None:
+    w = torch.randn(3, 3, requires_grad=True)
+    got = through(*ends, [torch.ones(2, 3) @ w, w])
+    assert [t.requires_grad or t.grad_fn is not None for t in got] == [False, False]
+
+
+def test_large_tensors_both_ways_at_once(ends: tuple[Link, Link]) -> None:
     lower, upper = ends
-    for t in range(20):
-        lower.send(Frame(Kind.MESSAGE, t, body=torch.zeros(1000)))
+    count = 12
+
+    def work(own: Link, first: float) -> float:
+        total = 0.0
+        for i in range(count):
+            own.send(Frame(Kind.MESSAGE, i, body=torch.full((1024, 1024), first + i)))
+        for i in range(count):
+            frame = own.receive(WAIT_S)
+            assert frame is not None
+            assert frame.minibatch == i
+            total += float(frame.body[0, 0] + frame.body[-1, -1])
+        return total
+
+    aside = Aside(lambda: work(upper, 100.0))
+    assert work(lower, 0.0) == 2 * sum(100.0 + i for i in range(count))
+    assert aside.result() == 2 * sum(range(count))
+
+
+def test_what_has_arrived_may_be_written_to_and_outlives_its_link(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    got = through(lower, upper, [torch.ones(300, 300), torch.ones(2)])
     lower.close()
-    assert [got(upper).minibatch for _ in range(20)] == list(range(20))
-    with pytest.raises(LinkError, match="ended"):
-        upper.receive(10.0)
+    upper.close()
+    for tensor in got:
+        tensor.mul_(2)
+        assert tensor.eq(2).all()
 
 
-def test_a_closed_link_is_closed_once_and_says_so(ends: tuple[Link, Link]) -> None:
-    ends[0].close()
-    ends[0].close()
-    for call in (ends[0].check, lambda: ends[0].receive(0), lambda: ends[0].send(Frame(Kind.BYE))):
-        with pytest.raises(LinkError, match="closed"):
+def test_nothing_comes_within_the_time(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    assert upper.receive(0) is None
+    assert upper.receive(0.05) is None
+    lower.send(Frame(Kind.ORDER, body="stop"))
+    frame = upper.receive(None)
+    assert frame is not None
+    assert frame.body == "stop"
+    upper.check()
+    lower.check()
+
+
+def test_bytes_are_counted(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    for _ in range(3):
+        through(lower, upper, [torch.randn(100_000), torch.zeros(8, dtype=torch.uint8)])
+    assert 3 * 400_008 <= lower.sent_bytes < 3 * 410_000
+    assert upper.received_bytes == lower.sent_bytes
+    assert upper.sent_bytes == lower.received_bytes == 0
+
+
+def test_a_good_bye_comes_after_all_that_was_sent(ends: tuple[Link, Link]) -> None:
+    lower, upper = ends
+    for i in range(20):
+        lower.send(Frame(Kind.MESSAGE, i, body=torch.ones(256, 256)))
+    lower.close()
+    for i in range(20):
+        frame = upper.receive(WAIT_S)
+        assert frame is not None
+        assert frame.minibatch == i
+    for call in (lambda: upper.receive(WAIT_S), upper.check, lambda: upper.send(Frame(Kind.DONE, 0))):
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) has ended its link"):
             call()
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_no_descriptor_is_left(kind: str) -> None:
-    def once() -> None:
-        lower, upper = KINDS[kind]()
-        lower.send(Frame(Kind.MESSAGE, body=torch.zeros(10)))
-        got(upper)
-        lower.close()
-        upper.close()
-
-    def count() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    once()
-    before = count()
-    for _ in range(3):
-        once()
-    until = time.monotonic() + 5.0
-    while count() > before and time.monotonic() < until:
-        time.sleep(0.02)
-    assert count() <= before
-
-
-def test_traffic_in_both_directions_at_once(ends: tuple[Link, Link]) -> None:
+def test_one_that_waits_is_woken_by_a_good_bye(ends: tuple[Link, Link]) -> None:
     lower, upper = ends
-    failures: list[Any] = []
+    aside = Aside(lambda: upper.receive(None))
+    lower.close()
+    with pytest.raises(LinkError, match="rank 0"):
+        aside.result()
 
-    def talk(link: Link) -> None:
-        try:
-            for t in range(100):
-                link.send(Frame(Kind.MESSAGE, t, body=torch.full((100, 50), float(t))))
-            for t in range(100):
-                assert got(link).body[0, 0] == t
-        except BaseException as error:
-            failures.append(error)
 
-    threads = [threading.Thread(target=talk, args=(link,)) for link in (lower, upper)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+def test_a_closed_link_says_so(ends: tuple[Link, Link]) -> None:
+    lower, _ = ends
+    lower.close()
+    lower.close()
+    for call in (lower.check, lambda: lower.receive(0), lambda: lower.send(Frame(Kind.MESSAGE))):
+        with pytest.raises(LinkError, match=r"the link to stage '2' \(rank 1\) is closed"):
+            call()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what /proc shows")
+@pytest.mark.parametrize("kind", list(OPEN))
+def test_nothing_is_kept(kind: str) -> None:
+    def use() -> None:
+        lower, upper = OPEN[kind]()
+        through(lower, upper, [torch.randn(9)])
+        upper.close()
+        lower.close()
+
+    use()
+    before = (len(os.listdir("/proc/self/fd")), len(list(Path("/proc/self/task").iterdir())))
+    for _ in range(3):
+        use()
+    assert (len(os.listdir("/proc/self/fd")), len(list(Path("/proc/self/task").iterdir()))) == before

@@ -1,154 +1,347 @@
-"""ZeroMQ links against strangers, faults and other keys."""
+"""Links over ZeroMQ: strangers, other versions, keys, ports, and peers that die, hang or flood."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
-import threading
-import time
+import subprocess
+import sys
 import warnings
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 import zmq
+from tests.links.opening import LOWER, SECRET, TOKEN, UPPER, WAIT_S, Aside, zeromq_pair
 
-from syngrad.errors import ConfigError, LinkError, TrainingWarning
-from syngrad.links import zeromq
+from syngrad.errors import ConfigError, LinkError, MessageError, TrainingWarning
+from syngrad.links import message, zeromq
+from syngrad.links.key import Key
 from syngrad.links.link import Frame, Kind
+from syngrad.links.message import encode, session
+from syngrad.links.zeromq import ZeromqLink, connect, listen
 
-TOKEN = b"12345678"
+HOST = "127.0.0.1"
+QUICK = {"heartbeat_ms": 100, "silence_ms": 500}
 
 
-def linked(listener: zeromq.Listener, **more: int) -> tuple[zeromq.ZeromqLink, zeromq.ZeromqLink]:
-    made: list[zeromq.ZeromqLink] = []
-    thread = threading.Thread(
-        target=lambda: made.append(zeromq.connect(listener.address, TOKEN, None, "the upper end", 10.0, **more))
-    )
-    thread.start()
-    upper = listener.accept(10.0)
-    thread.join()
-    return made[0], upper
+@contextmanager
+def pair(**options: object) -> Iterator[tuple[ZeromqLink, ZeromqLink]]:
+    lower, upper = zeromq_pair(**options)  # type: ignore[arg-type]
+    assert isinstance(lower, ZeromqLink)
+    assert isinstance(upper, ZeromqLink)
+    try:
+        yield lower, upper
+    finally:
+        lower.close()
+        upper.close()
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def address_of(upper: ZeromqLink) -> str:
+    return upper._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+@contextmanager
+def foreign_socket(address: str, identity: bytes | None = None) -> Iterator[zmq.Socket[bytes]]:
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    if identity is not None:
+        dealer.routing_id = identity
+    dealer.connect(address)
+    try:
+        yield dealer
+    finally:
+        dealer.close(1000)
+        context.term()
+
+
+def hear_strangers(link: ZeromqLink) -> None:
+    for _ in range(200):
+        assert link.receive(0.05) is None
+        if link._wire.strangers >= 2:
+            return
+    pytest.fail("nothing came from them")
 
 
 def test_strangers_do_not_disturb() -> None:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, None, "the lower end")
-    lower, upper = linked(listener)
-    port = int(listener.address.rpartition(":")[2])
-    context = zmq.Context()
-    stranger = context.socket(zmq.DEALER)
-    stranger.connect(listener.address)
-    stranger.send_multipart([b"hello", b"x" * 1000])
-    with socket.create_connection(("127.0.0.1", port)) as raw:
-        raw.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            until = time.monotonic() + 10.0
-            for t in range(20):
-                lower.send(Frame(Kind.MESSAGE, t, body=torch.ones(3)))
-                frame = upper.receive(10.0)
-                assert frame is not None
-                assert frame.minibatch == t
-            while not said and time.monotonic() < until:
-                assert upper.receive(0.1) is None
-    stranger.close(0)
-    context.term()
-    upper.check()
-    assert [warning.category for warning in said] == [TrainingWarning]
-    assert "outside this run" in str(said[0].message)
-    lower.close()
-    upper.close()
+    with pair() as (lower, upper):
+        address = address_of(upper)
+        for text in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20, os.urandom(500), b"", b"\xff" * 64 + b"\x7f" * 200):
+            with socket.create_connection((HOST, port_of(address)), timeout=5) as raw:
+                raw.sendall(text)
+        with foreign_socket(address) as other, foreign_socket(address, b"S" + TOKEN) as same_name:
+            for each in (other, same_name):
+                each.send_multipart(encode(Frame(Kind.FAILED, body="no"), 0, session(TOKEN)))
+                each.send(b"x" * 100_000)
+            with pytest.warns(TrainingWarning, match="outside this run") as seen:
+                hear_strangers(upper)
+            assert len(seen) == 1
+            lower.send(Frame(Kind.MESSAGE, 1, body=torch.ones(2)))
+            upper.send(Frame(Kind.DONE, 1))
+            first, answer = upper.receive(WAIT_S), lower.receive(WAIT_S)
+            assert first is not None
+            assert first.minibatch == 1
+            assert answer == Frame(Kind.DONE, 1)
 
 
-@pytest.mark.parametrize("key", [None, zeromq.Key(b"another secret, as long")])
-def test_whoever_has_another_key_is_not_let_in(key: zeromq.Key | None) -> None:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, zeromq.Key(b"the secret of this run"), "the lower end")
-    failures: list[str] = []
-
-    def knock() -> None:
-        try:
-            zeromq.connect(listener.address, TOKEN, key, "the upper end", 1.5)
-        except LinkError as error:
-            failures.append(str(error))
-
-    thread = threading.Thread(target=knock)
-    thread.start()
-    with pytest.raises(LinkError, match="the lower end has not connected"):
-        listener.accept(1.5)
-    thread.join()
-    assert len(failures) == 1
-    assert "the upper end has not answered" in failures[0]
-
-
-def test_a_taken_port_is_said() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(LinkError, match=f"port {port} to {port}.*SYNGRAD_PORTS"):
-            zeromq.listen("127.0.0.1", (port, port), TOKEN, None, "the lower end")
-
-
-def test_whoever_does_not_come_is_named() -> None:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, None, "stage '4' (rank 1 on b)")
-    with pytest.raises(LinkError, match=r"stage '4' \(rank 1 on b\) has not connected"):
-        listener.accept(0.2)
-    with pytest.raises(LinkError, match="stage '5' has not answered"):
-        zeromq.connect("tcp://127.0.0.1:9", TOKEN, None, "stage '5'", 0.3)
-
-
-def _peer(address: str, ready: Connection) -> None:
-    link = zeromq.connect(address, TOKEN, None, "the parent", 10.0)
-    link.send(Frame(Kind.MESSAGE, 0))
-    ready.send("linked")
-    time.sleep(60)
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_frozen_peer_is_noticed(how: signal.Signals) -> None:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, None, "the child", silence_ms=1000)
-    spawn = multiprocessing.get_context("spawn")
-    here, there = spawn.Pipe()
-    child = spawn.Process(target=_peer, args=(listener.address, there))
-    child.start()
-    upper = listener.accept(60.0)
-    assert here.recv() == "linked"
-    assert upper.receive(10.0) is not None
-    assert child.pid is not None
-    os.kill(child.pid, how)
-    with pytest.raises(LinkError, match="the child is gone"):
-        upper.receive(30.0)
-    with pytest.raises(LinkError, match="the child is gone"):
-        upper.send(Frame(Kind.DONE, 0))
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    upper.close()
-    here.close()
-    there.close()
-
-
-def test_what_is_not_understood_ends_the_link() -> None:
-    listener = zeromq.listen("127.0.0.1", None, TOKEN, None, "the lower end")
-    lower, upper = linked(listener)
-    lower._wire.socket.send_multipart([b"nonsense", b"more"])
-    with pytest.raises(LinkError, match="refused"):
-        upper.receive(10.0)
-    with pytest.raises(LinkError, match="not understood"):
+def test_strangers_who_come_and_go_before_the_peer_are_not_taken_for_it() -> None:
+    listener = listen(HOST, None, TOKEN, None, LOWER)
+    for _ in range(3):
+        with socket.create_connection((HOST, port_of(listener.address)), timeout=5) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)
+        aside = Aside(lambda: listener.accept(WAIT_S))
+        lower = connect(listener.address, TOKEN, None, UPPER, WAIT_S)
+        upper = aside.result()
+        lower.send(Frame(Kind.MESSAGE, 3))
+        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
         upper.check()
     lower.close()
     upper.close()
 
 
-def test_a_key_comes_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_bytes(b"0123456789abcdef\n")
-    assert zeromq.Key.from_file(str(file)).public == zeromq.Key(b"0123456789abcdef").public
-    file.write_bytes(b"short")
-    with pytest.raises(ConfigError, match="holds 5 bytes"):
-        zeromq.Key.from_file(str(file))
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (encode(Frame(Kind.DONE), 1, session(TOKEN)), "number 1, and 0 is due"),
+        (encode(Frame(Kind.DONE), 0, session(b"another")), "another connection"),
+        ([b"GET / HTTP/1.1" * 9], "is not Syngrad's"),
+        ([b""], "too short"),
+    ],
+    ids=["lost or replayed", "another session", "garbage", "empty"],
+)
+def test_what_is_no_frame_of_this_link_ends_it(parts: list[bytes], said: str) -> None:
+    with pair() as (lower, upper):
+        lower._socket.send_multipart(parts)
+        with pytest.raises(LinkError, match=said):
+            upper.receive(WAIT_S)
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is not understood any more"):
+            upper.check()
+        assert lower.receive(0) is None
+
+
+def test_what_is_too_large_is_refused_by_both_ends() -> None:
+    with pair(limit_bytes=10_000) as (lower, upper):
+        with pytest.raises(LinkError, match=r"40000 bytes in one tensor for stage '2' \(rank 1\) are more than"):
+            lower.send(Frame(Kind.MESSAGE, body=torch.zeros(10_000)))
+        lower.send(Frame(Kind.MESSAGE, 5, body=torch.zeros(1000)))
+        first = upper.receive(WAIT_S)
+        assert first is not None
+        assert first.minibatch == 5
+        lower._socket.send_multipart(encode(Frame(Kind.MESSAGE, body=torch.zeros(10_000)), 1, session(TOKEN)))
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+            upper.receive(WAIT_S)
+
+
+def test_a_body_that_cannot_cross_leaves_the_link_as_it_was() -> None:
+    with pair() as (lower, upper):
+        with pytest.raises(MessageError, match="0 is a function"):
+            lower.send(Frame(Kind.ORDER, body=[lambda: 0]))
+        lower.send(Frame(Kind.ORDER, body="on"))
+        assert upper.receive(WAIT_S) == Frame(Kind.ORDER, body="on")
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LinkError, match=rf"cannot listen at 127\.0\.0\.1 port {port} \(taken\).*SYNGRAD_PORTS"):
+            listen(HOST, (port, port), TOKEN, None, LOWER)
+        listener = listen(HOST, (port, port + 50), TOKEN, None, LOWER)
+        assert port < port_of(listener.address) <= port + 50
+        listener.close()
+        listener.close()
+
+
+def test_an_address_of_another_host() -> None:
+    with pytest.raises(LinkError, match=r"cannot listen at 192\.0\.2\.1"):
+        listen("192.0.2.1", None, TOKEN, None, LOWER)
+    with pytest.raises(LinkError, match="cannot be reached at 'nonsense'"):
+        connect("nonsense", TOKEN, None, UPPER, 1)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+    with pair(address="::1") as (lower, upper):
+        lower.send(Frame(Kind.MESSAGE, 1))
+        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 1)
+
+
+def test_a_peer_that_never_comes() -> None:
+    listener = listen(HOST, None, TOKEN, None, LOWER)
+    with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) has not connected to tcp://127\.0\.0\.1:\d+ within"):
+        listener.accept(0.1)
+    with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) has not answered at tcp://127\.0\.0\.1:\d+ within 0\.1"):
+        connect(listener.address, TOKEN, None, UPPER, 0.1)
+    with socket.create_server((HOST, 0)) as mute, pytest.raises(LinkError, match="has not answered"):
+        connect(f"tcp://{HOST}:{mute.getsockname()[1]}", TOKEN, None, UPPER, 0.1)
+
+
+def test_one_of_another_run_is_told_so_and_the_right_one_still_gets_in() -> None:
+    listener = listen(HOST, None, TOKEN, None, LOWER)
+    aside = Aside(lambda: listener.accept(WAIT_S))
+    with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) at .* belongs to another run or attempt"):
+        connect(listener.address, b"another", None, UPPER, WAIT_S)
+    lower = connect(listener.address, TOKEN, None, UPPER, WAIT_S)
+    upper = aside.result()
+    lower.close()
+    upper.close()
+
+
+def test_another_version_is_named_at_both_ends() -> None:
+    listener = listen(HOST, None, TOKEN, None, LOWER)
+    with foreign_socket(listener.address, b"S" + TOKEN) as newer:
+        newer.send(b"syngrad link 99")
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) speaks version '99' .* this Syngrad 1"):
+            listener.accept(WAIT_S)
+        assert newer.poll(10_000)
+        assert newer.recv() == b"syngrad link 1"
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    port = router.bind_to_random_port(f"tcp://{HOST}")
+    aside = Aside(lambda: connect(f"tcp://{HOST}:{port}", TOKEN, None, UPPER, WAIT_S))
+    router.send_multipart([router.recv_multipart()[0], b"syngrad link 0"])
+    with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) speaks version '0'"):
+        aside.result()
+    router.close(0)
+    context.term()
+    assert message.VERSION == 1
+
+
+@pytest.mark.parametrize("theirs", [None, Key(b"another secret, long enough")], ids=["none", "another"])
+@pytest.mark.parametrize("mine_listens", [True, False])
+def test_keys_must_be_the_same(theirs: Key | None, mine_listens: bool) -> None:
+    mine = Key(SECRET)
+    keys = (mine, theirs) if mine_listens else (theirs, mine)
+    listener = listen(HOST, None, TOKEN, keys[0], LOWER)
+    aside = Aside(lambda: listener.accept(1.5))
+    with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) has not answered at .*the key of all processes must be"):
+        connect(listener.address, TOKEN, keys[1], UPPER, 1.0)
+    with pytest.raises(LinkError, match=r"has not connected .*the key of all processes must be the same"):
+        aside.result()
+
+
+def test_who_knows_only_the_public_key_is_not_let_in() -> None:
+    mine = Key(SECRET)
+    thief = Key(b"another secret, long enough")
+    context = zmq.Context()
+    listener = listen(HOST, None, TOKEN, mine, LOWER)
+    dealer = context.socket(zmq.DEALER)
+    dealer.routing_id = b"S" + TOKEN
+    dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = mine.public, thief.public, thief.secret
+    dealer.connect(listener.address)
+    dealer.send(b"syngrad link 1")
+    with pytest.raises(LinkError, match="has not connected"):
+        listener.accept(0.7)
+    dealer.close(0)
+    context.term()
+
+
+def test_a_key_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
     with pytest.raises(ConfigError, match="cannot be read"):
-        zeromq.Key.from_file(str(tmp_path / "none"))
+        Key.from_file(str(path))
+    path.write_bytes(b"short\n")
+    with pytest.raises(ConfigError, match="holds 5 bytes, and a secret needs 16"):
+        Key.from_file(str(path))
+    path.write_bytes(SECRET)
+    assert Key.from_file(str(path)).public == Key(SECRET).public != Key(SECRET + b"!").public
+
+
+PEER = """
+import sys, time, torch
+from syngrad.links.link import Frame, Kind
+from syngrad.links.zeromq import connect
+link = connect(sys.argv[1], b"a token", None, "the test", 60, heartbeat_ms=100, silence_ms=500)
+for i in range(3):
+    link.send(Frame(Kind.MESSAGE, i, body=torch.ones(300, 300)))
+link.receive(None)
+"""
+
+
+@contextmanager
+def other_process() -> Iterator[tuple[subprocess.Popen[bytes], ZeromqLink]]:
+    """A process that sends three frames and then waits for one, and this end of the link to it."""
+    listener = listen(HOST, None, TOKEN, None, LOWER, **QUICK)
+    process = subprocess.Popen([sys.executable, "-W", "error", "-c", PEER, listener.address], stderr=subprocess.PIPE)
+    link = None
+    try:
+        link = listener.accept(60)
+        yield process, link
+    finally:
+        process.kill()
+        process.communicate()
+        if link is not None:
+            link.close()
+        listener.close()
+
+
+@pytest.mark.distributed
+def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives() -> None:
+    with other_process() as (process, link):
+        first = link.receive(WAIT_S)
+        assert first is not None
+        aside = Aside(lambda: [link.receive(None), link.receive(None), link.receive(None)])
+        process.send_signal(signal.SIGKILL)
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+            aside.result()
+        for call in (link.check, lambda: link.send(Frame(Kind.DONE, 0)), lambda: link.receive(0)):
+            with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+                call()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("busy", [False, True], ids=["waiting", "sending"])
+def test_a_peer_that_is_stopped_is_noticed(busy: bool) -> None:
+    with other_process() as (process, link):
+        for i in range(3):
+            frame = link.receive(WAIT_S)
+            assert frame is not None
+            assert frame.minibatch == i
+        process.send_signal(signal.SIGSTOP)
+
+        def go_on() -> None:
+            for _ in range(20 if busy else 0):  # more than the buffers between the two hold
+                link.send(Frame(Kind.DONE, body=torch.ones(1024, 1024)))
+            link.receive(60)
+
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+            go_on()
+        with pytest.raises(LinkError, match="is gone"):
+            link.check()
+
+
+@pytest.mark.distributed
+def test_a_process_that_ends_without_a_word_has_its_reason_read() -> None:
+    with other_process() as (process, link):
+        for _ in range(3):
+            link.receive(WAIT_S)
+        link.send(Frame(Kind.BYE))
+        assert process.wait(60) != 0
+        assert process.stderr is not None
+        assert b"LinkError: the test has ended its link" in process.stderr.read()
+
+
+def test_a_long_computation_is_no_silence() -> None:
+    with pair(**QUICK) as (lower, upper):
+        lower.send(Frame(Kind.MESSAGE, 1))
+        Aside(lambda: sum(i * i for i in range(4_000_000))).result()  # longer than the silence, with Python's lock
+        Aside(lambda: sum(i * i for i in range(4_000_000))).result()
+        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 1)
+        upper.check()
+        lower.check()
+
+
+def test_constants_leave_time_for_a_busy_machine() -> None:
+    assert zeromq.SILENCE_MS >= 3 * zeromq.HEARTBEAT_MS

@@ -1,8 +1,8 @@
 """The form in which activations and gradients travel: as they are, in bfloat16, or in 8 bits with a scale a row.
 
-A row is everything but the last dimension: a sample of (n, f), a token of (n, t, f); of an image (n, c, y, x) it is a
-line of pixels. In 8 bits a value is round(x / s) with s = max|x| / 127 over its row, so it is off by s/2 at most. A row
-that holds a NaN or an infinity gets the scale NaN, so that nothing that is not finite comes out finite.
+A row is everything along the last dimension: a sample of (n, f), a token of (n, t, f), a line of pixels of an image
+(n, c, y, x). In 8 bits a value is round(x / s) with s = max|x| / 127 over its row, so that it is off by s/2 at most. A
+row that holds a NaN or an infinity gets the scale NaN: nothing that is not finite comes out finite.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.errors import LinkError
+
+_STEPS = 127
+_SMALLEST = torch.finfo(torch.float32).tiny
+
 
 def pack(tensors: list[Tensor], how: str) -> list[Any]:
     """The tensors as "float32" (every dtype as it is), "bfloat16" or "int8"; those without floats stay as they are."""
@@ -19,7 +24,12 @@ def pack(tensors: list[Tensor], how: str) -> list[Any]:
 
 
 def unpack(packed: list[Any], how: str, dtypes: list[torch.dtype]) -> list[Tensor]:
-    """What :func:`pack` was given, in these dtypes."""
+    """What :func:`pack` was given, in these dtypes.
+
+    Raises LinkError for what it cannot have made.
+    """
+    if not isinstance(packed, list) or len(packed) != len(dtypes):
+        raise LinkError(f"what came is not {len(dtypes)} tensors packed as {how}")
     return [_unpacked(each, how, dtype) for each, dtype in zip(packed, dtypes, strict=True)]
 
 
@@ -30,16 +40,23 @@ def _packed(tensor: Tensor, how: str) -> Any:
         return tensor.to(torch.bfloat16)
     rows = tensor.float()
     if rows.numel() == 0:
-        return [rows.to(torch.int8), torch.ones(())]
-    scale = (rows.abs().amax(-1, keepdim=True) if rows.dim() else rows.abs()) / 127
-    scale = torch.where(scale.isfinite(), scale, torch.nan)
-    steps = (rows / torch.where(scale > 0, scale, 1.0)).round_().nan_to_num_(0.0).clamp_(-127, 127)
-    return [steps.to(torch.int8), scale]
+        return [rows.to(torch.int8), rows.new_ones((*rows.shape[:-1], 1))]
+    if rows.dim() == 0:
+        rows = rows.view(1)
+    # NaN and infinity win every maximum, and x·0 is NaN for both, and 0 for any other
+    largest = rows.abs().amax(-1, keepdim=True)
+    scale = (largest / _STEPS).clamp_min_(_SMALLEST).add_(largest * 0)
+    steps = (rows / scale).round_().nan_to_num_(0.0).clamp_(-_STEPS, _STEPS).to(torch.int8)
+    return [steps.view(tensor.shape), scale]
 
 
 def _unpacked(packed: Any, how: str, dtype: torch.dtype) -> Tensor:
-    if isinstance(packed, Tensor):
+    if isinstance(packed, Tensor) and (how != "int8" or not dtype.is_floating_point):
         return packed if packed.dtype == dtype else packed.to(dtype)
-    steps, scale = packed
-    made: Tensor = (steps * scale).to(dtype)
-    return made
+    steps, scale = packed if isinstance(packed, list | tuple) and len(packed) == 2 else (None, None)
+    if not isinstance(steps, Tensor) or not isinstance(scale, Tensor) or steps.dtype != torch.int8:
+        raise LinkError(f"what came is not packed as {how}")
+    if scale.shape != (*steps.shape[:-1], 1):
+        raise LinkError(f"what came is not packed as {how}: its scales are of another shape")
+    values: Tensor = steps * scale
+    return values.view(steps.shape).to(dtype)

@@ -1,12 +1,13 @@
 """The wire format: a frame as a few buffers and back, without pickling anything and without copying what is large.
 
-The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, and the structure of the
-body as JSON (see :mod:`syngrad.plain`), in which tensors stand by number. Every further part is one tensor's values,
+The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, the structure of the body
+as JSON (see :mod:`syngrad.plain`), in which tensors stand by number, and the values of small tensors, one after another
+(every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
 row by row. All sizes are there before anything is read:
 
     4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
-    d scale · I tensors · I bytes of structure                                                                  48 bytes
-    B dtype · B dimensions · 6s zero · 8Q shape                                                       72 bytes a tensor
+    d scale · I tensors · I bytes of structure                                              48 bytes
+    B dtype · B dimensions · 6s zero · 8Q shape                                             72 bytes a tensor
 
 What arrives is held against what is really there before memory is taken for it: nothing is allocated in proportion to
 what a header claims.
@@ -14,13 +15,15 @@ what a header claims.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import struct
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,9 +35,8 @@ MAGIC, VERSION = b"SGRD", 1
 #: more than any state has, and than any structure takes; what claims more is not a frame
 MOST_TENSORS, MOST_STRUCTURE_BYTES = 1 << 16, 1 << 26
 MOST_DIMENSIONS = 8
-#: a received tensor up to this size is copied into memory of its own: it costs a microsecond or two, aligns it, and
-#: does not keep the larger buffer alive into which small parts are received together
-COPIED_BYTES = 1 << 14
+#: tensors up to this size travel in the first part, and are copied out of it, into memory of their own and aligned
+SMALL_BYTES = 1 << 12
 
 _HEADER = struct.Struct("<4sBBBB8sQqdII")
 _DESCRIPTOR = struct.Struct("<BB6x8Q")
@@ -62,9 +64,13 @@ _DTYPES = {
     17: torch.float8_e5m2,
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_WIDTHS = {code: dtype.itemsize for code, dtype in _DTYPES.items()}
 _KINDS = {int(kind): kind for kind in Kind}
+#: the numbers that NumPy has too
+_NUMPY = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
+_ARRAYS = {torch.empty(0, dtype=dtype).numpy().dtype: _CODES[dtype] for dtype in _NUMPY}
 _NAMES = [f"t{i}" for i in range(64)]
+#: descriptors and structures up to this size are remembered: those of a run's messages are nearly always the same
+_REMEMBERED_BYTES = 1 << 12
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
 
 Buffer = bytes | bytearray | memoryview
@@ -76,43 +82,51 @@ def session(token: bytes) -> bytes:
 
 
 def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
-    """The parts of a frame. Those of contiguous tensors on the CPU are views: not to be written to until sent.
+    """The parts of a frame. Those of contiguous tensors on the CPU are views: to be sent before these are written to.
 
     sequence: the number of the frame in its direction, from 0. token: eight bytes, see :func:`session`.
 
     Raises MessageError for a body that holds anything but plain data and tensors.
     """
     tensors: dict[str, Tensor] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     try:
-        structure = _json(plain.encode(frame.body, tensors)).encode()
+        structure = _structure(frame.body, tensors, arrays).encode()
     except plain.PlainError as error:
-        raise MessageError(f"this cannot cross a link: {error}") from error
+        raise MessageError(f"this cannot cross a link: {_place(frame.body, error)}") from error
     except RecursionError as error:
         raise MessageError("this cannot cross a link: it is nested too deep, or holds itself") from error
-    if len(tensors) > MOST_TENSORS or len(structure) > MOST_STRUCTURE_BYTES:
+    count, length = len(tensors), len(structure)
+    if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES:
         raise MessageError(
-            f"this cannot cross a link: {len(tensors)} tensors and {len(structure)} bytes of structure are more than "
-            f"{MOST_TENSORS} and {MOST_STRUCTURE_BYTES}; put small tensors together into larger ones"
+            f"this cannot cross a link: {count} tensors and {length} bytes of structure are more than {MOST_TENSORS} "
+            f"and {MOST_STRUCTURE_BYTES}; put small tensors together into larger ones"
         )
     flags = _WANTED if frame.wanted else 0
-    head = [
-        _HEADER.pack(
-            MAGIC, VERSION, frame.kind, flags, 0, token, sequence, frame.minibatch, frame.scale, len(tensors),
-            len(structure),
-        )
-    ]  # fmt: skip
+    head: list[Buffer] = [
+        _HEADER.pack(MAGIC, VERSION, frame.kind, flags, 0, token, sequence, frame.minibatch, frame.scale, count, length)
+    ]
+    small: list[Buffer] = [structure]
     parts: list[Buffer] = [b""]
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
+        array = arrays.get(name)
+        if array is not None:
+            head.append(_descriptor(_ARRAYS[array.dtype], array.shape))
+            if array.nbytes <= SMALL_BYTES:
+                small.append(array.tobytes())
+            else:
+                parts.append(array.data.cast("B"))
+            continue
         shape, code = tensor.shape, _CODES.get(tensor.dtype)
         if code is None or len(shape) > MOST_DIMENSIONS:
             raise MessageError(
                 f"a tensor of dtype {tensor.dtype} and {len(shape)} dimensions cannot cross a link; at most "
                 f"{MOST_DIMENSIONS} dimensions of an ordinary dtype can"
             )
-        head.append(_DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)]))
-        parts.append(_values(tensor))
-    head.append(structure)
-    parts[0] = b"".join(head)
+        head.append(_descriptor(code, shape))
+        values = _values(tensor)
+        (small if len(values) <= SMALL_BYTES else parts).append(values)
+    parts[0] = b"".join(head + small)
     return parts
 
 
@@ -139,19 +153,26 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
     if kind not in _KINDS or flags & ~_WANTED or zero:
         _refuse(source, f"kind {kind} with flags {flags} is unknown")
-    if count != len(parts) - 1 or count > MOST_TENSORS:
-        _refuse(source, f"it claims {count} tensors and brings {len(parts) - 1}")
-    start = _HEADER.size + count * _DESCRIPTOR.size
-    if length != len(head) - start or length > MOST_STRUCTURE_BYTES:
-        _refuse(source, f"its first part has {len(head)} bytes and claims {start + length}")
-    tensors = {}
-    for index in range(count):
-        name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
-        at = _HEADER.size + index * _DESCRIPTOR.size
-        tensors[name] = _tensor(_DESCRIPTOR.unpack_from(head, at), parts[index + 1], source)
+    structure_at = _HEADER.size + count * _DESCRIPTOR.size
+    small_at = structure_at + length
+    if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
+        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+    tensors: dict[str, Tensor] = {}
+    small, part = small_at, 1
+    for index, (dtype, shape, size) in enumerate(_described(bytes(head[_HEADER.size : structure_at]), source)):
+        if size <= SMALL_BYTES:
+            buffer, at = head, small
+            small += size
+        else:
+            buffer, at = parts[part] if part < len(parts) else b"", 0
+            part += 1
+        if at + size > len(buffer) or (buffer is not head and size != len(buffer)):
+            _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
+        tensors[_NAMES[index] if index < len(_NAMES) else f"t{index}"] = _tensor(dtype, shape, buffer, at, size)
+    if small != len(head) or part != len(parts):
+        _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     try:
-        structure = json.loads(bytes(head[start:]), parse_constant=_no_constant)
-        body = plain.decode(structure, tensors)
+        body = _body(_parsed(bytes(head[structure_at:small_at])), tensors)
     except plain.PlainError as error:
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -159,39 +180,139 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
+def part_sizes(head: Buffer, source: str) -> list[int]:
+    """How many bytes each part after this first one has, for a transport that must know beforehand.
+
+    Raises LinkError for what is not the first part of a frame.
+    """
+    if len(head) < _HEADER.size:
+        _refuse(source, "it is too short")
+    *_, count, length = _HEADER.unpack_from(head)
+    if _HEADER.size + count * _DESCRIPTOR.size + length > len(head):
+        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+    described = _described(bytes(head[_HEADER.size : _HEADER.size + count * _DESCRIPTOR.size]), source)
+    return [size for _, _, size in described if size > SMALL_BYTES]
+
+
+def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
+    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often.
+
+    arrays: of the tensors that NumPy can look at as they are, that view.
+    """
+    kind = type(body)
+    if kind is Tensor and (array := _array(body)) is not None:
+        index = len(tensors)
+        name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
+        tensors[name], arrays[name] = body, array
+        return f'{{"tensor":"{name}"}}'
+    if kind is list:
+        return "[" + ",".join([_structure(each, tensors, arrays) for each in body]) + "]"
+    if body is None:
+        return "null"
+    if kind is int or (kind is float and math.isfinite(body)):
+        return repr(body)
+    if kind is dict and len(body) > 1 and all(type(key) is str for key in body):
+        items = [f"{_json(key)}:{_structure(each, tensors, arrays)}" for key, each in body.items()]
+        return "{" + ",".join(items) + "}"
+    return _json(plain.encode(body, tensors))
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
+    """The tensor as NumPy sees it, without a copy; None where it lies elsewhere or otherwise, or is of other numbers.
+
+    It asks once and is refused, rather than ask for each of the reasons beforehand: graph, device, layout, dtype.
+    """
+    try:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+    except (RuntimeError, TypeError):
+        return None
+    return array if array.dtype in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS else None
+
+
+@functools.lru_cache(maxsize=256)
+def _descriptor(code: int, shape: tuple[int, ...]) -> bytes:
+    return _DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)])
+
+
+def _place(body: Any, error: plain.PlainError) -> str:
+    """The error once more, with the place in the whole body."""
+    try:
+        plain.encode(body, {})
+    except plain.PlainError as again:
+        return str(again)
+    return str(error)
+
+
+def _parsed(structure: bytes) -> Any:
+    """The structure's JSON. What is decoded from it is made anew each time."""
+    return _loaded(structure) if len(structure) <= _REMEMBERED_BYTES else _loaded.__wrapped__(structure)
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(structure: bytes) -> Any:
+    return json.loads(structure, parse_constant=_no_constant)
+
+
 def _values(tensor: Tensor) -> Buffer:
     """A tensor's values, row by row, as bytes: a view wherever they lie like that already."""
     if tensor.numel() == 0:
         return b""
-    tensor = tensor.detach()
-    if tensor.device.type != "cpu":
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if not tensor.is_cpu:
         tensor = tensor.cpu()
-    flat = tensor.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
-    values: memoryview = flat.numpy().data
+    if tensor.is_neg() or tensor.is_complex():
+        tensor = tensor.resolve_conj().resolve_neg()
+    values: memoryview = tensor.contiguous().view(-1).view(torch.uint8).numpy().data
     return values
 
 
-def _tensor(descriptor: tuple[int, ...], part: Buffer, source: str) -> Tensor:
-    code, dimensions, shape = descriptor[0], descriptor[1], descriptor[2:]
-    if code not in _DTYPES or dimensions > MOST_DIMENSIONS:
-        _refuse(source, f"a tensor has dtype {code} and {dimensions} dimensions")
-    shape = shape[:dimensions]
-    elements = math.prod(shape)
-    # a shape such as 0×2⁶³ has no elements, and PyTorch no number for it
-    if elements * _WIDTHS[code] != len(part) or (elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS):
-        _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {len(part)} bytes")
-    dtype = _DTYPES[code]
-    if elements == 0:
+def _body(structure: Any, tensors: dict[str, Tensor]) -> Any:
+    """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
+    if type(structure) is list:
+        return [_body(each, tensors) for each in structure]
+    if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
+        found = tensors.get(name)
+        if found is not None:
+            return found
+    return plain.decode(structure, tensors)
+
+
+def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple[int, ...], int]]:
+    """(dtype, shape, bytes) of each tensor, as the descriptors claim."""
+    try:
+        return _claims(descriptors) if len(descriptors) <= _REMEMBERED_BYTES else _claims.__wrapped__(descriptors)
+    except ValueError as error:
+        _refuse(source, str(error))
+
+
+@functools.lru_cache(maxsize=64)
+def _claims(descriptors: bytes) -> list[tuple[torch.dtype, tuple[int, ...], int]]:
+    claims = []
+    for code, dimensions, *sizes in _DESCRIPTOR.iter_unpack(descriptors):
+        if code not in _DTYPES or dimensions > MOST_DIMENSIONS:
+            raise ValueError(f"a tensor has dtype {code} and {dimensions} dimensions")
+        shape = tuple(sizes[:dimensions])
+        elements = math.prod(shape)
+        if elements == 0 and math.prod(filter(None, shape)) > _MOST_ELEMENTS:  # PyTorch has no number for 0×2⁶³
+            raise ValueError(f"a tensor has shape {'×'.join(map(str, shape))}")
+        claims.append((_DTYPES[code], shape, elements * _DTYPES[code].itemsize))
+    return claims
+
+
+def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int, size: int) -> Tensor:
+    if size == 0:
         return torch.empty(shape, dtype=dtype)
-    view = memoryview(part)
-    if len(view) <= COPIED_BYTES or view.readonly:
-        view = memoryview(bytearray(view))
+    if size <= SMALL_BYTES or memoryview(buffer).readonly:
+        buffer, at = bytearray(memoryview(buffer)[at : at + size]), 0
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
-        return torch.frombuffer(view, dtype=torch.uint8).ne(0).view(shape)
-    values = torch.frombuffer(view, dtype=dtype)
-    if values.data_ptr() % values.element_size():
-        values = values.clone()
-    return values.view(shape)
+        return torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).ne(0).view(shape)
+    width = dtype.itemsize
+    values = torch.frombuffer(buffer, dtype=dtype, count=size // width, offset=at)
+    if values.data_ptr() % width:
+        # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
+        values = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).clone().view(dtype)
+    return values if len(shape) == 1 else values.view(shape)
 
 
 def _no_constant(text: str) -> NoReturn:

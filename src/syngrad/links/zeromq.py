@@ -1,163 +1,142 @@
-"""Links over TCP by ZeroMQ: framing, queues and heartbeats are its own, in a thread of its own outside Python.
+"""Links over TCP by ZeroMQ: framing, queues and heartbeats are its own.
 
 The upper process listens (ROUTER), the lower one connects (DEALER) with a routing id that only the processes of this
-run know; what comes from anybody else is dropped. (The port stays open: ZeroMQ ends a listener's connections with it.)
-A connection that is lost once the two have shaken hands is lost for good: frames may be missing, so there is no
-reconnecting.
-
-ZeroMQ's own limits on queued messages are off: the number of minibatches under way is counted above
-(execution/ends.py), and a limit here could only block a process in the middle of a send.
+run know. Each tells the other its version of the wire. Once they have shaken hands, what comes from anybody else is
+dropped, and a connection that is lost is lost for good: frames may be missing, so there is no going on with another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import zmq
-from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
-from syngrad.errors import ConfigError, LinkError, warn
+from syngrad.errors import LinkError, first_line
+from syngrad.links.key import Key
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import VERSION, decode, encode, session
+from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS, Wire
 
-#: milliseconds between two signs of life, and of silence after which the peer counts as lost
-HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
 #: milliseconds that the last frames get to leave when a link is closed
 LINGER_MS = 3_000
-#: bytes of one tensor; larger frames are refused by the transport before memory is taken for them
-LIMIT_BYTES = 1 << 33
-_HELLO = b"syngrad link "
-_LOST = zmq.EVENT_DISCONNECTED
-_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-_SHORTEST_SECRET = 16
+_MORE = zmq.DONTWAIT | zmq.SNDMORE
+_HELLO, _OTHER_TOKEN = b"syngrad link ", b"syngrad another token"
+_GONE = "is gone: its process has ended, its connection is cut, or it was silent for too long"
 
-
-class Key:
-    """The key pair that all processes of a run derive from one secret.
-
-    CURVE encrypts and authenticates: who connects must know the listener's public key, which only the secret gives,
-    and never crosses the wire.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        self.secret = z85.encode(hashlib.sha256(b"syngrad link key" + secret).digest())
-        self.public = zmq.curve_public(self.secret)
-
-    @classmethod
-    def from_file(cls, path: str) -> Key:
-        """The key of a file that holds a secret of 16 bytes or more, the same on every host.
-
-        Raises ConfigError for a file that cannot be read or holds less, and where this ZeroMQ has no CURVE.
-        """
-        try:
-            secret = Path(path).read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"link_key {path!r} cannot be read: {error.strerror}; name a file with a secret"
-            ) from error
-        if len(secret) < _SHORTEST_SECRET:
-            raise ConfigError(
-                f"link_key {path!r} holds {len(secret)} bytes, and a secret needs {_SHORTEST_SECRET}; make one with "
-                f"head -c 32 /dev/urandom | base64 > {path}"
-            )
-        if not zmq.has("curve"):
-            raise ConfigError("link_key needs a ZeroMQ built with CURVE; install pyzmq from a wheel")
-        return cls(secret)
+__all__ = ["Key", "Listener", "ZeromqLink", "connect", "listen"]
 
 
 class ZeromqLink:
-    """One end; see :class:`syngrad.links.link.Link`. It owns its socket and its ZeroMQ context."""
+    """One end; see :class:`syngrad.links.link.Link`. It owns its socket and its ZeroMQ context.
+
+    Frames that arrived before a loss are still received; then, and on sending at once, a LinkError says who is lost.
+    So it does after the peer's BYE: "… has ended its link".
+    """
 
     def __init__(self, wire: Wire, peer: str, token: bytes, to: bytes | None) -> None:
         self.peer = peer
         self.sent_bytes = self.received_bytes = 0
-        self._wire, self._token, self._to = wire, session(token), to
+        self._wire, self._socket = wire, wire.socket
+        self._token, self._to = session(token), to
         self._sequence = self._due = 0
         self._lost: str | None = None
         self._closed = False
 
     def send(self, frame: Frame) -> None:
-        """See :class:`syngrad.links.link.Link`."""
-        if self._lost is not None or self._closed:
+        """See :class:`syngrad.links.link.Link`. Raises MessageError for a body that is neither plain nor tensors."""
+        if self._closed or self._lost is not None or self._wire.lost_lately():
             self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
-        self._sequence += 1
-        self.sent_bytes += sum(map(len, parts))
+        sizes = [len(part) for part in parts]
+        if max(sizes) > self._wire.limit_bytes:
+            raise LinkError(
+                f"{max(sizes)} bytes in one tensor for {self.peer} are more than its link carries "
+                f"({self._wire.limit_bytes}); send smaller ones"
+            )
         try:
-            self._wire.socket.send_multipart(parts if self._to is None else [self._to, *parts], flags=zmq.DONTWAIT)
+            if self._to is not None:
+                self._socket.send(self._to, _MORE)
+            # Copied: without a copy pyzmq keeps the tensor alive by a Python thread of its own, which costs more.
+            for part in parts[:-1]:
+                self._socket.send(part, _MORE)
+            self._socket.send(parts[-1], zmq.DONTWAIT)
         except zmq.ZMQError as error:
-            self._lose(f"is gone ({error.strerror or error})")
+            self._lose(_GONE, error)
+        self._sequence += 1
+        self.sent_bytes += sum(sizes)
 
     def receive(self, timeout_s: float | None = None) -> Frame | None:
         """See :class:`syngrad.links.link.Link`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            if self._closed:
-                self.check()
-            frame = self._take()
+            frame = None if self._closed else self._take()
             if frame is not None:
                 return frame
-            if self._lost is not None:
-                raise LinkError(f"{self.peer} {self._lost}")
+            if self._closed or self._lost is not None:
+                self.check()
+            if self._wire.lost():  # what came before that is here by now
+                frame = self._take()
+                if frame is None:
+                    self._lose(_GONE)
+                return frame
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            if self._wire.wait(left) and (frame := self._take()) is None and self._wire.lost():
-                self._lost = "is gone: its connection was lost, or it was silent for too long"
-            elif frame is not None:
-                return frame
+            self._wire.wait(left)
 
     def check(self) -> None:
         """See :class:`syngrad.links.link.Link`."""
         if self._closed:
             raise LinkError(f"the link to {self.peer} is closed")
-        if self._lost is None and self._wire.lost():
-            self._lost = "is gone: its connection was lost, or it was silent for too long"
         if self._lost is not None:
             raise LinkError(f"{self.peer} {self._lost}")
+        if self._wire.lost():
+            raise LinkError(f"{self.peer} {_GONE}")
 
     def close(self) -> None:
-        """See :class:`syngrad.links.link.Link`."""
+        """See :class:`syngrad.links.link.Link`. It waits for LINGER_MS at most."""
         if self._closed:
             return
-        if self._lost is None:
+        linger_ms = 0
+        if self._lost is None and not self._wire.lost():
             try:
                 self.send(Frame(Kind.BYE))
+                linger_ms = LINGER_MS
             except LinkError:
-                self._lost = "is gone"
+                self._lost = _GONE
         self._closed = True
-        self._wire.close(LINGER_MS if self._lost is None else 0)
+        self._wire.close(linger_ms)
 
     def _take(self) -> Frame | None:
         """The next frame that is here already."""
-        while True:
+        while self._lost is None or self._lost == _GONE:
             try:
-                parts = self._wire.socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
+                part = self._socket.recv(zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 return None
-            buffers = [part.buffer for part in parts]
-            if self._to is not None and bytes(buffers.pop(0)) != self._to:
-                self._wire.foreign()
+            parts = [part]
+            while part.more:
+                parts.append(part := self._socket.recv(copy=False))
+            if self._to is not None and parts.pop(0).bytes != self._to:
+                self._wire.stranger()
                 continue
+            buffers = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
                 frame = decode(buffers, self._due, self._token, self.peer)
             except LinkError as error:
-                self._lost = f"is not understood any more ({error})"
+                self._lost = f"is not understood any more: {error}"
                 raise
             self._due += 1
             if frame.kind == Kind.BYE:
-                self._lost = "has ended its link"
-                raise LinkError(f"{self.peer} {self._lost}")
+                self._lose("has ended its link")
             return frame
+        return None
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, why: str, error: Exception | None = None) -> NoReturn:
         self._lost = why
-        raise LinkError(f"{self.peer} {why}")
+        raise LinkError(f"{self.peer} {why}") from error
 
 
 class Listener:
@@ -166,39 +145,58 @@ class Listener:
     def __init__(self, wire: Wire, address: str, token: bytes, peer: str) -> None:
         self.address = address
         self._wire, self._token, self._peer = wire, token, peer
+        self._others = 0
 
     def accept(self, timeout_s: float) -> ZeromqLink:
-        """The link, once the peer has shaken hands.
+        """The link, once the peer has shaken hands. The listener is done with then, whatever happens.
 
         Raises LinkError where it has not within `timeout_s` seconds, or speaks another version.
         """
-        deadline = time.monotonic() + timeout_s
-        routing_id = b"S" + self._token
-        wire = self._wire
+        try:
+            return self._accept(time.monotonic() + timeout_s, timeout_s)
+        except BaseException:
+            self._wire.close(LINGER_MS if self._others else 0)
+            raise
+
+    def _accept(self, deadline: float, timeout_s: float) -> ZeromqLink:
+        wire, expected = self._wire, _routing_id(self._token)
         while (left := deadline - time.monotonic()) > 0:
             wire.wait(left)
+            wire.answer()
             wire.lost()
             try:
                 parts = wire.socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 continue
-            if parts[0].bytes != routing_id or len(parts) != 2 or not parts[1].bytes.startswith(_HELLO):
-                wire.foreign()
+            sender, hello = parts[0].bytes, parts[-1].bytes[:64]
+            if len(parts) != 2 or not hello.startswith(_HELLO):
+                wire.stranger()
                 continue
-            wire.descriptor = parts[1].get(zmq.SRCFD)
-            wire.socket.send_multipart([routing_id, _greeting()])
-            version = parts[1].bytes.removeprefix(_HELLO)
-            if version != str(VERSION).encode():
-                self.close()
-                raise LinkError(_other_version(self._peer, version))
-            return ZeromqLink(wire, self._peer, self._token, routing_id)
-        said = f" ({wire.refused})" if wire.refused else ""
-        self.close()
-        raise LinkError(f"{self._peer} has not connected to {self.address} within {timeout_s:g} s{said}")
+            right = sender == expected
+            try:
+                wire.socket.send_multipart([sender, _HELLO + b"%d" % VERSION if right else _OTHER_TOKEN], zmq.DONTWAIT)
+            except zmq.ZMQError:  # it has gone again
+                continue
+            if not right:
+                self._others += 1
+                continue
+            if hello != _HELLO + b"%d" % VERSION:
+                self._others += 1
+                raise LinkError(_other_version(self._peer, hello))
+            wire.settle(int(parts[1].get(zmq.SRCFD)))
+            return ZeromqLink(wire, self._peer, self._token, sender)
+        said = [f"{self._others} of another run or attempt did"] if self._others else []
+        if wire.refusals:
+            said.append(f"{wire.refusals} were refused: the key of all processes must be the same")
+        raise LinkError(
+            f"{self._peer} has not connected to {self.address} within {timeout_s:g} s"
+            + (f" ({'; '.join(said)})" if said else "")
+        )
 
     def close(self) -> None:
-        """Give up; not once it has accepted."""
-        self._wire.close(0)
+        """Give up, if it has not accepted."""
+        if self._wire.descriptor is None:
+            self._wire.close(0)
 
 
 def listen(
@@ -209,33 +207,41 @@ def listen(
     peer: str,
     *,
     limit_bytes: int = LIMIT_BYTES,
+    heartbeat_ms: int = HEARTBEAT_MS,
     silence_ms: int = SILENCE_MS,
 ) -> Listener:
-    """Listen at this host's `address` for the peer that knows `token`; ports: (first, last), None for any free one.
+    """Listen at this host's `address`, an IPv4 or IPv6 one, for the peer that knows `token`.
 
-    Raises LinkError where the port, or every one of them, is taken.
+    ports: (first, last), of which the first free one is taken; None: any free one. limit_bytes: of one tensor.
+    heartbeat_ms, silence_ms: between two signs of life, and until silence counts as loss.
+
+    Raises LinkError where the port, or every one of them, is taken, or the address is not this host's.
     """
-    wire = Wire(zmq.ROUTER, limit_bytes, silence_ms)
-    socket = wire.socket
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    if key is not None:
-        socket.curve_server = True
-        socket.curve_secretkey, socket.curve_publickey = key.secret, key.public
+    wire = Wire(zmq.ROUTER, limit_bytes, heartbeat_ms, silence_ms)
+    try:
+        wire.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
+        wire.socket.setsockopt(zmq.IPV6, int(":" in address))
+        if key is not None:
+            wire.lock(key, listens=True)
+        _bind(wire.socket, address, ports)
+    except BaseException:
+        wire.close(0)
+        raise
+    return Listener(wire, wire.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer)
+
+
+def _bind(socket: zmq.Socket[bytes], address: str, ports: tuple[int, int] | None) -> None:
     host = f"[{address}]" if ":" in address else address
-    socket.setsockopt(zmq.IPV6, int(":" in address))
-    error: zmq.ZMQError | None = None
-    for port in range(ports[0], ports[1] + 1) if ports is not None else ["*"]:
+    problem: zmq.ZMQError | None = None
+    for port in ["*"] if ports is None else range(ports[0], ports[1] + 1):
         try:
             socket.bind(f"tcp://{host}:{port}")
-            return Listener(wire, socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer)
-        except zmq.ZMQError as problem:
-            error = problem
-    wire.close(0)
-    where = f"{address} port {ports[0]} to {ports[1]}" if ports is not None else address
-    raise LinkError(
-        f"cannot listen at {where}: {error.strerror if error is not None else 'no port'}; free a port, or give "
-        "others in SYNGRAD_PORTS"
-    )
+            return
+        except zmq.ZMQError as error:
+            problem = error
+    where = "" if ports is None else f" port {ports[0]}" if ports[0] == ports[1] else f" ports {ports[0]}–{ports[1]}"
+    said = "taken" if problem is not None and problem.errno == zmq.EADDRINUSE else f"{problem}" if problem else "empty"
+    raise LinkError(f"cannot listen at {address}{where} ({said}); free a port, or give others in SYNGRAD_PORTS")
 
 
 def connect(
@@ -246,107 +252,53 @@ def connect(
     timeout_s: float,
     *,
     limit_bytes: int = LIMIT_BYTES,
+    heartbeat_ms: int = HEARTBEAT_MS,
     silence_ms: int = SILENCE_MS,
 ) -> ZeromqLink:
-    """The link to the peer that listens at `address`, once it has answered.
+    """The link to the peer that listens at `address`, once it has answered; it may begin to listen later.
 
-    Raises LinkError where it does not within `timeout_s` seconds, has another key, or speaks another version.
+    Raises LinkError where it does not within `timeout_s` seconds, has another key or token, or speaks another version.
     """
-    wire = Wire(zmq.DEALER, limit_bytes, silence_ms)
-    socket = wire.socket
-    socket.setsockopt(zmq.ROUTING_ID, b"S" + token)
-    socket.setsockopt(zmq.IPV6, int("[" in address))
-    if key is not None:
-        socket.curve_serverkey = key.public
-        socket.curve_secretkey, socket.curve_publickey = key.secret, key.public
+    wire = Wire(zmq.DEALER, limit_bytes, heartbeat_ms, silence_ms)
     try:
-        socket.connect(address)
-        socket.send(_greeting())
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            wire.wait(left)
-            wire.lost()
-            try:
-                answer = socket.recv(flags=zmq.DONTWAIT)
-            except zmq.Again:
-                continue
-            if answer != _greeting():
-                raise LinkError(_other_version(peer, answer.removeprefix(_HELLO)))
-            socket.setsockopt(zmq.RECONNECT_IVL, -1)
-            wire.went = False
-            return ZeromqLink(wire, peer, token, None)
-        said = f" ({wire.refused})" if wire.refused else ""
-        raise LinkError(f"{peer} has not answered at {address} within {timeout_s:g} s{said}")
+        wire.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
+        wire.socket.setsockopt(zmq.IPV6, int("[" in address))
+        if key is not None:
+            wire.lock(key, listens=False)
+        wire.socket.connect(address)
+        wire.socket.send(_HELLO + b"%d" % VERSION)
+        return _answered(wire, address, token, peer, timeout_s)
     except zmq.ZMQError as error:
         wire.close(0)
-        raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {error.strerror}") from error
+        raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {first_line(error)}") from error
     except BaseException:
         wire.close(0)
         raise
 
 
-class Wire:
-    """A socket, and what its monitor has said of it.
-
-    descriptor: of the peer's connection, where others may have connected too. refused: why a handshake failed.
-    """
-
-    def __init__(self, kind: int, limit_bytes: int, silence_ms: int) -> None:
-        self.context = zmq.Context()
-        self.socket: zmq.Socket[bytes] = self.context.socket(kind)
-        for option, value in (
-            (zmq.MAXMSGSIZE, limit_bytes),
-            (zmq.SNDHWM, 0),
-            (zmq.RCVHWM, 0),
-            (zmq.HEARTBEAT_IVL, min(HEARTBEAT_MS, silence_ms // 3)),
-            (zmq.HEARTBEAT_TIMEOUT, silence_ms),
-            (zmq.HEARTBEAT_TTL, silence_ms),
-            (zmq.TCP_KEEPALIVE, 1),
-            (zmq.LINGER, 0),
-        ):
-            self.socket.setsockopt(option, value)
-        self.monitor = self.socket.get_monitor_socket(_LOST | _REFUSED)
-        self.poller = zmq.Poller()
-        self.poller.register(self.socket, zmq.POLLIN)
-        self.poller.register(self.monitor, zmq.POLLIN)
-        self.descriptor: int | None = None
-        self.went = False
-        self.refused = ""
-        self._strangers = 0
-
-    def wait(self, seconds: float | None) -> bool:
-        """Until something comes, on the socket or from its monitor."""
-        return bool(self.poller.poll(None if seconds is None else max(1, round(seconds * 1000))))
-
-    def lost(self) -> bool:
-        """Whether the peer's connection has gone."""
-        while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)
-            if event["event"] == _LOST:
-                self.went = self.went or self.descriptor is None or event["value"] == self.descriptor
-            else:
-                self.refused = "a handshake failed: is the key, and the version, the same on both hosts?"
-        return self.went
-
-    def foreign(self) -> None:
-        """Somebody else has sent something; it is dropped, and the first time said."""
-        self._strangers += 1
-        if self._strangers == 1:
-            warn("somebody outside this run has sent something to its link; it is dropped, and so is what follows")
-
-    def close(self, linger_ms: int) -> None:
-        """Give everything back."""
-        if self.socket.closed:
-            return
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(linger_ms)
-        self.context.term()
+def _answered(wire: Wire, address: str, token: bytes, peer: str, timeout_s: float) -> ZeromqLink:
+    deadline = time.monotonic() + timeout_s
+    while (left := deadline - time.monotonic()) > 0:
+        wire.wait(left)
+        wire.lost()
+        try:
+            answer = wire.socket.recv(flags=zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            continue
+        if answer.bytes == _OTHER_TOKEN:
+            raise LinkError(f"{peer} at {address} belongs to another run or attempt; start all processes anew")
+        if answer.bytes != _HELLO + b"%d" % VERSION:
+            raise LinkError(_other_version(peer, answer.bytes[:64]))
+        wire.settle(int(answer.get(zmq.SRCFD)))
+        return ZeromqLink(wire, peer, token, None)
+    said = " (it refuses this end: the key of all processes must be the same)" if wire.refusals else ""
+    raise LinkError(f"{peer} has not answered at {address} within {timeout_s:g} s{said}")
 
 
-def _greeting() -> bytes:
-    return _HELLO + str(VERSION).encode()
+def _routing_id(token: bytes) -> bytes:
+    return b"S" + token
 
 
-def _other_version(peer: str, version: bytes) -> str:
-    return f"{peer} speaks version {version.decode('ascii', 'replace')!s:.20} of the wire, and this Syngrad {VERSION}"
+def _other_version(peer: str, hello: bytes) -> str:
+    its = hello.removeprefix(_HELLO).decode("ascii", "replace")
+    return f"{peer} speaks version {its!r:.20} of the wire, and this Syngrad {VERSION}; use the same everywhere"

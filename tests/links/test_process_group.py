@@ -1,0 +1,75 @@
+"""The link over a process group, between processes: a peer that is killed, and one that never comes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.links.opening import LOWER, TOKEN, UPPER, WAIT_S, Aside, group_pair
+
+from syngrad.errors import LinkError
+from syngrad.links import process_group
+from syngrad.links.link import Frame, Kind
+
+PEER = """
+import sys, torch, torch.distributed as dist
+from syngrad.links.link import Frame, Kind
+from syngrad.links.process_group import join
+link = join(dist.FileStore(sys.argv[1], 2), False, b"a token", "the test", 60, address="127.0.0.1")
+for i in range(3):
+    link.send(Frame(Kind.MESSAGE, i, body=torch.ones(300, 300)))
+link.receive(None)
+"""
+
+
+@pytest.mark.distributed
+def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = subprocess.Popen([sys.executable, "-c", PEER, str(store)], stderr=subprocess.DEVNULL)
+    try:
+        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, LOWER, 60, address="127.0.0.1")
+        first = link.receive(60)
+        assert first is not None
+        aside = Aside(lambda: [link.receive(None) for _ in range(3)])
+        process.kill()
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+            aside.result()
+        for call in (link.check, lambda: link.send(Frame(Kind.DONE, 0)), lambda: link.receive(0)):
+            with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone"):
+                call()
+        link.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_peer_that_never_comes() -> None:
+    with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) has not come within 0\.2 s"):
+        process_group.join(dist.HashStore(), False, TOKEN, UPPER, 0.2, address="127.0.0.1")
+
+
+def test_a_body_of_more_structure_than_the_first_block_holds() -> None:
+    lower, upper = group_pair()
+    body = ["x" * 20_000, torch.ones(3), torch.ones(5000), list(range(500))]
+    lower.send(Frame(Kind.REPLY, body=body))
+    got = upper.receive(WAIT_S)
+    assert got is not None
+    assert got.body[0] == body[0]
+    assert got.body[3] == body[3]
+    assert torch.equal(got.body[2], torch.ones(5000))
+    lower.close()
+    upper.close()
+
+
+def test_what_is_no_frame_ends_the_link() -> None:
+    lower, upper = group_pair()
+    assert isinstance(lower, process_group.ProcessGroupLink)
+    lower._group.send([torch.zeros(1 << 13, dtype=torch.uint8)], 1, 0).wait()
+    with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone .*refused: its first block"):
+        upper.receive(WAIT_S)
+    upper.close()
+    lower.close()
