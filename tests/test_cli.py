@@ -22,6 +22,11 @@ from syngrad.results import validate
 OPTIONS = {
     "experiment",
     "methods",
+    "workers",
+    "link",
+    "queue_depth",
+    "message_dtype",
+    "trace",
     "estimator",
     "stages",
     "cuts",

@@ -42,6 +42,7 @@ ORDER = (
     ("results", "config"),
     ("compare",),
     ("training",),
+    ("processes",),
     ("planner",),
     ("report",),
     ("cli",),

@@ -10,7 +10,7 @@ from syngrad.config import kept, listed
 from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
-    from syngrad.compare.processes import Processes
+    from syngrad.processes import Processes
 
 #: what the processes of a row are told to use instead of the experiment's own
 INSTEAD = ("epochs", "batch_size", "optimizer", "cuts", "stages")
@@ -19,7 +19,7 @@ INSTEAD = ("epochs", "batch_size", "optimizer", "cuts", "stages")
 def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
     from syngrad import results
-    from syngrad.compare.processes import Processes
+    from syngrad.processes import Processes
     from syngrad.report.progress import shown
 
     for name in ("html", "estimator"):

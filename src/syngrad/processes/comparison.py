@@ -141,7 +141,7 @@ class Processes:
         }
         with tempfile.TemporaryDirectory(prefix="syngrad-") as folder:
             out = Path(folder, "row.json")
-            command = [sys.executable, "-m", "syngrad.compare.worker", json.dumps(spec), str(out)]
+            command = [sys.executable, "-m", "syngrad.processes.row", json.dumps(spec), str(out)]
             if hosts is None or alone:
                 launch(command, 1 if alone else self.workers, restarts=0, threads=threads)
             else:

@@ -1,4 +1,4 @@
-"""One process of a row of Syngrad's own: `python -m syngrad.compare.worker SPEC OUT`, started by a launcher.
+"""One process of a row of Syngrad's own: `python -m syngrad.processes.row SPEC OUT`, started by a launcher.
 
 SPEC is JSON: experiment and what stands instead of its own, method, estimator, seed, threads, options of the Trainer,
 validations an epoch. Process 0 writes the row to OUT, with the spans of every process for a timeline.
