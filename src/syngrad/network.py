@@ -15,6 +15,7 @@ from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, f
 from syngrad.estimators.base import Binding, Context
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
+from syngrad.inputs import InputSpec, make
 from syngrad.interface import Interface
 from syngrad.partition import Segment, check_names, split
 from syngrad.scalars import whole
@@ -34,6 +35,8 @@ class DecoupledNetwork:
         self.segments: list[Segment] = []
         self.interfaces: list[Interface] = []
         self.estimators = nn.ModuleDict()
+        #: one predictor of a stage's input a cut, where they are asked for
+        self.inputs = nn.ModuleDict()
 
     @property
     def cuts(self) -> list[str]:
@@ -48,8 +51,12 @@ class DecoupledNetwork:
         estimator: EstimatorSpec,
         loss: Callable[[Any, Any], Tensor],
         count: Callable[[Any], float] | None,
+        inputs: InputSpec | None = None,
     ) -> None:
-        """Cut the model (once), and make every interface anew from one fake run: shapes are computed, nothing is."""
+        """Cut the model (once), and make every interface anew from one fake run: shapes are computed, nothing is.
+
+        inputs: what predicts every stage's input, None where none does.
+        """
         batch = batch_size((args, kwargs))
 
         def interface(name: str, message: Any, context: Context, output: torch.Size | None) -> Interface:
@@ -94,6 +101,9 @@ class DecoupledNetwork:
         self.estimators = nn.ModuleDict(
             {module_key(name): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
         )
+        if inputs is not None:
+            predictors = [make(inputs, args, kwargs, m, n) for n, m in zip(self.cuts, messages, strict=True)]
+            self.inputs = nn.ModuleDict({module_key(each.cut): each for each in predictors})
         unseen = [e for made in self.interfaces for e in made.heads if isinstance(e, Regressor) and e.context]
         if context.kind == "other" and unseen:
             warnings.warn(

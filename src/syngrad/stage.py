@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.inputs import InputPredictor
 from syngrad.interface import Interface
 from syngrad.untouched import untouched
 
@@ -58,21 +59,29 @@ class Randomness:
 class Stage:
     """One segment of the model at work: runs forward, and updates.
 
-    segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout.
+    segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout. predictor:
+    of its input, where it runs on one.
     """
 
     def __init__(
-        self, name: str, segment: nn.Module, interface: Interface | None, seed: int, device: torch.device
+        self,
+        name: str,
+        segment: nn.Module,
+        interface: Interface | None,
+        seed: int,
+        device: torch.device,
+        predictor: InputPredictor | None = None,
     ) -> None:
-        self.name, self.segment, self.interface = name, segment, interface
+        self.name, self.segment, self.interface, self.predictor = name, segment, interface, predictor
         # frozen ones too: they may be trained later, and until then an optimiser passes them over
         self.parameters = list(segment.parameters())
         self.randomness = Randomness(seed, device)
 
     @property
     def estimator_parameters(self) -> list[nn.Parameter]:
-        """Those of the interface that this stage sends through."""
-        return [p for p in self.interface.parameters() if p.requires_grad] if self.interface is not None else []
+        """Those of the interface that this stage sends through, and of the predictor of its input."""
+        parts = [part for part in (self.interface, self.predictor) if part is not None]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
         """The forward pass with this stage's own randomness; `stash` stands in for the parameters if given.
@@ -100,7 +109,7 @@ def undisturbed(stages: list[Stage]) -> Iterator[None]:
     See :func:`syngrad.untouched.untouched` for what cannot be put back.
     """
     randomness = [stage.randomness.save() for stage in stages]
-    parts = [part for stage in stages for part in (stage.segment, stage.interface) if part is not None]
+    parts = [part for stage in stages for part in (stage.segment, stage.interface, stage.predictor) if part is not None]
     with untouched(*parts):  # the default generators too: a loss may draw from them
         try:
             yield

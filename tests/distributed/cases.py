@@ -22,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
     "at once": {"feedback_delay": 0},
     "two late": {"feedback_delay": 2, "feedback_every": 2},
     "delayed": {"method": "delayed(2)"},
+    "unlocked": {"feedback_delay": 0, "inputs": "linear"},
+    "unlocked, two late": {"feedback_delay": 2, "inputs": "mlp(width=8)", "update_probability": 0.7, "queue_depth": 2},
     "mixed": {"method": "mixed(0.4)"},
     "warm-up, sporadic": {"feedback_delay": 1, "warmup": 7, "update_probability": 0.6},
     "backprop": {"method": "backprop"},
@@ -31,8 +33,11 @@ CASES: dict[str, dict[str, Any]] = {
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
     },
 }
-#: a run whose feedback is applied as it comes
-FREE: dict[str, Any] = {"record": True, "queue_depth": 3}
+#: runs whose feedback is applied as it comes
+FREE: dict[str, dict[str, Any]] = {
+    "free": {"record": True, "queue_depth": 3},
+    "free, unlocked": {"record": True, "queue_depth": 3, "inputs": "mlp(width=8)"},
+}
 
 
 def batches(count: int = 9, size: int = 16) -> list[tuple[Tensor, Tensor]]:
@@ -85,21 +90,21 @@ def left(made: syngrad.Trainer, history: History) -> dict[str, Any]:
     }
 
 
-def replayed(found: dict[str, Any]) -> dict[str, Any]:
+def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """A free run, taken again in one process."""
     record = Record(applied=[{int(a): int(b) for a, b in each} for each in found["record"]])
-    return run({"replay": record})
+    return run({**FREE[name], "record": False, "replay": record})
 
 
 def main() -> None:
-    """Take the cases in turn; "free" is that whose feedback is applied as it comes."""
+    """Take the cases in turn."""
     torch.set_num_threads(1)
     from syngrad.execution.world import die_with_parent, world
 
     die_with_parent()
     folder = Path(sys.argv[1])
     for name in sys.argv[2:]:
-        torch.save(run(FREE if name == "free" else CASES[name]), folder / f"{name}.{world().rank}")
+        torch.save(run({**FREE, **CASES}[name]), folder / f"{name}.{world().rank}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ process. All others follow what comes down their link:
                done it, do it, answer. An order without an answer is only handed on and done.
 
 So orders see every process at the same minibatch, and no operation spans all processes while minibatches run.
+
+Where stages run on predictions of their inputs, every process reads the data itself and may run ahead of those below:
+as far as process 0 has said (the order `go`), which is never past a minibatch after which another order may come.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from syngrad.links.link import Frame, Kind
 
 #: an order's name → what a process does; it is given the order's data and returns its part of the answer
 Orders = dict[str, Callable[[Any], Any]]
+#: the order that lets all train up to a minibatch, and those that end the loop
+GO, LAST = "go", ("finish", "interrupt")
 #: orders that nobody waits for the answer of
 SILENT = ("evaluating",)
 
@@ -53,15 +58,42 @@ class Process:
             frame = below.receive()
             if frame.kind == Kind.MESSAGE:
                 train(frame)
-            elif frame.kind == Kind.EVALUATE:
-                evaluate(frame)
-            elif frame.kind == Kind.ORDER:
-                name = str(frame.body[0])
-                self._obey(name, frame.body[1], orders)
-                if name in ("finish", "interrupt"):
-                    return name
+            elif (last := self._do(frame, evaluate, orders)) in LAST:
+                return last
+
+    def run_ahead(self, train: Callable[[], int], evaluate: Callable[[Frame], None], orders: Orders, count: int) -> str:
+        """The same where this process reads the data itself. train: on the next minibatch; how many that makes, from
+        `count` on.
+        """
+        below = self.ends.below
+        assert below is not None
+        allowed = count
+        while True:
+            frame = below.next(wait=count >= allowed)
+            if frame is None:
+                count = train()
+            elif frame.kind == Kind.ORDER and frame.body[0] == GO:
+                allowed = int(frame.body[1])
+                self.tell(GO, allowed)
             else:
-                raise LinkError(f"{below.link.peer} sent a {frame.kind.name} downwards, which it may not")
+                while count < allowed:
+                    count = train()
+                if (last := self._do(frame, evaluate, orders)) in LAST:
+                    return last
+                if last == "load":
+                    count = allowed = int(frame.body[1][0]["part"]["execution"]["count"])
+
+    def _do(self, frame: Frame, evaluate: Callable[[Frame], None], orders: Orders) -> str:
+        """What came that is no message; the name of the order, if it is one."""
+        if frame.kind == Kind.EVALUATE:
+            evaluate(frame)
+            return ""
+        if frame.kind != Kind.ORDER:
+            peer = self.ends.below.link.peer if self.ends.below is not None else "nobody"
+            raise LinkError(f"{peer} sent a {frame.kind.name} downwards, which it may not")
+        name = str(frame.body[0])
+        self._obey(name, frame.body[1], orders)
+        return name
 
     def _obey(self, name: str, data: Any, orders: Orders) -> None:
         if name not in orders:

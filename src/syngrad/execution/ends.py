@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from syngrad.errors import LinkError
+from syngrad.errors import ConfigError, LinkError
 from syngrad.execution.trace import Trace
 from syngrad.links.codec import pack, unpack
 from syngrad.links.link import Frame, Kind, Link
@@ -108,6 +108,8 @@ class Above(End):
     def __init__(self, link: Link, depth: int, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)
         self.depth = depth
+        #: how many minibatches the process above may be done with before they are sent; 0 where it runs on what is sent
+        self.ahead_by = 0
         self.outstanding: deque[Sent] = deque()
         #: the same of those that are only evaluated; their numbers are negative
         self.evaluating: deque[Sent] = deque()
@@ -115,6 +117,8 @@ class Above(End):
         self.arrived: deque[Sent] = deque()
         #: (minibatch, loss) as they have come
         self.losses: list[list[float]] = []
+        #: done above before they were sent from here: it ran ahead, on predictions of its input
+        self.early: deque[Frame] = deque()
 
     def room(self, kind: Kind = Kind.MESSAGE) -> None:
         """Wait until one more minibatch may go."""
@@ -128,6 +132,8 @@ class Above(End):
             body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
             self.link.send(Frame(kind, sent.step, sent.scale, sent.wanted, body))
         (self.evaluating if kind == Kind.EVALUATE else self.outstanding).append(sent)
+        if self.early and kind != Kind.EVALUATE:
+            self._done(self.early.popleft())
 
     def poll(self) -> None:
         """Take in what has come, without waiting."""
@@ -165,6 +171,13 @@ class Above(End):
 
     def _done(self, frame: Frame) -> None:
         queue = self.evaluating if frame.minibatch < 0 else self.outstanding
+        if self.ahead_by and not queue and frame.minibatch >= 0:
+            if len(self.early) > self.ahead_by:
+                raise LinkError(f"{self.link.peer} is further ahead than it may be, at minibatch {frame.minibatch}")
+            self.early.append(frame)
+            self.losses.extend(frame.body[1])
+            frame.body[1] = []
+            return
         sent = queue.popleft() if queue else Sent(0)
         if frame.minibatch != sent.step:
             raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {sent.step} was due")
@@ -185,12 +198,50 @@ class Below(End):
         super().__init__(link, dtypes, trace, timeout_s)
         #: those that have come since the last one was sent; each is given once
         self.losses: Callable[[], list[list[float]]] = list
+        #: minibatches that this process may be ahead of the one below, where it runs on predictions of its input
+        self.depth = 0
+        #: what has come for those, and what else, in order, while they were waited for
+        self.sent: deque[Frame] = deque()
+        self.control: deque[Frame] = deque()
 
     def receive(self) -> Frame:
         """What comes next, waiting for it."""
         frame = self._receive("wait below", wait=True)
         assert frame is not None
         return frame
+
+    def poll(self) -> None:
+        """Take in what has come for predictions of the input, without waiting."""
+        while (frame := self._receive("wait below", wait=False)) is not None:
+            self._sort(frame)
+
+    def until_next(self) -> None:
+        """Wait for one more frame."""
+        self._sort(self.receive())
+
+    def next(self, wait: bool) -> Frame | None:
+        """The next frame that is no message, which :attr:`sent` keeps; None where there is none yet."""
+        self.poll()
+        while wait and not self.control:
+            self.until_next()
+        return self.control.popleft() if self.control else None
+
+    def _sort(self, frame: Frame) -> None:
+        (self.sent if frame.kind == Kind.MESSAGE else self.control).append(frame)
+
+    def input(self, step: int, where: list[int], of: Tensor | None, device: torch.device | None) -> Tensor:
+        """What came first of that which has not been asked for: the message of minibatch `step`."""
+        frame = self.sent.popleft()
+        if frame.minibatch != step:
+            raise LinkError(f"{self.link.peer} sent minibatch {frame.minibatch}, and {step} was due")
+        message, mark = self.message(frame, where, device)
+        if of is None or not isinstance(mark, Tensor) or not torch.equal(mark.cpu(), of):
+            raise ConfigError(
+                f"minibatch {step} holds other data here than in {self.link.peer}; with inputs= every process reads "
+                "the data itself: let it be shuffled with a generator that is seeded alike everywhere"
+            )
+        made: Tensor = message
+        return made
 
     def message(self, frame: Frame, where: list[int], device: torch.device | None) -> tuple[Any, Any]:
         """(the message, its context) of a frame, on this process's device."""

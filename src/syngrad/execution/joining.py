@@ -60,6 +60,7 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
     ends = Ends(lo, hi, free=free)
     if below is not None:
         ends.below = Below(below, settings.dtypes, trace, settings.timeout_s)
+        ends.below.depth = depth
     if above is not None:
         ends.above = Above(above, depth, settings.dtypes, trace, settings.timeout_s)
     assert (below is None) == (rank == 0) and (above is None) == (rank == last)  # noqa: PT018

@@ -42,7 +42,7 @@ def synthetic(run: Sequential, batch: Batch, t: int, sampling: bool, active: lis
     for k in range(lo, hi):
         stage = run.stages[k]
         takes_part = active is None or active[k]
-        wanted = batch.wanted if k == lo else takes_part and bool(kept) and _wanted(below, asked, sampling)
+        wanted = batch.wanted if k == lo else takes_part and bool(kept) and wanted_by(below, asked, sampling)
         with torch.set_grad_enabled(takes_part):
             if k == 0:
                 inputs: list[Tensor] = []
@@ -62,7 +62,7 @@ def synthetic(run: Sequential, batch: Batch, t: int, sampling: bool, active: lis
             going = Sent(t)
             if outer is not None:
                 next_active = active is None or active[k + 1]
-                wish = takes_part and next_active and bool(sent) and _wanted(stage.interface, asked, sampling)
+                wish = takes_part and next_active and bool(sent) and wanted_by(stage.interface, asked, sampling)
                 going = Sent(t, wish, [h.detach() for h in sent] if wish else [], context if wish else None, scale)
                 outer.send(going, out, context, stage.interface.positions)
             if takes_part and sent:
@@ -111,5 +111,6 @@ def zero(run: Sequential, batch: Batch, t: int, active: list[bool] | None) -> Te
     return loss.detach() if loss is not None else None
 
 
-def _wanted(interface: Interface | None, asked: bool, sampling: bool) -> bool:
+def wanted_by(interface: Interface | None, asked: bool, sampling: bool) -> bool:
+    """Whether what comes back at this interface is of use: to its estimator, or to the sample of its quality."""
     return interface is not None and (sampling or (asked and interface.wants_feedback))

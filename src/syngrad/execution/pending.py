@@ -54,7 +54,8 @@ class Staleness:
 
 @dataclass
 class Record:
-    """What was applied when, one dictionary an interface (minibatch it was of → minibatch with whose update it went).
+    """What was applied when, one dictionary an interface (minibatch it was of → minibatch with whose update it went);
+    where stages run on predictions of their inputs, then one an interface for what those were fitted to.
 
     A run that applies what comes back as it comes can be taken again from it, step by step, in one process.
     """

@@ -1,8 +1,8 @@
 """The reference execution: the stages one after the other in one process.
 
-How one minibatch goes by each method: passes.py (`synthetic`, `zero`), locked.py (`backprop`, `mixed`, true feedback,
-the warm-up) and delayed.py. Weights change at the end of the minibatch: no stage reads its weights in between, so that
-is the same as changing them at once.
+How one minibatch goes by each method: passes.py (`synthetic`, `zero`), unlocked.py (`synthetic` on predicted inputs),
+locked.py (`backprop`, `mixed`, true feedback, the warm-up) and delayed.py. Weights change at the end of the minibatch:
+no stage reads its weights in between, so that is the same as changing them at once.
 
 The same code runs a part of the stages where others run in other processes (ends.py): what differs is only where the
 lowest stage's message comes from, and where the highest one's goes.
@@ -33,6 +33,7 @@ from syngrad.execution.passes import synthetic, zero
 from syngrad.execution.pending import Pending, Record, Staleness
 from syngrad.execution.precision import Precision
 from syngrad.execution.probe import Probe
+from syngrad.execution.unlocked import Target, unlocked
 from syngrad.interface import Interface
 from syngrad.memory import hold
 from syngrad.methods import Policy
@@ -74,6 +75,9 @@ class Sequential:
         self.probe, self.precision = probe, precision or Precision(None)
         self.pending: list[deque[Pending]] = [deque() for _ in quality]
         self.staleness = [Staleness() for _ in quality]
+        #: by stage: what its input's predictor is to be fitted to
+        self.targets: list[deque[Target]] = [deque() for _ in stages]
+        self.unlocked = any(stage.predictor is not None for stage in stages)
         self.record, self.replay = record, replay
         self.delayed: Delayed | None = None
         if policy.method.name == "delayed":
@@ -92,7 +96,7 @@ class Sequential:
         """From now on the stages between these ends run here."""
         self.ends = ends
         self._own = self.stages[ends.lo : ends.hi]
-        self._buffers = Buffers(part for s in self._own for part in (s.segment, s.interface) if part is not None)
+        self._buffers = Buffers(part for s in self._own for part in (s.segment, s.interface, s.predictor) if part)
         if self.delayed is not None:
             self.delayed.ends = ends
 
@@ -131,6 +135,10 @@ class Sequential:
             loss = self.delayed.step(t, batch, self.top, active)
         elif self.policy.method.name == "zero":
             loss = zero(self, batch, t, active)
+        elif self.unlocked:
+            loss = unlocked(self, batch, t, sampling, active)
+            self._take_in(t)
+            self._take_inputs(t)
         else:
             loss = synthetic(self, batch, t, sampling, active)
             self._take_in(t)
@@ -175,6 +183,9 @@ class Sequential:
         for queue in self.pending:
             while queue and queue[-1].step == t:
                 queue.pop()
+        for targets in self.targets:
+            while targets and targets[-1].step == t:
+                targets.pop()
         if self.delayed is not None:
             self.delayed.forget(t)
         for quality in self.quality:
@@ -208,6 +219,7 @@ class Sequential:
             "next_probe": self.probe.next if self.probe is not None else 0,
             "generator": self.generator.get_state(),
             "pending": [[pending.state_dict() for pending in queue] for queue in self.pending],
+            "targets": [[vars(target) for target in queue] for queue in self.targets],
             "delayed": self.delayed.state_dict() if self.delayed is not None else None,
             "precision": self.precision.state_dict(),
         }
@@ -219,6 +231,7 @@ class Sequential:
             self.probe.next = int(state["next_probe"])
         self.generator.set_state(state["generator"].cpu())
         self.pending = [deque(Pending(**saved) for saved in queue) for queue in state["pending"]]
+        self.targets = [deque(Target(**saved) for saved in queue) for queue in state.get("targets", [])] or self.targets
         if self.delayed is not None and state["delayed"] is not None:
             self.delayed.load_state_dict(state["delayed"])
         self.precision.load_state_dict(state["precision"])
@@ -241,9 +254,11 @@ class Sequential:
             self._fit(index, interface, pending, pending.step)
 
     def settle(self) -> None:
-        """Have what has come back from the process above wait for its turn here."""
+        """Have what has come back from the process above, and what the one below has sent, wait for its turn here."""
         if self.ends.above is not None:
             self._collect()
+        if self.unlocked and self.ends.below is not None:
+            self._match()
 
     def expect(self) -> None:
         """After a checkpoint: what is in flight here (`delayed`) will come back from the process above."""
@@ -268,6 +283,33 @@ class Sequential:
             self.ends.above.until(t - self.policy.feedback_delay)
         self._collect()
 
+    def _take_inputs(self, t: int) -> None:
+        """What the process below has sent: all of it, or, under a fixed delay, what is due, waited for."""
+        below, waiting = self.ends.below, self.targets[self.ends.lo]
+        if below is None:
+            return
+        if self.ends.free:
+            below.poll()
+            oldest = t - below.depth  # so that memory is bounded, however slow the stages below are
+        else:
+            oldest = t - self.policy.feedback_delay
+        missing = sum(target.h is None for target in waiting)
+        first = waiting[-1].step - missing + 1 if waiting else 0  # of those that have not come
+        while len(below.sent) < min(oldest - first + 1, missing):
+            below.until_next()
+        self._match()
+
+    def _match(self) -> None:
+        """Give every minibatch that waits for its input what has come of it."""
+        below, interface = self.ends.below, self.stages[self.ends.lo - 1].interface
+        assert below is not None and interface is not None  # noqa: PT018
+        for target in self.targets[self.ends.lo]:
+            if not below.sent:
+                return
+            if target.h is None:
+                target.h = below.input(target.step, interface.positions, target.of, self._own[0].randomness.device)
+                target.of = None
+
     def _collect(self) -> None:
         above, index = self.ends.above, self.ends.hi - 1
         interface = self.stages[index].interface
@@ -287,10 +329,24 @@ class Sequential:
 
     def _apply_pending(self, t: int) -> None:
         """Fit to what has waited long enough: all of it is in before the estimate for minibatch t+1."""
+        for k in range(max(self.ends.lo, 1), self.ends.hi) if self.unlocked else ():
+            self._fit_input(k, t)
         for index in range(self.ends.lo, min(self.ends.hi, len(self.pending))):
             queue, interface = self.pending[index], self.stages[index].interface
             while interface is not None and queue and self._due(index, queue[0].step) <= t:
                 self._fit(index, interface, queue.popleft(), t)
+
+    def _fit_input(self, k: int, t: int) -> None:
+        queue, predictor, index = self.targets[k], self.stages[k].predictor, len(self.quality) + k - 1
+        while predictor is not None and queue and self._due(index, queue[0].step) <= t:
+            target = queue[0]
+            if target.h is None:
+                return
+            queue.popleft()
+            if self.record is not None:
+                self.record.add(index, target.step, t)
+            with self.stages[k].randomness.swapped():
+                predictor.fit(target.args, target.kwargs, target.h)
 
     def _due(self, index: int, step: int) -> float:
         if self.replay is not None:  # what is not in it had not come before the run was over

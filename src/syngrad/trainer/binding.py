@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -30,13 +30,14 @@ def bind(trainer: Trainer, batch: Batch) -> None:
     check_patterns("freeze", trainer._freeze, trainer.model)
     with torch.random.fork_rng():
         torch.manual_seed(trainer.seed)
-        trainer.net.bind(batch.args, batch.kwargs, batch.target, spec, trainer.loss, trainer.loss_count)
+        trainer.net.bind(batch.args, batch.kwargs, batch.target, spec, trainer.loss, trainer.loss_count, trainer.inputs)
     for name, parameter in trainer.model.named_parameters(remove_duplicate=False):
         if any(matches(name, pattern) for pattern in trainer._freeze):
             parameter.requires_grad_(False)
     interfaces = [*trainer.net.interfaces, None]
+    predictors: list[Any] = [None, *(trainer.net.inputs.values() or [None] * len(trainer.net.cuts))]
     trainer.stages = [
-        Stage(segment.name, segment, interface, trainer.seed * 1_000_003 + k, device)
+        Stage(segment.name, segment, interface, trainer.seed * 1_000_003 + k, device, predictors[k])
         for k, (segment, interface) in enumerate(zip(trainer.net.segments, interfaces, strict=True))
     ]
     if trainer._feedback_every is None:
@@ -60,7 +61,7 @@ def bind(trainer: Trainer, batch: Batch) -> None:
     trainer.example = state.example_of(batch)
     trainer.batch_of_first = batch if trainer.net.requested_cuts is None or len(trainer.stages) > 2 else None
     cuts = len(trainer.net.cuts)
-    record = Record([{} for _ in range(cuts)]) if trainer._recording else None
+    record = Record([{} for _ in range(cuts if trainer.inputs is None else 2 * cuts)]) if trainer._recording else None
     trainer.execution = Sequential(
         trainer.stages,
         updates,

@@ -27,7 +27,7 @@ def fit(trainer: Trainer, plan: Plan) -> History:
     if place.size == 1:
         return Run(trainer, plan).go()
     check(trainer)
-    return _lead(trainer, plan, place) if place.rank == 0 else _follow(trainer, place)
+    return _lead(trainer, plan, place) if place.rank == 0 else _follow(trainer, plan, place)
 
 
 def check(trainer: Trainer) -> None:
@@ -60,8 +60,8 @@ def _lead(trainer: Trainer, plan: Plan, place: World) -> History:
         team.close()
 
 
-def _follow(trainer: Trainer, place: World) -> History:
-    member = Member(trainer, place)
+def _follow(trainer: Trainer, plan: Plan, place: World) -> History:
+    member = Member(trainer, place, plan.loader)
     try:
         with Interrupts(True, ignoring=True):  # process 0 is asked too, and says what becomes of it
             history = member.follow()

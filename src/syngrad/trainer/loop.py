@@ -72,6 +72,8 @@ class Run:
         self.skipped = dict(self.trainer.guarded)
         self._since = 0.0
         self._advance: Callable[[str], None] = lambda text: None
+        #: where in the data this call begins, once it is known
+        self.origin: dict[str, Any] = {}
 
     def go(self) -> History:
         """Train until the epochs are done or somebody says stop."""
@@ -93,6 +95,7 @@ class Run:
             for callback in plan.callbacks:
                 callback.on_start(trainer)
                 started.append(callback)
+            self.origin = self.origin or self.place.state_dict()
             while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
                 self._epoch(advance)
             if trainer.stopped:
@@ -140,14 +143,29 @@ class Run:
             return
         if not self.team.begun:
             trainer.bind(batch)
-            self.team.begin()
+            self.team.begin(self.origin)
             self._tick()  # it is not training yet
+        if self.interrupts.asked is None:
+            self.team.allow(self._boundary())
         with self.team.trace.span("work"):
             self.team.trace.minibatch = trainer.minibatches
             trainer.advance(batch)
         self.team.sent(*trainer.last)
         self._advance = advance
         self._take_losses()
+
+    def _boundary(self) -> int:
+        """The minibatch that all have to be done with before the next thing is due that is no minibatch."""
+        plan, now, done = self.plan, self.trainer.minibatches, self.place.delivered - 1
+        whole = length(plan.loader)
+        if whole is None:
+            return now + 1
+        left = [whole - done]
+        if plan.validate_every is not None:
+            left.append(plan.validate_every - done % plan.validate_every)
+        if plan.save_every is not None:
+            left.append(plan.save_every - now % plan.save_every)
+        return now + max(min(left), 1)
 
     def _take_losses(self) -> None:
         for loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
@@ -178,6 +196,8 @@ class Run:
         except TrainingError:
             if self.interrupts.asked is None:
                 raise
+            if self.team is not None and not self.team.level:  # the others are ahead of what is left of the data
+                raise KeyboardInterrupt from None
             self._tock()
             self._save()
 
@@ -193,7 +213,8 @@ class Run:
             self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
-        if due or self.interrupts.asked is not None:
+        asked = self.interrupts.asked is not None and (self.team is None or self.team.level)
+        if due or asked:
             self._settle()
             self._tock()
             self._save()
@@ -291,6 +312,7 @@ class Run:
             stopped = bool(fit["stopped"])
             callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.place.load(fit["place"])
+            self.origin = fit["place"]
         except SyngradError:
             raise
         except Exception as error:  # whatever plain data of another form does

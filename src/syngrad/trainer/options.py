@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from syngrad.errors import ConfigError, short
+from syngrad.methods import Policy
 from syngrad.scalars import real, whole
 
 
@@ -44,6 +45,21 @@ def check_names(name: str, value: Any) -> None:
     """A list of names or patterns."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
         raise ConfigError(f"{name} must be a list of names or patterns, got {value!r}; write {name}=['encoder.*']")
+
+
+def check_unlocked(policy: Policy) -> None:
+    """Predicted inputs go with what waits for nothing: `synthetic`, bootstrapped, from the first minibatch on."""
+    asked = {
+        f"method={str(policy.method)!r}": policy.method.name != "synthetic",
+        f"feedback={policy.feedback!r}": policy.feedback != "bootstrapped",
+        f"warmup={policy.warmup}": policy.warmup > 0,
+    }
+    for option, given in asked.items():
+        if given:
+            raise ConfigError(
+                f"inputs= does not go with {option}, which waits for the true gradient; use method='synthetic' with "
+                "bootstrapped feedback and no warm-up, or leave inputs= out"
+            )
 
 
 def check_seed(seed: Any) -> int:

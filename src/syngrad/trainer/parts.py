@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from syngrad.execution.delayed import Line
 from syngrad.execution.pending import Pending, Staleness
 from syngrad.execution.sequential import Sequential
+from syngrad.execution.unlocked import Target
 from syngrad.tree import map_tensors
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def take(trainer: Trainer, span: Span) -> dict[str, Any]:
     """Everything that training moves in the stages `span` = (first, last + 1): tensors, not copied, and plain data."""
     execution = running(trainer)
     lo, hi = span
-    whole = execution.state_dict()
+    whole, record = execution.state_dict(), execution.record
     names = [f"{stage.name}{kind}" for stage in trainer.stages[lo:hi] for kind in ("", " (estimator)")]
     guard = trainer.guard.state_dict() if trainer.guard is not None else {}
     return {
@@ -45,11 +46,13 @@ def take(trainer: Trainer, span: Span) -> dict[str, Any]:
         "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
         "randomness": [stage.randomness.save() for stage in trainer.stages[lo:hi]],
         "execution": {name: whole[name] for name in ("count", "next_sample", "generator", "precision")},
+        "inputs": [dict(s.predictor.state_dict()) if s.predictor is not None else {} for s in trainer.stages[lo:hi]],
         "pending": whole["pending"][lo:hi],
+        "targets": whole["targets"][lo:hi],
         "clock": whole["delayed"]["clock"] if whole["delayed"] is not None else 0,
         "lines": whole["delayed"]["lines"][lo:hi] if whole["delayed"] is not None else [],
         "staleness": [vars(each) for each in execution.staleness[lo:hi]],
-        "record": [list(each.items()) for each in execution.record.applied[lo:hi]] if execution.record else [],
+        "record": [[i, list(record.applied[i].items())] for i in recorded(trainer, span)] if record is not None else [],
         "guard": {key: {n: kept[n] for n in names if n in kept} for key, kept in guard.items()},
         "quality": [quality.state_dict() for quality in trainer.quality[lo:hi]],
     }
@@ -66,6 +69,9 @@ def put(trainer: Trainer, part: dict[str, Any]) -> None:
     for stage, saved in zip(trainer.stages[lo:hi], part["estimators"], strict=True):
         if stage.interface is not None:
             stage.interface.load_state_dict(saved)
+    for stage, saved in zip(trainer.stages[lo:hi], part["inputs"], strict=True):
+        if stage.predictor is not None:
+            stage.predictor.load_state_dict(saved)
     for (optimizer, parameter), moments in zip(parameters(trainer, (lo, hi)), part["moments"], strict=True):
         if moments:
             beside = _counts_beside(optimizer, parameter)
@@ -76,6 +82,8 @@ def put(trainer: Trainer, part: dict[str, Any]) -> None:
         stage.randomness.load(saved)
     for index, queue in enumerate(part["pending"], lo):
         execution.pending[index] = deque(Pending(**map_tensors(lambda t: _here(t, trainer), p)) for p in queue)
+    for index, queue in enumerate(part["targets"], lo):
+        execution.targets[index] = deque(Target(**map_tensors(lambda t: _here(t, trainer), each)) for each in queue)
     if execution.delayed is not None and part["lines"]:
         lines: list[Any] = [{"flights": [], "coming": []} for _ in trainer.stages]
         lines[lo:hi] = map_tensors(lambda t: _here(t, trainer), part["lines"])
@@ -83,8 +91,9 @@ def put(trainer: Trainer, part: dict[str, Any]) -> None:
         execution.delayed.load_state_dict({"clock": part["clock"], "lines": lines})
         execution.delayed.lines = [*kept[:lo], *execution.delayed.lines[lo:hi], *kept[hi:]]
     execution.staleness[lo:hi] = [Staleness(**each) for each in part["staleness"]]
-    if execution.record is not None and part["record"]:
-        execution.record.applied[lo:hi] = [{int(a): int(b) for a, b in each} for each in part["record"]]
+    if execution.record is not None:
+        for index, each in part["record"]:
+            execution.record.applied[int(index)] = {int(a): int(b) for a, b in each}
     if trainer.guard is not None:
         for key, kept in part["guard"].items():
             getattr(trainer.guard, key).update(kept)
@@ -114,10 +123,18 @@ def release(trainer: Trainer, span: Span) -> None:
         for optimizer, parameter in parameters(trainer, others):
             optimizer.state.pop(parameter, None)
         for index in range(*others):
+            execution.targets[index] = deque()
             if index < len(execution.pending):
                 execution.pending[index] = deque()
             if execution.delayed is not None:
                 execution.delayed.lines[index] = Line()
+
+
+def recorded(trainer: Trainer, span: Span) -> list[int]:
+    """Where a process's interfaces stand in a record, and after all interfaces the inputs of its stages."""
+    lo, hi, cuts = *span, len(trainer.stages) - 1
+    inputs = range(cuts + max(lo, 1) - 1, cuts + hi - 1) if trainer.inputs is not None else ()
+    return [*range(lo, min(hi, cuts)), *inputs]
 
 
 def running(trainer: Trainer) -> Sequential:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SAME = (
     *("method", "estimator", "feedback", "feedback_every", "feedback_delay", "update_probability", "warmup", "seed"),
     *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast", "groups", "freeze", "guard"),
-    *("loss", "scheduler", "scheduler_every"),
+    *("loss", "scheduler", "scheduler_every", "inputs"),
 )
 EXAMPLE = "shape and dtype"
 
@@ -43,6 +43,7 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "buffers": transient(trainer.model),
         "loss": dict(trainer.loss.state_dict()) if isinstance(trainer.loss, nn.Module) else None,
         "estimators": dict(trainer.net.estimators.state_dict()),
+        "inputs": dict(trainer.net.inputs.state_dict()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
         "randomness": [stage.randomness.save() for stage in trainer.stages],
@@ -143,6 +144,7 @@ def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wher
     assert execution is not None
     _fits(trainer, state, where)
     trainer.net.estimators.load_state_dict(state["estimators"])
+    trainer.net.inputs.load_state_dict(state.get("inputs", {}))
     trainer.model.load_state_dict({**model, **state["model"]})
     put_transient(trainer.model, state["buffers"])
     if isinstance(trainer.loss, nn.Module) and state["loss"] is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from syngrad import plain
-from syngrad.errors import ConfigError, LinkError, MessageError, SyngradError, first_line
-from syngrad.execution.asynchronous import Orders, Process
+from syngrad.errors import ConfigError, LinkError, MessageError, SyngradError, TrainingError, first_line
+from syngrad.execution.asynchronous import GO, Orders, Process
 from syngrad.execution.batch import Batch
 from syngrad.execution.joining import Layout, agree, connect
 from syngrad.execution.reporting import introduce
@@ -30,6 +31,7 @@ from syngrad.partition.balance import measured
 from syngrad.scalars import real
 from syngrad.stage import undisturbed
 from syngrad.trainer import parts, state
+from syngrad.trainer.loaders import Place
 from syngrad.trainer.piping import Evaluation
 from syngrad.tree import batch_size
 
@@ -70,6 +72,8 @@ class Group:
         self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth)
         ends = self.process.ends
         execution.attach(ends)
+        if trainer.inputs is not None and ends.above is not None:
+            ends.above.ahead_by = depth + 1
         execution.probe = None  # it needs the whole network
         if ends.below is not None:
             ends.below.losses = self._losses
@@ -131,6 +135,8 @@ class Team(Group):
         super().__init__(trainer, place)
         #: (minibatch, what its loss averages over, samples) of those whose loss has not come yet
         self.waiting: deque[tuple[int, float, int]] = deque()
+        #: the minibatch up to which the others may run, where they read the data themselves
+        self.allowed = 0
         #: one entry a process, known after `gather`
         self.told: list[dict[str, Any]] = []
 
@@ -139,8 +145,11 @@ class Team(Group):
         """Whether the processes are linked."""
         return self.process is not None
 
-    def begin(self) -> None:
-        """Lay the stages over the processes, link them, and give each its part: of a new run or of a resumed one."""
+    def begin(self, place: dict[str, Any]) -> None:
+        """Lay the stages over the processes, link them, and give each its part: of a new run or of a resumed one.
+
+        place: where in the data the run begins.
+        """
         trainer = self.trainer
         if self.begun:
             return
@@ -163,7 +172,8 @@ class Team(Group):
         self.link()
         assert self.process is not None
         others = [parts.take(trainer, span) for span in self.layout.spans[1:]]
-        self.process.order("load", [{"part": part, "train_s": trainer.train_s} for part in others])
+        self.process.order("load", [{"part": part, "train_s": trainer.train_s, "place": place} for part in others])
+        self.allowed = trainer.minibatches
         parts.release(trainer, self.span)
         parts.running(trainer).expect()
 
@@ -185,6 +195,21 @@ class Team(Group):
         parts.running(trainer).updates.clear_all()  # an estimator's fit fills its gradients
         return [a + b for a, b in zip(own, [*sending, 0.0], strict=True)]
 
+    def allow(self, boundary: int) -> None:
+        """Let the others run ahead, on predictions of their inputs, but not past the minibatch `boundary`."""
+        if self.trainer.inputs is None or self.process is None:
+            return
+        now, depth = self.trainer.minibatches, self.trainer.settings.queue_depth
+        until = min(boundary, now + depth)
+        if until > self.allowed and self.allowed - now <= depth // 2:
+            self.allowed = until
+            self.process.tell(GO, until)
+
+    @property
+    def level(self) -> bool:
+        """Whether no process can be ahead of this one."""
+        return self.trainer.inputs is None or self.trainer.minibatches >= self.allowed
+
     def sent(self, weight: float, size: int) -> None:
         """A minibatch is on its way."""
         self.waiting.append((self.trainer.minibatches - 1, weight, size))
@@ -194,7 +219,10 @@ class Team(Group):
         above = self._above()
         found, above.losses = above.losses, []
         told = []
-        for step, loss in found:
+        for index, (step, loss) in enumerate(found):
+            if not self.waiting and self.trainer.inputs is not None:  # the top has run ahead
+                above.losses = [*found[index:], *above.losses]
+                break
             expected, weight, size = self.waiting.popleft()
             if step != expected:
                 raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
@@ -204,6 +232,11 @@ class Team(Group):
     def settle(self) -> None:
         """Wait until every minibatch that was sent is done with, in every process."""
         assert self.process is not None
+        if not self.level:
+            raise TrainingError(
+                f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
+                "every process counts on that length"
+            )
         late = [each for part in self.process.order("settle") for each in part]
         parts.running(self.trainer).settle()
         self._above().losses.extend(sorted(late))  # that were to go with the next minibatch
@@ -265,8 +298,9 @@ class Team(Group):
 class Member(Group):
     """Any other process."""
 
-    def __init__(self, trainer: Trainer, place: World) -> None:
+    def __init__(self, trainer: Trainer, place: World, loader: Iterable[Any]) -> None:
         super().__init__(trainer, place)
+        self.data = Place(loader)
         self.evaluation: Evaluation | None = None
         self.history: dict[str, Any] | None = None
         self.interrupted = ""
@@ -284,7 +318,13 @@ class Member(Group):
         self.link()
         assert self.process is not None
         self.evaluation = Evaluation(self.trainer, self.process)
-        if self.process.follow(self._train, self.evaluation.pass_on, self._orders()) == "interrupt":
+        evaluate, orders = self.evaluation.pass_on, self._orders()
+        if self.trainer.inputs is None:
+            last = self.process.follow(self._train, evaluate, orders)
+        else:
+            self._batches = self._endless()
+            last = self.process.run_ahead(self._train_next, evaluate, orders, self.trainer.minibatches)
+        if last == "interrupt":
             raise KeyboardInterrupt(self.interrupted)
         return self.history
 
@@ -328,7 +368,27 @@ class Member(Group):
         with self.trace.span("work"):
             trainer.train(batch)
 
+    def _train_next(self) -> int:
+        """The next minibatch of the data, which this process reads itself."""
+        trainer = self.trainer
+        batch = trainer.read(next(self._batches))
+        self.trace.minibatch = trainer.minibatches
+        with self.trace.span("work"):
+            trainer.train(batch)
+        return trainer.minibatches
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            some = False
+            for batch in self.data.epoch():
+                some = True
+                yield batch
+            if not some:
+                raise TrainingError("the loader yielded no batch in this process; check its length and drop_last")
+
     def _load(self, data: dict[str, Any]) -> None:
+        if self.trainer.inputs is not None:
+            self.data.load(data["place"])
         parts.put(self.trainer, data["part"])
         parts.put_common(self.trainer, data["part"])
         parts.running(self.trainer).expect()

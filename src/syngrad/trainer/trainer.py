@@ -21,6 +21,8 @@ from syngrad.execution.settings import Settings
 from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.guard import Guard, check_bound
 from syngrad.history import Epoch, History
+from syngrad.inputs import InputSpec
+from syngrad.inputs import check_spec as check_inputs
 from syngrad.interface import check_spec
 from syngrad.methods import Method, Policy
 from syngrad.methods import parse as parse_method
@@ -59,8 +61,10 @@ class Trainer:
     ("mlp(hidden=2)"), a module with `forward(h, context)`, a function making one, or a mapping from cuts to these.
     metric: "accuracy", "mse", "bits per character", or a function of (output, target).
     feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
-    unless given); feedback_delay: applied d minibatches late. update_probability: sporadic updates. warmup: minibatches
-    of back-propagation in which the estimators are fitted but not applied.
+    unless given); feedback_delay: applied d minibatches late. inputs: "linear", "mlp(width=256)" or a function, see
+    :mod:`syngrad.inputs`: each stage runs on a prediction of its input, so that none waits for those below it; over
+    several processes every process then reads the data itself. update_probability: sporadic updates. warmup:
+    minibatches of back-propagation in which the estimators are fitted but not applied.
     unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
     seed: of the estimators' start, the stages' dropout and sporadic updates. device: where to train. autocast:
     "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
@@ -85,6 +89,7 @@ class Trainer:
         feedback: str = "bootstrapped",
         feedback_every: int | None = None,
         feedback_delay: int | None = None,
+        inputs: InputSpec | None = None,
         update_probability: float = 1.0,
         warmup: int = 0,
         loss_count: Callable[[Any], float] | None = None,
@@ -140,6 +145,10 @@ class Trainer:
         self.estimator, self.metric = estimator, metrics.resolve(metric)
         late = 0 if feedback_delay is None else feedback_delay
         self.policy = Policy(self.method, feedback, feedback_every or 1, late, update_probability, warmup)
+        if inputs is not None:
+            check_inputs(inputs)
+            options.check_unlocked(self.policy)
+        self.inputs = inputs
         self.settings = Settings(queue_depth, message_dtype, place, link, link_key, timeout_s, trace)
         #: whether what comes from another process is applied as it comes: without a fixed delay
         self.free = feedback_delay is None and not self.method.exact
@@ -231,6 +240,7 @@ class Trainer:
             "feedback": policy.feedback,
             "feedback_every": self._feedback_every,
             "feedback_delay": policy.feedback_delay,
+            "inputs": options.named(self.inputs),
             "update_probability": policy.update_probability,
             "warmup": policy.warmup,
             "seed": self.seed,
