@@ -23,7 +23,7 @@ ORDER = (
     ("memory",),
     ("targets", "metrics", "quality", "guard", "optimizers"),
     ("estimators",),
-    ("interface",),
+    ("interface", "inputs"),
     ("stage",),
     ("groups",),
     ("updates",),

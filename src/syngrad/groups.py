@@ -54,6 +54,9 @@ def parameter_groups(
                 by_rate.setdefault(float(estimator.learning_rate), []).extend(found)
     for rate, parameters in by_rate.items():
         groups.append({"params": parameters, "name": f"estimators ×{rate:g}", "estimator_scale": rate})
+    inputs = [p for stage in stages if stage.predictor is not None for p in stage.predictor.parameters()]
+    if inputs := [p for p in inputs if p.requires_grad]:
+        groups.append({"params": inputs, "name": "inputs", "estimator_scale": 1.0})
     return groups
 
 

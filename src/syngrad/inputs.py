@@ -86,7 +86,8 @@ class InputPredictor(nn.Module):
         """Accumulate the gradient of the mean of (I(x) − h)²."""
         with torch.enable_grad():
             made = self(args, kwargs)
-            F.mse_loss(made, h.to(made.dtype)).backward()
+            if made.requires_grad:  # one that nothing can be taught stays as it is
+                F.mse_loss(made, h.to(made.dtype)).backward()
 
 
 def make(spec: InputSpec, args: tuple[Any, ...], kwargs: dict[str, Any], message: Any, cut: str) -> InputPredictor:

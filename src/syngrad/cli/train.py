@@ -40,6 +40,7 @@ OPTIONS = {
     "estimator_lr": Option("number"),
     "warmup": Option("whole"),
     "feedback_delay": Option("whole"),
+    "inputs": Option("text"),
     "workers": Option("whole"),
     "place": Option("texts"),
     "queue_depth": Option("whole"),
@@ -56,7 +57,7 @@ OPTIONS = {
     "progress": Option("flag", kept=False),
 }
 #: those that go to the Trainer under their own name, where they are given
-TRAINER = ("device", "autocast", "clip_norm", "clip_scope", "feedback", "feedback_every", "feedback_delay",
+TRAINER = ("device", "autocast", "clip_norm", "clip_scope", "feedback", "feedback_every", "feedback_delay", "inputs",
            "estimator_lr", "warmup")  # fmt: skip
 #: the configuration of a run, beside its checkpoints
 RUN = "run.json"
@@ -108,6 +109,9 @@ def train(
     warmup: Annotated[int | None, _whole("warmup", "Minibatches of back-propagation at the start.")] = None,
     feedback_delay: Annotated[
         int | None, _whole("feedback-delay", "Minibatches; over processes, as it comes without it.")
+    ] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="linear or 'mlp(width=256)': predict every stage's input too.")
     ] = None,
     workers: Annotated[int | None, _whole("workers", "Train in so many processes, each with its stages.")] = None,
     place: Annotated[
