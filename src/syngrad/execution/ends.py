@@ -64,6 +64,8 @@ class End:
         self.down, self.up = dtypes
         self.others: list[End] = []
         self.ahead: deque[Frame] = deque()
+        #: bytes that training itself has sent: neither what is evaluated, nor orders, nor whole models
+        self.sent_bytes = 0
         #: why the last word of this process could not be sent
         self.gone: LinkError | None = None
 
@@ -73,9 +75,16 @@ class End:
             return self.ahead.popleft()
         frame = self._next(0)
         if frame is None and wait:
-            with self.trace.span(what):
+            with self.trace.span(what) as span:
                 frame = self._wait()
+                span.name = _waited_for(frame, what)
         return frame
+
+    def _send(self, frame: Frame) -> None:
+        """A frame of training's own, counted."""
+        before = self.link.sent_bytes
+        self.link.send(frame)
+        self.sent_bytes += self.link.sent_bytes - before
 
     def _next(self, timeout_s: float) -> Frame | None:
         frame = self.link.receive(timeout_s)
@@ -124,10 +133,11 @@ class Above(End):
 
     def send(self, sent: Sent, out: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
         """The message goes, with the minibatch's context; `where` its differentiable leaves stand in it."""
-        with self.trace.span("send"):
+        training = kind != Kind.EVALUATE
+        with self.trace.span("send" if training else "evaluate"):
             body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
-            self.link.send(Frame(kind, sent.step, sent.scale, sent.wanted, body))
-        (self.evaluating if kind == Kind.EVALUATE else self.outstanding).append(sent)
+            (self._send if training else self.link.send)(Frame(kind, sent.step, sent.scale, sent.wanted, body))
+        (self.outstanding if training else self.evaluating).append(sent)
 
     def poll(self) -> None:
         """Take in what has come, without waiting."""
@@ -200,9 +210,10 @@ class Below(End):
 
     def done(self, step: int, gradients: list[Tensor] | None = None) -> None:
         """A minibatch is done with; what came back for it, if that was wanted."""
-        with self.trace.span("send"):
+        training = step >= 0
+        with self.trace.span("send" if training else "evaluate"):
             packed = None if gradients is None else pack(gradients, self.up)
-            self.link.send(Frame(Kind.DONE, step, body=[packed, self.losses()]))
+            (self._send if training else self.link.send)(Frame(Kind.DONE, step, body=[packed, self.losses()]))
 
     def reply(self, parts: list[Any]) -> None:
         """The answer to an order: this process's, and those of all above."""
@@ -221,6 +232,13 @@ class Ends:
     below: Below | None = None
     above: Above | None = None
     free: bool = False
+
+
+def _waited_for(frame: Frame, what: str) -> str:
+    """What a wait is called that this frame has ended: only those for minibatches to train on are waits in training."""
+    if frame.kind == Kind.EVALUATE or (frame.kind == Kind.DONE and frame.minibatch < 0):
+        return "evaluate"
+    return what if frame.kind in (Kind.MESSAGE, Kind.DONE) else "orders"
 
 
 def _packed(message: Any, where: list[int], how: str) -> Any:

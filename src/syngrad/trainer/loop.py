@@ -135,6 +135,9 @@ class Run:
     def _step(self, batch: Any, advance: Callable[[str], None]) -> None:
         trainer = self.trainer
         if self.team is None:
+            if trainer.execution is None:
+                trainer.bind(batch)
+                self._tick()  # cutting the model is not training, here as little as over several processes
             loss = trainer.step(batch)
             self._tell(loss, *trainer.last, advance)
             return

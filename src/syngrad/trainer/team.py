@@ -46,7 +46,7 @@ class Group:
 
     def __init__(self, trainer: Trainer, place: World) -> None:
         self.trainer, self.place = trainer, place
-        self.trace = Trace(trainer.settings.trace)
+        self.trace = Trace(trainer.settings.trace, place.size)
         self.meeting = Meeting.join(MEET_S)
         self.process: Process | None = None
         self.layout = Layout([], [])
@@ -94,12 +94,12 @@ class Group:
     def report(self) -> dict[str, Any]:
         """What this process says of itself at the end."""
         ends = self.process.ends if self.process is not None else None
-        links = [end.link for end in (ends.below, ends.above) if end is not None] if ends is not None else []
+        both = [end for end in (ends.below, ends.above) if end is not None] if ends is not None else []
         return {
             "rank": self.place.rank,
             "host": self.place.host,
             "stages": list(self.span),
-            "bytes_sent": sum(each.sent_bytes for each in links),
+            "bytes_sent": sum(end.sent_bytes for end in both),
             "peak_memory_bytes": peak_bytes(),
             **self.trace.state(),
         }
