@@ -131,6 +131,7 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
 
 
 def height(rows: Sequence[tuple[Any, ...]]) -> int:
+    """Pixels that so many bars need, with names of so many lines."""
     deepest = max(wrapped(row[0].label).count("<br>") + 1 for row in rows)
     return 70 + len(rows) * max(38, 17 * deepest + 4)
 

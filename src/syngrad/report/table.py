@@ -165,6 +165,7 @@ def _cosine(value: float | None) -> str:
 
 
 def with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
+    """A figure times `factor`, ± its spread where there is one."""
     if value is None:
         return NONE
     shown = _number(value * factor, form)
@@ -184,5 +185,6 @@ def named(label: str, width: int) -> list[str]:
 
 
 def set_out(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
+    """A line of the table: the name to the left, figures to the right of their columns."""
     cells = "".join(f"  {figure:>{width}}" for figure, width in zip(figures, widths, strict=True))
     return f"{name:<{names}}{cells}".rstrip()

@@ -99,6 +99,7 @@ def _speed(faster_by: float | None) -> str | None:
 
 
 def ending(row: Aggregate, base: Aggregate) -> str | None:
+    """How its metric ends against another row's, as a verb phrase; None where that is not known."""
     gap = row.metric_difference
     if gap is None:
         return None

@@ -13,6 +13,7 @@ from syngrad.report.processes.measured import Line, Over
 from syngrad.report.processes.table import share
 from syngrad.report.table import size
 from syngrad.report.timeline import KINDS, idle, training
+from syngrad.report.words import join
 
 #: what a process does, each with its colour and its hatching; the last one is all that is no training
 SPANS = (
@@ -31,6 +32,10 @@ SAID = {
 }
 
 
+#: seconds of training are drawn up to so many times those of Syngrad's slowest row, or of one process alone
+AS_LONG = 2.0
+
+
 def timeline(compared: Over) -> Figure | None:
     """A few minibatches of every row of Syngrad's own, a lane a process."""
     rows = [(line, found) for line in compared.done if line.processes and (found := steady(line.processes))]
@@ -42,8 +47,8 @@ def timeline(compared: Over) -> Figure | None:
         begin, end = stretch.window(seconds)
         panels.append(_lanes(line, [lane(process, begin, end) for process in line.processes], seconds))
     caption = (
-        f"{_ms(seconds)} from the middle of the run, the same for every row; the numbers are those of the minibatches. "
-        "What is blank is neither: process 0 reads data and keeps the books."
+        f"{_ms(seconds)} out of the run, as long for every row; the numbers are those of the minibatches. Where "
+        "nothing is drawn process 0 reads data and keeps the books."
     )
     return Figure("timeline", "what every process does, moment by moment", caption, panels)
 
@@ -74,7 +79,6 @@ def _lanes(line: Line, lanes: Sequence[Sequence[Piece]], seconds: float) -> Pane
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
-                "constraintext": "none",
             }
         data.append(trace)
     names = [_lane_name(k, process) for k, process in enumerate(line.processes)]
@@ -138,12 +142,10 @@ def shares(compared: Over) -> Figure | None:
         f"{line.label} process {k} {waited}" for (line, k, _), waited in zip(rows, waits, strict=True)
     )
     caption = (
-        "Over the whole run, evaluation left out; behind each bar the share that the process waits. The largest one "
-        "does not bound the speed, the smallest one does: the busiest process sets the pace."
+        "Over the whole run, evaluation left out; behind each bar how much of it is waiting. The process that waits "
+        "least sets the pace."
     )
-    return Figure(
-        "shares", "where every process's time goes", caption, [Panel(alt, data, layout, 76 + 30 * len(rows))]
-    )
+    return Figure("shares", "where every process's time goes", caption, [Panel(alt, data, layout, 76 + 30 * len(rows))])
 
 
 def rates(m: Measured, compared: Over) -> Figure | None:
@@ -154,12 +156,10 @@ def rates(m: Measured, compared: Over) -> Figure | None:
     texts = []
     for line, _ in found:
         ratio = compared.ratio(line)
-        texts.append(f"{line.rate:,.0f}" + (f" ({ratio:.2f} ×)" if ratio is not None else ""))
+        texts.append(f"{line.rate:,.0f}" if ratio is None else f"{ratio:.2f} ×")
     panel = horizontal(
         [(line.row, look) for line, look in found], [line.rate for line, _ in found], texts, "samples a second", "rates"
     )
-    panel.layout["xaxis"]["range"][1] *= 1.15  # the texts are long
-    panel.layout["xaxis"]["nticks"] = 5
     caption = "Evaluation left out" + ("; ×: of one process alone." if compared.alone is not None else ".")
     return Figure("rates", "samples a second", caption, [panel])
 
@@ -174,9 +174,23 @@ def sent(m: Measured, compared: Over) -> Figure | None:
     values = [(line.sent_bytes or 0.0) / 2**10 for line, _ in found]
     texts = [size(line.sent_bytes) for line, _ in found]
     panel = horizontal([(line.row, look) for line, look in found], values, texts, "KiB a minibatch", "sent")
-    panel.layout["xaxis"]["nticks"] = 5
     caption = "All processes together, for training alone: what has to cross the network for one minibatch."
     return Figure("sent", "sent for a minibatch", caption, [panel])
+
+
+def shorten(figure: Figure, compared: Over) -> None:
+    """Curves over seconds, up to where they can still be told apart: over a slow link one row may take 50 × another's
+    time.
+    """
+    ends = {line.label: line.row.train_s or 0.0 for line in compared.done}
+    fast = [ends[line.label] for line in compared.done if line.own or line is compared.alone]
+    limit = AS_LONG * max(fast, default=0.0)
+    longer = [label for label, end in ends.items() if end > limit]
+    if not longer or limit <= 0:
+        return
+    for panel in figure.panels:
+        panel.layout["xaxis"] |= {"range": [0, limit], "rangemode": "normal"}
+    figure.caption += f" Cut off at {limit:.3g} s; beyond it {join(longer)} {'goes' if len(longer) == 1 else 'go'} on."
 
 
 def _marker(colour: str, pattern: str) -> dict[str, Any]:
@@ -212,9 +226,7 @@ def _lane_name(k: int, process: dict[str, Any]) -> str:
 def _told(pieces: Sequence[Piece]) -> str:
     """What a lane shows, in words."""
     total = sum(piece.lasts for piece in pieces) or 1.0
-    spent = {
-        kind: sum(piece.lasts for piece in pieces if _kind(piece.name) == kind) / total for kind, _, _ in SPANS
-    }
+    spent = {kind: sum(piece.lasts for piece in pieces if _kind(piece.name) == kind) / total for kind, _, _ in SPANS}
     return ", ".join(f"{SAID[kind]} {share(part)}" for kind, part in spent.items() if part > 0)
 
 

@@ -68,11 +68,16 @@ def _close(open_: list[list[Any]], tell: Any) -> None:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a run in which every process trains; pace: its seconds a minibatch."""
+    """A part of a run in which every process trains, and on how many minibatches."""
 
     begin: float
     end: float
-    pace: float
+    minibatches: int
+
+    @property
+    def pace(self) -> float:
+        """Seconds a minibatch."""
+        return (self.end - self.begin) / self.minibatches
 
     def window(self, length: float) -> tuple[float, float]:
         """So many seconds from its middle, or all of it."""
@@ -100,15 +105,15 @@ def steady(processes: Sequence[dict[str, Any]], minibatches: int = MINIBATCHES) 
     whole = [each for each in stretches if len(each) >= minibatches]
     if not stretches:
         return None
-    chosen = whole[-1] if whole else max(stretches, key=len)
-    begin, end = float(chosen[0][2]), float(chosen[-1][3])
-    return Stretch(begin, end, (end - begin) / len(chosen))
+    chosen = whole[-1] if whole else max(reversed(stretches), key=len)
+    return Stretch(float(chosen[0][2]), float(chosen[-1][3]), len(chosen))
 
 
 def length(stretches: Sequence[Stretch], minibatches: int = MINIBATCHES) -> float:
     """Seconds of the window that is shown of every row: the same for all, so that one sees which is faster."""
     paces = [stretch.pace for stretch in stretches]
-    return minibatches * max(min(paces), max(paces) / LONGER)
+    count = min(minibatches, *(stretch.minibatches for stretch in stretches))
+    return count * max(min(paces), max(paces) / LONGER)
 
 
 def lane(process: dict[str, Any], begin: float, end: float) -> list[Piece]:

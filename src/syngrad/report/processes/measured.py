@@ -27,6 +27,7 @@ class Shown(Aggregate):
 
     @property
     def label(self) -> str:
+        """As it is typed."""
         return ALONE if self.method == BACKPROP else super().label
 
 

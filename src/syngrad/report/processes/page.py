@@ -35,6 +35,8 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
     m = measured(compared)
     experiment, verdict = told["experiment"], told.get("verdict") or {}
     curves = {figure.name: figure for figure in learning.learning(m)}
+    if "metric-seconds" in curves:
+        figures.shorten(curves["metric-seconds"], compared)
     groups = {
         "waiting": [figures.timeline(compared), figures.shares(compared)],
         "speed": [figures.rates(m, compared), figures.sent(m, compared)],

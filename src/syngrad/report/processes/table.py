@@ -16,8 +16,8 @@ LEGEND = "×: of alone; sent: by all, a minibatch; late: the stalest gradient us
 def table(compared: Over, width: int = WIDTH) -> list[str]:
     """One line a row, means over its seeds; a row that failed says why, cut to its line and in full below the table.
 
-    idle: the share of its time that the busiest process waited for others. With a target, the seconds to it stand in the
-    place of the largest process's memory.
+    idle: the share of its time that the busiest process waited for others. With a target, the seconds to it stand in
+    the place of the largest process's memory.
     """
     if not compared.lines:
         return []

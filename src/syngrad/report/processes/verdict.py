@@ -23,12 +23,14 @@ MUCH_IDLE = 0.1
 
 
 def verdict(compared: Over) -> Verdict:
-    """The verdict; its `faster_by` is the row's samples a second over those of the fastest row that is not Syngrad's."""
+    """The verdict; its `faster_by`: samples a second over those of the fastest row that is not Syngrad's."""
     timed = [line for line in compared.done if line.rate]
     own = [line for line in timed if line.own and line.row.method != "zero"]
     others = [line for line in timed if not line.own]
     if not own:
-        return Verdict("No verdict: no row of Syngrad's over several processes has finished.", reasons=_failed(compared))
+        return Verdict(
+            "No verdict: no row of Syngrad's over several processes has finished.", reasons=_failed(compared)
+        )
     subject = _fastest([line for line in own if _bearable(line, compared)] or own)
     made = Verdict("", subject.label, metric_gap=subject.row.metric_difference)
     against = _against(others)
@@ -59,7 +61,7 @@ def _against(others: list[Line]) -> dict[str, Line]:
     several = [line for line in others if not line.single]
     kinds = {
         "the fastest that shares every minibatch's update": [line for line in several if not line.rare],
-        "which averages its models now and then": [line for line in several if line.rare],
+        "the fastest that averages models now and then": [line for line in several if line.rare],
         "one process with all threads": [line for line in others if line.row.method == ALL_THREADS],
         "one process alone": [line for line in others if line.single and line.row.method != ALL_THREADS],
     }
@@ -67,17 +69,17 @@ def _against(others: list[Line]) -> dict[str, Line]:
 
 
 def _named(said: str, line: Line) -> str:
-    return said if line.single else f"{line.label}'s ({said})"
+    return said if line.single else f"{said} ({line.label})"
 
 
 def _speed(subject: Line, best: Line, against: Mapping[str, Line]) -> str:
     ratios = join([f"{_times(subject, line):.2f} × {_named(said, line)}" for said, line in against.items()])
-    own = f"{subject.label} trains {subject.rate:,.0f} samples a second, {ratios}"
+    own = f"{subject.label} trains {subject.rate:,.0f} samples a second: {ratios}."
     if _times(subject, best) > 1 + SAME:
-        return f"{own}: it is the fastest."
+        return f"{subject.label} is the fastest. It trains {subject.rate:,.0f} samples a second: {ratios}."
     if _times(subject, best) >= 1 - SAME:
-        return f"{own}: it is as fast as {best.label}."
-    return f"{best.label} is the fastest, with {best.rate:,.0f} samples a second. {own}."
+        return f"{subject.label} and {best.label} are as fast as each other. {own}"
+    return f"{best.label} is the fastest, with {best.rate:,.0f} samples a second. {own}"
 
 
 def _pays(subject: Line, compared: Over, against: Iterable[Line]) -> str:
@@ -92,9 +94,7 @@ def _losing(subject: Line, against: Mapping[str, Line]) -> list[str]:
     rows = {said: _times(subject, line) for said, line in against.items() if _times(subject, line) <= 1 + SAME}
     if not rows:
         return []
-    told = [
-        f"{said if against[said].single else against[said].label} ({ratio:.2f} ×)" for said, ratio in rows.items()
-    ]
+    told = [f"{said if against[said].single else against[said].label} ({ratio:.2f} ×)" for said, ratio in rows.items()]
     return [f"In samples a second Syngrad does not pay against {join(told)}."]
 
 
