@@ -48,7 +48,7 @@ def timeline(compared: Over) -> Figure | None:
         panels.append(_lanes(line, [lane(process, begin, end) for process in line.processes], seconds))
     caption = (
         f"{_ms(seconds)} out of the run, as long for every row; the numbers are those of the minibatches. Where "
-        "nothing is drawn process 0 reads data and keeps the books."
+        "nothing is drawn a process reads data or keeps the books."
     )
     return Figure("timeline", "what every process does, moment by moment", caption, panels)
 
