@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 #: spans that all processes of a run keep together; the sums go on for ever
-MOST = 200_000
+MOST = 50_000
 
 
 class Trace:

@@ -27,8 +27,9 @@ def tiles(m: Measured, compared: Over, verdict: Mapping[str, Any]) -> str:
     if line is None:
         return ""
     found: list[tuple[str, str, str]] = []
-    if verdict.get("faster_by"):
-        found.append((f"{verdict['faster_by']:.2f} ×", "samples a second", "of the fastest row that is not Syngrad's"))
+    rivals = [each.rate for each in compared.done if each.rate and not each.own and not each.single]
+    if line.rate and rivals:
+        found.append((f"{line.rate / max(rivals):.2f} ×", "samples a second", "of the fastest rival over processes"))
     ratio = compared.ratio(line)
     if ratio is not None:
         found.append((f"{ratio:.2f} ×", "samples a second", "of one process alone"))
