@@ -32,9 +32,12 @@ class Layout:
 
     def of(self, rank: int, host: str) -> str:
         """A process, as errors call it: by its stages, its rank and its host."""
+        return f"{self.stages(rank)} (rank {rank} on {host})"
+
+    def stages(self, rank: int) -> str:
+        """The stages of a process, as errors call them."""
         lo, hi = self.spans[rank]
-        named = repr(self.names[lo]) if hi - lo == 1 else f"{self.names[lo]!r} to {self.names[hi - 1]!r}"
-        return f"{'stage' if hi - lo == 1 else 'stages'} {named} (rank {rank} on {host})"
+        return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
 
 
 def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, free: bool, depth: int) -> Process:

@@ -20,6 +20,7 @@ from syngrad.errors import ConfigError, LinkError, MessageError, SyngradError, f
 from syngrad.execution.asynchronous import Orders, Process
 from syngrad.execution.batch import Batch
 from syngrad.execution.joining import Layout, agree, connect
+from syngrad.execution.reporting import introduce
 from syngrad.execution.trace import Trace
 from syngrad.links.link import Frame
 from syngrad.links.meeting import Meeting
@@ -65,6 +66,7 @@ class Group:
         if not free:  # a fixed delay needs so many under way
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
+        introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
         self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth)
         ends = self.process.ends
         execution.attach(ends)
