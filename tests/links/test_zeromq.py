@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from tests.links.opening import LOWER, SECRET, TOKEN, UPPER, WAIT_S, Aside, zero
 
 from syngrad.errors import ConfigError, LinkError, MessageError, TrainingWarning
 from syngrad.links import message, zeromq
+from syngrad.links.door import Door, knock
 from syngrad.links.key import Key
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
@@ -49,11 +51,16 @@ def address_of(upper: ZeromqLink) -> str:
 
 
 @contextmanager
-def foreign_socket(address: str, identity: bytes | None = None) -> Iterator[zmq.Socket[bytes]]:
+def foreign_socket(
+    address: str, identity: bytes | None = None, token: bytes | None = None
+) -> Iterator[zmq.Socket[bytes]]:
+    """identity: its routing id. token: what it shows at the door; None: it does not know that there is one."""
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     if identity is not None:
         dealer.routing_id = identity
+    if token is not None:
+        knock(dealer, None, token)
     dealer.connect(address)
     try:
         yield dealer
@@ -65,7 +72,7 @@ def foreign_socket(address: str, identity: bytes | None = None) -> Iterator[zmq.
 def hear_strangers(link: ZeromqLink) -> None:
     for _ in range(200):
         assert link.receive(0.05) is None
-        if link._wire.strangers >= 2:
+        if link._wire.strangers >= 3:
             return
     pytest.fail("nothing came from them")
 
@@ -76,8 +83,12 @@ def test_strangers_do_not_disturb() -> None:
         for text in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20, os.urandom(500), b"", b"\xff" * 64 + b"\x7f" * 200):
             with socket.create_connection((HOST, port_of(address)), timeout=5) as raw:
                 raw.sendall(text)
-        with foreign_socket(address) as other, foreign_socket(address, b"S" + TOKEN) as same_name:
-            for each in (other, same_name):
+        with (
+            foreign_socket(address) as other,
+            foreign_socket(address, token=b"another") as guessing,
+            foreign_socket(address, b"S" + TOKEN, TOKEN) as late,  # who knows everything, and comes too late
+        ):
+            for each in (other, guessing, late):
                 each.send_multipart(encode(Frame(Kind.FAILED, body="no"), 0, session(TOKEN)))
                 each.send(b"x" * 100_000)
             with pytest.warns(TrainingWarning, match="outside this run") as seen:
@@ -188,6 +199,61 @@ def test_a_peer_that_never_comes() -> None:
         connect(f"tcp://{HOST}:{mute.getsockname()[1]}", TOKEN, None, UPPER, 0.1)
 
 
+#: what ZMTP 3.0 begins with, from one that will speak PLAIN, and its user and password
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"PLAIN".ljust(20, b"\0") + bytes(32)
+LOGIN = b"\x05HELLO\x07syngrad\x08password"
+MIB = 1 << 20
+
+
+def taken(address: str, *first: bytes) -> int:
+    """How much a listener reads of somebody who sends these bytes and then messages of a MiB without end."""
+    frame = b"\x02" + MIB.to_bytes(8, "big") + bytes(MIB)
+    taken = 0
+    with socket.create_connection((HOST, port_of(address)), timeout=5) as raw:
+        raw.settimeout(1)
+        try:
+            for text in first:
+                raw.sendall(text)
+            while taken < 64 * MIB:
+                raw.sendall(frame)
+                taken += len(frame)
+        except OSError:  # sent away, or not read any more
+            pass
+    return taken
+
+
+@pytest.mark.parametrize("key", [None, Key(SECRET)], ids=["open", "encrypted"])
+@pytest.mark.filterwarnings("ignore:somebody outside this run")
+def test_a_stranger_who_floods_is_not_read(key: Key | None) -> None:
+    listener = listen(HOST, None, TOKEN, key, LOWER)
+    login = b"\x04" + bytes([len(LOGIN)]) + LOGIN
+    openings = [(GREETING, login), (GREETING.replace(b"PLAIN", b"NULL\0"), b"\x04\x06\x05READY"), (GREETING,), ()]
+    for opening in openings:  # nobody is at the door yet
+        assert taken(listener.address, *opening) < 32 * MIB
+    aside = Aside(lambda: listener.accept(WAIT_S))
+    lower = connect(listener.address, TOKEN, key, UPPER, WAIT_S)
+    upper = aside.result()
+    for opening in openings:
+        assert taken(listener.address, *opening) < 32 * MIB
+    lower.send(Frame(Kind.MESSAGE, 3))
+    assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
+    upper.check()
+    lower.close()
+    upper.close()
+
+
+@pytest.mark.filterwarnings("ignore:somebody outside this run")
+def test_many_who_come_and_go_do_not_cut_the_link() -> None:
+    with pair(**QUICK) as (lower, upper):
+        address = address_of(upper)
+        for _ in range(1500):  # each makes ZeroMQ report several events, which nobody looks at meanwhile
+            socket.create_connection((HOST, port_of(address)), timeout=5).close()
+        time.sleep(1.0)  # longer than the silence that counts
+        lower.send(Frame(Kind.MESSAGE, 3))
+        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
+        lower.check()
+
+
 def test_one_of_another_run_is_told_so_and_the_right_one_still_gets_in() -> None:
     listener = listen(HOST, None, TOKEN, None, LOWER)
     aside = Aside(lambda: listener.accept(WAIT_S))
@@ -201,7 +267,7 @@ def test_one_of_another_run_is_told_so_and_the_right_one_still_gets_in() -> None
 
 def test_another_version_is_named_at_both_ends() -> None:
     listener = listen(HOST, None, TOKEN, None, LOWER)
-    with foreign_socket(listener.address, b"S" + TOKEN) as newer:
+    with foreign_socket(listener.address, b"S" + TOKEN, TOKEN) as newer:
         newer.send(b"syngrad link 99")
         with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) speaks version '99' .* this Syngrad 1"):
             listener.accept(WAIT_S)
@@ -209,12 +275,16 @@ def test_another_version_is_named_at_both_ends() -> None:
         assert newer.recv() == b"syngrad link 1"
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
+    door = Door.of(router, None, TOKEN)
     port = router.bind_to_random_port(f"tcp://{HOST}")
     aside = Aside(lambda: connect(f"tcp://{HOST}:{port}", TOKEN, None, UPPER, WAIT_S))
+    assert door.socket.poll(10_000)
+    door.answer()
     router.send_multipart([router.recv_multipart()[0], b"syngrad link 0"])
     with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) speaks version '0'"):
         aside.result()
     router.close(0)
+    door.close()
     context.term()
     assert message.VERSION == 1
 
