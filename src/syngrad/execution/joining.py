@@ -1,8 +1,8 @@
 """How the processes of a run become neighbours: process 0 says what is to be run, all others agree, links are made.
 
 0 posts the plan  →  every other process checks it against its own model, version and options, and binds
-p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in place
-                             of that, meet at the run's store, below the name of its session
+p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in
+                             place of that, meet at the run's store, below the name of its session
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class Settings:
             raise unknown("link", self.link, LINKS)
         if self.link == "process_group" and self.link_key is not None:
             raise ConfigError(
-                f"link_key is {self.link_key!r:.80}, and link='process_group' cannot encrypt; use link='zeromq', or leave "
-                "link_key out where the network is trusted"
+                f"link_key is {self.link_key!r:.80}, and link='process_group' cannot encrypt; use link='zeromq', or "
+                "leave link_key out where the network is trusted"
             )
         seconds = real(self.timeout_s)
         if seconds is None or not 0 < seconds < math.inf:

@@ -157,7 +157,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     small_at = structure_at + length
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
         _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
-    tensors: dict[str, Tensor] = {}
+    tensors = _Brought()
     small, part = small_at, 1
     for index, (dtype, shape, size) in enumerate(_described(bytes(head[_HEADER.size : structure_at]), source)):
         if size <= SMALL_BYTES:
@@ -177,6 +177,8 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
+    if tensors:
+        _refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
@@ -267,12 +269,21 @@ def _values(tensor: Tensor) -> Buffer:
     return values
 
 
-def _body(structure: Any, tensors: dict[str, Tensor]) -> Any:
+class _Brought(dict[str, Tensor]):
+    """The tensors of a frame. Each stands in its structure once; a copy of one for every mention would be memory that
+    nobody has sent.
+    """
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.pop(name)
+
+
+def _body(structure: Any, tensors: _Brought) -> Any:
     """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
     if type(structure) is list:
         return [_body(each, tensors) for each in structure]
     if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
-        found = tensors.get(name)
+        found = tensors.pop(name, None)
         if found is not None:
             return found
     return plain.decode(structure, tensors)

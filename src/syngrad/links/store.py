@@ -63,7 +63,7 @@ class Store:
 
     def within(self, prefix: str, call: Callable[[Any], T], timeout_s: float) -> T:
         """What `call` makes of the store, all keys below `prefix`; this thread waits for it so long, and ANSWER_S."""
-        from torch.distributed import PrefixStore
+        from torch.distributed.distributed_c10d import PrefixStore
 
         return self._call(lambda store: call(PrefixStore(prefix, store)), timeout_s + ANSWER_S)
 
