@@ -186,7 +186,7 @@ def shape(code: int, *sizes: int) -> tuple[int, ...]:
         ([head_of(b"1" * 5000)], "cannot be read"),
         ([head_of(b'{"tensor":"t0"}')], "tensor 't0' is missing"),
         (
-            [head_of(b'[{"laid out":["t0",[1]]},{"laid out":["t0",[1]]}]', shape(9, 1, 2)) + b"12345678"],
+            [head_of(b'[{"laid out":["t0",[2,1]]},{"laid out":["t0",[2,1]]}]', shape(9, 1, 2)) + b"12345678"],
             "'t0' is missing",
         ),
         ([head_of(b'[{"tensor":"t0"},{"tensor":"t0"}]', shape(9, 1, 2)) + b"12345678"], "'t0' is missing"),
