@@ -319,11 +319,11 @@ def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int,
         return torch.empty(shape, dtype=dtype)
     number = _NUMBERS.get(dtype)
     if number is not None and dtype is not torch.bool:  # NumPy takes a third of the time
-        array = np.frombuffer(buffer, number, size // dtype.itemsize, at).reshape(shape)
-        flags = array.flags
+        array = np.frombuffer(buffer, number, size // number.itemsize, at)
         # PyTorch ends the process where it copies numbers from an address that does not suit them.
-        own = size <= SMALL_BYTES or not flags.writeable or not flags.aligned
-        return torch.from_numpy(array.copy() if own else array)
+        if size <= SMALL_BYTES or not (flags := array.flags).writeable or not flags.aligned:
+            array = array.copy()
+        return torch.from_numpy(array if len(shape) == 1 else array.reshape(shape))
     if size <= SMALL_BYTES or memoryview(buffer).readonly:
         buffer, at = bytearray(memoryview(buffer)[at : at + size]), 0
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
