@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
+from syngrad.execution import joining
 from syngrad.execution.launch import launch
 
 #: rank 1 kills itself in its third minibatch; rank 0 writes down what it makes of that
@@ -47,6 +49,13 @@ def test_a_killed_process_is_noticed_and_named(tmp_path: Path) -> None:
     with pytest.raises(SyngradError, match=r"rank 1 \(.*\) was killed by signal 9"):
         launch([sys.executable, "-c", KILLED, str(said)], 2, restarts=0, environment=environment)
     assert said.read_text().startswith("stages '6' to '9' (rank 1 on here) is gone (")
+
+
+def test_it_cannot_keep_to_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNGRAD_PORTS", "5000-5010")
+    meeting: Any = None
+    with pytest.raises(ConfigError, match="SYNGRAD_PORTS is set, and link='process_group' listens on any free port"):
+        joining._groups(meeting, None, str, 1.0)
 
 
 def test_it_cannot_be_encrypted() -> None:

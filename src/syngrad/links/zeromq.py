@@ -75,7 +75,9 @@ class ZeromqLink:
                 return frame
             if self._closed or self._lost is not None:
                 self.check()
-            if self._wire.lost_lately() if timeout_s == 0 else self._wire.lost():  # what came before that is here by now
+            if (
+                self._wire.lost_lately() if timeout_s == 0 else self._wire.lost()
+            ):  # what came before that is here by now
                 frame = self._take()
                 if frame is None:
                     self._lose(_GONE)
