@@ -6,19 +6,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from tests.links.opening import LOWER, TOKEN, UPPER, WAIT_S, Aside, group_pair
+from tests.links.opening import LOWER, QUICK, TOKEN, UPPER, WAIT_S, Aside, group_pair
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
-
-QUICK: dict[str, Any] = {"heartbeat_ms": 100, "silence_ms": 500}
 
 PEER = """
 import sys, torch, torch.distributed as dist
