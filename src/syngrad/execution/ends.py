@@ -88,7 +88,11 @@ class End:
 
     def _next(self, timeout_s: float) -> Frame | None:
         frame = self.link.receive(timeout_s)
-        if frame is not None and frame.kind == Kind.FAILED:
+        if frame is None:
+            return None
+        if type(frame.body) is not list or (frame.kind != Kind.REPLY and len(frame.body) != 2):
+            raise LinkError(f"{self.link.peer} sent a {frame.kind.name} that is none; run one version everywhere")
+        if frame.kind == Kind.FAILED:
             kind, text = frame.body
             raise RemoteError(str(kind), str(text))
         return frame
@@ -179,6 +183,8 @@ class Above(End):
         if frame.minibatch != sent.step:
             raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {sent.step} was due")
         gradients, losses = frame.body
+        if not isinstance(losses, list) or not all(map(_is_loss, losses)):
+            raise LinkError(f"{self.link.peer} sent losses that are none; run one version everywhere")
         self.losses.extend(losses)
         if gradients is not None:
             made = unpack(gradients, self.up, [h.dtype for h in sent.leaves])
@@ -239,6 +245,11 @@ def _waited_for(frame: Frame, what: str) -> str:
     if frame.kind == Kind.EVALUATE or (frame.kind == Kind.DONE and frame.minibatch < 0):
         return "evaluate"
     return what if frame.kind in (Kind.MESSAGE, Kind.DONE) else "orders"
+
+
+def _is_loss(pair: Any) -> bool:
+    """Whether it is (minibatch, loss)."""
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(each, int | float) for each in pair)
 
 
 def _packed(message: Any, where: list[int], how: str) -> Any:

@@ -67,7 +67,7 @@ class Group:
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth)
+        self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth, trainer.device)
         ends = self.process.ends
         execution.attach(ends)
         execution.probe = None  # it needs the whole network
@@ -91,6 +91,8 @@ class Group:
             for n, t in self.trainer.model.state_dict().items()
             if isinstance(t, torch.Tensor)
         }
+        settings = self.trainer.settings
+        configuration |= {"link": settings.link, "message_dtype": list(settings.dtypes)}
         return {"version": version(), "torch": torch.__version__, "option": configuration, "model": model}
 
     def report(self) -> dict[str, Any]:
