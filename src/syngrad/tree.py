@@ -80,6 +80,8 @@ def structure(tree: Any) -> str:
 
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """The structure with `function` applied to each of its tensors."""
+    if isinstance(tree, Tensor):
+        return function(tree)
     return pytree.tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 

@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mixed": {"method": "mixed(0.4)"},
     "warm-up, sporadic": {"feedback_delay": 1, "warmup": 7, "update_probability": 0.6},
     "backprop": {"method": "backprop"},
+    "over process groups": {"feedback_delay": 1, "link": "process_group"},
     "clipped, scheduled": {
         "feedback_delay": 0,
         "clip_norm": 0.5,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
+import zmq
 
 from syngrad.links import local, process_group, zeromq
+from syngrad.links.door import knock
 from syngrad.links.link import Link
-from syngrad.links.zeromq import Key
+from syngrad.links.zeromq import Key, ZeromqLink
 
 TOKEN, WAIT_S = b"a token", 20.0
 UPPER, LOWER = "stage '2' (rank 1)", "stage '0' (rank 0)"
 SECRET = b"a secret that is long enough"
+HOST = "127.0.0.1"
+QUICK: dict[str, Any] = {"heartbeat_ms": 100, "silence_ms": 500}
 
 
 class Aside:
@@ -46,6 +51,45 @@ def zeromq_pair(key: Key | None = None, address: str = "127.0.0.1", **options: A
     aside = Aside(lambda: listener.accept(WAIT_S))
     lower = zeromq.connect(listener.address, TOKEN, key, UPPER, WAIT_S, **options)
     return lower, aside.result()
+
+
+@contextmanager
+def pair(**options: object) -> Iterator[tuple[ZeromqLink, ZeromqLink]]:
+    lower, upper = zeromq_pair(**options)  # type: ignore[arg-type]
+    assert isinstance(lower, ZeromqLink)
+    assert isinstance(upper, ZeromqLink)
+    try:
+        yield lower, upper
+    finally:
+        lower.close()
+        upper.close()
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def address_of(upper: ZeromqLink) -> str:
+    return upper._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+@contextmanager
+def foreign_socket(
+    address: str, identity: bytes | None = None, token: bytes | None = None
+) -> Iterator[zmq.Socket[bytes]]:
+    """identity: its routing id. token: what it shows at the door; None: it does not know that there is one."""
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    if identity is not None:
+        dealer.routing_id = identity
+    if token is not None:
+        knock(dealer, None, token)
+    dealer.connect(address)
+    try:
+        yield dealer
+    finally:
+        dealer.close(1000)
+        context.term()
 
 
 def group_pair(**options: Any) -> tuple[Link, Link]:

@@ -185,6 +185,12 @@ def shape(code: int, *sizes: int) -> tuple[int, ...]:
         ([head_of(b"NaN")], "cannot be read"),
         ([head_of(b"1" * 5000)], "cannot be read"),
         ([head_of(b'{"tensor":"t0"}')], "tensor 't0' is missing"),
+        (
+            [head_of(b'[{"laid out":["t0",[2,1]]},{"laid out":["t0",[2,1]]}]', shape(9, 1, 2)) + b"12345678"],
+            "'t0' is missing",
+        ),
+        ([head_of(b'[{"tensor":"t0"},{"tensor":"t0"}]', shape(9, 1, 2)) + b"12345678"], "'t0' is missing"),
+        ([head_of(b"[]", shape(9, 1, 2)) + b"12345678"], "leaves out 1 of the 1 tensors"),
         ([head_of(b'{"laid out":["t0",[1,-1]]}', shape(9, 1, 2)) + b"12345678"], "has no layout"),
         ([head_of(b'{"array":"t0"}', shape(8, 1)) + b"12"], "cannot be read"),
         ([head_of(b'{"dtype":"nn"}')], "no dtype"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tests.links.opening import LOWER, TOKEN, UPPER, WAIT_S, Aside, group_pair
+from tests.links.opening import LOWER, QUICK, TOKEN, UPPER, WAIT_S, Aside, group_pair
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group
 from syngrad.links.link import Frame, Kind
+from syngrad.links.message import encode, session
 
 PEER = """
 import sys, torch, torch.distributed as dist
 from syngrad.links.link import Frame, Kind
 from syngrad.links.process_group import join
-link = join(dist.FileStore(sys.argv[1], 2), False, b"a token", "the test", 60, address="127.0.0.1")
+link = join(dist.FileStore(sys.argv[1], 2), False, b"a token", "the test", 60, address="127.0.0.1", heartbeat_ms=100)
 for i in range(3):
     link.send(Frame(Kind.MESSAGE, i, body=torch.ones(300, 300)))
 link.receive(None)
@@ -73,3 +75,57 @@ def test_what_is_no_frame_ends_the_link() -> None:
         upper.receive(WAIT_S)
     upper.close()
     lower.close()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("busy", [False, True], ids=["waiting", "sending"])
+def test_a_peer_that_is_stopped_is_noticed(busy: bool, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = subprocess.Popen([sys.executable, "-c", PEER, str(store)], stderr=subprocess.DEVNULL)
+    try:
+        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, LOWER, 60, address="127.0.0.1", **QUICK)
+        for i in range(3):
+            frame = link.receive(WAIT_S)
+            assert frame is not None
+            assert frame.minibatch == i
+        process.send_signal(signal.SIGSTOP)
+
+        def go_on() -> None:
+            for _ in range(80 if busy else 0):  # more than the buffers between the two hold
+                link.send(Frame(Kind.DONE, body=torch.ones(1024, 64)))
+            link.receive(60)
+
+        with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone \(it was silent for 0\.5 s\)"):
+            go_on()
+        link.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_long_silence_of_both_is_no_loss() -> None:
+    lower, upper = group_pair(**QUICK)
+    assert lower.receive(1.0) is None  # longer than the silence that counts
+    lower.send(Frame(Kind.MESSAGE, 1))
+    assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 1)
+    assert upper.received_bytes == lower.sent_bytes
+    lower.close()
+    upper.close()
+
+
+def test_a_frame_that_takes_long_is_no_silence() -> None:
+    lower, upper = group_pair(**QUICK)
+    assert isinstance(lower, process_group.ProcessGroupLink)
+    with lower._sending:  # as if the rest of the frame were on a slow way
+        head, part = encode(Frame(Kind.MESSAGE, 1, body=torch.ones(3000)), 0, session(TOKEN))
+        block = bytearray(process_group._BLOCK_BYTES)
+        process_group._PREFIX.pack_into(block, 0, process_group._MAGIC, 1, len(head))
+        block[process_group._PREFIX.size : process_group._PREFIX.size + len(head)] = head
+        lower._group.send([torch.frombuffer(block, dtype=torch.uint8)], 1, 0).wait()
+        assert upper.receive(1.0) is None
+        lower._group.send([torch.frombuffer(bytearray(part), dtype=torch.uint8)], 1, 0).wait()
+    frame = upper.receive(WAIT_S)
+    assert frame is not None
+    assert frame.body.eq(1).all()
+    lower.close()
+    upper.close()

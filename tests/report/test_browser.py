@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report import browser, made
+from tests.report import browser, made, several
 
 from syngrad.report.html import page
+from syngrad.report.processes.page import page as page_of_processes
 
 pytestmark = pytest.mark.skipif(
     browser.found() is None, reason=f"no headless browser: none of {', '.join(browser.NAMES)} is on the PATH"
@@ -78,6 +79,58 @@ def test_a_report_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: 
         .filter((each) => each.getBoundingClientRect().right > 390.5).map((each) => each.outerHTML.slice(0, 80))"""
     assert chromium.ask(wide) == []
     assert chromium.ask("document.scripts.length") == 3
+
+
+def of_processes(tmp_path: Path, kind: str) -> Path:
+    rows = several.rows()
+    document, accounts = several.whole(rows, 0.8, several.accounts(rows)), several.accounts(rows)
+    if kind == "hostile":
+        document, accounts = several.hostile()
+    file = tmp_path / "processes.html"
+    file.write_text(page_of_processes(document, "syngrad compare --workers 2", accounts), encoding="utf-8")
+    return file
+
+
+def test_a_report_on_processes_on_a_desk_in_both_schemes_and_on_paper(
+    chromium: browser.Browser, tmp_path: Path
+) -> None:
+    chromium.open(of_processes(tmp_path, "whole"), prefers_color_scheme="light")
+    assert len(healthy(chromium)) == 9
+    chromium.media(prefers_color_scheme="dark")
+    assert {place["ink"] for place in healthy(chromium)} == {"rgb(232, 235, 238)"}
+    chromium.media("print", prefers_color_scheme="dark")
+    healthy(chromium)
+    lanes = "document.querySelector('#figure-timeline-0 svg').getBoundingClientRect().width"
+    assert chromium.ask(lanes) == 640
+    assert chromium.paper().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("kind", ["whole", "hostile"])
+def test_a_report_on_processes_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: str) -> None:
+    chromium.open(of_processes(tmp_path, kind), width=390)
+    healthy(chromium)
+    assert chromium.ask("document.documentElement.scrollWidth") == 390
+    assert chromium.ask("document.scripts.length") == 3
+    wide = """[...document.querySelectorAll("main *, main .plot text")].filter((e) => !e.closest("thead, pre"))
+        .filter((e) => e.textContent && (e.tagName === "text" || !e.closest("svg")))
+        .filter((e) => e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML.slice(0, 80))"""
+    assert chromium.ask(wide) == []
+
+
+def test_the_numbers_of_minibatches_stay_within_their_bars(chromium: browser.Browser, tmp_path: Path) -> None:
+    for width in (1280, 390):
+        chromium.open(of_processes(tmp_path, "whole"), width=width)
+        chromium.settle()
+        out = """[...document.querySelectorAll(".timeline .barlayer .point")].filter((point) => {
+            const text = point.querySelector("text"), bar = point.querySelector("path").getBoundingClientRect();
+            if (!text || text.getAttribute("transform")?.includes("scale(0)")) return false;
+            const box = text.getBoundingClientRect();
+            return box.width > 0 && (box.left < bar.left - 1 || box.right > bar.right + 1);
+        }).length"""
+        assert chromium.ask(out) == 0
+        shown = """[...document.querySelectorAll(".timeline .barlayer .point text")]
+            .filter((text) => text.getBoundingClientRect().width > 0).length"""
+        assert chromium.ask(shown) > 20 or width == 390
 
 
 def test_the_figures_follow_the_width_of_the_window(chromium: browser.Browser, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syngrad.report.table import _named, environment_line, interfaces, size, table
+from syngrad.report.table import environment_line, interfaces, named, size, table
 from syngrad.results import Aggregate
 
 
@@ -152,7 +152,7 @@ def test_the_environment_in_a_line() -> None:
 
 
 def test_a_long_name_breaks_where_the_estimator_begins() -> None:
-    assert _named("synthetic:linear", 16) == ["synthetic:linear"]
-    assert _named("synthetic:linear", 12) == ["synthetic:", " linear"]
-    assert _named("mixed(0.5):low_rank(rank=128)", 14)[0] == "mixed(0.5):"
-    assert all(len(line) <= 14 for line in _named("mixed(0.5):low_rank(rank=128)", 14))
+    assert named("synthetic:linear", 16) == ["synthetic:linear"]
+    assert named("synthetic:linear", 12) == ["synthetic:", " linear"]
+    assert named("mixed(0.5):low_rank(rank=128)", 14)[0] == "mixed(0.5):"
+    assert all(len(line) <= 14 for line in named("mixed(0.5):low_rank(rank=128)", 14))

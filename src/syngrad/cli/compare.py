@@ -106,7 +106,8 @@ def compare(
         typer.Option(
             metavar="N",
             parser=whole("--workers"),
-            help="Compare runs over so many processes: Syngrad's, DDP, GPipe, 1F1B, and one process alone.",
+            help="Compare runs over so many processes. Rows, without --methods: alone, alone(threads), ddp, ddp:bf16, "
+            "ddp:periodic, gpipe, 1f1b, delayed, synthetic:local, synthetic.",
         ),
     ] = None,
     link: Annotated[

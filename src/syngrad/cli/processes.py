@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from syngrad.cli.common import INTERRUPTED
-from syngrad.config import kept, listed
+from syngrad.config import command_line, kept, listed
 from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: what the processes of a row are told to use instead of the experiment's own
 INSTEAD = ("epochs", "batch_size", "optimizer", "cuts", "stages")
+#: options that name a file to write
+FILES = ("json", "html", "trace")
 
 
 def run(options: dict[str, Any]) -> int:
@@ -22,17 +24,15 @@ def run(options: dict[str, Any]) -> int:
     from syngrad.processes import Processes
     from syngrad.report.progress import shown
 
-    for name in ("html", "estimator"):
-        if options[name] is not None:
-            raise ConfigError(f"--{name} {options[name]} does not go with --workers; leave it out")
-    for name in ("json", "trace"):
-        if options[name] is not None:
-            results.check_writable(options[name])
+    files = [(name, results.check_writable(options[name])) for name in FILES if options[name] is not None]
+    for k, (name, file) in enumerate(files):
+        if same := next((other for other, one in files[:k] if one == file), None):
+            raise ConfigError(f"--{same} and --{name} both name {options[name]!r}; give each a file of its own")
     dtype = options["message_dtype"]
     laid = {
         "queue_depth": options["queue_depth"],
         "message_dtype": dtype if dtype is None or "," not in dtype else tuple(listed(dtype)),
-        "trace": options["trace"] is not None or None,
+        "trace": options["trace"] is not None or options["html"] is not None or None,
     }
     cuts = options["cuts"]
     instead = {name: options[name] for name in INSTEAD} | {"cuts": listed(cuts) if cuts is not None else None}
@@ -40,6 +40,7 @@ def run(options: dict[str, Any]) -> int:
         options["experiment"],
         options["workers"],
         None if options["methods"] is None else listed(options["methods"]),
+        estimator=options["estimator"],
         instead=instead,
         options={name: value for name, value in laid.items() if value is not None},
         seed=options["seed"],
@@ -48,38 +49,52 @@ def run(options: dict[str, Any]) -> int:
         target=options["target"],
         link=options["link"],
     )
-    interrupted = False
+    interrupted, failure = False, None
     with shown(options["progress"]) as comparison.observer:
         try:
             comparison.run()
         except KeyboardInterrupt:
             interrupted = True
+        except (Exception, SystemExit) as error:
+            failure = error
     if interrupted:
         print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
-    if comparison.rows:
-        _publish(comparison, options)
+    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
+        _publish(comparison, options)  # what is finished is not lost with what failed after it
+    if failure is not None:
+        raise failure
     return INTERRUPTED if interrupted else 0
 
 
 def _publish(comparison: Processes, options: dict[str, Any]) -> None:
+    """Write the files first, and print all the same where they cannot be written."""
     from syngrad import results
     from syngrad.cli.compare import OPTIONS
-    from syngrad.report.processes import table, verdict
-    from syngrad.report.table import environment_line
+    from syngrad.report.processes import over, report, verdict
     from syngrad.report.timeline import chrome
 
     environment = {**results.environment(comparison.threads), "link": str(comparison.link or "") or None}
-    text = verdict(comparison.rows)
-    document = results.document(
-        environment, comparison.description, comparison.rows, {"text": text}, kept("compare", OPTIONS, options)
+    experiment = comparison.experiment
+    filled = {"methods": comparison.labels, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
+    config = kept("compare", OPTIONS, {**options, **filled})
+    document = results.finite(
+        results.document(environment, comparison.description, comparison.rows, None, config),
     )
+    compared = over(document, comparison.accounts)
+    said = verdict(compared)
+    document["verdict"] = said.to_dict()
     try:
         if options["json"] is not None:
             results.write(options["json"], document)
         if options["trace"] is not None:
             results.write(options["trace"], chrome(comparison.accounts))
+        if options["html"] is not None:
+            from syngrad.report.processes.page import page
+
+            results.write_text(
+                options["html"], page(document, command_line(config, OPTIONS), accounts=comparison.accounts)
+            )
     finally:
-        print("\n".join([*table(comparison.rows, comparison.accounts), "", text]))
-        print(environment_line(environment, comparison.description))
-        if comparison.link is not None:
-            print(f"two emulated hosts, {comparison.link} between them")
+        print(report(document, compared, said))
+    if options["html"] is not None:
+        print(f"\nthe report: {options['html']}")

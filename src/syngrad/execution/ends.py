@@ -64,6 +64,8 @@ class End:
         self.down, self.up = dtypes
         self.others: list[End] = []
         self.ahead: deque[Frame] = deque()
+        #: bytes that training itself has sent: neither what is evaluated, nor orders, nor whole models
+        self.sent_bytes = 0
         #: why the last word of this process could not be sent
         self.gone: LinkError | None = None
 
@@ -73,13 +75,24 @@ class End:
             return self.ahead.popleft()
         frame = self._next(0)
         if frame is None and wait:
-            with self.trace.span(what):
+            with self.trace.span(what) as span:
                 frame = self._wait()
+                span.name = _waited_for(frame, what)
         return frame
+
+    def _send(self, frame: Frame) -> None:
+        """A frame of training's own, counted."""
+        before = self.link.sent_bytes
+        self.link.send(frame)
+        self.sent_bytes += self.link.sent_bytes - before
 
     def _next(self, timeout_s: float) -> Frame | None:
         frame = self.link.receive(timeout_s)
-        if frame is not None and frame.kind == Kind.FAILED:
+        if frame is None:
+            return None
+        if type(frame.body) is not list or (frame.kind != Kind.REPLY and len(frame.body) != 2):
+            raise LinkError(f"{self.link.peer} sent a {frame.kind.name} that is none; run one version everywhere")
+        if frame.kind == Kind.FAILED:
             kind, text = frame.body
             raise RemoteError(str(kind), str(text))
         return frame
@@ -128,11 +141,12 @@ class Above(End):
 
     def send(self, sent: Sent, out: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
         """The message goes, with the minibatch's context; `where` its differentiable leaves stand in it."""
-        with self.trace.span("send"):
+        training = kind != Kind.EVALUATE
+        with self.trace.span("send" if training else "evaluate"):
             body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
-            self.link.send(Frame(kind, sent.step, sent.scale, sent.wanted, body))
-        (self.evaluating if kind == Kind.EVALUATE else self.outstanding).append(sent)
-        if self.early and kind != Kind.EVALUATE:
+            (self._send if training else self.link.send)(Frame(kind, sent.step, sent.scale, sent.wanted, body))
+        (self.outstanding if training else self.evaluating).append(sent)
+        if self.early and training:
             self._done(self.early.popleft())
 
     def poll(self) -> None:
@@ -170,19 +184,19 @@ class Above(End):
         return frame
 
     def _done(self, frame: Frame) -> None:
+        gradients, losses = frame.body
+        if not isinstance(losses, list) or not all(map(_is_loss, losses)):
+            raise LinkError(f"{self.link.peer} sent losses that are none; run one version everywhere")
+        self.losses.extend(losses)
         queue = self.evaluating if frame.minibatch < 0 else self.outstanding
         if self.ahead_by and not queue and frame.minibatch >= 0:
             if len(self.early) > self.ahead_by:
                 raise LinkError(f"{self.link.peer} is further ahead than it may be, at minibatch {frame.minibatch}")
-            self.early.append(frame)
-            self.losses.extend(frame.body[1])
-            frame.body[1] = []
+            self.early.append(Frame(Kind.DONE, frame.minibatch, body=[gradients, []]))
             return
         sent = queue.popleft() if queue else Sent(0)
         if frame.minibatch != sent.step:
             raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {sent.step} was due")
-        gradients, losses = frame.body
-        self.losses.extend(losses)
         if gradients is not None:
             made = unpack(gradients, self.up, [h.dtype for h in sent.leaves])
             if [g.shape for g in made] != [h.shape for h in sent.leaves]:
@@ -251,9 +265,10 @@ class Below(End):
 
     def done(self, step: int, gradients: list[Tensor] | None = None) -> None:
         """A minibatch is done with; what came back for it, if that was wanted."""
-        with self.trace.span("send"):
+        training = step >= 0
+        with self.trace.span("send" if training else "evaluate"):
             packed = None if gradients is None else pack(gradients, self.up)
-            self.link.send(Frame(Kind.DONE, step, body=[packed, self.losses()]))
+            (self._send if training else self.link.send)(Frame(Kind.DONE, step, body=[packed, self.losses()]))
 
     def reply(self, parts: list[Any]) -> None:
         """The answer to an order: this process's, and those of all above."""
@@ -272,6 +287,18 @@ class Ends:
     below: Below | None = None
     above: Above | None = None
     free: bool = False
+
+
+def _waited_for(frame: Frame, what: str) -> str:
+    """What a wait is called that this frame has ended: only those for minibatches to train on are waits in training."""
+    if frame.kind == Kind.EVALUATE or (frame.kind == Kind.DONE and frame.minibatch < 0):
+        return "evaluate"
+    return what if frame.kind in (Kind.MESSAGE, Kind.DONE) else "orders"
+
+
+def _is_loss(pair: Any) -> bool:
+    """Whether it is (minibatch, loss)."""
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(each, int | float) for each in pair)
 
 
 def _packed(message: Any, where: list[int], how: str) -> Any:

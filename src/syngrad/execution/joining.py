@@ -1,14 +1,18 @@
 """How the processes of a run become neighbours: process 0 says what is to be run, all others agree, links are made.
 
 0 posts the plan  →  every other process checks it against its own model, version and options, and binds
-p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands
+p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in
+                             place of that, meet at the run's store, below the name of its session
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from syngrad.errors import ConfigError
 from syngrad.execution.asynchronous import Process
@@ -40,8 +44,16 @@ class Layout:
         return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
 
 
-def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, free: bool, depth: int) -> Process:
-    """This process, linked with its neighbours.
+def connect(
+    meeting: Meeting,
+    layout: Layout,
+    settings: Settings,
+    trace: Trace,
+    free: bool,
+    depth: int,
+    device: torch.device | None = None,
+) -> Process:
+    """This process, linked with its neighbours. device: where it trains.
 
     Raises LinkError, naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
     """
@@ -55,7 +67,10 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
         host = meeting.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
-    below, above = _links(meeting, settings, peer, wait_s)
+    if settings.link == "process_group":
+        below, above = _groups(meeting, device, peer, wait_s)
+    else:
+        below, above = _links(meeting, settings, peer, wait_s)
     lo, hi = layout.spans[rank]
     ends = Ends(lo, hi, free=free)
     if below is not None:
@@ -71,12 +86,14 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
 JOIN_S = 120.0
 
 
-def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float) -> tuple[Link | None, Link | None]:
+def _links(
+    meeting: Meeting, settings: Settings, peer: Callable[[int], str], wait_s: float
+) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
     place = meeting.world
     rank, last = place.rank, place.size - 1
     key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
-    token = bytes.fromhex(meeting.session.rpartition(".")[2])[:8]
+    token = _token(meeting)
     listener = None
     below: Link | None = None
     above: Link | None = None
@@ -95,6 +112,48 @@ def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float) -> tu
                 each.close()
         raise
     return below, above
+
+
+def _groups(
+    meeting: Meeting, device: torch.device | None, peer: Callable[[int], str], wait_s: float
+) -> tuple[Link | None, Link | None]:
+    """The same by process groups of two. Tensors of two different GPUs go from one to the other."""
+    from syngrad.links import process_group  # torch.distributed takes a while to import
+
+    if port_range() is not None:
+        raise ConfigError(
+            "SYNGRAD_PORTS is set, and link='process_group' listens on any free port; unset it, or use link='zeromq'"
+        )
+    place = meeting.world
+    own = f"{place.host} {device}" if device is not None and device.type == "cuda" else ""
+    meeting.post(f"device/{place.rank}", own)
+    made: dict[bool, Link] = {}
+    try:
+        for upper, other in ((False, place.rank + 1), (True, place.rank - 1)):  # above first: the last one begins
+            if not 0 <= other < place.size:
+                continue
+            name = peer(other)
+            its = meeting.wait(f"device/{other}", wait_s, name)
+            join = functools.partial(
+                process_group.join,
+                upper=upper,
+                token=_token(meeting),
+                peer=name,
+                timeout_s=wait_s,
+                address=meeting.own_address(),
+                device=device if own and its and own != its else None,
+            )
+            made[upper] = meeting.at_store(f"{min(place.rank, other)}", join, wait_s)
+    except BaseException:
+        for link in made.values():
+            link.close()
+        raise
+    return made.get(True), made.get(False)
+
+
+def _token(meeting: Meeting) -> bytes:
+    """What only the processes of this attempt know."""
+    return bytes.fromhex(meeting.session.rpartition(".")[2])[:8]
 
 
 def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:

@@ -13,7 +13,7 @@ from syngrad.partition import balanced
 from syngrad.scalars import real, whole
 
 MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
-LINKS = ("zeromq",)
+LINKS = ("zeromq", "process_group")
 #: more than anybody has memory for
 DEEPEST = 10_000
 
@@ -22,8 +22,10 @@ DEEPEST = 10_000
 class Settings:
     """queue_depth: minibatches that may be under way between two processes. message_dtype: the form of activations that
     travel down and gradients up; one for both, or (down, up); "float32" leaves every dtype as it is. place: how many
-    stages each process runs, from the first on; None lays them out by measured cost. link: the kind of link.
-    link_key: a file with a secret that all processes share; traffic is then encrypted, and both ends prove themselves.
+    stages each process runs, from the first on; None lays them out by measured cost. link: "zeromq", or
+    "process_group" (experimental: by torch.distributed, so that CUDA tensors need not pass through the CPU; neither
+    encrypted nor guarded). link_key: a file with a secret that all processes share; traffic is then encrypted, and both
+    ends prove themselves.
     timeout_s: the longest wait for another process that lives. trace: whether spans of time are kept.
     """
 
@@ -43,6 +45,11 @@ class Settings:
         self.dtypes  # noqa: B018  it checks them
         if self.link not in LINKS:
             raise unknown("link", self.link, LINKS)
+        if self.link == "process_group" and self.link_key is not None:
+            raise ConfigError(
+                f"link_key is {self.link_key!r:.80}, and link='process_group' cannot encrypt; use link='zeromq', or "
+                "leave link_key out where the network is trusted"
+            )
         seconds = real(self.timeout_s)
         if seconds is None or not 0 < seconds < math.inf:
             raise ConfigError(f"timeout_s must be a number of seconds above 0, got {self.timeout_s!r}")

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-#: spans kept at most; beyond, only the sums go on
-MOST = 200_000
+#: spans that all processes of a run keep together; the sums go on for ever
+MOST = 50_000
 
 
 class Trace:
     """Sums of seconds by name, and the spans themselves where they are asked for.
 
     A span inside another counts for itself, and not for the outer one: a wait in the middle of a step is no work.
-    keep: whether spans are kept, as (name, minibatch, begin, end) in seconds since the epoch of the system's clock.
+    keep: whether spans are kept, as (name, minibatch, begin, end) in seconds since the epoch of the system's clock; the
+    newest of them, MOST over all `processes` of the run together.
     """
 
-    def __init__(self, keep: bool = False) -> None:
+    def __init__(self, keep: bool = False, processes: int = 1) -> None:
         self.keep = keep
         self.seconds: dict[str, float] = {}
-        self.spans: list[tuple[str, int, float, float]] = []
+        self.spans: deque[tuple[str, int, float, float]] = deque(maxlen=MOST // processes)
         self.minibatch = -1
         self._offset = time.time() - time.perf_counter()
         self._inner: list[float] = []
 
     def span(self, name: str) -> AbstractContextManager[Any]:
-        """What happens inside it has this name."""
+        """What happens inside it has this name; until it ends, `name` of what it gives may still be changed."""
         return _Span(self, name)
 
     def enter(self) -> float:
@@ -42,7 +44,7 @@ class Trace:
         if self._inner:
             self._inner[-1] += end - begin
         self.seconds[name] = self.seconds.get(name, 0.0) + (end - begin - inside)
-        if self.keep and len(self.spans) < MOST:
+        if self.keep:
             self.spans.append((name, self.minibatch, begin + self._offset, end + self._offset))
 
     def state(self) -> dict[str, Any]:
@@ -57,8 +59,9 @@ class _Span:
         self.trace, self.name = trace, name
         self.begin = 0.0
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Span:
         self.begin = self.trace.enter()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

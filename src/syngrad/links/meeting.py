@@ -11,6 +11,7 @@ the spot, and lets in whoever asks for it *now*: all keys of an attempt begin wi
     RUN/SESSION/here/WORD    who asked so is in
     RUN/SESSION/failed       why this attempt is over
     RUN/SESSION/at/KEY       what was posted
+    RUN/SESSION/group/NAME/… what the members of a process group tell each other
     RUN/SESSION/left/RANK    that rank needs the store no more
 """
 
@@ -128,6 +129,14 @@ class Meeting:
         except LinkError:
             return False
         return True
+
+    def at_store(self, name: str, call: Callable[[Any], T], timeout_s: float) -> T:
+        """What `call` makes of a store of torch.distributed's kind, in which `name` and this attempt have a place of
+        their own; what is made by it, as a process group is, meets nobody of another attempt.
+
+        timeout_s: more than the call takes. Raises LinkError where the store is gone, and what the call raises.
+        """
+        return self._store.within(self._key("group", name), call, timeout_s)
 
     def own_address(self) -> str:
         """Where the other ranks reach this host; see :func:`syngrad.links.address.own_address`."""

@@ -67,8 +67,11 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _KINDS = {int(kind): kind for kind in Kind}
 #: the numbers that NumPy has too
 _NUMPY = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float32, torch.float64)
-_ARRAYS = {torch.empty(0, dtype=dtype).numpy().dtype: _CODES[dtype] for dtype in _NUMPY}
+_NUMBERS = {dtype: torch.empty(0, dtype=dtype).numpy().dtype for dtype in _NUMPY}
+#: by NumPy's own number of the dtype, which is looked up sooner than the dtype
+_ARRAYS = {number.num: _CODES[dtype] for dtype, number in _NUMBERS.items()}
 _NAMES = [f"t{i}" for i in range(64)]
+_NAMED = [f'{{"tensor":"{name}"}}' for name in _NAMES]
 #: descriptors and structures up to this size are remembered: those of a run's messages are nearly always the same
 _REMEMBERED_BYTES = 1 << 12
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -111,7 +114,7 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     for name, tensor in tensors.items():
         array = arrays.get(name)
         if array is not None:
-            head.append(_descriptor(_ARRAYS[array.dtype], array.shape))
+            head.append(_descriptor(_ARRAYS[array.dtype.num], array.shape))
             if array.nbytes <= SMALL_BYTES:
                 small.append(array.tobytes())
             else:
@@ -157,7 +160,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     small_at = structure_at + length
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
         _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
-    tensors: dict[str, Tensor] = {}
+    tensors = _Brought()
     small, part = small_at, 1
     for index, (dtype, shape, size) in enumerate(_described(bytes(head[_HEADER.size : structure_at]), source)):
         if size <= SMALL_BYTES:
@@ -177,6 +180,8 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
+    if tensors:
+        _refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
@@ -204,7 +209,7 @@ def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarr
         index = len(tensors)
         name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
         tensors[name], arrays[name] = body, array
-        return f'{{"tensor":"{name}"}}'
+        return _NAMED[index] if index < len(_NAMED) else f'{{"tensor":"{name}"}}'
     if kind is list:
         return "[" + ",".join([_structure(each, tensors, arrays) for each in body]) + "]"
     if body is None:
@@ -226,7 +231,7 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
         array: np.ndarray[Any, Any] = tensor.numpy()
     except (RuntimeError, TypeError):
         return None
-    return array if array.dtype in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS else None
+    return array if array.dtype.num in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -267,12 +272,21 @@ def _values(tensor: Tensor) -> Buffer:
     return values
 
 
-def _body(structure: Any, tensors: dict[str, Tensor]) -> Any:
+class _Brought(dict[str, Tensor]):
+    """The tensors of a frame. Each stands in its structure once; a copy of one for every mention would be memory that
+    nobody has sent.
+    """
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.pop(name)
+
+
+def _body(structure: Any, tensors: _Brought) -> Any:
     """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
     if type(structure) is list:
         return [_body(each, tensors) for each in structure]
     if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
-        found = tensors.get(name)
+        found = tensors.pop(name, None)
         if found is not None:
             return found
     return plain.decode(structure, tensors)
@@ -303,6 +317,13 @@ def _claims(descriptors: bytes) -> list[tuple[torch.dtype, tuple[int, ...], int]
 def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int, size: int) -> Tensor:
     if size == 0:
         return torch.empty(shape, dtype=dtype)
+    number = _NUMBERS.get(dtype)
+    if number is not None and dtype is not torch.bool:  # NumPy takes a third of the time
+        array = np.frombuffer(buffer, number, size // number.itemsize, at)
+        # PyTorch ends the process where it copies numbers from an address that does not suit them.
+        if size <= SMALL_BYTES or not (flags := array.flags).writeable or not flags.aligned:
+            array = array.copy()
+        return torch.from_numpy(array if len(shape) == 1 else array.reshape(shape))
     if size <= SMALL_BYTES or memoryview(buffer).readonly:
         buffer, at = bytearray(memoryview(buffer)[at : at + size]), 0
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
@@ -310,7 +331,7 @@ def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int,
     width = dtype.itemsize
     values = torch.frombuffer(buffer, dtype=dtype, count=size // width, offset=at)
     if values.data_ptr() % width:
-        # As bytes: PyTorch ends the process where it copies numbers from an address that does not suit them.
+        # as bytes, for the same reason
         values = torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).clone().view(dtype)
     return values if len(shape) == 1 else values.view(shape)
 

@@ -3,11 +3,13 @@
 Experimental. It stands behind ZeroMQ (:mod:`syngrad.links.zeromq`) in all but one thing, that device tensors need not
 pass through the CPU; and that path has never run on a GPU: the tests let a second gloo group stand in for NCCL.
 
-What a process group cannot do: it has no encryption and no heartbeat, so that a peer which is stopped, or whose cable
-is cut, is noticed only when TCP gives up; it trusts what reaches its port; and a message that is longer than announced
-ends the process. A receive that times out closes the connection, and one that has been posted cannot be asked whether
-it is done, so that a thread of its own waits for frames. Every frame begins with a block of fixed size, which says how
-long the rest is; all that follows is received into memory of exactly that size.
+What a process group cannot do: it has no encryption; it trusts what reaches its port; and a message that is longer than
+announced ends the process. A receive that times out closes the connection, and one that has been posted cannot be asked
+whether it is done, so that a thread of its own waits for frames. Every frame begins with a block of fixed size, which
+says how long the rest is; all that follows is received into memory of exactly that size.
+
+Nor has it a heartbeat: another thread sends a block that says nothing every few seconds, and gives the peer up when
+nothing has begun to come for longer. A frame that has begun may take as long as it takes.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ from torch.distributed.distributed_c10d import PrefixStore
 from syngrad.errors import LinkError, first_line
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import decode, encode, part_sizes, session
-from syngrad.links.wire import LIMIT_BYTES
+from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS
 from syngrad.tree import map_tensors, tensors
 
 #: seconds that a link which closes waits for the other end to do so too
 LINGER_S = 3.0
+#: bytes a second that any link carries: a frame that leaves more slowly does not leave at all
+SLOWEST_BYTES_S = 100_000
 _BLOCK_BYTES = 1 << 13
 _PREFIX = struct.Struct("<4sIQ")
-_MAGIC = b"SGPG"
+_MAGIC, _BEAT = b"SGPG", b"SGHB"
 #: gloo closes a connection on which nothing came for so long; a stage may wait for hours in the debugger
 _FOREVER = timedelta(days=365)
 
@@ -44,7 +48,14 @@ class ProcessGroupLink:
     """One end; see :class:`syngrad.links.link.Link`, and :func:`join` for how it is made."""
 
     def __init__(
-        self, group: Any, upper: bool, token: bytes, peer: str, device: torch.device | None, ways: tuple[Any, Any]
+        self,
+        group: Any,
+        upper: bool,
+        token: bytes,
+        peer: str,
+        device: torch.device | None,
+        ways: tuple[Any, Any],
+        beats_s: tuple[float, float],
     ) -> None:
         self.peer = peer
         self.sent_bytes = self.received_bytes = 0
@@ -56,8 +67,16 @@ class ProcessGroupLink:
         self._changed, self._sending = threading.Condition(), threading.Lock()
         self._lost: str | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._listen, name=f"link to {peer}", daemon=True)
-        self._thread.start()
+        self._every_s, self._silence_s = beats_s
+        #: when the peer was last heard; None while one of its frames is coming
+        self._heard: float | None = time.monotonic()
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f"link to {peer}", daemon=True)
+            for target in (self._listen, self._beat)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def send(self, frame: Frame) -> None:
         """See :class:`syngrad.links.link.Link`. It returns once the frame has left."""
@@ -66,7 +85,7 @@ class ProcessGroupLink:
             try:
                 self._send(frame)
             except RuntimeError as error:
-                self._lose(f"is gone ({first_line(error):.100})")
+                self._gone(error)
                 self.check()
 
     def receive(self, timeout_s: float | None = None) -> Frame | None:
@@ -98,11 +117,14 @@ class ProcessGroupLink:
             except LinkError as error:
                 self._lose(str(error))
         self._closed = True
-        self._thread.join(LINGER_S)
-        for group in (self._out, self._in, self._group):
-            if group is not None:
-                group.abort()
-        self._thread.join(LINGER_S)
+        self._threads[0].join(LINGER_S)
+        self._ended.set()
+        with self._sending:  # it would wait for a send that waits, which a receive does not mind
+            for group in (self._out, self._in, self._group):
+                if group is not None:
+                    group.abort()
+        for thread in self._threads:
+            thread.join(LINGER_S)
         self._group = self._out = self._in = None
 
     def _send(self, frame: Frame) -> None:
@@ -120,17 +142,18 @@ class ProcessGroupLink:
         # All at once: waiting for each before the next would cost a round trip a piece.
         works = [self._group.send([torch.frombuffer(piece, dtype=torch.uint8)], self._other, 0) for piece in pieces]
         works += [self._out.send([tensor], self._other, 0) for tensor in direct]
+        size = sum(map(len, pieces)) + sum(tensor.nbytes for tensor in direct)
         for work in works:
-            work.wait(_FOREVER)
-        self.sent_bytes += sum(map(len, pieces)) + sum(tensor.nbytes for tensor in direct)
+            work.wait(timedelta(seconds=self._silence_s + size / SLOWEST_BYTES_S))
+        self.sent_bytes += size
 
     def _listen(self) -> None:
         """The thread that waits for frames, until the other end has said good-bye or is lost."""
         while self._lost is None:
             try:
                 frame = self._next()
-            except (RuntimeError, LinkError) as error:
-                self._lose(f"is gone ({first_line(error):.100})")
+            except Exception as error:  # whatever it sent, no other thread may wait for more of it
+                self._gone(error)
                 return
             if frame.kind == Kind.BYE:
                 self._answer()
@@ -140,6 +163,22 @@ class ProcessGroupLink:
                 self._frames.append(frame)
                 self._changed.notify_all()
 
+    def _beat(self) -> None:
+        """The thread that shows this end's life and watches the other's."""
+        block = torch.frombuffer(bytearray(_BEAT.ljust(_BLOCK_BYTES, b"\0")), dtype=torch.uint8)
+        while not self._ended.wait(self._every_s) and self._lost is None:
+            try:
+                if self._silent():
+                    raise TimeoutError
+                if self._sending.acquire(blocking=False):  # else a frame is under way, which shows as much
+                    try:
+                        work = self._group.send([block], self._other, 0)
+                        work.wait(timedelta(seconds=self._silence_s))
+                    finally:
+                        self._sending.release()
+            except (RuntimeError, TimeoutError) as error:
+                self._gone(error)
+
     def _answer(self) -> None:
         """Good-bye to who has said it, so that it need not wait; no matter whether it arrives."""
         with self._sending:
@@ -147,10 +186,10 @@ class ProcessGroupLink:
                 try:
                     self._send(Frame(Kind.BYE))
                 except RuntimeError as error:
-                    self._lose(f"is gone ({first_line(error):.100})")
+                    self._gone(error)
 
     def _next(self) -> Frame:
-        block = self._read(_BLOCK_BYTES)
+        block = self._block()
         magic, count, length = _PREFIX.unpack_from(block)
         if magic != _MAGIC or length > LIMIT_BYTES:
             _refuse(self.peer, "its first block is not Syngrad's")
@@ -163,7 +202,16 @@ class ProcessGroupLink:
         self._due += 1
         if self._device is not None:
             frame.body = self._with(frame.body)
+        self._heard = time.monotonic()
         return frame
+
+    def _block(self) -> memoryview:
+        """The one that the next frame begins with."""
+        while (block := self._read(_BLOCK_BYTES))[: len(_BEAT)] == _BEAT:
+            self._heard = time.monotonic()
+            self.received_bytes -= _BLOCK_BYTES  # no more than ZeroMQ counts its own
+        self._heard = None
+        return block
 
     def _read(self, size: int) -> memoryview:
         room = torch.empty(size, dtype=torch.uint8)
@@ -203,6 +251,14 @@ class ProcessGroupLink:
         places = iter(range(len(tensors(body))))
         return map_tensors(lambda tensor: received.get(next(places), tensor), body)
 
+    def _silent(self) -> bool:
+        heard = self._heard
+        return heard is not None and time.monotonic() - heard > self._silence_s
+
+    def _gone(self, error: Exception) -> None:
+        why = f"it was silent for {self._silence_s:g} s" if self._silent() else f"{first_line(error):.100}"
+        self._lose(f"is gone ({why})")
+
     def _lose(self, why: str) -> None:
         with self._changed:
             self._lost = self._lost or why
@@ -219,11 +275,14 @@ def join(
     address: str | None = None,
     device: torch.device | None = None,
     backend: str = "nccl",
+    heartbeat_ms: int = HEARTBEAT_MS,
+    silence_ms: int = SILENCE_MS,
 ) -> ProcessGroupLink:
     """The link between the two processes that call this with the same store (a prefix of its own) and token.
 
     address: this host's, for gloo; None: what its name resolves to. device: tensors on this kind of device go by a
-    group of `backend` each way, without passing through the CPU; None: all pass through it.
+    group of `backend` each way, without passing through the CPU; None: all pass through it. heartbeat_ms, silence_ms:
+    between two signs of life, and until silence counts as loss.
 
     Raises LinkError where the other end does not come within `timeout_s` seconds.
     """
@@ -236,7 +295,8 @@ def join(
             down = _group(backend, PrefixStore("down", store), rank, timeout_s, address)
     except (RuntimeError, ValueError) as error:  # torch.distributed's own errors are RuntimeErrors
         raise LinkError(f"{peer} has not come within {timeout_s:g} s ({first_line(error):.120})") from error
-    return ProcessGroupLink(group, upper, token, peer, device, (down, up) if upper else (up, down))
+    beats_s = heartbeat_ms / 1000, silence_ms / 1000
+    return ProcessGroupLink(group, upper, token, peer, device, (down, up) if upper else (up, down), beats_s)
 
 
 def _group(backend: str, store: Any, rank: int, timeout_s: float, address: str | None) -> Any:

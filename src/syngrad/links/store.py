@@ -61,6 +61,12 @@ class Store:
         """Keep `value` under `key` unless something is kept there."""
         self._call(lambda store: store.compare_set(key, "", value))
 
+    def within(self, prefix: str, call: Callable[[Any], T], timeout_s: float) -> T:
+        """What `call` makes of the store, all keys below `prefix`; this thread waits for it so long, and ANSWER_S."""
+        from torch.distributed.distributed_c10d import PrefixStore
+
+        return self._call(lambda store: call(PrefixStore(prefix, store)), timeout_s + ANSWER_S)
+
     def close(self) -> None:
         """Give the connection back; twice is once. A thread that the store has frozen is left to itself."""
         if self._thread is not None:

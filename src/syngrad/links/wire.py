@@ -11,7 +11,8 @@ import time
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from syngrad.errors import warn
+from syngrad.errors import LinkError, first_line, warn
+from syngrad.links.door import Door, knock
 from syngrad.links.key import Key
 
 #: milliseconds between two signs of life; a silence of SILENCE_MS counts as the loss of the peer
@@ -24,32 +25,41 @@ LOOK_S = 0.1
 LIMIT_BYTES = 1 << 32
 
 _ARRIVED = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
-_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-_ZAP = "inproc://zeromq.zap.01"
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_MONITOR = "inproc://monitor"
 
 
 class Wire:
     """The socket of one end of a link.
 
     descriptor: the file descriptor of the peer's connection, once there is one; a listening socket may hold others'
-    too. refusals: handshakes that failed. strangers: messages of others that were dropped.
+    too. refusals: handshakes that failed; where the other end's door did so, turned_away says it. strangers: those that
+    came when the peer was in already.
     """
 
     def __init__(self, kind: int, limit_bytes: int, heartbeat_ms: int, silence_ms: int) -> None:
         self.limit_bytes = limit_bytes
         self.descriptor: int | None = None
         self.refusals = self.strangers = 0
+        self.turned_away = False
+        self.door: Door | None = None
         self._gone: set[int] = set()
         self._looked = 0.0
-        self._key: Key | None = None
-        self._door: zmq.Socket[bytes] | None = None
         self._context = zmq.Context()
+        try:
+            self._open(kind, limit_bytes, heartbeat_ms, silence_ms)
+        except zmq.ZMQError as error:
+            self._context.destroy(0)
+            raise LinkError(f"ZeroMQ cannot open a link ({first_line(error)}); are too many files open?") from error
+
+    def _open(self, kind: int, limit_bytes: int, heartbeat_ms: int, silence_ms: int) -> None:
         self.socket: zmq.Socket[bytes] = self._context.socket(kind)
         for option, value in (
             (zmq.MAXMSGSIZE, limit_bytes),
-            # No limits on queued messages. Those under way are counted above (execution/ends.py). A limit on sending
-            # would block a process in the middle of a send, or drop a frame; one on receiving stops ZeroMQ from
-            # reading at all, the peer's signs of life included.
+            # No limits on queued messages. Those under way are counted above (execution/ends.py), and nobody but the
+            # peer is let in (door.py). A limit on sending would block a process in the middle of a send, or drop a
+            # frame; one on receiving stops ZeroMQ from reading at all, the peer's signs of life included, and its
+            # time-out then ends the process (libzmq issue 4767).
             (zmq.SNDHWM, 0),
             (zmq.RCVHWM, 0),
             (zmq.HEARTBEAT_IVL, heartbeat_ms),
@@ -62,51 +72,50 @@ class Wire:
             (zmq.LINGER, 0),
         ):
             self.socket.setsockopt(option, value)
-        self._monitor = self.socket.get_monitor_socket(_ARRIVED | zmq.EVENT_DISCONNECTED | _REFUSED)
+        self.socket.monitor(_MONITOR, _ARRIVED | zmq.EVENT_DISCONNECTED | _REFUSED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self._monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._monitor.rcvhwm = 0  # with a limit ZeroMQ's thread would wait for us to look, signs of life and all
+        self._monitor.connect(_MONITOR)
         self._poller = zmq.Poller()
         self._poller.register(self.socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
 
-    def lock(self, key: Key, *, listens: bool) -> None:
-        """Encrypt, and let in nobody without this key; to be called before the socket binds or connects."""
-        self.socket.curve_secretkey, self.socket.curve_publickey = key.secret, key.public
-        if not listens:
-            self.socket.curve_serverkey = key.public
-            return
-        self.socket.curve_server = True
-        self.socket.zap_domain = b"syngrad"
-        # ZeroMQ asks here about everyone who connects (ZAP, RFC 27). It is answered while the peer is awaited; whoever
-        # comes later gets no answer, and is not in.
-        self._key, self._door = key, self._context.socket(zmq.REP)
-        self._door.bind(_ZAP)
-        self._poller.register(self._door, zmq.POLLIN)
+    def guard(self, key: Key | None, token: bytes, *, listens: bool) -> None:
+        """Let in nobody but the peer, encrypted if there is a key; to be called before the socket binds or connects."""
+        if listens:
+            self.door = Door.of(self.socket, key, token)
+            self._poller.register(self.door.socket, zmq.POLLIN)
+        else:
+            knock(self.socket, key, token)
 
     def wait(self, seconds: float | None) -> None:
         """Until something comes, on the socket or from its monitor, or the time has passed."""
         self._poller.poll(None if seconds is None else max(1, round(seconds * 1000)))
 
     def answer(self) -> None:
-        """Let in those at the door who have the key."""
-        while self._door is not None and _readable(self._door):
-            version, request, *_, mechanism, credential = self._door.recv_multipart()
-            known = self._key is not None and (mechanism, credential) == (b"CURVE", self._key.raw_public)
-            status = [b"200", b"OK"] if known else [b"400", b"another key"]
-            self._door.send_multipart([version, request, *status, b"", b""])
+        """Let in those at the door who belong here."""
+        if self.door is not None:
+            self.door.answer()
 
     def settle(self, descriptor: int) -> None:
-        """This is the peer's connection; whoever comes from now on is not looked at."""
+        """This is the peer's connection; nobody else comes in from now on."""
         self.lost()
         self.descriptor = descriptor
-        if self._door is not None:
-            self._poller.unregister(self._door)
+        if self.door is not None:
+            self._poller.unregister(self.door.socket)
+            self.door.close()
 
     def lost(self) -> bool:
         """Whether the peer's connection, once settled, has gone."""
         while _readable(self._monitor):
             said = recv_monitor_message(self._monitor)
             event, descriptor = int(said["event"]), int(said["value"])
-            if event & _REFUSED:
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self.turned_away = True
+            elif event & _REFUSED:
                 self.refusals += 1
+                if self.descriptor is not None and self.door is not None:
+                    self.stranger()
             elif event == zmq.EVENT_DISCONNECTED:
                 self._gone.add(descriptor)
             elif self.descriptor is None:  # a new connection may have the number of one that went before it
@@ -119,10 +128,10 @@ class Wire:
         return self.lost() if time.monotonic() - self._looked > LOOK_S else self.descriptor in self._gone
 
     def stranger(self) -> None:
-        """Somebody else has sent something; it is dropped, and the first time said."""
+        """Somebody else has come, or sent something; the first time it is said."""
         self.strangers += 1
         if self.strangers == 1:
-            warn("somebody outside this run has sent something to one of its links; it is dropped, and so is the rest")
+            warn("somebody outside this run has come to one of its links; they are sent away, and so are others")
 
     def close(self, linger_ms: int) -> None:
         """Give everything back; what was sent last gets so long to leave. Twice is once."""
@@ -130,10 +139,10 @@ class Wire:
             return
         self.socket.disable_monitor()
         self._monitor.close(0)
-        if self._door is not None:
-            self._door.close(0)
+        if self.door is not None:
+            self.door.close()
         self.socket.close(linger_ms)
-        self._context.term()
+        self._context.destroy(0)
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:

@@ -1,8 +1,8 @@
 """Links over TCP by ZeroMQ: framing, queues and heartbeats are its own.
 
 The upper process listens (ROUTER), the lower one connects (DEALER) with a routing id that only the processes of this
-run know. Each tells the other its version of the wire. Once they have shaken hands, what comes from anybody else is
-dropped, and a connection that is lost is lost for good: frames may be missing, so there is no going on with another.
+run know. Each tells the other its version of the wire. Nobody else is let in (door.py), and a connection that is lost
+is lost for good: frames may be missing, so there is no going on with another.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class ZeromqLink:
                 return frame
             if self._closed or self._lost is not None:
                 self.check()
-            if self._wire.lost():  # what came before that is here by now
+            if (
+                self._wire.lost_lately() if timeout_s == 0 else self._wire.lost()
+            ):  # what came before that is here by now
                 frame = self._take()
                 if frame is None:
                     self._lose(_GONE)
@@ -142,8 +144,8 @@ class ZeromqLink:
 class Listener:
     """The upper end before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
 
-    def __init__(self, wire: Wire, address: str, token: bytes, peer: str) -> None:
-        self.address = address
+    def __init__(self, wire: Wire, address: str, token: bytes, peer: str, keyed: bool) -> None:
+        self.address, self._keyed = address, keyed
         self._wire, self._token, self._peer = wire, token, peer
         self._others = 0
 
@@ -185,9 +187,11 @@ class Listener:
                 raise LinkError(_other_version(self._peer, hello))
             wire.settle(int(parts[1].get(zmq.SRCFD)))
             return ZeromqLink(wire, self._peer, self._token, sender)
-        said = [f"{self._others} of another run or attempt did"] if self._others else []
-        if wire.refusals:
-            said.append(f"{wire.refusals} were refused: the key of all processes must be the same")
+        away = wire.door.turned_away if wire.door is not None else 0
+        others, refused = (self._others, wire.refusals + away) if self._keyed else (self._others + away, wire.refusals)
+        said = [f"{others} of another run or attempt did"] if others else []
+        if refused:
+            said.append(f"{refused} were refused: the key of all processes must be the same")
         raise LinkError(
             f"{self._peer} has not connected to {self.address} within {timeout_s:g} s"
             + (f" ({'; '.join(said)})" if said else "")
@@ -221,13 +225,15 @@ def listen(
     try:
         wire.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
         wire.socket.setsockopt(zmq.IPV6, int(":" in address))
-        if key is not None:
-            wire.lock(key, listens=True)
+        wire.guard(key, token, listens=True)
         _bind(wire.socket, address, ports)
+    except zmq.ZMQError as error:
+        wire.close(0)
+        raise LinkError(f"cannot listen at {address} ({first_line(error)})") from error
     except BaseException:
         wire.close(0)
         raise
-    return Listener(wire, wire.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer)
+    return Listener(wire, wire.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer, key is not None)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str, ports: tuple[int, int] | None) -> None:
@@ -263,8 +269,7 @@ def connect(
     try:
         wire.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
         wire.socket.setsockopt(zmq.IPV6, int("[" in address))
-        if key is not None:
-            wire.lock(key, listens=False)
+        wire.guard(key, token, listens=False)
         wire.socket.connect(address)
         wire.socket.send(_HELLO + b"%d" % VERSION)
         return _answered(wire, address, token, peer, timeout_s)
@@ -278,15 +283,18 @@ def connect(
 
 def _answered(wire: Wire, address: str, token: bytes, peer: str, timeout_s: float) -> ZeromqLink:
     deadline = time.monotonic() + timeout_s
+    other = f"{peer} at {address} belongs to another run or attempt; start all processes anew"
     while (left := deadline - time.monotonic()) > 0:
         wire.wait(left)
         wire.lost()
+        if wire.turned_away:
+            raise LinkError(other)
         try:
             answer = wire.socket.recv(flags=zmq.DONTWAIT, copy=False)
         except zmq.Again:
             continue
         if answer.bytes == _OTHER_TOKEN:
-            raise LinkError(f"{peer} at {address} belongs to another run or attempt; start all processes anew")
+            raise LinkError(other)
         if answer.bytes != _HELLO + b"%d" % VERSION:
             raise LinkError(_other_version(peer, answer.bytes[:64]))
         wire.settle(int(answer.get(zmq.SRCFD)))

@@ -24,6 +24,7 @@ from syngrad.compare.rivals import Plan, parse_rival, run_rival
 from syngrad.compare.rivals.names import RIVALS
 from syngrad.compare.source import Source
 from syngrad.errors import ConfigError, SyngradError
+from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.execution.settings import Settings
 from syngrad.experiment import check_count
 from syngrad.experiments import registry
@@ -40,8 +41,9 @@ KINDS = {name.partition(":")[0] for name in RIVALS}
 class Processes:
     """Rows over `workers` processes of `threads` threads each; `rows` holds what is finished, also after an interrupt.
 
-    experiment: a built-in name or path/to/file.py:function; instead: what stands instead of its own options. link: two
-    hosts with so much delay and rate between them, as in "20ms,100mbit" (needs root); None for this host alone.
+    experiment: a built-in name or path/to/file.py:function; instead: what stands instead of its own options. estimator:
+    of the rows that estimate and do not name one. link: two hosts with so much delay and rate between them, as in
+    "20ms,100mbit" (needs root); None for this host alone.
 
     Raises ConfigError at construction for what cannot be used. A row that fails is kept as "failed: …".
     """
@@ -52,6 +54,7 @@ class Processes:
         workers: int,
         rows: Sequence[str] | None = None,
         *,
+        estimator: str | None = None,
         instead: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
         seed: int = 0,
@@ -64,9 +67,7 @@ class Processes:
         self.workers = check_count("workers", workers, 2, MOST)
         self.name, self.instead, self.options = experiment, dict(instead or {}), dict(options or {})
         self.experiment = registry.load(experiment, **self.instead)
-        self.labels = list(rows) if rows is not None else list(ROWS)
-        for label in self.labels:
-            _check(label)
+        self.labels = _labels(rows, estimator)
         self.settings = Settings(**self.options)
         self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
         self.threads, self.target, self.observer = threads, target, observer or Silent()
@@ -157,16 +158,34 @@ class Processes:
         return row
 
 
-def _check(label: str) -> None:
+def _labels(rows: Sequence[str] | None, estimator: str | None) -> list[str]:
+    """The rows, checked before anything runs, each with its estimator's name where one was given."""
+    if estimator is not None:
+        parse_estimator(estimator)
+    labels = [_checked(label.strip(), estimator) for label in (ROWS if rows is None else rows)]
+    if rows is None:  # the estimator may have made two of them the same
+        return list(dict.fromkeys(labels))
+    twice = next((label for k, label in enumerate(labels) if label in labels[:k]), None)
+    if twice is not None:
+        raise ConfigError(f"row {twice!r} is there twice; name each row once")
+    if not labels:
+        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
+    return labels
+
+
+def _checked(label: str, estimator: str | None) -> str:
     """Refuse a row that is neither Syngrad's nor a rival's."""
     if label in ("alone", "alone(threads)"):
-        return
+        return label
     if _kind(label) in KINDS:
         parse_rival(label)
-        return
-    method, _ = split_row(label)
+        return label
+    method, named = split_row(label)
     if method.name == "backprop":
         raise ConfigError("row 'backprop': over several processes it waits for itself; write alone for one process")
+    if method.estimates:
+        parse_estimator(named)
+    return f"{label}:{estimator}" if estimator is not None and method.estimates and ":" not in label else label
 
 
 def _named(label: str) -> tuple[str, str]:

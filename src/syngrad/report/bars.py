@@ -31,7 +31,7 @@ def target_time(m: Measured) -> Figure | None:
         return None
     title = f"time to {m.metric} {m.goal}"
     values, texts = [row.time_to_target_s for row, _ in rows], [to_target(row) for row, _ in rows]
-    panel = _bars(rows, values, texts, "seconds of training", title)
+    panel = horizontal(rows, values, texts, "seconds of training", title)
     caption = (
         "The target was fixed before the run; the metric is taken at least four times an epoch, and the crossing is "
         "interpolated between the two nearest."
@@ -69,7 +69,7 @@ def step_split(m: Measured) -> Figure | None:
         "Medians over some steps of networks made for this alone; looking costs a little itself, so the sum can exceed "
         "the step time above. The backward pass is what the other three leave."
     )
-    return Figure("step-split", "where a step's time goes", caption, [Panel(alt, data, layout, _height(rows))])
+    return Figure("step-split", "where a step's time goes", caption, [Panel(alt, data, layout, height(rows))])
 
 
 def memory(m: Measured) -> Figure | None:
@@ -79,7 +79,7 @@ def memory(m: Measured) -> Figure | None:
         rows = [(row, look) for row, look, _ in m.each() if getattr(row, name) is not None]
         values = [getattr(row, name) / 2**20 for row, _ in rows]
         if rows:
-            made.append(_bars(rows, values, [f"{value:.3g}" for value in values], across, across))
+            made.append(horizontal(rows, values, [f"{value:.3g}" for value in values], across, across))
     if not made:
         return None
     caption = (
@@ -92,7 +92,7 @@ def memory(m: Measured) -> Figure | None:
 Rows = Sequence[tuple[Aggregate, Look]]
 
 
-def _bars(rows: Rows, values: Sequence[float | None], texts: Sequence[str], across: str, alt: str) -> Panel:
+def horizontal(rows: Rows, values: Sequence[float | None], texts: Sequence[str], across: str, alt: str) -> Panel:
     """Horizontal bars, the first row on top, each with its text behind it."""
     trace = {
         "type": "bar",
@@ -108,7 +108,7 @@ def _bars(rows: Rows, values: Sequence[float | None], texts: Sequence[str], acro
     }
     most = max((value for value in values if value), default=1.0)
     told = ", ".join(f"{row.label} {text}" for (row, _), text in zip(rows, texts, strict=True))
-    return Panel(f"{alt}: {told}", [trace], _across(rows, across, most * 1.3), _height(rows))
+    return Panel(f"{alt}: {told}", [trace], _across(rows, across, most * 1.3), height(rows))
 
 
 def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
@@ -130,7 +130,8 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
     }
 
 
-def _height(rows: Sequence[tuple[Any, ...]]) -> int:
+def height(rows: Sequence[tuple[Any, ...]]) -> int:
+    """Pixels that so many bars need, with names of so many lines."""
     deepest = max(wrapped(row[0].label).count("<br>") + 1 for row in rows)
     return 70 + len(rows) * max(38, 17 * deepest + 4)
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from syngrad.results import BACKPROP, Aggregate
 
-#: how many colours the style sheet has beside backprop's: --row-1 to --row-7
-COLOURS = 7
-DASHES = ("dash", "dashdot", "dot", "longdash", "longdashdot", "solid", "5px,2px")
-MARKERS = ("square", "diamond", "triangle-up", "cross", "x", "star", "pentagon")
+#: how many colours the style sheet has beside backprop's: --row-1 to --row-9
+COLOURS = 9
+DASHES = ("dash", "dashdot", "dot", "longdash", "longdashdot", "solid", "5px,2px", "12px,3px", "8px,2px,2px,2px")
+MARKERS = (
+    "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon", "triangle-down", "hexagon"
+)  # fmt: skip
 
 
 def css(name: str) -> dict[str, str]:
@@ -62,7 +64,7 @@ def looks(rows: Sequence[Aggregate]) -> list[Look]:
             made.append(Look(index, 0, "solid", "circle"))
         else:
             k = others % COLOURS
-            # after a round of colours the markers move on by one, so that no two looks are the same for 49 rows
+            # after a round of colours the markers move on by one, so that no two looks are the same for 81 rows
             made.append(Look(index, k + 1, DASHES[k], MARKERS[(k + others // COLOURS) % len(MARKERS)]))
             others += 1
     return made

@@ -24,14 +24,14 @@ ANSWERS = {
 UNDECIDED = "No answer."
 
 
-def answer(verdict: Mapping[str, Any]) -> str:
+def answer(verdict: Mapping[str, Any], answers: Mapping[str, str] = ANSWERS) -> str:
     """The verdict in large letters, its sentence, and the reasons."""
     pays = verdict.get("pays")
-    kind = pays if pays in ANSWERS else "none"
+    kind = pays if pays in answers else "none"
     reasons = "".join(f"<li>{escape(str(reason))}</li>" for reason in verdict.get("reasons") or [])
     listed = f'<ul class="reasons">{reasons}</ul>' if reasons else ""
     return (
-        f'<p class="answer answer-{kind}">{escape(ANSWERS.get(str(pays), UNDECIDED))}</p>'
+        f'<p class="answer answer-{kind}">{escape(answers.get(str(pays), UNDECIDED))}</p>'
         f'<p class="sentence">{escape(str(verdict.get("text", "")))}</p>{listed}'
     )
 
@@ -58,19 +58,24 @@ def tiles(m: Measured, verdict: Mapping[str, Any]) -> str:
         )
     if m.target is not None:
         found.append((to_target(row), f"to {m.metric} {m.goal}", f"back-propagation: {to_target(base)}"))
+    return tiled(f"{row.label} against backprop", found)
+
+
+def tiled(subject: str, found: Sequence[tuple[str, str, str]]) -> str:
+    """A few figures in large letters: each with what it is, and a note."""
     cells = "".join(
         f"<div class=tile><dt>{escape(what)}</dt><dd><strong>{escape(value)}</strong>"
         f"<span>{escape(note)}</span></dd></div>"
         for value, what, note in found
     )
-    return f'<p class="subject">{escape(row.label)} against backprop</p><dl class="tiles">{cells}</dl>'
+    return f'<p class="subject">{escape(subject)}</p><dl class="tiles">{cells}</dl>'
 
 
 def swatch(look: Look) -> str:
     """The look of a row, drawn small: its line and its marker."""
-    dash = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 4"}.get(
-        look.dash, "9 3 2 3"
-    )
+    known = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "10 4",
+             "longdashdot": "9 3 2 3"}  # fmt: skip
+    dash = known.get(look.dash, look.dash.replace("px", "").replace(",", " "))
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     shapes = {
         "circle": '<circle cx="14" cy="7" r="4"/>',
@@ -80,6 +85,8 @@ def swatch(look: Look) -> str:
         "cross": '<path d="M12 2h4v3h3v4h-3v3h-4v-3h-3v-4h3z"/>',
         "x": '<path d="M10 3l8 8M18 3l-8 8" stroke-width="3"/>',
         "star": '<path d="M14 1l2 4 4 .5-3 3 1 4.500-4-2-4 2 1-4.500-3-3 4-.5z"/>',
+        "triangle-down": '<path d="M14 12l5-9h-10z"/>',
+        "hexagon": '<path d="M14 1.500l5 3v5l-5 3-5-3v-5z"/>',
         "pentagon": '<path d="M14 2l5 4-2 6h-6l-2-6z"/>',
     }
     return (
@@ -106,7 +113,7 @@ def parts_legend() -> str:
     return f'<ul class="legend parts" aria-label="Parts of a step">{keys}</ul>'
 
 
-def _table(
+def tabled(
     heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str, whole: Mapping[int, str] | None = None
 ) -> str:
     """A table that a phone shows as one card a row. Cells come as HTML; `whole` holds, by row, one cell for all but the
@@ -153,7 +160,7 @@ def summary(m: Measured) -> str:
     if seeds > 1:
         said = f"Means over {seeds} seeds, ± the standard deviation; gaps are paired by seed, with their 95 % interval."
     said += " Kept: for backward passes, at most. ×: of backprop's. Training: seconds, evaluation left out."
-    return _table(heads, rows, said, whole)
+    return tabled(heads, rows, said, whole)
 
 
 def _cells(m: Measured, row: Aggregate) -> list[str]:
@@ -206,7 +213,7 @@ def by_seed(m: Measured) -> str:
                 *([NONE if reached is None else f"{reached:.3g} s"] * (m.target is not None)),
             ]
             rows.append([name, *map(escape, cells)])
-    return _table(heads, rows, "Every row with every seed.", whole)
+    return tabled(heads, rows, "Every row with every seed.", whole)
 
 
 def facts(pairs: Mapping[str, Any]) -> str:

@@ -41,16 +41,16 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
         legend.append(f"to {goal}: seconds of training until {rows[0].metric} reaches it, interpolated")
     widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
     names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
-    lines = [_line("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
+    lines = [set_out("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
     for row, figures in zip(rows, cells, strict=True):
-        label = _named(row.label, names)
+        label = named(row.label, names)
         if figures is None:
             said = textwrap.wrap(row.status, max(width - names - 2, 20))
             depth = max(len(label), len(said))
             pairs = zip(label + [""] * (depth - len(label)), said + [""] * (depth - len(said)), strict=True)
             lines += [f"{left:<{names}}  {right}".rstrip() for left, right in pairs]
         else:
-            lines += [_line(label[0], figures, names, widths), *label[1:]]
+            lines += [set_out(label[0], figures, names, widths), *label[1:]]
     return [*lines, *(line for each in legend for line in textwrap.wrap(each, width))]
 
 
@@ -73,7 +73,7 @@ def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
         # A space that does not break keeps a value on the line of its interface.
         figures = "  ".join(f"{cut}:\u00a0{_cosine(value)}" for cut, value in row.cosines.items())
         wrapped = textwrap.wrap(figures, width - names - 4, break_on_hyphens=False)
-        heads = _named(row.label, names)
+        heads = named(row.label, names)
         for head, part in itertools.zip_longest(heads, wrapped, fillvalue=""):
             lines.append(f"  {head:<{names}}  {part}".replace("\u00a0", " ").rstrip())
     return lines
@@ -139,8 +139,8 @@ def _cells(row: Aggregate, percent: bool) -> list[str]:
     known = _told(row)
     step = None if row.step_s is None else row.step_s * 1000
     return [
-        _with_spread(row.value, row.value_spread, factor, form),
-        _with_spread(row.metric_difference, _half(row.metric_difference_interval), factor, "+" + form)
+        with_spread(row.value, row.value_spread, factor, form),
+        with_spread(row.metric_difference, _half(row.metric_difference_interval), factor, "+" + form)
         if row.method != "backprop"
         else NONE,
         _number(step, ".2f" if step is not None and step < 10 else ".1f"),
@@ -164,7 +164,8 @@ def _cosine(value: float | None) -> str:
     return NONE if value is None or math.isnan(value) else _number(value, ".2f")
 
 
-def _with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
+def with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
+    """A figure times `factor`, ± its spread where there is one."""
     if value is None:
         return NONE
     shown = _number(value * factor, form)
@@ -175,7 +176,7 @@ def _number(value: float | None, form: str) -> str:
     return NONE if value is None else f"{value:{form}}".replace("-", "−")
 
 
-def _named(label: str, width: int) -> list[str]:
+def named(label: str, width: int) -> list[str]:
     """A row's name in lines of this width, broken where the estimator's name begins if it must be."""
     if len(label) > width and ":" in label[:width]:
         method, _, estimator = label.partition(":")
@@ -183,6 +184,7 @@ def _named(label: str, width: int) -> list[str]:
     return textwrap.wrap(label, width, break_on_hyphens=False)
 
 
-def _line(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
+def set_out(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
+    """A line of the table: the name to the left, figures to the right of their columns."""
     cells = "".join(f"  {figure:>{width}}" for figure, width in zip(figures, widths, strict=True))
     return f"{name:<{names}}{cells}".rstrip()

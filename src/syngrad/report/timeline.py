@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+#: what a process does while it trains, as it is called in its trace
+WAITS = ("wait below", "wait above")
+KINDS = ("work", "send", *WAITS)
+
 
 def chrome(accounts: dict[tuple[str, int], list[dict[str, Any]]]) -> dict[str, Any]:
     """Trace events from the processes' spans (name, minibatch, begin, end in seconds): one track a process and row."""
@@ -23,9 +27,13 @@ def chrome(accounts: dict[tuple[str, int], list[dict[str, Any]]]) -> dict[str, A
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
+def training(process: dict[str, Any]) -> dict[str, float]:
+    """Seconds of training by what they went into: evaluation and orders, such as the end of an epoch, are left out."""
+    return {name: seconds for name, seconds in process["seconds"].items() if name in KINDS}
+
+
 def idle(process: dict[str, Any]) -> float | None:
-    """The share of a process's time in which it waited for another one; None where it was never timed."""
-    seconds = process["seconds"]
+    """The share of its training in which a process waited for another one; None where it was never timed."""
+    seconds = training(process)
     total = sum(seconds.values())
-    waited = sum(value for name, value in seconds.items() if name.startswith("wait"))
-    return waited / total if total else None
+    return sum(seconds.get(name, 0.0) for name in WAITS) / total if total else None

@@ -66,9 +66,9 @@ def verdict(rows: Sequence[Aggregate], target: float | None = None) -> Verdict:
     made.faster_by = 1 / subject.step_ratio if subject.step_ratio else None
     gap = subject.metric_difference
     made.pays = _pays(made, None if gap is None else loss(gap, subject.higher_is_better), small(subject, base))
-    parts = [part for part in (_speed(made.faster_by), _quality(subject, base), _memory(made.memory_ratio)) if part]
+    parts = [part for part in (_speed(made.faster_by), ending(subject, base), _memory(made.memory_ratio)) if part]
     text = f"In one process {subject.label} {join(parts)}" if parts else f"{subject.label} has no figures"
-    made.text = text + _so(made.pays) + _feedback(made, done, subject) + "."
+    made.text = text + _so(made.pays) + feedback(made, done, subject) + "."
     made.reasons = [
         *reasons.to_target(subject, base, target),
         *reasons.estimates(subject, base),
@@ -98,7 +98,8 @@ def _speed(faster_by: float | None) -> str | None:
     return f"is slower ({took})" if 1 / faster_by > 1 + SAME_SPEED else f"is as fast ({took})"
 
 
-def _quality(row: Aggregate, base: Aggregate) -> str | None:
+def ending(row: Aggregate, base: Aggregate) -> str | None:
+    """How its metric ends against another row's, as a verb phrase; None where that is not known."""
     gap = row.metric_difference
     if gap is None:
         return None
@@ -135,7 +136,7 @@ def _so(pays: str | None) -> str:
     return answers[pays] if pays is not None else ""
 
 
-def _feedback(made: Verdict, done: Sequence[Aggregate], subject: Aggregate) -> str:
+def feedback(made: Verdict, done: Sequence[Aggregate], subject: Aggregate) -> str:
     """What the gradient that comes back adds over a head that learns from the labels alone."""
     local = next((row for row in done if row.method == subject.method and row.estimator == "local"), None)
     if local is None or local is subject or local.value is None or subject.value is None:

@@ -138,6 +138,10 @@ class Run:
     def _step(self, batch: Any, advance: Callable[[str], None]) -> None:
         trainer = self.trainer
         if self.team is None:
+            if trainer.execution is None:  # cutting the model is not training, here as little as over several processes
+                self._tock()
+                trainer.bind(batch)
+                self._tick()
             loss = trainer.step(batch)
             self._tell(loss, *trainer.last, advance)
             return

@@ -32,11 +32,14 @@ class Evaluation:
 
     def lead(self, loader: Iterable[Any]) -> dict[str, float]:
         """Process 0: send every minibatch through; mean loss and metric, as the top has them."""
+        above = self.process.ends.above
+        assert above is not None
         self.process.tell("evaluating")
         self.begin(None)
         try:
-            for raw in batches(loader):
-                self._forward(self.trainer.read(raw), 0)
+            with above.trace.span("evaluate"):
+                for raw in batches(loader):
+                    self._forward(self.trainer.read(raw), 0)
         finally:
             self.end(None)
         parts = self.process.order("evaluated")
@@ -63,7 +66,8 @@ class Evaluation:
         assert below is not None
         lo = self.process.ends.lo
         message, context = below.message(frame, trainer.net.interfaces[lo - 1].positions, trainer.device)
-        self._forward(Batch((message,), {}, context, frame.scale, -frame.minibatch), lo)
+        with below.trace.span("evaluate"):
+            self._forward(Batch((message,), {}, context, frame.scale, -frame.minibatch), lo)
         below.done(frame.minibatch)
 
     def _forward(self, batch: Batch, lo: int) -> None:

@@ -49,7 +49,7 @@ class Group:
 
     def __init__(self, trainer: Trainer, place: World) -> None:
         self.trainer, self.place = trainer, place
-        self.trace = Trace(trainer.settings.trace)
+        self.trace = Trace(trainer.settings.trace, place.size)
         self.meeting = Meeting.join(MEET_S)
         self.process: Process | None = None
         self.layout = Layout([], [])
@@ -69,7 +69,7 @@ class Group:
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth)
+        self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth, trainer.device)
         ends = self.process.ends
         execution.attach(ends)
         if trainer.inputs is not None and ends.above is not None:
@@ -95,17 +95,19 @@ class Group:
             for n, t in self.trainer.model.state_dict().items()
             if isinstance(t, torch.Tensor)
         }
+        settings = self.trainer.settings
+        configuration |= {"link": settings.link, "message_dtype": list(settings.dtypes)}
         return {"version": version(), "torch": torch.__version__, "option": configuration, "model": model}
 
     def report(self) -> dict[str, Any]:
         """What this process says of itself at the end."""
         ends = self.process.ends if self.process is not None else None
-        links = [end.link for end in (ends.below, ends.above) if end is not None] if ends is not None else []
+        both = [end for end in (ends.below, ends.above) if end is not None] if ends is not None else []
         return {
             "rank": self.place.rank,
             "host": self.place.host,
             "stages": list(self.span),
-            "bytes_sent": sum(each.sent_bytes for each in links),
+            "bytes_sent": sum(end.sent_bytes for end in both),
             "peak_memory_bytes": peak_bytes(),
             **self.trace.state(),
         }
