@@ -32,9 +32,12 @@ class Layout:
 
     def of(self, rank: int, host: str) -> str:
         """A process, as errors call it: by its stages, its rank and its host."""
+        return f"{self.stages(rank)} (rank {rank} on {host})"
+
+    def stages(self, rank: int) -> str:
+        """The stages of a process, as errors call them."""
         lo, hi = self.spans[rank]
-        named = repr(self.names[lo]) if hi - lo == 1 else f"{self.names[lo]!r} to {self.names[hi - 1]!r}"
-        return f"{'stage' if hi - lo == 1 else 'stages'} {named} (rank {rank} on {host})"
+        return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
 
 
 def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, free: bool, depth: int) -> Process:
@@ -52,7 +55,7 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
         host = meeting.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
-    below, above = _links(meeting, settings, peer, wait_s)
+    below, above = _links(meeting, settings, peer, wait_s, me)
     lo, hi = layout.spans[rank]
     ends = Ends(lo, hi, free=free)
     if below is not None:
@@ -67,7 +70,9 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
 JOIN_S = 120.0
 
 
-def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float) -> tuple[Link | None, Link | None]:
+def _links(
+    meeting: Meeting, settings: Settings, peer: Any, wait_s: float, me: str
+) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
     place = meeting.world
     rank, last = place.rank, place.size - 1
@@ -82,10 +87,12 @@ def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float) -> tu
             meeting.post(f"address/{rank}", listener.address)
         if rank < last:
             address = str(meeting.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
-            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s)
+            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=meeting.check)
         if listener is not None:
-            below = listener.accept(wait_s)
-    except BaseException:
+            below = listener.accept(wait_s, look=meeting.check)
+    except BaseException as error:
+        if above is not None:  # it looks at this link alone by now, and would only see that it ends
+            Process(Ends(0, 0, above=Above(above, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
         for each in (above, listener):
             if each is not None:
                 each.close()

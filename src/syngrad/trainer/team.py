@@ -17,9 +17,11 @@ import torch
 
 from syngrad import plain
 from syngrad.errors import ConfigError, LinkError, MessageError, SyngradError, first_line
-from syngrad.execution.asynchronous import Orders, Process
+from syngrad.execution.asynchronous import Orders, Process, lasts, raised
 from syngrad.execution.batch import Batch
+from syngrad.execution.ends import RemoteError
 from syngrad.execution.joining import Layout, agree, connect
+from syngrad.execution.reporting import introduce, report_failure
 from syngrad.execution.trace import Trace
 from syngrad.links.link import Frame
 from syngrad.links.meeting import Meeting
@@ -35,7 +37,8 @@ from syngrad.tree import batch_size
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
 
-#: seconds that the processes of a run may take to meet: one may still be loading what another has at hand
+#: seconds that the processes of a run may take to meet, or timeout_s where that is less: one may still be loading what
+#: another has at hand
 MEET_S = 300.0
 #: what may differ from process to process
 OWN = ("device",)
@@ -47,7 +50,8 @@ class Group:
     def __init__(self, trainer: Trainer, place: World) -> None:
         self.trainer, self.place = trainer, place
         self.trace = Trace(trainer.settings.trace)
-        self.meeting = Meeting.join(MEET_S)
+        self.meet_s = min(MEET_S, trainer.settings.timeout_s)
+        self.meeting = Meeting.join(self.meet_s)
         self.process: Process | None = None
         self.layout = Layout([], [])
 
@@ -65,6 +69,7 @@ class Group:
         if not free:  # a fixed delay needs so many under way
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
+        introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
         self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth)
         ends = self.process.ends
         execution.attach(ends)
@@ -105,7 +110,19 @@ class Group:
         }
 
     def failed(self, error: BaseException) -> None:
-        """Tell everybody that this process is at its end, and why."""
+        """Tell the launcher, and then everybody, that this process is at its end, and why."""
+        if isinstance(error, Exception):  # a launcher that interrupts its workers knows why
+            report_failure(error)
+        self._tell(error)
+
+    def passed_on(self, failure: RemoteError) -> SyngradError:
+        """The same where another process has failed: its error, as it is to be raised here."""
+        error = raised(failure)
+        report_failure(error, for_good=lasts(failure))
+        self._tell(failure)
+        return error
+
+    def _tell(self, error: BaseException) -> None:
         if self.process is not None:
             self.process.fail(error)
         else:
@@ -274,7 +291,9 @@ class Member(Group):
 
         None where there was nothing to train. Raises KeyboardInterrupt where process 0 was interrupted.
         """
-        plan = self.meeting.wait("plan", self.trainer.settings.timeout_s, "the first minibatch of rank 0")
+        # rank 0 itself may wait for others until then
+        wait_s = self.meet_s + self.trainer.settings.timeout_s
+        plan = self.meeting.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
             return None
         agree(self.identity(), plan["identity"], self.place.rank, self.place.host)
