@@ -97,6 +97,13 @@ class Training:
             trainer=trainer.configuration(),
         )
         record(row, history)
+        if self.processes:
+            settings = trainer.settings
+            row.processes = len(self.processes)
+            row.placement = ",".join(str(each["stages"][1] - each["stages"][0]) for each in self.processes)
+            row.bytes_sent = sum(each["bytes_sent"] for each in self.processes)
+            row.peak_memory_bytes = max(each["peak_memory_bytes"] or 0 for each in self.processes) or None
+            row.queue_depth, row.message_dtype = settings.queue_depth, "/".join(dict.fromkeys(settings.dtypes))
         return row
 
     def description(self) -> dict[str, Any]:

@@ -37,9 +37,7 @@ def launched(
     """The run, from its beginning to its end; no process of it is left."""
     logs = folder / "logs"
     try:
-        return launch(
-            command(folder, spec), workers, restarts=restarts, environment=environment(), logs=logs, say=say
-        )
+        return launch(command(folder, spec), workers, restarts=restarts, environment=environment(), logs=logs, say=say)
     finally:
         assert not [pid for pid in pids(folder) if lives(pid)]
 

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = one_line
             code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
 
 
-def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+def one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code that gave it."""
     print("warning: " + " ".join(str(message).split()), file=sys.stderr)
 

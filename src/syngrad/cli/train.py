@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from syngrad.cli import workers
 from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
 from syngrad.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
+from syngrad.links.world import world
 
 if TYPE_CHECKING:
     from syngrad.callbacks import Callback
@@ -37,6 +39,13 @@ OPTIONS = {
     "feedback_every": Option("whole"),
     "estimator_lr": Option("number"),
     "warmup": Option("whole"),
+    "feedback_delay": Option("whole"),
+    "workers": Option("whole"),
+    "place": Option("texts"),
+    "queue_depth": Option("whole"),
+    "message_dtype": Option("text"),
+    "link_key": Option("text"),
+    "restarts": Option("whole", 3),
     "validate_every": Option("whole"),
     "early_stopping": Option("whole"),
     "save_every": Option("whole"),
@@ -47,7 +56,8 @@ OPTIONS = {
     "progress": Option("flag", kept=False),
 }
 #: those that go to the Trainer under their own name, where they are given
-TRAINER = ("device", "autocast", "clip_norm", "clip_scope", "feedback", "feedback_every", "estimator_lr", "warmup")
+TRAINER = ("device", "autocast", "clip_norm", "clip_scope", "feedback", "feedback_every", "feedback_delay",
+           "estimator_lr", "warmup")  # fmt: skip
 #: the configuration of a run, beside its checkpoints
 RUN = "run.json"
 
@@ -96,6 +106,25 @@ def train(
     feedback_every: Annotated[int | None, _whole("feedback-every", "Asked for on every n-th minibatch.")] = None,
     estimator_lr: Annotated[float | None, _number("estimator-lr", "The estimators' rate as a multiple.")] = None,
     warmup: Annotated[int | None, _whole("warmup", "Minibatches of back-propagation at the start.")] = None,
+    feedback_delay: Annotated[
+        int | None, _whole("feedback-delay", "Minibatches; over processes, as it comes without it.")
+    ] = None,
+    workers: Annotated[int | None, _whole("workers", "Train in so many processes, each with its stages.")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="Stages of each worker, as in 2,1; by measured cost without it.")
+    ] = None,
+    queue_depth: Annotated[
+        int | None, _whole("queue-depth", "Minibatches under way between two workers.", show_default="8")
+    ] = None,
+    message_dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or int8 between workers, or two: down,up.")
+    ] = None,
+    link_key: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A secret that all hosts have; links are then encrypted.")
+    ] = None,
+    restarts: Annotated[
+        int | None, _whole("restarts", "How often lost workers are started again.", show_default="3")
+    ] = None,
     validate_every: Annotated[int | None, _whole("validate-every", "Minibatches; besides every epoch.")] = None,
     early_stopping: Annotated[
         int | None, _whole("early-stopping", "End after so many epochs without a better metric.")
@@ -137,15 +166,18 @@ def _run_file(folder: str) -> str:
 
 
 def run(options: dict[str, Any], resume: bool) -> int:
-    """The training that these options ask for."""
+    """The training that these options ask for: in this process, as one of several, or in workers started here."""
     from syngrad import checkpoint, results
 
-    if options["json"] is not None:
-        results.check_writable(options["json"])
-    folder = options["save"]
-    if folder is not None and not resume and (checkpoint.found(folder) or (Path(folder) / RUN).exists()):
-        raise CheckpointError(f"{folder!r} holds an earlier run; go on with --resume {folder}, or name another folder")
-    training = _training(options, resume)
+    place, folder = world(), options["save"]
+    if place.rank == 0 and place.attempt == 0:
+        _check_output(options, resume)
+    if workers.wanted(options["workers"]):
+        return workers.start(options, resume, _over_processes(options))
+    # what restarts workers has no other way to say so than their count
+    training = _training(options, resume or (place.attempt > 0 and folder is not None))
+    if place.rank > 0:
+        return _follow(training)
     if folder is not None:
         training.callbacks.append(_remembering(folder, training, options))
     tell = _told(training)
@@ -180,6 +212,26 @@ def run(options: dict[str, Any], resume: bool) -> int:
     return 0
 
 
+def _check_output(options: dict[str, Any], resume: bool) -> None:
+    """Refuse at once what the run could not write in the end, or would write over."""
+    from syngrad import checkpoint, results
+
+    if options["json"] is not None:
+        results.check_writable(options["json"])
+    folder = options["save"]
+    if folder is not None and not resume and (checkpoint.found(folder) or (Path(folder) / RUN).exists()):
+        raise CheckpointError(f"{folder!r} holds an earlier run; go on with --resume {folder}, or name another folder")
+
+
+def _follow(training: Training) -> int:
+    """Any process but the first: that one writes and says everything."""
+    try:
+        training.run()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
 def _training(options: dict[str, Any], resume: bool) -> Training:
     from syngrad.callbacks import EarlyStopping, TensorBoard
     from syngrad.groups import parse_groups
@@ -193,6 +245,7 @@ def _training(options: dict[str, Any], resume: bool) -> Training:
         trainer["groups"] = parse_groups([group] if isinstance(group, str) else group)
     if options["freeze"] is not None:
         trainer["freeze"] = listed(options["freeze"])
+    trainer |= _over_processes(options)
     callbacks: list[Callback] = []
     if options["early_stopping"] is not None:
         callbacks.append(EarlyStopping(options["early_stopping"]))
@@ -215,6 +268,17 @@ def _training(options: dict[str, Any], resume: bool) -> Training:
         callbacks,
         options["progress"],
     )
+
+
+def _over_processes(options: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's options for a run over several processes, where they are given."""
+    made = {name: options[name] for name in ("queue_depth", "link_key") if options[name] is not None}
+    if options["message_dtype"] is not None:
+        dtypes = listed(options["message_dtype"])
+        made["message_dtype"] = dtypes[0] if len(dtypes) == 1 else tuple(dtypes)
+    if options["place"] is not None:
+        made["place"] = [whole("--place")(count) for count in listed(options["place"])]
+    return made
 
 
 def _resolved(training: Training, options: dict[str, Any]) -> dict[str, Any]:

@@ -70,9 +70,7 @@ def connect(meeting: Meeting, layout: Layout, settings: Settings, trace: Trace, 
 JOIN_S = 120.0
 
 
-def _links(
-    meeting: Meeting, settings: Settings, peer: Any, wait_s: float, me: str
-) -> tuple[Link | None, Link | None]:
+def _links(meeting: Meeting, settings: Settings, peer: Any, wait_s: float, me: str) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
     place = meeting.world
     rank, last = place.rank, place.size - 1

@@ -37,15 +37,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     )
     with threads(spec["threads"]):
         row = training.run()
-    processes = training.processes
-    row.processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes:
-        row.placement = ",".join(str(each["stages"][1] - each["stages"][0]) for each in processes)
-        row.bytes_sent = sum(each["bytes_sent"] for each in processes)
-        row.peak_memory_bytes = max(each["peak_memory_bytes"] or 0 for each in processes) or None
-        row.queue_depth = training.trainer.settings.queue_depth
-        row.message_dtype = "/".join(dict.fromkeys(training.trainer.settings.dtypes))
-    return {"row": row.to_dict(), "processes": processes, "samples": training.samples}
+    return {"row": row.to_dict(), "processes": training.processes, "samples": training.samples}
 
 
 def main(spec: str, out: str) -> None:

@@ -1,0 +1,49 @@
+"""`syngrad train --workers N`: the same training in N processes, started here and started again when one is lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from syngrad.cli.common import INTERRUPTED
+from syngrad.errors import ConfigError
+from syngrad.experiment import check_count
+from syngrad.links.world import world
+
+MOST = 64
+
+
+def wanted(workers: int | None) -> bool:
+    """Whether processes are to be started here: not where this is one of them already."""
+    size = world().size
+    if workers is None:
+        return False
+    check_count("workers", workers, 1, MOST)
+    if size > 1 and workers not in (1, size):
+        raise ConfigError(f"--workers {workers}, but torchrun has started {size} processes; leave --workers out")
+    return size == 1 and workers > 1
+
+
+def start(options: dict[str, Any], resume: bool, settings: dict[str, Any]) -> int:
+    """Run `syngrad train` with these options in its workers until they are done; the exit code.
+
+    settings: those of the options that say how the run is laid over them; refused here, before anything is started.
+    """
+    from syngrad.execution.launch import launch
+    from syngrad.execution.settings import Settings
+
+    Settings(**settings)
+
+    command = [sys.executable, "-m", "syngrad.cli.worker", json.dumps([options, resume])]
+    try:
+        launch(
+            command, options["workers"], restarts=options["restarts"], threads=options["threads"] or 1, say=_say_restart
+        )
+    except KeyboardInterrupt:  # what became of the run has been said by the first worker
+        return INTERRUPTED
+    return 0
+
+
+def _say_restart(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
