@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tests.distributed.scripts import lives
 
 from syngrad import checkpoint
+from syngrad.execution import launch as launch_module
 from syngrad.execution.launch import launch
 
 #: modules that start a stage of the model in cases.py
@@ -37,7 +39,11 @@ def launched(
     """The run, from its beginning to its end; no process of it is left."""
     logs = folder / "logs"
     try:
-        return launch(command(folder, spec), workers, restarts=restarts, environment=environment(), logs=logs, say=say)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch_module, "FAULT_S", 1.0)  # a stopped process never ends by itself
+            return launch(
+                command(folder, spec), workers, restarts=restarts, environment=environment(), logs=logs, say=say
+            )
     finally:
         assert not [pid for pid in pids(folder) if lives(pid)]
 

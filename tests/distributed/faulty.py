@@ -1,8 +1,8 @@
 """A run that something happens to: `python -m tests.distributed.faulty FOLDER SPEC`, one process of it.
 
 SPEC is JSON: `options` of the Trainer and `fit`, beside those of cases.py; `silence_ms` of the links; and `faults`,
-each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with minibatch `at`,
-or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
+each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with minibatch
+`at`, or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
 
 What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `saved`, a line a checkpoint, with its
 minibatch; `begun`, a line an attempt, with the minibatch it goes on from; `left.RANK`, what the run has left.
