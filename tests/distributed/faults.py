@@ -23,9 +23,15 @@ from syngrad.execution.launch import launch
 STARTS = ["input", "3", "6", "9"]
 
 
-def command(folder: Path, spec: dict[str, Any]) -> list[str]:
-    """Of one process of the run."""
-    return [sys.executable, "-m", "tests.distributed.faulty", str(folder), json.dumps(spec)]
+def program(folder: Path, spec: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
+    """What a process of the run is: a module and its arguments."""
+    module = "faulty" if isinstance(spec, dict) else "failing"
+    return ["-m", f"tests.distributed.{module}", str(folder), json.dumps(spec)]
+
+
+def command(folder: Path, spec: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
+    """Starts it."""
+    return [sys.executable, *program(folder, spec)]
 
 
 def environment() -> dict[str, str]:
@@ -34,16 +40,18 @@ def environment() -> dict[str, str]:
 
 
 def launched(
-    folder: Path, spec: dict[str, Any], workers: int, restarts: int, say: Callable[[str], None] | None = None
+    folder: Path,
+    spec: dict[str, Any] | list[dict[str, Any]],
+    workers: int,
+    restarts: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> int:
-    """The run, from its beginning to its end; no process of it is left."""
-    logs = folder / "logs"
+    """The run, from its beginning to its end; no process of it is left. A list: of cases, see failing.py."""
+    logs, own = folder / "logs", command(folder, spec)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch_module, "FAULT_S", 1.0)  # a stopped process never ends by itself
-            return launch(
-                command(folder, spec), workers, restarts=restarts, environment=environment(), logs=logs, say=say
-            )
+            return launch(own, workers, restarts=restarts, environment=environment(), logs=logs, say=say)
     finally:
         assert not [pid for pid in pids(folder) if lives(pid)]
 
@@ -62,6 +70,13 @@ def lines(folder: Path, name: str) -> list[int]:
 def checkpoints(folder: Path) -> list[int]:
     """The minibatches of all checkpoints in it, each read whole."""
     return [checkpoint.load(path)[1]["execution"]["count"] for path in checkpoint.found(folder)]
+
+
+def reported(folder: Path, rank: int, attempt: int = 0) -> dict[str, Any]:
+    """What a process has left to its launcher: its error's kind, line and whether a restart would help."""
+    file = folder / "logs" / f"attempt_{attempt}" / f"rank_{rank}" / "error.json"
+    found = json.loads(file.read_text())
+    return {"line": found["message"]["message"], **found["syngrad"]}
 
 
 def whole(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

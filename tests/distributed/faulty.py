@@ -27,6 +27,7 @@ from torch import Tensor
 import syngrad
 from syngrad import checkpoint
 from syngrad.callbacks import Callback
+from syngrad.execution import ends
 from syngrad.execution.world import World, world
 from syngrad.links import zeromq
 
@@ -74,8 +75,8 @@ class Until(Callback):
             time.sleep(0.01)
 
 
-def strike(what: str, amount: float = 0.0) -> None:
-    """What can happen to a process at work."""
+def strike(what: str, amount: float = 0.0, folder: Path | None = None) -> None:
+    """What can happen to a process at work; "note" only says that it is there."""
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":
@@ -84,16 +85,17 @@ def strike(what: str, amount: float = 0.0) -> None:
         raise ValueError("the model is broken")
     elif what == "sleep":
         time.sleep(amount)
+    elif what == "note" and folder is not None:
+        note(folder, "ready", "")
 
 
-def arm(made: syngrad.Trainer, fault: dict[str, Any]) -> None:
-    """Have it happen in the forward of a module, in training."""
+def arm(made: syngrad.Trainer, fault: dict[str, Any], folder: Path) -> None:
+    """Have it happen in the forward of a module, in training; a fault without "at" on every minibatch."""
     module = made.model.get_submodule(fault["module"])
 
     def hook(*_: Any) -> None:
-        every = fault["what"] == "sleep"
-        if module.training and made.minibatches >= fault["at"] if every else made.minibatches == fault["at"]:
-            strike(fault["what"], fault.get("amount", 0.0))
+        if module.training and made.execution is not None and made.minibatches == fault.get("at", made.minibatches):
+            strike(fault["what"], fault.get("amount", 0.0), folder)
 
     module.register_forward_pre_hook(hook)
 
@@ -127,6 +129,25 @@ def watch(folder: Path) -> None:
     checkpoint.save = noted
 
 
+class Load:
+    """The most that is under way to the process above, and how this process's memory grows from the 10th message on."""
+
+    def __init__(self) -> None:
+        self.most, self.sent = 0, 0
+        self.first_bytes = self.most_bytes = 0
+        send = ends.Above.send
+
+        def counted(above: ends.Above, *args: Any, **more: Any) -> None:
+            send(above, *args, **more)
+            self.sent += 1
+            self.most = max(self.most, len(above.outstanding))
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+            self.first_bytes = resident if self.sent <= 10 else self.first_bytes
+            self.most_bytes = max(self.most_bytes, resident)
+
+        ends.Above.send = counted  # type: ignore[method-assign]
+
+
 def prepare(spec: dict[str, Any], place: World) -> list[dict[str, Any]]:
     """What goes for the whole process; its own faults of this attempt."""
     torch.set_num_threads(1)
@@ -149,9 +170,10 @@ def main(where: str, text: str) -> None:
         note(folder, f"pid.{place.rank}.{place.attempt}", str(os.getpid()))
         time.sleep(FOR_EVER_S)
     watch(folder)
+    load = Load()
     made = trainer(**spec.get("options", {}))
     for fault in own:
-        (arm(made, fault) if "module" in fault else spoil(fault))
+        (arm(made, fault, folder) if "module" in fault else spoil(fault))
     callbacks: list[Callback] = [Begun(folder)]
     if "interrupted at" in spec:
         callbacks.append(Until(spec["interrupted at"], folder))
@@ -162,7 +184,7 @@ def main(where: str, text: str) -> None:
     except KeyboardInterrupt as interrupt:
         note(folder, f"interrupted.{place.rank}", str(interrupt))
         sys.exit(130)
-    torch.save(left(made, history), folder / f"left.{place.rank}")
+    torch.save({**left(made, history), "load": vars(load)}, folder / f"left.{place.rank}")
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.distributed
 TWO = [
     {"attempt": 0, "rank": 1, "what": "kill", "at": 5, "module": "9"},
     {"attempt": 1, "rank": 0, "what": "torn write", "at": 3},
-    {"attempt": 2, "rank": 1, "what": "stop", "at": 15, "module": "9"},
 ]
-#: the first is killed, the middle one, and the last, in the middle of a minibatch
+#: the first is killed; the middle one is stopped
 THREE = [
-    {"attempt": 0, "rank": 0, "what": "kill", "at": 3, "module": "0"},
-    {"attempt": 1, "rank": 1, "what": "kill", "at": 8, "module": "6"},
-    {"attempt": 2, "rank": 2, "what": "kill", "at": 13, "module": "9"},
+    {"attempt": 0, "rank": 0, "what": "kill", "at": 7, "module": "0"},
+    {"attempt": 1, "rank": 1, "what": "stop", "at": 11, "module": "6"},
 ]
+#: and in the last attempt the disk is full for a while: training goes on
+FULL = {"attempt": 2, "rank": 0, "what": "full disk", "at": 2}
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_run_ends_where_it_would_have_ended(
     spec = {
         "options": {**options, "place": place},
         "fit": {"save": str(tmp_path / "checkpoints"), "save_every": 2, "resume": "auto"},
-        "faults": faults,
+        "faults": [*faults, FULL],
         "silence_ms": 2000,
     }
     told: list[str] = []
@@ -58,13 +58,16 @@ def test_the_run_ends_where_it_would_have_ended(
     for start in begun[1:]:
         assert start in saved
     assert begun == sorted(begun)
-    assert checkpoints(tmp_path / "checkpoints") == sorted(set(saved))[-2:]
+    assert checkpoints(tmp_path / "checkpoints") == saved[-2:]
     assert not list((tmp_path / "checkpoints").glob(".*"))
+    warned = (tmp_path / "logs" / "attempt_2" / "rank_0" / "stderr.log").read_text()
+    assert warned.count("No space left on device") == 1
+    assert "training goes on" in warned
 
 
 def test_without_restarts_one_error_names_the_process(tmp_path: Path) -> None:
-    faults = [{"rank": 1, "what": "kill", "at": 4, "module": "9"}]
+    faults = [{"rank": 2, "what": "kill", "at": 4, "module": "9"}]
     with pytest.raises(SyngradError) as error:
-        launched(tmp_path, {"options": {"place": [2, 2]}, "faults": faults}, 2, restarts=0)
-    Told(str(error.value)).of(faults[0], [2, 2])
+        launched(tmp_path, {"options": {"place": [1, 2, 1]}, "faults": faults}, 3, restarts=0)
+    Told(str(error.value)).of(faults[0], [1, 2, 1])
     assert "\n" not in str(error.value)

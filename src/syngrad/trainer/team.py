@@ -88,10 +88,14 @@ class Group:
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same in every process."""
-        configuration = {n: value for n, value in self.trainer.configuration().items() if n not in OWN}
+        trainer, settings = self.trainer, self.trainer.settings
+        configuration = {n: value for n, value in trainer.configuration().items() if n not in OWN}
+        configuration |= {"queue_depth": settings.queue_depth, "message_dtype": list(settings.dtypes)}
+        if trainer.free:
+            configuration["feedback_delay"] = None
         model = {
             n: [list(t.shape), str(t.dtype)]
-            for n, t in self.trainer.model.state_dict().items()
+            for n, t in trainer.model.state_dict().items()
             if isinstance(t, torch.Tensor)
         }
         return {"version": version(), "torch": torch.__version__, "option": configuration, "model": model}
