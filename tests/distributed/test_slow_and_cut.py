@@ -63,9 +63,7 @@ def test_a_cut_link_is_noticed_at_both_ends(tmp_path: Path) -> None:
         cutting.start()
         try:
             with pytest.raises(LinkError) as error:
-                launch_on(
-                    pair, command(tmp_path, spec), restarts=0, environment=environment(), logs=tmp_path / "logs"
-                )
+                launch_on(pair, command(tmp_path, spec), restarts=0, environment=environment(), logs=tmp_path / "logs")
         finally:
             cutting.join()
             os.kill(line, signal.SIGCONT)

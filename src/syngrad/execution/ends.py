@@ -84,6 +84,20 @@ class End:
             raise RemoteError(str(kind), str(text))
         return frame
 
+    def _send(self, frame: Frame) -> None:
+        """Raises LinkError where the link is lost; RemoteError where the other end has said why before it went."""
+        try:
+            self.link.send(frame)
+        except LinkError as lost:
+            try:
+                while self._next(0) is not None:
+                    continue
+            except RemoteError:
+                raise
+            except LinkError:
+                raise lost from None
+            raise
+
     def look(self) -> None:
         """Take in what has come, for later, so that a failure that is told here is heard while one waits elsewhere."""
         while (frame := self._next(0)) is not None:
@@ -126,7 +140,7 @@ class Above(End):
         """The message goes, with the minibatch's context; `where` its differentiable leaves stand in it."""
         with self.trace.span("send"):
             body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
-            self.link.send(Frame(kind, sent.step, sent.scale, sent.wanted, body))
+            self._send(Frame(kind, sent.step, sent.scale, sent.wanted, body))
         (self.evaluating if kind == Kind.EVALUATE else self.outstanding).append(sent)
 
     def poll(self) -> None:
@@ -141,7 +155,7 @@ class Above(End):
 
     def order(self, name: str, data: Any) -> list[Any]:
         """Have all above do something at this place in the stream; their answers, the nearest one's first."""
-        self.link.send(Frame(Kind.ORDER, body=[name, data]))
+        self._send(Frame(Kind.ORDER, body=[name, data]))
         while (frame := self._take(wait=True)) is None or frame.kind != Kind.REPLY:
             continue
         parts: list[Any] = frame.body
@@ -149,7 +163,7 @@ class Above(End):
 
     def tell(self, name: str, data: Any = None) -> None:
         """An order that nobody answers."""
-        self.link.send(Frame(Kind.ORDER, body=[name, data]))
+        self._send(Frame(Kind.ORDER, body=[name, data]))
 
     def _take(self, wait: bool) -> Frame | None:
         frame = self._receive("wait above", wait)
@@ -202,11 +216,11 @@ class Below(End):
         """A minibatch is done with; what came back for it, if that was wanted."""
         with self.trace.span("send"):
             packed = None if gradients is None else pack(gradients, self.up)
-            self.link.send(Frame(Kind.DONE, step, body=[packed, self.losses()]))
+            self._send(Frame(Kind.DONE, step, body=[packed, self.losses()]))
 
     def reply(self, parts: list[Any]) -> None:
         """The answer to an order: this process's, and those of all above."""
-        self.link.send(Frame(Kind.REPLY, body=parts))
+        self._send(Frame(Kind.REPLY, body=parts))
 
 
 @dataclass
