@@ -31,8 +31,11 @@ CASES: dict[str, dict[str, Any]] = {
         "scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
     },
 }
-#: a run whose feedback is applied as it comes
-FREE: dict[str, Any] = {"record": True, "queue_depth": 3}
+#: runs whose feedback is applied as it comes
+FREE: dict[str, dict[str, Any]] = {
+    "free": {"record": True, "queue_depth": 3},
+    "free, delayed": {"method": "delayed", "record": True, "queue_depth": 3},
+}
 
 
 def batches(count: int = 9, size: int = 16) -> list[tuple[Tensor, Tensor]]:
@@ -85,21 +88,21 @@ def left(made: syngrad.Trainer, history: History) -> dict[str, Any]:
     }
 
 
-def replayed(found: dict[str, Any]) -> dict[str, Any]:
+def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
     """A free run, taken again in one process."""
     record = Record(applied=[{int(a): int(b) for a, b in each} for each in found["record"]])
-    return run({"replay": record})
+    return run({"method": FREE[name].get("method", "synthetic"), "replay": record})
 
 
 def main() -> None:
-    """Take the cases in turn; "free" is that whose feedback is applied as it comes."""
+    """Take the cases in turn."""
     torch.set_num_threads(1)
     from syngrad.execution.world import die_with_parent, world
 
     die_with_parent()
     folder = Path(sys.argv[1])
     for name in sys.argv[2:]:
-        torch.save(run(FREE if name == "free" else CASES[name]), folder / f"{name}.{world().rank}")
+        torch.save(run({**CASES, **FREE}[name]), folder / f"{name}.{world().rank}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.cases import CASES, replayed, run
+from tests.distributed.cases import CASES, FREE, replayed, run
 
 from syngrad.execution.launch import launch
 
@@ -32,13 +32,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_processes_take_the_steps_of_one(workers: int, tmp_path: Path) -> None:
-    names = [*CASES, "free"]
+    names = [*CASES, *FREE]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "tests.distributed.cases", str(tmp_path), *names]
     assert launch(command, workers, restarts=0, environment=environment) == 0
     for name in names:
         ranks = [torch.load(tmp_path / f"{name}.{rank}") for rank in range(workers)]
-        reference = sequential(name) if name in CASES else replayed(ranks[0])
+        reference = sequential(name) if name in CASES else replayed(name, ranks[0])
         for rank, found in enumerate(ranks):
             assert same(reference["model"], found["model"]), f"{name}: rank {rank} has another model"
         lead = ranks[0]
