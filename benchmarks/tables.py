@@ -124,6 +124,34 @@ def resume() -> str:
     return table(["", ""], rows)
 
 
+def faults() -> str:
+    results = load("faults")["results"]
+    many, single, r = results["many"], results["single"], results["summary"]
+    restart, runs = r["restart_s"], len(single)
+
+    def accuracy(pair: list[float | None]) -> str:
+        mean, deviation = pair
+        return f"{100 * (mean or 0.0):.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+
+    half = 50 * (r["difference_95"][1] - r["difference_95"][0])
+    by_process = " and ".join(str(count) for count in many["of_process"])
+    rows = [
+        ["kills in one run, of either process", f"{many['kills']}: {by_process}"],
+        ["of them in a start; during a save", f"{many['while_starting']}; {many['during_a_save']}"],
+        ["runs with one kill each, finished", f"{runs} of {runs}"],
+        ["checkpoints written; lost", f"{r['checkpoints']}; {r['lost_checkpoints']}"],
+        [
+            "seconds from a kill until training goes on",
+            f"{restart['median']:.1f} [{restart['q1']:.1f}, {restart['q3']:.1f}]",
+        ],
+        [f"test accuracy undisturbed, %, {runs} seeds and their spread", accuracy(r["undisturbed"])],
+        ["killed once, the same seeds", accuracy(r["killed_once"])],
+        ["the difference, seed by seed, 95 %", f"{100 * r['difference']:+.2f} ± {half:.2f}"],
+        [f"killed {many['kills']} times, seed 0", f"{100 * many['value']:.2f}"],
+    ]
+    return table(["", ""], rows)
+
+
 def experiment_table(claim: str, metric: str, factor: float, digits: int, unit: str) -> str:
     """A benchmark of one experiment: a row a method, its mean and the paired difference to back-propagation."""
     rows = []
@@ -161,6 +189,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
     "overhead": overhead,
     "resume": resume,
+    "faults": faults,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

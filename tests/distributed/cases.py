@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 FREE: dict[str, dict[str, Any]] = {
     "free": {"record": True, "queue_depth": 3},
     "free, unlocked": {"record": True, "queue_depth": 3, "inputs": "mlp(width=8)"},
+    "free, delayed": {"method": "delayed", "record": True, "queue_depth": 3},
 }
 
 

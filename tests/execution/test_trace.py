@@ -106,8 +106,8 @@ def test_only_what_training_sends_is_counted_as_sent() -> None:
 @pytest.mark.parametrize(
     ("frame", "named"),
     [
-        (Frame(Kind.MESSAGE, 0), "wait below"),
-        (Frame(Kind.EVALUATE, -4), "evaluate"),
+        (Frame(Kind.MESSAGE, 0, body=[None, None]), "wait below"),
+        (Frame(Kind.EVALUATE, -4, body=[None, None]), "evaluate"),
         (Frame(Kind.ORDER, body=["epoch", None]), "orders"),
     ],
     ids=["message", "evaluate", "order"],

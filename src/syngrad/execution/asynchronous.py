@@ -23,6 +23,7 @@ from typing import Any
 from syngrad import errors
 from syngrad.errors import LinkError, SyngradError, first_line
 from syngrad.execution.ends import Ends, RemoteError
+from syngrad.execution.reporting import lasting
 from syngrad.links.link import Frame, Kind
 
 #: an order's name → what a process does; it is given the order's data and returns its part of the answer
@@ -112,7 +113,7 @@ class Process:
     def fail(self, error: BaseException) -> None:
         """Tell both neighbours why this process ends; whoever is gone already is not told."""
         text = str(error) if isinstance(error, SyngradError) else first_line(error)
-        kind = type(error).__name__ if isinstance(error, SyngradError) else "TrainingError"
+        kind = type(error).__name__
         if isinstance(error, RemoteError):
             kind, text = error.kind, error.text
         elif self.name not in text:
@@ -137,3 +138,8 @@ def raised(failure: RemoteError) -> SyngradError:
     found = getattr(errors, failure.kind, None)
     kind = found if isinstance(found, type) and issubclass(found, SyngradError) else errors.TrainingError
     return kind(failure.text)
+
+
+def lasts(failure: RemoteError) -> bool:
+    """Whether another process's failure would come again after a restart; see :func:`reporting.lasting`."""
+    return type(made := raised(failure)).__name__ == failure.kind and lasting(made)

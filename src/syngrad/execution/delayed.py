@@ -144,18 +144,21 @@ class Delayed:
             self.collect(t)
             return
         above.poll()
-        if not above.arrived and len(self.lines[self.ends.hi - 1].flights) >= above.depth:
+        line = self.lines[self.ends.hi - 1]
+        if not above.arrived and not line.coming and len(line.flights) >= above.depth:
             above.until(above.outstanding[0].step)
         self.collect(t, 1)
 
     def collect(self, t: int, most: int | None = None) -> None:
-        """Gradients that have arrived stand in line: at once where they are free, otherwise for their turn."""
+        """Gradients that have arrived stand in line: for their turn; where they are free one a minibatch, from t on."""
         above, k = self.ends.above, self.ends.hi - 1
         for _ in range(len(above.arrived) if above is not None and most is None else most or 0):
             if above is None or not above.arrived:
                 return
             sent = above.arrived.popleft()
-            due = t if self.ends.free else sent.step + self.delay * (len(self.stages) - 1 - k)
+            due = sent.step + self.delay * (len(self.stages) - 1 - k)
+            if self.ends.free:
+                due = max(t, self.lines[k].coming[-1][0] + 1) if self.lines[k].coming else t
             self.lines[k].coming.append((due, sent.step, sent.gradients or []))
 
     def forget(self, t: int) -> None:
@@ -219,7 +222,7 @@ class Delayed:
         if above is not None and not any(line.coming for line in self.lines):
             if not above.arrived and above.outstanding:
                 above.until(above.outstanding[0].step)
-            self.collect(self.clock, 1)
+            self.collect(self.clock + 1, 1)
         self.clock = min((line.coming[0][0] for line in self.lines if line.coming), default=self.clock + 1)
         self._go_back()
 

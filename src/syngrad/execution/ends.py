@@ -80,12 +80,6 @@ class End:
                 span.name = _waited_for(frame, what)
         return frame
 
-    def _send(self, frame: Frame) -> None:
-        """A frame of training's own, counted."""
-        before = self.link.sent_bytes
-        self.link.send(frame)
-        self.sent_bytes += self.link.sent_bytes - before
-
     def _next(self, timeout_s: float) -> Frame | None:
         frame = self.link.receive(timeout_s)
         if frame is None:
@@ -96,6 +90,25 @@ class End:
             kind, text = frame.body
             raise RemoteError(str(kind), str(text))
         return frame
+
+    def _send(self, frame: Frame, counted: bool = False) -> None:
+        """Raises LinkError where the link is lost; RemoteError where the other end has said why before it went.
+
+        counted: whether the frame is training's own.
+        """
+        before = self.link.sent_bytes
+        try:
+            self.link.send(frame)
+            self.sent_bytes += self.link.sent_bytes - before if counted else 0
+        except LinkError as lost:
+            try:
+                while self._next(0) is not None:
+                    continue
+            except RemoteError:
+                raise
+            except LinkError:
+                raise lost from None
+            raise
 
     def look(self) -> None:
         """Take in what has come, for later, so that a failure that is told here is heard while one waits elsewhere."""
@@ -144,7 +157,7 @@ class Above(End):
         training = kind != Kind.EVALUATE
         with self.trace.span("send" if training else "evaluate"):
             body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
-            (self._send if training else self.link.send)(Frame(kind, sent.step, sent.scale, sent.wanted, body))
+            self._send(Frame(kind, sent.step, sent.scale, sent.wanted, body), training)
         (self.outstanding if training else self.evaluating).append(sent)
         if self.early and training:
             self._done(self.early.popleft())
@@ -161,7 +174,7 @@ class Above(End):
 
     def order(self, name: str, data: Any) -> list[Any]:
         """Have all above do something at this place in the stream; their answers, the nearest one's first."""
-        self.link.send(Frame(Kind.ORDER, body=[name, data]))
+        self._send(Frame(Kind.ORDER, body=[name, data]))
         while (frame := self._take(wait=True)) is None or frame.kind != Kind.REPLY:
             continue
         parts: list[Any] = frame.body
@@ -169,7 +182,7 @@ class Above(End):
 
     def tell(self, name: str, data: Any = None) -> None:
         """An order that nobody answers."""
-        self.link.send(Frame(Kind.ORDER, body=[name, data]))
+        self._send(Frame(Kind.ORDER, body=[name, data]))
 
     def _take(self, wait: bool) -> Frame | None:
         frame = self._receive("wait above", wait)
@@ -268,11 +281,11 @@ class Below(End):
         training = step >= 0
         with self.trace.span("send" if training else "evaluate"):
             packed = None if gradients is None else pack(gradients, self.up)
-            (self._send if training else self.link.send)(Frame(Kind.DONE, step, body=[packed, self.losses()]))
+            self._send(Frame(Kind.DONE, step, body=[packed, self.losses()]), training)
 
     def reply(self, parts: list[Any]) -> None:
         """The answer to an order: this process's, and those of all above."""
-        self.link.send(Frame(Kind.REPLY, body=parts))
+        self._send(Frame(Kind.REPLY, body=parts))
 
 
 @dataclass

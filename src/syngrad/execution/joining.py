@@ -70,7 +70,7 @@ def connect(
     if settings.link == "process_group":
         below, above = _groups(meeting, device, peer, wait_s)
     else:
-        below, above = _links(meeting, settings, peer, wait_s)
+        below, above = _links(meeting, settings, peer, wait_s, me)
     lo, hi = layout.spans[rank]
     ends = Ends(lo, hi, free=free)
     if below is not None:
@@ -87,7 +87,7 @@ JOIN_S = 120.0
 
 
 def _links(
-    meeting: Meeting, settings: Settings, peer: Callable[[int], str], wait_s: float
+    meeting: Meeting, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
 ) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
     place = meeting.world
@@ -103,10 +103,12 @@ def _links(
             meeting.post(f"address/{rank}", listener.address)
         if rank < last:
             address = str(meeting.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
-            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s)
+            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=meeting.check)
         if listener is not None:
-            below = listener.accept(wait_s)
-    except BaseException:
+            below = listener.accept(wait_s, look=meeting.check)
+    except BaseException as error:
+        if above is not None:  # it looks at this link alone by now, and would only see that it ends
+            Process(Ends(0, 0, above=Above(above, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
         for each in (above, listener):
             if each is not None:
                 each.close()

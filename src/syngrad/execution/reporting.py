@@ -24,6 +24,8 @@ WORKER_FILE = "SYNGRAD_WORKER_FILE"
 #: where torchrun reads why a worker failed
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
+#: an attribute of an error that was reported
+_REPORTED = "_syngrad_reported"
 #: bytes of either file that are read
 MOST = 1 << 20
 
@@ -43,11 +45,12 @@ def report_failure(error: BaseException, for_good: bool | None = None) -> None:
     """Leave a worker's error to the launcher, before it ends with an exit code that is not 0.
 
     for_good: whether a restart would not help; :func:`lasting` says so where it is None. Does nothing where no launcher
-    asks.
+    asks, or where this very error was reported before.
     """
     path = os.environ.get(ERROR_FILE)
-    if not path:
+    if not path or getattr(error, _REPORTED, False):
         return
+    setattr(error, _REPORTED, True)
     line = str(error) if isinstance(error, SyngradError) and str(error).strip() else f"unexpected {first_line(error)}"
     line = " ".join(line.split())
     now = time.time()

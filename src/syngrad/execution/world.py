@@ -9,12 +9,21 @@ import sys
 
 from syngrad.links.world import World, world
 
-__all__ = ["LAUNCHER", "World", "die_with_parent", "world"]
+__all__ = ["LAUNCHER", "World", "die_with_launcher", "die_with_parent", "world"]
 
 #: the environment variable in which Syngrad's launcher tells its workers its own process id
 LAUNCHER = "SYNGRAD_LAUNCHER"
 
 _PR_SET_PDEATHSIG = 1
+
+
+def die_with_launcher() -> None:
+    """The same as :func:`die_with_parent` for a process that torchrun has started; any other is left alone.
+
+    torchrun itself, when it is killed, leaves its workers to themselves.
+    """
+    if os.environ.get("TORCHELASTIC_RUN_ID"):
+        die_with_parent()
 
 
 def die_with_parent() -> None:

@@ -117,6 +117,10 @@ class Meeting:
         except (PlainError, ValueError, RecursionError) as error:
             raise LinkError(f"what {who} has posted as {key!r} cannot be read ({error!s:.80})") from error
 
+    def check(self) -> None:
+        """Raises what :meth:`wait` does where a rank has failed; for waits elsewhere."""
+        self._raise_failure()
+
     def fail(self, text: str, for_good: bool = False) -> bool:
         """Tell every rank that waits, or will wait, why this attempt is over; the first to fail is heard.
 

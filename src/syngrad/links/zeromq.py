@@ -8,6 +8,7 @@ is lost for good: frames may be missing, so there is no going on with another.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import zmq
@@ -20,11 +21,17 @@ from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS, Wire
 
 #: milliseconds that the last frames get to leave when a link is closed
 LINGER_MS = 3_000
+#: seconds between two looks elsewhere while a link is being made
+LOOK_S = 0.5
 _MORE = zmq.DONTWAIT | zmq.SNDMORE
 _HELLO, _OTHER_TOKEN = b"syngrad link ", b"syngrad another token"
 _GONE = "is gone: its process has ended, its connection is cut, or it was silent for too long"
 
 __all__ = ["Key", "Listener", "ZeromqLink", "connect", "listen"]
+
+
+def _nothing() -> None:
+    """There is nothing to look at."""
 
 
 class ZeromqLink:
@@ -149,21 +156,24 @@ class Listener:
         self._wire, self._token, self._peer = wire, token, peer
         self._others = 0
 
-    def accept(self, timeout_s: float) -> ZeromqLink:
+    def accept(self, timeout_s: float, look: Callable[[], None] = _nothing) -> ZeromqLink:
         """The link, once the peer has shaken hands. The listener is done with then, whatever happens.
+
+        look: called now and then meanwhile; it may raise, where there is no use in waiting any more.
 
         Raises LinkError where it has not within `timeout_s` seconds, or speaks another version.
         """
         try:
-            return self._accept(time.monotonic() + timeout_s, timeout_s)
+            return self._accept(time.monotonic() + timeout_s, timeout_s, look)
         except BaseException:
             self._wire.close(LINGER_MS if self._others else 0)
             raise
 
-    def _accept(self, deadline: float, timeout_s: float) -> ZeromqLink:
+    def _accept(self, deadline: float, timeout_s: float, look: Callable[[], None]) -> ZeromqLink:
         wire, expected = self._wire, _routing_id(self._token)
         while (left := deadline - time.monotonic()) > 0:
-            wire.wait(left)
+            wire.wait(min(left, LOOK_S))
+            look()
             wire.answer()
             wire.lost()
             try:
@@ -257,11 +267,14 @@ def connect(
     peer: str,
     timeout_s: float,
     *,
+    look: Callable[[], None] = _nothing,
     limit_bytes: int = LIMIT_BYTES,
     heartbeat_ms: int = HEARTBEAT_MS,
     silence_ms: int = SILENCE_MS,
 ) -> ZeromqLink:
     """The link to the peer that listens at `address`, once it has answered; it may begin to listen later.
+
+    look: as in :meth:`Listener.accept`.
 
     Raises LinkError where it does not within `timeout_s` seconds, has another key or token, or speaks another version.
     """
@@ -272,7 +285,7 @@ def connect(
         wire.guard(key, token, listens=False)
         wire.socket.connect(address)
         wire.socket.send(_HELLO + b"%d" % VERSION)
-        return _answered(wire, address, token, peer, timeout_s)
+        return _answered(wire, address, token, peer, timeout_s, look)
     except zmq.ZMQError as error:
         wire.close(0)
         raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {first_line(error)}") from error
@@ -281,11 +294,14 @@ def connect(
         raise
 
 
-def _answered(wire: Wire, address: str, token: bytes, peer: str, timeout_s: float) -> ZeromqLink:
+def _answered(
+    wire: Wire, address: str, token: bytes, peer: str, timeout_s: float, look: Callable[[], None]
+) -> ZeromqLink:
     deadline = time.monotonic() + timeout_s
     other = f"{peer} at {address} belongs to another run or attempt; start all processes anew"
     while (left := deadline - time.monotonic()) > 0:
-        wire.wait(left)
+        wire.wait(min(left, LOOK_S))
+        look()
         wire.lost()
         if wire.turned_away:
             raise LinkError(other)

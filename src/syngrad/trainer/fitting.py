@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syngrad.errors import ConfigError
-from syngrad.execution.asynchronous import raised
 from syngrad.execution.ends import RemoteError
+from syngrad.execution.reporting import report_failure
+from syngrad.execution.world import die_with_launcher
 from syngrad.history import History
-from syngrad.links.world import World, world
+from syngrad.links.world import world
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loop import Run
 from syngrad.trainer.plan import Plan
@@ -26,8 +27,14 @@ def fit(trainer: Trainer, plan: Plan) -> History:
     place = world()
     if place.size == 1:
         return Run(trainer, plan).go()
-    check(trainer)
-    return _lead(trainer, plan, place) if place.rank == 0 else _follow(trainer, plan, place)
+    die_with_launcher()
+    try:
+        check(trainer)
+        group = Team(trainer, place) if place.rank == 0 else Member(trainer, place, plan.loader)
+    except Exception as error:
+        report_failure(error)
+        raise
+    return _lead(trainer, plan, group) if isinstance(group, Team) else _follow(group)
 
 
 def check(trainer: Trainer) -> None:
@@ -46,13 +53,11 @@ def check(trainer: Trainer) -> None:
             )
 
 
-def _lead(trainer: Trainer, plan: Plan, place: World) -> History:
-    team = Team(trainer, place)
+def _lead(trainer: Trainer, plan: Plan, team: Team) -> History:
     try:
         return Run(trainer, plan, team).go()
     except RemoteError as failure:
-        team.failed(failure)
-        raise raised(failure) from failure
+        raise team.passed_on(failure) from failure
     except BaseException as error:
         team.failed(error)
         raise
@@ -60,15 +65,13 @@ def _lead(trainer: Trainer, plan: Plan, place: World) -> History:
         team.close()
 
 
-def _follow(trainer: Trainer, plan: Plan, place: World) -> History:
-    member = Member(trainer, place, plan.loader)
+def _follow(member: Member) -> History:
     try:
         with Interrupts(True, ignoring=True):  # process 0 is asked too, and says what becomes of it
             history = member.follow()
         return History() if history is None else History.from_dict(history)
     except RemoteError as failure:
-        member.failed(failure)
-        raise raised(failure) from failure
+        raise member.passed_on(failure) from failure
     except BaseException as error:
         member.failed(error)
         raise

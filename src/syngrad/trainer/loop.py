@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,11 +267,8 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
-            if self.team is not None:
-                self.team.gather()
-            path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
-            if self.team is not None:
-                self.team.release()
+            with self._gathered():
+                path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
         except CheckpointError as error:
             if over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
                 raise
@@ -285,6 +282,18 @@ class Run:
             if self.team is not None:
                 self.team.interrupt(text)
             raise KeyboardInterrupt(text)
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """Inside it this process's Trainer holds what all of them have trained; how it ends does not matter."""
+        if self.team is None or not self.team.begun:
+            yield
+            return
+        self.team.gather()
+        try:
+            yield
+        finally:
+            self.team.release()
 
     def _state(self) -> dict[str, Any]:
         return {

@@ -87,7 +87,7 @@ def put(trainer: Trainer, part: dict[str, Any]) -> None:
     if execution.delayed is not None and part["lines"]:
         lines: list[Any] = [{"flights": [], "coming": []} for _ in trainer.stages]
         lines[lo:hi] = map_tensors(lambda t: _here(t, trainer), part["lines"])
-        kept = list(execution.delayed.lines)
+        kept, execution.delayed.lines = execution.delayed.lines, [Line() for _ in trainer.stages]
         execution.delayed.load_state_dict({"clock": part["clock"], "lines": lines})
         execution.delayed.lines = [*kept[:lo], *execution.delayed.lines[lo:hi], *kept[hi:]]
     execution.staleness[lo:hi] = [Staleness(**each) for each in part["staleness"]]

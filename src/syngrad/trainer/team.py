@@ -18,10 +18,11 @@ import torch
 
 from syngrad import plain
 from syngrad.errors import ConfigError, LinkError, MessageError, SyngradError, TrainingError, first_line
-from syngrad.execution.asynchronous import GO, Orders, Process
+from syngrad.execution.asynchronous import GO, Orders, Process, lasts, raised
 from syngrad.execution.batch import Batch
+from syngrad.execution.ends import RemoteError
 from syngrad.execution.joining import Layout, agree, connect
-from syngrad.execution.reporting import introduce
+from syngrad.execution.reporting import introduce, report_failure
 from syngrad.execution.trace import Trace
 from syngrad.links.link import Frame
 from syngrad.links.meeting import Meeting
@@ -38,7 +39,8 @@ from syngrad.tree import batch_size
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
 
-#: seconds that the processes of a run may take to meet: one may still be loading what another has at hand
+#: seconds that the processes of a run may take to meet, or timeout_s where that is less: one may still be loading what
+#: another has at hand
 MEET_S = 300.0
 #: what may differ from process to process
 OWN = ("device",)
@@ -50,7 +52,8 @@ class Group:
     def __init__(self, trainer: Trainer, place: World) -> None:
         self.trainer, self.place = trainer, place
         self.trace = Trace(trainer.settings.trace, place.size)
-        self.meeting = Meeting.join(MEET_S)
+        self.meet_s = min(MEET_S, trainer.settings.timeout_s)
+        self.meeting = Meeting.join(self.meet_s)
         self.process: Process | None = None
         self.layout = Layout([], [])
 
@@ -89,14 +92,20 @@ class Group:
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same in every process."""
-        configuration = {n: value for n, value in self.trainer.configuration().items() if n not in OWN}
+        trainer, settings = self.trainer, self.trainer.settings
+        configuration = {n: value for n, value in trainer.configuration().items() if n not in OWN}
+        configuration |= {
+            "queue_depth": settings.queue_depth,
+            "link": settings.link,
+            "message_dtype": list(settings.dtypes),
+        }
+        if trainer.free:
+            configuration["feedback_delay"] = None
         model = {
             n: [list(t.shape), str(t.dtype)]
-            for n, t in self.trainer.model.state_dict().items()
+            for n, t in trainer.model.state_dict().items()
             if isinstance(t, torch.Tensor)
         }
-        settings = self.trainer.settings
-        configuration |= {"link": settings.link, "message_dtype": list(settings.dtypes)}
         return {"version": version(), "torch": torch.__version__, "option": configuration, "model": model}
 
     def report(self) -> dict[str, Any]:
@@ -113,7 +122,19 @@ class Group:
         }
 
     def failed(self, error: BaseException) -> None:
-        """Tell everybody that this process is at its end, and why."""
+        """Tell the launcher, and then everybody, that this process is at its end, and why."""
+        if isinstance(error, Exception):  # a launcher that interrupts its workers knows why
+            report_failure(error)
+        self._tell(error)
+
+    def passed_on(self, failure: RemoteError) -> SyngradError:
+        """The same where another process has failed: its error, as it is to be raised here."""
+        error = raised(failure)
+        report_failure(error, for_good=lasts(failure))
+        self._tell(failure)
+        return error
+
+    def _tell(self, error: BaseException) -> None:
         if self.process is not None:
             self.process.fail(error)
         else:
@@ -312,7 +333,9 @@ class Member(Group):
 
         None where there was nothing to train. Raises KeyboardInterrupt where process 0 was interrupted.
         """
-        plan = self.meeting.wait("plan", self.trainer.settings.timeout_s, "the first minibatch of rank 0")
+        # rank 0 itself may wait for others until then
+        wait_s = self.meet_s + self.trainer.settings.timeout_s
+        plan = self.meeting.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
             return None
         agree(self.identity(), plan["identity"], self.place.rank, self.place.host)
