@@ -22,7 +22,7 @@ from tests.distributed.faulty import Until, arm, note
 from torch import nn
 
 from syngrad.execution.world import world
-from syngrad.trainer import team
+from syngrad.trainer import group
 
 
 class Torn:
@@ -38,7 +38,7 @@ def take(case: dict[str, Any], folder: Path, rank: int) -> None:
     odd = case.get("odd", {})
     mine = odd if odd.get("rank") == rank else {}
     version = mine.get("version", "1")
-    team.version = lambda: version
+    group.version = lambda: version
     made = cases.trainer(**{**case.get("options", {}), **mine.get("options", {})})
     if "model" in mine:
         made.model.get_submodule("12").register_parameter("bias", nn.Parameter(torch.zeros(4).double()))

@@ -17,7 +17,7 @@ from syngrad.compare.source import Source
 from syngrad.execution.reporting import report_failure
 from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
-from syngrad.trainer.team import peak_bytes
+from syngrad.trainer.group import peak_bytes
 from syngrad.training import Training
 
 

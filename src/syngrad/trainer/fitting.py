@@ -12,8 +12,9 @@ from syngrad.history import History
 from syngrad.links.world import world
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loop import Run
+from syngrad.trainer.member import Member
 from syngrad.trainer.plan import Plan
-from syngrad.trainer.team import Member, Team
+from syngrad.trainer.team import Team
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
