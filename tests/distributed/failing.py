@@ -1,7 +1,8 @@
 """Runs that fail, or are broken off, one after the other: `python -m tests.distributed.failing FOLDER CASES`.
 
 CASES is JSON, a list of {"name", "options", "fit"} beside cases.py's own, and `odd`: {"rank": …, …} what is different
-in one process: more `options`, its `model`, its `version`, or what its `faults` are (faulty.py). `until`: the minibatch
+in one process: more `options`, its `model`, its `version`, its data's order (`from`), or what its `faults` are
+(faulty.py). `until`: the minibatch
 after which a callback raises; `validation`: a loader that raises. `uncaught`: its error ends the process.
 
 Every process notes how a case ended: `said.NAME.RANK`, the kind of its error and the text; `left.NAME.RANK` otherwise.
@@ -33,6 +34,19 @@ class Torn:
         raise OSError("the disk has gone")
 
 
+class Short:
+    """A loader that promises more minibatches than it has."""
+
+    def __init__(self, data: list[Any]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data) + 4
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+
 def take(case: dict[str, Any], folder: Path, rank: int) -> None:
     """One of them, in this process."""
     odd = case.get("odd", {})
@@ -49,7 +63,10 @@ def take(case: dict[str, Any], folder: Path, rank: int) -> None:
         fit["callbacks"] = [Until(case["until"])]
     if "validation" in case:
         fit |= {"validate": Torn(), "validate_every": 3}
-    history = made.fit(cases.batches(), **fit)
+    data: Any = cases.batches()
+    if "from" in {**case, **mine}:  # data that is read in another order, or ends before it says
+        data = [*data[1:], data[0]] if "from" in mine else Short(data)
+    history = made.fit(data, **fit)
     torch.save(cases.left(made, history), folder / f"left.{case['name']}.{rank}")
 
 

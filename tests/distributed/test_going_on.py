@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "synthetic": {"feedback_delay": 1},
     "delayed": {"method": "delayed(2)"},
     "mixed": {"method": "mixed(0.4)"},
+    "unlocked": {"feedback_delay": 1, "inputs": "linear"},
     "sporadic": {"feedback_delay": 2, "feedback_every": 2, "warmup": 3, "update_probability": 0.6},
 }
 
@@ -52,12 +53,13 @@ def test_two_processes_then_one_then_four(tmp_path: Path) -> None:
         assert whole(torch.load(tmp_path / f"left.{name}.0")["estimators"], reference["estimators"]), name
 
 
-def test_an_interrupted_run_is_saved_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["synthetic", "unlocked"])
+def test_an_interrupted_run_is_saved_and_goes_on(name: str, tmp_path: Path) -> None:
     def interrupt() -> None:
         await_((tmp_path / "ready").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
-    options, fit = {"feedback_delay": 1}, {"save": str(tmp_path / "checkpoints")}
+    options, fit = dict(CASES[name]), {"save": str(tmp_path / "checkpoints")}
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:

@@ -213,7 +213,8 @@ class Above(End):
         if gradients is not None:
             made = unpack(gradients, self.up, [h.dtype for h in sent.leaves])
             if [g.shape for g in made] != [h.shape for h in sent.leaves]:
-                raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {sent.step}")
+                hint = "; with inputs= every process has to read the same data" if self.ahead_by else ""
+                raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {sent.step}{hint}")
             sent.gradients = [g.to(h.device) for g, h in zip(made, sent.leaves, strict=True)]
             self.arrived.append(sent)
 

@@ -19,7 +19,6 @@ from syngrad.execution.asynchronous import Process
 from syngrad.execution.ends import Above, Below, Ends
 from syngrad.execution.settings import Settings
 from syngrad.execution.trace import Trace
-from syngrad.links import zeromq
 from syngrad.links.address import port_range
 from syngrad.links.link import Link
 from syngrad.links.meeting import Meeting
@@ -90,6 +89,8 @@ def _links(
     meeting: Meeting, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
 ) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
+    from syngrad.links import zeromq  # here, so that a run in one process does not load it
+
     place = meeting.world
     rank, last = place.rank, place.size - 1
     key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
