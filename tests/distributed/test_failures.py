@@ -35,9 +35,9 @@ FAILING: dict[str, tuple[dict[str, Any], str, int, str]] = {
         "TrainingError",
     ),
     "data": (
-        {"options": {**PLACE["options"], "inputs": "linear"}, "odd": {"rank": 1, "from": "the second on"}},
-        "minibatch 0 holds other data here than in stage 'input' (rank 0",
-        1,
+        {"options": {**PLACE["options"], "inputs": "linear"}, "odd": {"rank": 2, "from": "the second on"}},
+        "minibatch 0 holds other data here than in stages '3' to '6' (rank 1",
+        2,
         "ConfigError",
     ),
     "length": (
