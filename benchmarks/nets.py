@@ -14,14 +14,16 @@ from syngrad.data import TensorBatches, fashion_mnist
 from syngrad.experiments import char_gpt, fashion_mlp
 
 DEPTH = 6
+#: with which half of the net takes some 10 ms at batch 128, on one core of the machine that the figures are from
+TEN_MS = 560
 #: of `shortened`: windows of 64 characters, half of char-gpt's
 SHORT = 20_480
 
 
-def net(width: int) -> nn.Module:
-    """784-width×6-10 with ReLU."""
+def net(width: int, depth: int = DEPTH) -> nn.Module:
+    """784-width×depth-10 with ReLU."""
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(28 * 28, width), nn.ReLU()]
-    for _ in range(DEPTH - 1):
+    for _ in range(depth - 1):
         layers += [nn.Linear(width, width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
@@ -45,6 +47,21 @@ def wide(epochs: int = 4, batch_size: int = 128) -> Experiment:
 def narrow(epochs: int = 4, batch_size: int = 128) -> Experiment:
     """784-256×6-10."""
     return dataclasses.replace(wide(epochs, batch_size), name="mlp-256", model=lambda: net(256))
+
+
+def balanced(epochs: int = 4, batch_size: int = 128) -> Experiment:
+    """784-560×6-10, cut as the wide one."""
+    return dataclasses.replace(wide(epochs, batch_size), name="mlp-560", model=lambda: net(TEN_MS))
+
+
+def unbalanced(epochs: int = 4, batch_size: int = 128) -> Experiment:
+    """The same with one hidden layer below the cut and five above."""
+    return dataclasses.replace(balanced(epochs, batch_size), cuts=["3"])
+
+
+def top_heavy(epochs: int = 4, batch_size: int = 128) -> Experiment:
+    """784-560×7-10, three layers below the cut: those above take a little longer, and need not wait."""
+    return dataclasses.replace(balanced(epochs, batch_size), model=lambda: net(TEN_MS, 7))
 
 
 def gpt(epochs: int = 1, batch_size: int = 16) -> Experiment:

@@ -1,8 +1,8 @@
 """One process of a row of Syngrad's own, timed: `worker.py SPEC OUT`, started by rows.py.
 
-SPEC is JSON: experiment, batch_size, threads, options of the Trainer, minibatches before the clock starts and those that
-are timed. Both are an epoch each, and an epoch ends when every process is done with it: so every process has done the
-timed minibatches within the time, and nothing else. Process 0 writes to OUT.
+SPEC is JSON: experiment, batch_size, threads, options of the Trainer, the minibatches before the clock starts and those
+that are timed. Both are an epoch each, and an epoch ends when every process is done with it: so every process has done
+the timed minibatches within the time, and nothing else. Process 0 writes to OUT.
 """
 
 from __future__ import annotations

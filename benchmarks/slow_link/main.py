@@ -1,4 +1,4 @@
-"""Two emulated hosts: samples a second over a slow link, and what a long delay takes away. Needs root. See README.md."""
+"""Two emulated hosts: samples/s over a slow link, and what a long delay takes away. Needs root. See README.md."""
 
 from __future__ import annotations
 

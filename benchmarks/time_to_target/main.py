@@ -22,7 +22,7 @@ from syngrad.results import time_to_target  # noqa: E402
 TARGET = 0.87
 EXPERIMENT, EPOCHS = "full", 6
 LINK, DEPTH = "20ms,100mbit", 16
-#: a lock-step rival over the slow link is given so many times what synthetic took there, and the first of them twice that
+#: a rival over the slow link is given so many times what synthetic took there, and the first of them twice that
 PATIENCE = 3.3
 
 #: row → (kind as seeds.train has it, threads, options)
