@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ sys.path.insert(0, str(HERE.parent))
 from common import write  # noqa: E402
 from rows import started  # noqa: E402
 
+THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 #: seconds that the slow process sleeps a minibatch: ten times a step of the narrow net, about
 SLEEP_S = 0.03
 #: name → (function in nets.py, batch size, minibatches as a share of all, between two looks, the slow rank)
 RUNS: dict[str, tuple[str, int, float, int, int | None]] = {
     "long": ("narrow", 64, 1.0, 500, None),
     "share": ("wide", 128, 0.02, 50, None),
+    "share, large blocks mapped": ("wide", 128, 0.02, 50, None),
     "slow above": ("narrow", 64, 0.1, 50, 1),
     "slow below": ("narrow", 64, 0.1, 50, 0),
 }
@@ -42,7 +47,8 @@ def run(name: str, minibatches: int) -> list[dict[str, Any]]:
             "sleep_s": SLEEP_S,
             "folder": folder,
         }
-        started(HERE / "worker.py", spec)
+        with mapped() if name.endswith("mapped") else nullcontext():
+            started(HERE / "worker.py", spec)
         found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
     # a message lies on both sides of the link, and only the process above has seen one come in
     message = found[1]["share"]["queues"]
@@ -54,9 +60,20 @@ def run(name: str, minibatches: int) -> list[dict[str, Any]]:
         values = [sample[1] for sample in each["samples"]]
         each["steady_bytes"] = statistics.median(values[len(values) // 2 :])
         each["added_bytes"] = each["steady_bytes"] - each["before_bytes"]
+        each["peak_added_bytes"] = each["samples"][-1][2] - each["before_bytes"]
         # from the end of the first tenth on
         each["growth_bytes"] = values[-1] - values[len(values) // 10]
     return found
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Let what is started give large blocks back as soon as they are free: what glibc keeps for later is no need."""
+    os.environ[THRESHOLD] = "65536"
+    try:
+        yield
+    finally:
+        del os.environ[THRESHOLD]
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ class Watched(syngrad.Trainer):
         else:
             loss = super().train(batch)
         if self.minibatches % self.every == 0:
-            self.samples.append([self.minibatches, resident()])
+            self.samples.append([self.minibatches, resident(), resident("VmHWM")])
         return loss
 
     def share(self, rank: int, depth: int) -> dict[str, int]:
@@ -80,9 +80,9 @@ class Watched(syngrad.Trainer):
 
 def used_once(experiment: Any) -> None:
     """What any such program takes, whatever it trains: libraries that are loaded, or make room, on first use."""
-    import torch.distributed  # noqa: F401
+    import torch.distributed
 
-    import syngrad.links.zeromq  # noqa: F401
+    import syngrad.links.zeromq
 
     net = syngrad.decouple(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 10)), stages=2)
     trainer = syngrad.Trainer(net, loss=experiment.loss, optimizer=experiment.optimizer, progress=False, true_every=0)
