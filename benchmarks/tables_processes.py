@@ -53,7 +53,9 @@ def slow_link() -> str:
         ratios = [quartiles(entry["ratios"][row].get(name), 1) for row in own]
         sent = mebibytes(found["bytes_a_minibatch"]["median"])
         rows.append([name, f"{found['samples_per_s']['median']:,.0f}", sent, *ratios])
-    rows.append(["best that waits, round by round", "", "", *(quartiles(entry["ratios"][row].get(BEST), 1) for row in own)])
+    rows.append(
+        ["best that waits, round by round", "", "", *(quartiles(entry["ratios"][row].get(BEST), 1) for row in own)]
+    )
     return table(["20 ms, 100 Mbit/s", "samples/s", "a minibatch", *(f"`{row}` over it" for row in own)], rows)
 
 
