@@ -10,7 +10,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from rows import PIPELINES, Row, timed  # noqa: E402
+from rows import Row, parts, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
 from syngrad.compare.network import emulated, parse_link  # noqa: E402
@@ -48,8 +48,7 @@ def slow(rounds: int, path: Path, again: bool, quick: bool) -> None:
     with emulated(parse_link(SLOW)) as hosts:
 
         def call(name: str, earlier: list[Run]) -> Run:
-            known = earlier[0]["microbatches"] if earlier and rows[name].kind in PIPELINES else None
-            return timed(rows[name], EXPERIMENT, BATCH, hosts, known)
+            return timed(rows[name], EXPERIMENT, BATCH, hosts, parts(rows[name], earlier))
 
         def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
             return rates(runs, [name for name in rows if name.startswith("synthetic")], LOCK_STEP)

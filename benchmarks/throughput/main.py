@@ -10,7 +10,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from rows import PIPELINES, Row, timed  # noqa: E402
+from rows import Row, parts, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
 #: name → (function in nets.py, batch size, milliseconds of a step by the plain loop with one thread, about,
@@ -52,9 +52,7 @@ def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool) -
     rows = rows_of(configuration, quick)
 
     def call(name: str, earlier: list[Run]) -> Run:
-        # found by trying in the first round, and kept for the others
-        known = earlier[0]["microbatches"] if earlier and rows[name].kind in PIPELINES else None
-        return timed(rows[name], experiment, batch_size, microbatches=known)
+        return timed(rows[name], experiment, batch_size, microbatches=parts(rows[name], earlier))
 
     settings = {
         "experiment": experiment,
