@@ -44,6 +44,8 @@ def interleaved(
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and quartiles."""
+    if len(values) == 1:
+        return dict.fromkeys(("median", "q1", "q3"), float(values[0]))
     low, middle, high = statistics.quantiles(values, n=4)
     return {"median": middle, "q1": low, "q3": high}
 

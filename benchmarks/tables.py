@@ -5,25 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
+import tables_processes
+from cells import ROOT, MissingError, load, mebibytes, table
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*/README.md"))]
-
-
-def load(claim: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((ROOT / "benchmarks" / claim / "results" / f"{claim}.json").read_text())
-    return document
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def step_time() -> str:
@@ -58,10 +47,6 @@ def accuracy_table(he: bool) -> str:
 
     head = ["test accuracy, %", *(f"{n} layers" for n in depths)]
     return table(head, [[n, *(cell(n, d) for d in depths)] for n in names])
-
-
-def mebibytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
 
 
 def memory_saved() -> str:
@@ -190,13 +175,22 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "resume": resume,
     "faults": faults,
+    **tables_processes.TABLES,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """The page with every marked table made anew."""
-    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+    """The page with every marked table made anew; what has not been measured yet stays as it is."""
+
+    def made(mark: re.Match[str]) -> str:
+        make = TABLES[mark[2]]
+        try:
+            return f"{mark[1]}{make()}\n{mark[3]}"
+        except MissingError:
+            return mark[0]
+
+    return MARK.sub(made, text)
 
 
 def main() -> int:

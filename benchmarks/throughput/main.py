@@ -1,134 +1,92 @@
-"""Samples a second of every way to use two cores, in turn, several times; on this host or between two emulated ones."""
+"""Samples a second of every way to use two cores, rows taking turns; four configurations. See README.md."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from common import spread, write  # noqa: E402
+from rows import Row, parts, timed  # noqa: E402
+from turns import Run, estimate, rates, take_turns  # noqa: E402
 
-from syngrad.compare.network import emulated, parse_link  # noqa: E402
-from syngrad.compare.rivals import Plan, run_rival  # noqa: E402
-from syngrad.errors import SyngradError  # noqa: E402
-from syngrad.execution.hosts import launch_on  # noqa: E402
-from syngrad.execution.launch import launch  # noqa: E402
-
-OURS: dict[str, dict[str, Any]] = {
-    "synthetic": {"method": "synthetic"},
-    "synthetic, bfloat16": {"method": "synthetic", "message_dtype": "bfloat16"},
-    "synthetic, int8": {"method": "synthetic", "message_dtype": "int8"},
-    "local": {"method": "synthetic", "estimator": "local"},
-    "delayed": {"method": "delayed", "queue_depth": 4},
-    "backprop, one process": {"method": "backprop"},
+#: name → (function in nets.py, batch size, milliseconds of a step by the plain loop with one thread, about,
+#: seconds that a run is timed)
+CONFIGURATIONS: dict[str, tuple[str, int, float, float]] = {
+    "wide, batch 128": ("wide", 128, 62, 4),
+    "char-gpt": ("gpt", 16, 55, 4),
+    "wide, batch 32": ("wide", 32, 22, 3),
+    "narrow, batch 128": ("narrow", 128, 7, 3),
 }
-#: those that need one process, with their threads
-SINGLE = {"backprop, one process": 1, "plain, 1 thread": 1, "plain, 2 threads": 2}
-ROWS = ("plain, 1 thread", "plain, 2 threads", "synthetic", "delayed", "ddp", "gpipe", "1f1b")
+#: row → (kind, threads, options, about how long its step is against the plain loop's, seconds to start it)
+ROWS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
+    "plain, 1 thread": ("plain", 1, {}, 1.0, 2.5),
+    "plain, 2 threads": ("plain", 2, {}, 0.55, 2.5),
+    "ddp": ("ddp", 1, {}, 1.1, 3.0),
+    "gpipe": ("gpipe", 1, {}, 1.0, 4.0),
+    "1f1b": ("1f1b", 1, {}, 1.0, 4.0),
+    "delayed": ("syngrad", 1, {"method": "delayed"}, 0.6, 4.5),
+    "synthetic:local": ("syngrad", 1, {"method": "synthetic", "estimator": "local"}, 0.5, 4.5),
+    "synthetic": ("syngrad", 1, {"method": "synthetic"}, 0.55, 4.5),
+}
+EXACT = ("ddp", "gpipe", "1f1b")
+WARM_UP = 20
 
 
-def ours(row: str, args: argparse.Namespace, hosts: Any) -> dict[str, Any]:
-    options = {"quality_every": 0, "true_every": 0, **OURS[row]}
-    if hosts:
-        options["queue_depth"] = max(options.get("queue_depth", 0), args.depth)
-    spec = {
-        "experiment": args.experiment,
-        "epochs": args.epochs,
-        "batch_size": args.batch_size,
-        "threads": 1,
-        "cuts": args.cuts.split(",") if args.cuts else None,
-        "options": options,
+def rows_of(configuration: str, quick: bool) -> dict[str, Row]:
+    """The rows, each with as many minibatches as its time needs, in whole sevenths."""
+    _, _, plain_ms, wanted_s = CONFIGURATIONS[configuration]
+    made = {}
+    for name, (kind, threads, options, relative, start_s) in ROWS.items():
+        step_s = plain_ms * relative / 1e3
+        count, before = (7, 2) if quick else (7 * round(wanted_s / step_s / 7), WARM_UP)
+        made[name] = Row(kind, threads, options, count, before, start_s + (count + before) * step_s)
+    return made
+
+
+def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool) -> None:
+    experiment, batch_size, _, _ = CONFIGURATIONS[configuration]
+    rows = rows_of(configuration, quick)
+
+    def call(name: str, earlier: list[Run]) -> Run:
+        return timed(rows[name], experiment, batch_size, microbatches=parts(rows[name], earlier))
+
+    settings = {
+        "experiment": experiment,
+        "batch_size": batch_size,
+        "rows": {name: row.plain() for name, row in rows.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        out = f"{folder}/out.json"
-        command = [sys.executable, str(HERE / "worker.py"), json.dumps(spec), out]
-        if row in SINGLE:
-            launch(command, 1, restarts=0)
-        elif hosts:
-            launch_on(hosts, command, 1)
-        else:
-            launch(command, 2, restarts=0)
-        found: dict[str, Any] = json.loads(Path(out).read_text())
-    return found
-
-
-def rival(row: str, args: argparse.Namespace, hosts: Any) -> dict[str, Any]:
-    name, threads, workers = row, 1, 2
-    if row in SINGLE:
-        name, threads, workers = "plain", SINGLE[row], 1
-    place = [args.place] if args.place and row in ("gpipe", "1f1b") else None
-    cuts = args.cuts.split(",") if args.cuts else None
-    plan = Plan(
-        name,
-        args.experiment,
-        threads=threads,
-        batch_size=args.batch_size,
-        minibatches=args.minibatches,
-        place=place,
-        cuts=cuts,
-        most_s=args.most_s,
+    take_turns(
+        path,
+        "throughput",
+        configuration,
+        settings,
+        list(rows),
+        rounds,
+        call,
+        lambda runs: rates(runs, ["synthetic"], EXACT),
+        again,
     )
-    return run_rival(plan, workers, hosts=None if row in SINGLE else hosts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--experiment", default=f"{HERE / 'experiment.py'}:wide")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--minibatches", type=int, default=140)
-    parser.add_argument("--most-s", type=float, default=20.0)
+    parser.add_argument("--configurations", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--rows", default=";".join(ROWS))
-    parser.add_argument("--cuts", default=None)
-    parser.add_argument("--place", default=None)
-    parser.add_argument("--link", default=None)
-    parser.add_argument("--depth", type=int, default=16)
-    parser.add_argument("--json", required=True)
-    args = parser.parse_args()
-    rows = args.rows.split(";")
-    found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
-    with emulated(parse_link(args.link)) if args.link else nullcontext(None) as hosts:
-        for turn in range(args.rounds):
-            for row in rows:
-                try:
-                    result = (ours if row in OURS else rival)(row, args, hosts)
-                except SyngradError as error:
-                    print(f"{row}: {error}", flush=True)
-                    continue
-                result.pop("spans", None)
-                found[row].append(result)
-                print(turn, row, round(result["samples_per_s"]), flush=True)
-            document(args, found)
-
-
-def document(args: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> None:
-    rates = {row: [each["samples_per_s"] for each in runs] for row, runs in found.items()}
-    reference = rates.get("synthetic", [])
-    summary = {}
-    for row, values in rates.items():
-        if len(values) < 2:
-            continue
-        pairs = [a / b for a, b in zip(reference, values, strict=False)]
-        summary[row] = {"samples_per_s": spread(values)}
-        if len(pairs) > 1:
-            summary[row]["synthetic_over_it"] = spread(pairs)
-    write(
-        args.json,
-        {
-            "arguments": {k: v for k, v in vars(args).items() if k != "experiment"},
-            "experiment": Path(args.experiment.partition(":")[0]).name + ":" + args.experiment.partition(":")[2],
-            "summary": summary,
-            "runs": found,
-        },
-    )
+    parser.add_argument("--again", action="store_true", help="make these configurations' figures anew")
+    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.quick and options.out is None:
+        parser.error("--quick makes no results; name another file with --out")
+    path = options.out or HERE / "results" / "throughput.json"
+    every = [row for name in options.configurations for row in rows_of(name, options.quick).values()]
+    estimate(every, options.rounds)
+    for configuration in options.configurations:
+        run(configuration, options.rounds, path, options.again, options.quick)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def made(pair, **more):
 def metric(output, target):
     return F.cross_entropy(output, target, reduction="sum")
 
+metric.higher_is_better = False
+
 def one(epochs=2):
     return made(False, epochs=epochs)
 
@@ -182,6 +184,22 @@ def test_a_number_of_minibatches_is_timed(own: str, row: str, workers: int) -> N
     assert found["bytes_sent"] > 0
 
 
+@pytest.mark.distributed
+def test_microbatches_are_not_tried_where_they_are_given(own: str) -> None:
+    found = run_rival(Plan("gpipe", f"{own}:one", microbatches=8, minibatches=7, warm_up=2), 2, timeout_s=100)
+    assert found["microbatches"] == 8
+    assert found["bytes_sent"] == 2 * 7 * 16 * 8 * 8  # of the minibatches that are timed alone, 8 floats a sample
+
+
+@pytest.mark.distributed
+def test_a_run_ends_when_it_has_reached_its_target(own: str) -> None:
+    whole = run_rival(Plan("plain", f"{own}:one", epochs=2), 1, timeout_s=100)["metric"]["history"]
+    target = whole[2][2]
+    found = run_rival(Plan("ddp", f"{own}:one", epochs=2, target=target + 1e-9), 2, timeout_s=100)
+    reached = next(index for index, point in enumerate(whole) if point[2] <= target + 1e-9)
+    assert [point[0] for point in found["metric"]["history"]] == [point[0] for point in whole[: reached + 1]]
+
+
 @pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
 @pytest.mark.distributed
 def test_a_run_between_two_hosts_stops_when_its_time_is_over(own: str) -> None:
@@ -253,6 +271,8 @@ run_rival(Plan("ddp", "{own}:endless"), 2)
         ("1f1b", 3, {"place": ["2"]}, "1 places part the model into 2, and there are 3 workers; name 2"),
         ("ddp:fp8", 2, {}, "unknown row 'ddp:fp8'; did you mean 'ddp:bf16'?"),
         ("ddp", 2, {"minibatches": 0}, "minibatches must be a whole number of at least 1"),
+        ("gpipe", 2, {"microbatches": 3}, "a batch of 16 does not divide into 3 microbatches"),
+        ("1f1b", 2, {"microbatches": 1}, "row '1f1b' over 2 workers needs as many microbatches, got 1"),
     ],
 )
 def test_what_cannot_run_is_refused_beforehand(

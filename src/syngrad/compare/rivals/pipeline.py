@@ -57,11 +57,18 @@ class Block(nn.Module):
 class Pipeline:
     """One process's block of stages. Every process reads the data: the first uses the inputs, the last the targets."""
 
-    def __init__(self, rival: Rival, recipe: Recipe, world: World, place: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        rival: Rival,
+        recipe: Recipe,
+        world: World,
+        place: Sequence[str] | None,
+        microbatches: int | None = None,
+    ) -> None:
         self.rival, self.recipe, self.world = rival, recipe, world
         self.place = list(place) if place is not None else None
         self.sent_bytes = 0
-        self.microbatches: int | None = None
+        self.microbatches = microbatches
         self.placement: str | None = None
         self._scale = 1.0
         self._schedules: dict[tuple[int, int], Any] = {}
@@ -69,7 +76,7 @@ class Pipeline:
     # Beforehand.
 
     def prepare(self, batch: Batch) -> None:
-        """Part the model, and find the number of microbatches with which a step takes least time."""
+        """Part the model, and find the number of microbatches with which a step takes least time, if none is given."""
         recipe, world = self.recipe, self.world
         example = (batch.args, batch.kwargs)
         self.place = world.agree(self._chosen(example) if world.first else None)
@@ -83,7 +90,8 @@ class Pipeline:
             for tensor in [*segment_parameters(segment), *(segment.tensor(name) for name in segment.buffer_names)]
         ]
         torch.manual_seed(recipe.seed * 1_000_003 + world.rank)
-        self.microbatches = self._best(batch)
+        if self.microbatches is None:
+            self.microbatches = self._best(batch)
 
     def _chosen(self, example: tuple[tuple[Any, ...], dict[str, Any]]) -> list[str]:
         """Where the processes part: as asked for, or by measured cost at the experiment's own cuts, if it has any."""

@@ -20,9 +20,10 @@ class Plan:
 
     experiment: a built-in name, or path/to/file.py:function; epochs, batch_size, optimizer, stages, cuts: instead of
     its own. place: where the processes of a pipeline part, W−1 names; balanced by measured cost where none is given.
-    minibatches: how many to time, after a warm-up, for the throughput; None: train for the experiment's epochs,
-    validating `validations` times an epoch. most_s: no longer than so many seconds of training; a run is then what it
-    was until there. state: a file for the trained weights (safetensors).
+    microbatches: of a pipeline; None: tried, and the fastest taken. minibatches: how many to time, after `warm_up`
+    others, for the throughput; None: train for the experiment's epochs, validating `validations` times an epoch, until
+    the metric has reached `target` where one is given. most_s: no longer than so many seconds of training; a run is
+    then what it was until there. state: a file for the trained weights (safetensors).
     """
 
     row: str
@@ -35,8 +36,11 @@ class Plan:
     stages: int | None = None
     cuts: Sequence[str] | None = None
     place: Sequence[str] | None = None
+    microbatches: int | None = None
     minibatches: int | None = None
+    warm_up: int = 5
     validations: int = 4
+    target: float | None = None
     most_s: float | None = None
     state: str | None = None
 
@@ -62,8 +66,9 @@ class Plan:
         check_workers(rival, workers)
         check_count("threads", self.threads, 1)
         check_count("validations", self.validations, 1)
-        if self.minibatches is not None:
-            check_count("minibatches", self.minibatches, 1)
+        for name, least in (("minibatches", 1), ("microbatches", 1), ("warm_up", 0)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), least)
         experiment = self.load()
         if rival.kind == "ddp" and experiment.batch_size % workers:
             raise ConfigError(
@@ -76,6 +81,14 @@ class Plan:
                     f"row {self.row!r} over {workers} workers needs as many stages, and experiment "
                     f"{experiment.name!r} has {len(experiment.cuts) + 1}; give fewer workers, or more --cuts"
                 )
+            parts = self.microbatches
+            if parts is not None and experiment.batch_size % parts:
+                raise ConfigError(
+                    f"row {self.row!r}: a batch of {experiment.batch_size} does not divide into {parts} microbatches; "
+                    "give a number that divides it"
+                )
+            if parts is not None and rival.kind == "1f1b" and parts < workers:
+                raise ConfigError(f"row {self.row!r} over {workers} workers needs as many microbatches, got {parts}")
             if self.place is not None and len(self.place) != workers - 1:
                 raise ConfigError(
                     f"row {self.row!r}: {len(self.place)} places part the model into {len(self.place) + 1}, and there "
@@ -98,13 +111,15 @@ def read(argv: Sequence[str]) -> tuple[Plan, str]:
     parser = argparse.ArgumentParser("python -m syngrad.compare.rivals", description="Train one row's processes.")
     for name in ("row", "experiment", "out"):
         parser.add_argument(f"--{name}", required=True)
-    for name in ("seed", "threads", "epochs", "batch_size", "stages", "minibatches", "validations"):
+    counts = ("seed", "threads", "epochs", "batch_size", "stages", "microbatches", "minibatches", "warm_up")
+    for name in (*counts, "validations"):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
     for name in ("cuts", "place"):
         parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=argparse.SUPPRESS)
     for name in ("optimizer", "state"):
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
-    parser.add_argument("--most_s", "--most-s", type=float, default=argparse.SUPPRESS)
+    for name in ("most_s", "target"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, default=argparse.SUPPRESS)
     given = vars(parser.parse_args(argv))
     out = given.pop("out")
     return Plan(**given), out

@@ -18,8 +18,6 @@ from syngrad.metrics import higher_is_better
 from syngrad.results.rows import Row
 from syngrad.trainer.loaders import length
 
-#: minibatches before the clock starts
-WARM_UP = 5
 #: parts that a measurement falls into; what is told is the median over them
 WINDOWS = 7
 
@@ -61,7 +59,7 @@ def made(rival: Rival, recipe: Recipe, world: World, plan: Plan) -> Runner:
         return Replica(rival, recipe, world)
     from syngrad.compare.rivals.pipeline import Pipeline  # half a second to import
 
-    return Pipeline(rival, recipe, world, plan.place)
+    return Pipeline(rival, recipe, world, plan.place, plan.microbatches)
 
 
 def _throughput(plan: Plan, minibatches: int, row: Row, runner: Runner, recipe: Recipe, world: World) -> None:
@@ -69,7 +67,7 @@ def _throughput(plan: Plan, minibatches: int, row: Row, runner: Runner, recipe: 
     batches = recipe.endless()
     every = plan.rival.every if plan.rival.variant == "periodic" else 1
     size = max(minibatches // WINDOWS // every, 1) * every
-    for _ in range(max(WARM_UP, every) if every > 1 else WARM_UP):
+    for _ in range(max(plan.warm_up, every) if every > 1 else plan.warm_up):
         runner.step(next(batches))
     sent = runner.sent_bytes
     rates: list[float] = []
@@ -93,7 +91,7 @@ def _epochs(plan: Plan, row: Row, runner: Runner, recipe: Recipe, world: World) 
     whole = length(recipe.train) or sum(1 for _ in recipe.train)
     recipe.train, _ = recipe.experiment.data(recipe.experiment.batch_size, plan.seed)
     every = max(whole // plan.validations, 1)
-    samples, spent = 0, 0.0
+    samples, spent, over = 0, 0.0, False
     row.train_s = 0.0
     for epoch in range(recipe.experiment.epochs):
         done = 0
@@ -108,12 +106,13 @@ def _epochs(plan: Plan, row: Row, runner: Runner, recipe: Recipe, world: World) 
             if done == whole:
                 recipe.end_epoch()
             _validate(row, epoch + done / whole, spent, runner, recipe, world)
-            if world.agree(_over(plan, spent)):
+            over = world.agree(_over(plan, spent) or _reached(plan, row))
+            if over:
                 break
             start = time.perf_counter()
         if not done:
             raise TrainingError(f"experiment {recipe.experiment.name!r}: the training loader yields no batch")
-        if world.agree(_over(plan, spent)):
+        if over:
             break
     row.train_s, row.bytes_sent = spent, runner.sent_bytes
     row.samples_per_s = samples / spent if spent > 0 else None
@@ -121,6 +120,13 @@ def _epochs(plan: Plan, row: Row, runner: Runner, recipe: Recipe, world: World) 
 
 def _over(plan: Plan, spent: float) -> bool:
     return plan.most_s is not None and spent >= plan.most_s
+
+
+def _reached(plan: Plan, row: Row) -> bool:
+    if plan.target is None or row.higher_is_better is None or not row.history:
+        return False
+    value = row.history[-1][2]
+    return value >= plan.target if row.higher_is_better else value <= plan.target
 
 
 def _validate(row: Row, epoch: float, spent: float, runner: Runner, recipe: Recipe, world: World) -> None:

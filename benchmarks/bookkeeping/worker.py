@@ -1,0 +1,115 @@
+"""One process of two: trains in blocks, and between them runs the same stage by a bare loop, as many steps.
+
+Both processes do, so that a bare step has as busy a neighbour as a step of the run has. Only the process above is
+timed: it is the busiest, and what it computes is a plain net with a loss, which anybody would write like this.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from worker import Epochs
+
+import syngrad
+from syngrad.execution.reporting import report_failure
+from syngrad.execution.world import die_with_parent
+from syngrad.experiments import registry
+
+#: minibatches of a block, and those at its beginning that are not timed: the queue fills again. The rest are whole
+#: periods of feedback, which is asked for on every 4th
+BLOCK, SKIPPED, PERIOD = 48, 8, 4
+#: steps of the process below for one of that above: it costs less, and is to be busy all the time
+BELOW = 1.4
+
+
+class Alternating(syngrad.Trainer):
+    """Before a block of minibatches it runs so many bare steps. Seconds a step: bare and in the run, a pair a block."""
+
+    above = False
+    bare_s: list[float]
+    run_s: list[float]
+    _loop: Any = None
+    _begin = 0.0
+
+    def train(self, batch: Any) -> Tensor | None:
+        place = self.minibatches % BLOCK
+        if place == 0 and self.minibatches:
+            self._bare(batch)
+        elif place == SKIPPED:
+            self._begin = time.perf_counter()
+        loss = super().train(batch)
+        if place == BLOCK - 1 and self.minibatches > BLOCK:
+            self.run_s.append((time.perf_counter() - self._begin) / (BLOCK - SKIPPED))
+        return loss
+
+    def _bare(self, batch: Any) -> None:
+        step = self._loop = self._loop or self._made(batch)
+        steps = BLOCK - SKIPPED if self.above else math.ceil((BLOCK - SKIPPED) * BELOW)
+        for i in range(PERIOD):
+            step(i)
+        begin = time.perf_counter()
+        for i in range(steps):
+            step(i)
+        self.bare_s.append((time.perf_counter() - begin) / steps)
+
+    def _made(self, batch: Any) -> Any:
+        """The loop one writes by hand for this process's stage, on weights of its own."""
+        stage = copy.deepcopy(self.stages[1 if self.above else 0].segment)
+        optimizer = torch.optim.Adam(stage.parameters(), 1e-3, fused=True)
+        message, target, loss = batch.args[0].detach().clone(), batch.target.clone(), self.loss
+        gradient: Tensor | None = None
+
+        def step(i: int) -> None:
+            nonlocal gradient
+            given = message.detach().requires_grad_(self.above and i % PERIOD == 0)
+            out = stage(given)
+            if self.above:
+                loss(out, target).backward()
+            else:
+                gradient = torch.randn_like(out) * 1e-6 if gradient is None else gradient
+                out.backward(gradient)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+
+def main(spec: dict[str, Any], out: str) -> None:
+    torch.set_num_threads(spec["threads"])
+    experiment = registry.load(spec["experiment"])
+    torch.manual_seed(0)
+    trainer = Alternating(
+        syngrad.decouple(experiment.model(), cuts=experiment.cuts),
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        progress=False,
+    )
+    rank = int(os.environ["RANK"])
+    trainer.above, trainer.bare_s, trainer.run_s = rank == 1, [], []
+    train, _ = experiment.data(experiment.batch_size, 0)
+    trainer.fit(Epochs(train, experiment.batch_size, [BLOCK * (spec["blocks"] + 1)]), 1)
+    if rank == 1:
+        result = {"bare_s": trainer.bare_s, "run_s": trainer.run_s}
+        Path(spec["folder"], "above.json").write_text(json.dumps(result))
+    else:
+        Path(out).write_text("{}")
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    try:
+        main(json.loads(sys.argv[1]), sys.argv[2])
+    except BaseException as error:
+        report_failure(error)
+        raise

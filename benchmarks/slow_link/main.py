@@ -1,0 +1,110 @@
+"""Two emulated hosts: samples/s over a slow link, and what a long delay takes away. Needs root. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from rows import Row, parts, timed  # noqa: E402
+from turns import Run, estimate, rates, take_turns  # noqa: E402
+
+from syngrad.compare.network import emulated, parse_link  # noqa: E402
+
+SLOW, NEAR, FAR = "20ms,100mbit", "0ms,10gbit", "50ms,1gbit"
+EXPERIMENT, BATCH = "wide", 128
+#: minibatches under way: a round trip of 100 ms and the time of the messages themselves, at 35 to 45 ms a step
+DEPTH = 16
+#: those that update on every minibatch, and wait
+LOCK_STEP = ("gpipe", "1f1b", "ddp", "ddp:bf16")
+
+
+def ours(seconds: float, minibatches: int = 98, **options: Any) -> Row:
+    return Row("syngrad", 1, {"method": "synthetic", "queue_depth": DEPTH, **options}, minibatches, 25, seconds)
+
+
+#: of those that take a second a step few are timed, and fewer before: such a step is the link's, and always the same
+ROWS = {
+    "synthetic": ours(16),
+    "synthetic, bfloat16": ours(15, message_dtype="bfloat16"),
+    "synthetic, int8": ours(15, message_dtype="int8"),
+    "delayed": ours(18, method="delayed"),
+    "gpipe": Row("gpipe", 1, {}, 14, 3, 10),
+    "1f1b": Row("1f1b", 1, {}, 14, 3, 9),
+    "ddp": Row("ddp", 1, {}, 3, 1, 14),
+    "ddp:bf16": Row("ddp:bf16", 1, {}, 4, 1, 11),
+    "ddp:periodic": Row("ddp:periodic", 1, {}, 16, 8, 13),
+}
+#: more of these: the clock stops when the last has come back, which takes a whole round trip, and is to be little of it
+DELAYS = {f"synthetic, {link}": (ours(19, 280), link) for link in (NEAR, FAR)}
+
+
+def slow(rounds: int, path: Path, again: bool, quick: bool) -> None:
+    rows = {name: shortened(row) for name, row in ROWS.items()} if quick else ROWS
+    with emulated(parse_link(SLOW)) as hosts:
+
+        def call(name: str, earlier: list[Run]) -> Run:
+            return timed(rows[name], EXPERIMENT, BATCH, hosts, parts(rows[name], earlier))
+
+        def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
+            return rates(runs, [name for name in rows if name.startswith("synthetic")], LOCK_STEP)
+
+        settings = {"link": SLOW, "batch_size": BATCH, "rows": {name: row.plain() for name, row in rows.items()}}
+        take_turns(path, "slow link", SLOW, settings, list(rows), rounds, call, summary, again)
+
+
+def delays(rounds: int, path: Path, again: bool, quick: bool) -> None:
+    """The same row over a near link and over a far one, each made anew for its run."""
+    rows = {name: (shortened(row) if quick else row, link) for name, (row, link) in DELAYS.items()}
+
+    def call(name: str, earlier: list[Run]) -> Run:
+        row, link = rows[name]
+        with emulated(parse_link(link)) as hosts:
+            return timed(row, EXPERIMENT, BATCH, hosts)
+
+    settings = {"batch_size": BATCH, "rows": {name: row.plain() for name, (row, _) in rows.items()}}
+    take_turns(
+        path,
+        "slow link",
+        "delay",
+        settings,
+        list(rows),
+        rounds,
+        call,
+        lambda runs: rates(runs, [f"synthetic, {FAR}"], ()),
+        again,
+    )
+
+
+def shortened(row: Row) -> Row:
+    """For a quick look."""
+    return Row(row.kind, row.threads, row.options, min(row.minibatches, 7), min(row.warm_up, 2), row.seconds)
+
+
+PARTS = {"slow": slow, "delay": delays}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--again", action="store_true", help="make these parts' figures anew")
+    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.quick and options.out is None:
+        parser.error("--quick makes no results; name another file with --out")
+    path = options.out or HERE / "results" / "slow_link.json"
+    every = [*(ROWS.values() if "slow" in options.parts else ())]
+    every += [row for row, _ in DELAYS.values()] if "delay" in options.parts else []
+    estimate(every, options.rounds)
+    for part in options.parts:
+        PARTS[part](options.rounds, path, options.again, options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The tables of what is measured over several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cells import load, mebibytes, part, quartiles, table
+
+BEST = "best of them"
+
+
+def throughput() -> str:
+    entries = load("throughput")["entries"]
+    names = list(dict.fromkeys(row for entry in entries.values() for row in entry["summary"]["rows"]))
+
+    def cell(entry: dict[str, Any], row: str) -> str:
+        found = entry["summary"]["rows"].get(row)
+        if found is None:
+            return "–"
+        rate = f"{found['samples_per_s']['median']:,.0f}"
+        ratio = entry["summary"]["ratios"]["synthetic"].get(row)
+        return rate if ratio is None else f"{rate}; {quartiles(ratio)}"
+
+    rows = [[name, *(cell(entry, name) for entry in entries.values())] for name in names]
+    best = [quartiles(entry["summary"]["ratios"]["synthetic"].get(BEST)) for entry in entries.values()]
+    rows.append(["the best of ddp, gpipe and 1f1b, round by round", *best])
+    return table(["samples/s; `synthetic` over it", *entries], rows)
+
+
+def throughput_more() -> str:
+    entries = load("throughput")["entries"]
+    rows = []
+    for name, entry in entries.items():
+        found = entry["summary"]["rows"]
+        own = found["synthetic"]
+        sent = [
+            mebibytes(found[row]["bytes_a_minibatch"]["median"]) if row in found else "–"
+            for row in ("synthetic", "1f1b", "ddp")
+        ]
+        idle = quartiles({key: 100 * value for key, value in own["idle"].items()}, 1)
+        parts = [f"{found[row]['microbatches']['median']:.0f}" if row in found else "–" for row in ("gpipe", "1f1b")]
+        rows.append([name, idle, f"{own['staleness']['median']:.1f}", *sent, ", ".join(parts)])
+    head = ["", "busiest process idle, %", "staleness", "a minibatch: synthetic", "1f1b", "ddp", "parts: gpipe, 1f1b"]
+    return table(head, rows)
+
+
+def slow_link() -> str:
+    entry = part("slow_link", "entries", "20ms,100mbit", "summary")
+    own = [row for row in entry["ratios"] if row.startswith("synthetic")]
+    rows = []
+    for name, found in entry["rows"].items():
+        ratios = [quartiles(entry["ratios"][row].get(name), 1) for row in own]
+        sent = mebibytes(found["bytes_a_minibatch"]["median"])
+        rows.append([name, f"{found['samples_per_s']['median']:,.0f}", sent, *ratios])
+    rows.append(
+        ["best that waits, round by round", "", "", *(quartiles(entry["ratios"][row].get(BEST), 1) for row in own)]
+    )
+    return table(["20 ms, 100 Mbit/s", "samples/s", "a minibatch", *(f"`{row}` over it" for row in own)], rows)
+
+
+def slow_link_delay() -> str:
+    entry = part("slow_link", "entries", "delay", "summary")
+    rows = [[name, f"{found['samples_per_s']['median']:,.0f}"] for name, found in entry["rows"].items()]
+    (ratios,) = entry["ratios"].values()
+    rows.append(["far over near", quartiles(next(iter(ratios.values())), 3)])
+    return table(["", "samples/s"], rows)
+
+
+def _target(name: str, ratio: str) -> str:
+    rows = []
+    for row, found in part("time_to_target", "entries", name, "summary").items():
+        seconds = [f"{each:.0f}" if each is not None else None for each in found["seconds"].values()]
+        bounds = [f"≥ {each:.0f}" for each in found["at_least_s"].values()]
+        shown = ", ".join([*(each for each in seconds if each is not None), *bounds])
+        relative = f"{found['mean_ratio']:.2f}" if found["mean_ratio"] is not None else "–"
+        rows.append([row, shown, relative])
+        if "of_the_best" in found:
+            best = found["of_the_best"]
+            text = f"{'≤ ' if best['bound_only'] else ''}{best['ratio']:.2f}"
+            rows.append([f"{row}, of the best that waits", "", text])
+    return table(["", "seconds, seed by seed", ratio], rows)
+
+
+def async_accuracy(name: str, factor: float, digits: int, metric: str, unit: str) -> str:
+    rows = []
+    for row, found in part("async_accuracy", "entries", name, "summary").items():
+
+        def gap(against: str, found: dict[str, Any] = found) -> str:
+            each = found.get(f"to {against}")
+            if each is None:
+                return "–"
+            half = "" if each["interval"] is None else f" ± {factor * (each['interval'][1] - each['mean']):.{digits}f}"
+            return f"{factor * each['mean']:+.{digits}f}{half}"
+
+        mean = f"{factor * found['mean']:.{digits}f}"
+        rows.append([row, str(found["seeds"]), mean, gap("backprop"), gap("synthetic")])
+    head = ["", "seeds", metric, f"to back-propagation, {unit}", f"to `synthetic` with float32 messages, {unit}"]
+    return table(head, rows)
+
+
+def run_memory() -> str:
+    rows = []
+    for name, run in load("run_memory")["results"].items():
+        for rank, each in enumerate(run["processes"]):
+            keys = ("added_bytes", "peak_added_bytes", "share_bytes", "others_weights_bytes", "growth_bytes")
+            looked = f"{each['samples'][-1][0]:,}"
+            rows.append([f"{name}, process {rank}", looked, *(mebibytes(each[key]) for key in keys)])
+    return table(["", "minibatches", "steady", "peak", "its share", "others' weights", "growth"], rows)
+
+
+def bookkeeping() -> str:
+    found, waits = part("bookkeeping", "bookkeeping"), part("bookkeeping", "idle")
+    added = {name: 100 * (value - 1) for name, value in found["ratio"].items()}
+    rows = [
+        ["a step of the stage by a bare loop", quartiles(found["bare_ms"], 2, " ms")],
+        ["a step of the process that runs it", quartiles(found["run_ms"], 2, " ms")],
+        [f"added, over {found['pairs']} pairs", quartiles(added, 1, " %")],
+    ]
+    for name, each in waits.items():
+        share = {key: 100 * value for key, value in each["idle"].items()}
+        rows.append([f"busiest process idle, {name} pipeline", quartiles(share, 2, " %")])
+    return table(["", "median [quartiles]"], rows)
+
+
+def message_path() -> str:
+    rows = []
+    for size, found in load("message_path")["results"].items():
+        for name, each in found["us"].items():
+            rows.append([f"{size}: {name}", quartiles(each, 0)])
+        rows.append([f"{size}: link − bare ZeroMQ", quartiles(found["above_bare_us"], 0)])
+    return table(["", "half a round trip, µs"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "throughput": throughput,
+    "throughput_more": throughput_more,
+    "slow_link": slow_link,
+    "slow_link_delay": slow_link_delay,
+    "time_to_target": lambda: _target("loopback", "of one process with one thread"),
+    "time_to_target_slow": lambda: _target("20ms,100mbit", "of synthetic"),
+    "async_wide": lambda: async_accuracy("wide", 100, 2, "test accuracy, %", "points"),
+    "async_gpt": lambda: async_accuracy("char-gpt, half", 1, 3, "bits per character", "bits"),
+    "run_memory": run_memory,
+    "bookkeeping": bookkeeping,
+    "message_path": message_path,
+}

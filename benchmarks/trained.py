@@ -1,0 +1,77 @@
+"""One process of a row of Syngrad's own that trains to its end: `trained.py SPEC OUT`, started by rows.py.
+
+SPEC is JSON: experiment (a function of nets.py) and epochs, method, estimator, seed, threads, options of the Trainer,
+validations an epoch, and the target at which to end, or null. Process 0 writes the history and what else it knows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from syngrad.callbacks import Callback
+from syngrad.compare.source import Source
+from syngrad.execution.reporting import report_failure
+from syngrad.execution.world import die_with_parent
+from syngrad.experiments import registry
+from syngrad.metrics import higher_is_better
+from syngrad.training import Training
+
+NETS = Path(__file__).resolve().parent / "nets.py"
+
+
+class Reached(Callback):
+    """Ends the run with the epoch in which the metric has reached the target."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+
+    def on_validate(self, trainer: Any, epoch: float, metrics: dict[str, float]) -> None:
+        value = metrics[trainer.metric[0]]
+        if value >= self.target if higher_is_better(trainer.metric) else value <= self.target:
+            trainer.stop()
+
+
+def main(spec: dict[str, Any], out: str) -> None:
+    experiment = registry.load(f"{NETS}:{spec['experiment']}", epochs=spec["epochs"])
+    length = Source(experiment).epoch_length(spec["seed"])
+    training = Training(
+        experiment,
+        spec["method"],
+        spec["estimator"],
+        spec["seed"],
+        spec["threads"],
+        {"true_every": 0, **spec["options"]},
+        # at an epoch's end it is validated anyhow
+        {"validate_every": max(length // spec["validations"], 1) if spec["validations"] > 1 else None},
+        callbacks=[Reached(spec["target"])] if spec["target"] is not None else [],
+        progress=False,
+    )
+    row = training.run().to_dict()
+    if os.environ.get("RANK", "0") != "0":
+        return
+    waits = ("wait above", "wait below")
+    result = {
+        "history": row["metric"]["history"],
+        "train_s": row["train_s"],
+        "samples_per_s": row["samples_per_s"],
+        "bytes_sent": row["bytes_sent"],
+        "peak_memory_bytes": [each["peak_memory_bytes"] for each in training.processes],
+        "waited_s": [sum(each["seconds"].get(name, 0.0) for name in waits) for each in training.processes],
+        "interfaces": [
+            {key: each.get(key) for key in ("cut", "cosine", "norm_ratio", "staleness")} for each in row["interfaces"]
+        ],
+    }
+    Path(out).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    try:
+        main(json.loads(sys.argv[1]), sys.argv[2])
+    except BaseException as error:
+        report_failure(error)
+        raise
