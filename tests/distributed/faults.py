@@ -61,10 +61,10 @@ def pids(folder: Path) -> list[int]:
     return [int(file.read_text()) for file in folder.glob("pid.[0-9].[0-9]")]
 
 
-def lines(folder: Path, name: str) -> list[int]:
-    """The minibatches that were noted there."""
-    file = folder / name
-    return [int(line) for line in file.read_text().split()] if file.exists() else []
+def events(folder: Path) -> list[tuple[str, int]]:
+    """Every start ("begun") and checkpoint ("saved") of the run, in order, with its minibatch."""
+    lines = [line.split() for line in (folder / "log").read_text().splitlines()]
+    return [(event, int(minibatch)) for event, minibatch in lines]
 
 
 def checkpoints(folder: Path) -> list[int]:

@@ -4,8 +4,8 @@ SPEC is JSON: `options` of the Trainer and `fit`, beside those of cases.py; `sil
 each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with minibatch
 `at`, or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
 
-What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `saved`, a line a checkpoint, with its
-minibatch; `begun`, a line an attempt, with the minibatch it goes on from; `left.RANK`, what the run has left.
+What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `log`, a line a checkpoint ("saved", with its
+minibatch) and a line a start ("begun", with the minibatch it goes on from); `left.RANK`, what the run has left.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def note(folder: Path, name: str, text: str) -> None:
     (folder / f"{name}.new").rename(folder / name)
 
 
-def add(folder: Path, name: str, line: object) -> None:
-    """One more line, on the disk before anything else happens."""
-    with (folder / name).open("a") as file:
-        file.write(f"{line}\n")
+def add(folder: Path, event: str, minibatch: int) -> None:
+    """One more line, written before anything else happens."""
+    with (folder / "log").open("a") as file:
+        file.write(f"{event} {minibatch}\n")
 
 
 class Begun(Callback):
