@@ -15,7 +15,7 @@ from seeds import Run, train, train_missing  # noqa: E402
 
 from syngrad.results.student import interval  # noqa: E402
 
-SEEDS, SEEDS_OF_DTYPES = 5, 3
+SEEDS, SEEDS_OF_OTHERS = 5, 3
 #: name → (function in nets.py, epochs)
 EXPERIMENTS = {"wide": ("full_cosine", 5), "char-gpt, half": ("shortened", 1)}
 #: row → (kind as seeds.train has it, options)
@@ -37,7 +37,9 @@ DTYPES = {
         ("float32", "int8"),
     )
 }
-ROWS = {**MAIN, **DTYPES}
+#: every stage on a prediction of its input
+UNLOCKED = {"synthetic, inputs predicted": ("synthetic", {"inputs": "linear"})}
+ROWS = {**MAIN, **UNLOCKED, **DTYPES}
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:
@@ -75,12 +77,12 @@ def main() -> None:
             kind, options = ROWS[row]
             return train(kind, experiment, seed, epochs, options=options)
 
-        # messages of other kinds are tried on the wide net alone
+        # messages of other kinds and predicted inputs are tried on the wide net alone
         rows = [row for row in args.rows if row in MAIN or name == "wide"]
         wanted = [
             (row, seed)
             for row in rows
-            for seed in range(args.seeds if row in MAIN else min(args.seeds, SEEDS_OF_DTYPES))
+            for seed in range(args.seeds if row in MAIN else min(args.seeds, SEEDS_OF_OTHERS))
         ]
         train_missing(
             path,
