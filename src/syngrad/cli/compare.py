@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
+from syngrad.cli.common import EXPERIMENT, INSTEAD, ending, experiment_of, number, whole
+from syngrad.cli.comparing import check_files, finish
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
@@ -164,13 +164,9 @@ def run(options: dict[str, Any]) -> int:
     for name in ("link", "queue_depth", "message_dtype", "trace"):
         if options[name] is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, the number of processes")
-    from syngrad import results
     from syngrad.compare import ROWS, Comparison
-    from syngrad.report.progress import shown
 
-    files = [results.check_writable(options[name]) for name in ("json", "html") if options[name] is not None]
-    if len(set(files)) < len(files):
-        raise ConfigError(f"--json and --html both name {options['json']!r}; give each a file of its own")
+    check_files(options, ("json", "html"))
     comparison = Comparison(
         experiment_of(options),
         ROWS if options["methods"] is None else listed(options["methods"]),
@@ -180,21 +176,7 @@ def run(options: dict[str, Any]) -> int:
         threads=options["threads"],
         target=options["target"],
     )
-    interrupted, failure = False, None
-    with shown(options["progress"]) as comparison.observer:
-        try:
-            comparison.run()
-        except KeyboardInterrupt:
-            interrupted = True
-        except (Exception, SystemExit) as error:
-            failure = error
-    if interrupted:
-        print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
-    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
-        _publish(comparison, options)  # what is finished is not lost with what failed after it
-    if failure is not None:
-        raise failure
-    return INTERRUPTED if interrupted else 0
+    return finish(comparison, options["progress"], lambda: _publish(comparison, options))
 
 
 def _resolved(comparison: Comparison, options: dict[str, Any]) -> dict[str, Any]:

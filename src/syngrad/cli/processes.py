@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from syngrad.cli.common import INTERRUPTED
+from syngrad.cli.comparing import check_files, finish
 from syngrad.config import command_line, kept, listed
-from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
     from syngrad.processes import Processes
@@ -20,14 +18,9 @@ FILES = ("json", "html", "trace")
 
 def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
-    from syngrad import results
     from syngrad.processes import Processes
-    from syngrad.report.progress import shown
 
-    files = [(name, results.check_writable(options[name])) for name in FILES if options[name] is not None]
-    for k, (name, file) in enumerate(files):
-        if same := next((other for other, one in files[:k] if one == file), None):
-            raise ConfigError(f"--{same} and --{name} both name {options[name]!r}; give each a file of its own")
+    check_files(options, FILES)
     dtype = options["message_dtype"]
     laid = {
         "queue_depth": options["queue_depth"],
@@ -49,21 +42,7 @@ def run(options: dict[str, Any]) -> int:
         target=options["target"],
         link=options["link"],
     )
-    interrupted, failure = False, None
-    with shown(options["progress"]) as comparison.observer:
-        try:
-            comparison.run()
-        except KeyboardInterrupt:
-            interrupted = True
-        except (Exception, SystemExit) as error:
-            failure = error
-    if interrupted:
-        print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
-    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
-        _publish(comparison, options)  # what is finished is not lost with what failed after it
-    if failure is not None:
-        raise failure
-    return INTERRUPTED if interrupted else 0
+    return finish(comparison, options["progress"], lambda: _publish(comparison, options))
 
 
 def _publish(comparison: Processes, options: dict[str, Any]) -> None:
