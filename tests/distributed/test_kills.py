@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.distributed.cases import run
-from tests.distributed.faults import Told, checkpoints, events, launched, whole
+from tests.distributed.faults import Told, checkpoints, environment, events, launched, pids, program, whole
+from tests.distributed.scripts import lives
 
 from syngrad.errors import SyngradError
 
@@ -73,3 +77,22 @@ def test_a_run_of_which_one_is_killed_and_one_stopped_ends_where_it_would_have_e
     for line, fault in zip(told, faults, strict=True):
         Told(line).of(fault, place)
     check(tmp_path, options, 3, 3)
+
+
+def test_torchrun_itself_starts_a_run_again_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """The first of two processes is killed, a stage of its own in the middle of a forward pass."""
+    place, options = [2, 2], {"feedback_delay": 2, "feedback_every": 2}
+    fault = {"attempt": 0, "rank": 0, "what": "kill", "at": 11, "module": "3"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", "2", "--monitor-interval", "0.1"]
+    done = subprocess.run(
+        [*command, *program(tmp_path, spec(tmp_path, place, options, [fault]))],
+        env={**os.environ, **environment(), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check(tmp_path, options, 2, 2)
+    assert not [pid for pid in pids(tmp_path) if lives(pid)]
