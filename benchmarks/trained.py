@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
+from worker import work
+
 from syngrad.callbacks import Callback
 from syngrad.compare.source import Source
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
 from syngrad.metrics import higher_is_better
 from syngrad.training import Training
@@ -69,9 +68,4 @@ def main(spec: dict[str, Any], out: str) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), sys.argv[2])
-    except BaseException as error:
-        report_failure(error)
-        raise
+    work(main)

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,15 @@ def main(spec: dict[str, Any], out: str) -> None:
     Path(out).write_text(json.dumps(result))
 
 
-if __name__ == "__main__":
+def work(main: Callable[[dict[str, Any], str], None]) -> None:
+    """A worker's end of its launcher: `main` with the two arguments that it was started with; its errors are told."""
     die_with_parent()
     try:
         main(json.loads(sys.argv[1]), sys.argv[2])
     except BaseException as error:
         report_failure(error)
         raise
+
+
+if __name__ == "__main__":
+    work(main)

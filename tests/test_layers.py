@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "syngrad"
 # other. A new module or package directly under syngrad gets its place here first.
 ORDER = (
     ("errors",),
-    ("tree", "history", "progress", "plain", "scalars", "untouched"),
+    ("tree", "history", "progress", "plain", "scalars", "spelled", "untouched"),
     ("memory",),
     ("targets", "metrics", "quality", "guard", "optimizers"),
     ("estimators",),

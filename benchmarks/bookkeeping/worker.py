@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from worker import Epochs
+from worker import Epochs, work
 
 import syngrad
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
 
 #: minibatches of a block, and those at its beginning that are not timed: the queue fills again. The rest are whole
@@ -107,9 +105,4 @@ def main(spec: dict[str, Any], out: str) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), sys.argv[2])
-    except BaseException as error:
-        report_failure(error)
-        raise
+    work(main)

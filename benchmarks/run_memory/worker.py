@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from worker import Epochs
+from worker import Epochs, work
 
 import syngrad
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
 from syngrad.memory import SavedBytes
 from syngrad.tree import tensors
@@ -124,9 +122,4 @@ def main(spec: dict[str, Any], out: str) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), sys.argv[2])
-    except BaseException as error:
-        report_failure(error)
-        raise
+    work(main)

@@ -10,7 +10,6 @@ elements stands where the paper has a sum, which scales the rate alone. Evaluati
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.scalars import whole
+from syngrad.spelled import call
 from syngrad.tree import tensors
 
 NAMED = ("linear", "mlp")
@@ -126,14 +126,8 @@ def make(spec: InputSpec, args: tuple[Any, ...], kwargs: dict[str, Any], message
 def _parse(text: str) -> int:
     """The width of the hidden layer, 0 for none."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            name, options = node.id, {}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            name, options = node.func.id, {str(w.arg): ast.literal_eval(w.value) for w in node.keywords}
-        else:
-            raise ValueError
-    except (SyntaxError, ValueError):
+        name, options = call(text)
+    except ValueError:
         raise ConfigError(f"cannot read inputs={text!r}; write linear, mlp, or mlp(width=256)") from None
     if name not in NAMED:
         raise unknown("inputs", name, NAMED)

@@ -6,6 +6,7 @@ The peak over the step is what a machine must have room for beside the model and
 
 from __future__ import annotations
 
+import sys
 import weakref
 from types import TracebackType
 from typing import Any
@@ -96,3 +97,14 @@ def hold(tree: Any, owner: object) -> None:
 
         for tensor in tensors(tree):
             SavedBytes.active.hold(tensor, owner)
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has had; None where the system does not tell.
+
+    getrusage would also count what the process was before it became this program.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

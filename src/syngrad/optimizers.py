@@ -5,7 +5,6 @@ The text is parsed, never run: a name, and options that are literals.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from syngrad.errors import ConfigError, first_line, unknown
+from syngrad.spelled import MORE, call
 
 #: the classes by name, in lower case; LBFGS would evaluate the loss again within a step, which stages cannot do
 NAMED: dict[str, type[torch.optim.Optimizer]] = {
@@ -62,18 +62,14 @@ def option_names(name: str) -> list[str]:
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id.lower(), {}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            options = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg is not None}
-            if len(options) == len(node.keywords):  # neither **more nor a name that is there twice
-                return node.func.id.lower(), options
-        raise ValueError
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        name, options = call(text)
+        if MORE in options:
+            raise ValueError(text)
+    except ValueError:
         raise ConfigError(
             f"cannot read optimizer {text!r:.60}; write a name, or a name with options: adam(lr=1e-3)"
         ) from None
+    return name.lower(), options
 
 
 def _factory(

@@ -147,6 +147,9 @@ def _workers() -> list[str]:
         (["--workers", "2", "--message-dtype", "float64"], "float64"),
         (["--workers", "2", "--link-key", "nowhere.key"], "nowhere.key"),
         (["--workers", "2", "--restarts", "-1"], "-1"),
+        (["--place", "2,1"], "--place 2,1 needs --workers"),
+        (["--workers", "1", "--queue-depth", "3"], "--queue-depth 3 needs --workers"),
+        (["--restarts", "2"], "--restarts 2 needs --workers"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

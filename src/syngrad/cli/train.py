@@ -46,7 +46,7 @@ OPTIONS = {
     "queue_depth": Option("whole"),
     "message_dtype": Option("text"),
     "link_key": Option("text"),
-    "restarts": Option("whole", 3),
+    "restarts": Option("whole"),
     "validate_every": Option("whole"),
     "early_stopping": Option("whole"),
     "save_every": Option("whole"),
@@ -174,6 +174,10 @@ def run(options: dict[str, Any], resume: bool) -> int:
     from syngrad import checkpoint, results
 
     place, folder = world(), options["save"]
+    if not resume and place.size == 1 and (options["workers"] or 1) == 1:
+        for name in workers.OPTIONS:
+            if options[name] is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, 2 or more processes")
     if place.rank == 0 and place.attempt == 0:
         _check_output(options, resume)
     if workers.wanted(options["workers"]):

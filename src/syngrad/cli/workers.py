@@ -11,7 +11,9 @@ from syngrad.errors import ConfigError
 from syngrad.experiment import check_count
 from syngrad.links.world import world
 
-MOST = 64
+MOST, RESTARTS = 64, 3
+#: options that say nothing to one process alone
+OPTIONS = ("place", "queue_depth", "message_dtype", "link_key", "restarts")
 
 
 def wanted(workers: int | None) -> bool:
@@ -37,9 +39,8 @@ def start(options: dict[str, Any], resume: bool, settings: dict[str, Any]) -> in
 
     command = [sys.executable, "-m", "syngrad.cli.worker", json.dumps([options, resume])]
     try:
-        launch(
-            command, options["workers"], restarts=options["restarts"], threads=options["threads"] or 1, say=_say_restart
-        )
+        restarts = RESTARTS if options["restarts"] is None else options["restarts"]
+        launch(command, options["workers"], restarts=restarts, threads=options["threads"], say=_say_restart)
     except KeyboardInterrupt:  # what became of the run has been said by the first worker
         return INTERRUPTED
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from syngrad.errors import ConfigError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
+from syngrad.spelled import call
 
 EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
 
@@ -55,15 +55,8 @@ NAMED: dict[str, Callable[..., GradientEstimator]] = {
 def parse(text: str) -> GradientEstimator:
     """An unbound estimator from a name with options, as in `mlp(hidden=2, width=64)`."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            name, options = node.id, {}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            name = node.func.id
-            options = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
-        else:
-            raise ValueError
-    except (SyntaxError, ValueError):
+        name, options = call(text)
+    except ValueError:
         raise ConfigError(
             f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)"
         ) from None

@@ -62,27 +62,25 @@ class Process:
             elif (last := self._do(frame, evaluate, orders)) in LAST:
                 return last
 
-    def run_ahead(self, train: Callable[[], int], evaluate: Callable[[Frame], None], orders: Orders, count: int) -> str:
-        """The same where this process reads the data itself. train: on the next minibatch; how many that makes, from
-        `count` on.
-        """
+    def run_ahead(
+        self, train: Callable[[], None], count: Callable[[], int], evaluate: Callable[[Frame], None], orders: Orders
+    ) -> str:
+        """The same where this process reads the data itself. train: on the next minibatch; count: of those done."""
         below = self.ends.below
         assert below is not None
-        allowed = count
+        allowed = 0
         while True:
-            frame = below.next(wait=count >= allowed)
+            frame = below.next(wait=count() >= allowed)
             if frame is None:
-                count = train()
+                train()
             elif frame.kind == Kind.ORDER and frame.body[0] == GO:
                 allowed = int(frame.body[1])
                 self.tell(GO, allowed)
             else:
-                while count < allowed:
-                    count = train()
+                while count() < allowed:
+                    train()
                 if (last := self._do(frame, evaluate, orders)) in LAST:
                     return last
-                if last == "load":
-                    count = allowed = int(frame.body[1][0]["part"]["execution"]["count"])
 
     def _do(self, frame: Frame, evaluate: Callable[[Frame], None], orders: Orders) -> str:
         """What came that is no message; the name of the order, if it is one."""

@@ -17,7 +17,7 @@ from syngrad.compare.source import Source
 from syngrad.execution.reporting import report_failure
 from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
-from syngrad.trainer.group import peak_bytes
+from syngrad.memory import peak_memory_bytes
 from syngrad.training import Training
 
 
@@ -46,7 +46,7 @@ def main(spec: str, out: str) -> None:
     made = run(json.loads(spec))
     if os.environ.get("RANK", "0") == "0":
         if made["row"]["peak_memory_bytes"] is None:  # one process alone is asked by nobody else
-            made["row"]["peak_memory_bytes"] = peak_bytes()
+            made["row"]["peak_memory_bytes"] = peak_memory_bytes()
         Path(out).write_text(json.dumps(made), encoding="utf-8")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from syngrad.execution.reporting import introduce, report_failure
 from syngrad.execution.trace import Trace
 from syngrad.links.meeting import Meeting
 from syngrad.links.world import World
+from syngrad.memory import peak_memory_bytes
 from syngrad.trainer import parts
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Group:
             "host": self.place.host,
             "stages": list(self.span),
             "bytes_sent": sum(end.sent_bytes for end in both),
-            "peak_memory_bytes": peak_bytes(),
+            "peak_memory_bytes": peak_memory_bytes(),
             **self.trace.state(),
         }
 
@@ -132,15 +132,6 @@ class Group:
                 ends.callback(self.process.close)
         if self.trainer.execution is not None:
             self.trainer.whole()
-
-
-def peak_bytes() -> int | None:
-    """The most memory that this process has had, where the system tells."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
 def version() -> str:

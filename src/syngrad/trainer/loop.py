@@ -99,7 +99,7 @@ class Run:
             while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
                 self._epoch(advance)
             if trainer.stopped:
-                self._flush(advance)
+                self._flush()
         if self.team is not None and self.team.begun:
             self.team.gather()
         self._summarise()
@@ -124,14 +124,14 @@ class Run:
         for batch in self._batches():
             self._step(batch, advance)
             self._between(number)
-        self._settle(advance)
+        self._settle()
         if self.partial.samples == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
             )
         if number - self.first == plan.epochs or trainer.stopped:
-            self._flush(advance)
+            self._flush()
         self._tock()
         self._close(number)
 
@@ -181,13 +181,13 @@ class Run:
         for callback in self.plan.callbacks:
             callback.on_step(self.trainer, loss)
 
-    def _settle(self, advance: Callable[[str], None] | None = None) -> None:
+    def _settle(self) -> None:
         """Wait until every process is done with what was sent: what follows belongs between two minibatches."""
         if self.team is not None and self.team.begun:
             self.team.settle()
             self._take_losses()
 
-    def _flush(self, advance: Callable[[str], None]) -> None:
+    def _flush(self) -> None:
         if self.team is None:
             self.trainer.flush()
         elif self.team.begun:

@@ -18,14 +18,13 @@ from syngrad.links.link import Frame
 from syngrad.links.world import World
 from syngrad.scalars import real
 from syngrad.trainer import parts, state
+from syngrad.trainer.group import Group
 from syngrad.trainer.loaders import Place
 from syngrad.trainer.piping import Evaluation
 from syngrad.tree import batch_size
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
-
-from syngrad.trainer.group import Group
 
 
 class Member(Group):
@@ -58,7 +57,7 @@ class Member(Group):
             last = self.process.follow(self._train, evaluate, orders)
         else:
             self._batches = self._endless()
-            last = self.process.run_ahead(self._train_next, evaluate, orders, self.trainer.minibatches)
+            last = self.process.run_ahead(self._train_next, lambda: self.trainer.minibatches, evaluate, orders)
         if last == "interrupt":
             raise KeyboardInterrupt(self.interrupted)
         return self.history
@@ -103,14 +102,13 @@ class Member(Group):
         with self.trace.span("work"):
             trainer.train(batch)
 
-    def _train_next(self) -> int:
+    def _train_next(self) -> None:
         """The next minibatch of the data, which this process reads itself."""
         trainer = self.trainer
         batch = trainer.read(next(self._batches))
         self.trace.minibatch = trainer.minibatches
         with self.trace.span("work"):
             trainer.train(batch)
-        return trainer.minibatches
 
     def _endless(self) -> Iterator[Any]:
         while True:

@@ -18,12 +18,11 @@ from syngrad.network import seconds
 from syngrad.partition.balance import measured
 from syngrad.stage import undisturbed
 from syngrad.trainer import parts, state
+from syngrad.trainer.group import Group
 from syngrad.trainer.piping import Evaluation
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
-
-from syngrad.trainer.group import Group
 
 
 class Team(Group):

@@ -95,14 +95,3 @@ def die_with_parent() -> None:
     parent = os.environ.get(PARENT)
     if parent is not None and os.getppid() != int(parent):
         sys.exit("the process that started this one is gone")
-
-
-def peak_memory_bytes() -> int | None:
-    """The most memory this process has had; None where the system does not tell.
-
-    getrusage would also count what the process was before it became this program.
-    """
-    if not sys.platform.startswith("linux"):
-        return None
-    with open("/proc/self/status", encoding="ascii") as lines:
-        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
