@@ -132,7 +132,7 @@ def _workers() -> list[str]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"syngrad.cli.worker" in words and int(process.name) != os.getpid():
+        if b"syngrad.cli.worker" in b" ".join(words) and int(process.name) != os.getpid():
             found.append(process.name)
     return found
 

@@ -300,6 +300,8 @@ def _remembering(folder: str, training: Training, options: dict[str, Any]) -> Ca
     from syngrad.callbacks import Callback
 
     class Remembering(Callback):
+        whole = False
+
         def on_start(self, trainer: Trainer) -> None:
             _begin(folder, training, options)
 
