@@ -53,6 +53,18 @@ def test_two_processes_then_one_then_four(tmp_path: Path) -> None:
         assert whole(torch.load(tmp_path / f"left.{name}.0")["estimators"], reference["estimators"]), name
 
 
+def test_where_nothing_is_left_to_train_every_process_has_the_whole(tmp_path: Path) -> None:
+    fit = {"save": str(tmp_path / "checkpoints"), "resume": "auto"}
+    for name in ("trained", "again"):
+        assert launched(tmp_path, [{"name": name, "options": {"feedback_delay": 1}, "fit": fit}], 2) == 0
+    assert checkpoints(tmp_path / "checkpoints")[-1] == 18
+    reference = torch.load(tmp_path / "left.trained.0")
+    for rank in range(2):
+        left = torch.load(tmp_path / f"left.again.{rank}")
+        assert whole(left["model"], reference["model"]), rank
+        assert left["losses"] == reference["losses"] != []
+
+
 @pytest.mark.parametrize("name", ["synthetic", "unlocked"])
 def test_an_interrupted_run_is_saved_and_goes_on(name: str, tmp_path: Path) -> None:
     def interrupt() -> None:

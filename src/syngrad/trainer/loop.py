@@ -100,6 +100,8 @@ class Run:
                 self._epoch(advance)
             if trainer.stopped:
                 self._flush()
+        if self.team is not None and trainer.execution is not None:  # nothing was left to train: all get the whole too
+            self.team.begin(self.origin)
         if self.team is not None and self.team.begun:
             self.team.gather()
         self._summarise()
