@@ -9,6 +9,7 @@ import warnings
 from syngrad.cli import one_line
 from syngrad.cli.common import USAGE
 from syngrad.cli.train import run
+from syngrad.errors import TrainingWarning
 from syngrad.execution.reporting import report_failure
 from syngrad.execution.world import die_with_parent
 from syngrad.links.world import world
@@ -18,10 +19,10 @@ def main(text: str) -> int:
     """Train as these options ask for; what fails is left for the launcher to print."""
     options, resume = json.loads(text)
     with warnings.catch_warnings():
-        if world().rank == 0:
-            warnings.showwarning = one_line
-        else:  # they have been given by the first one
+        warnings.showwarning = one_line
+        if world().rank > 0:  # what is said of the script and its libraries has been said by the first one
             warnings.simplefilter("ignore")
+            warnings.simplefilter("always", TrainingWarning)  # of this one's own stages and links
         try:
             return run(options, resume)
         except Exception as error:
