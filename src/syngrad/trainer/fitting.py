@@ -44,8 +44,13 @@ def check(trainer: Trainer) -> None:
     refused = {
         "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
         "autocast='float16'": configuration["autocast"] == "float16",
+        "replay=": trainer._replay is not None,
     }
-    instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
+    instead = {
+        "clip_scope='model'": "clip_scope='stage'",
+        "autocast='float16'": "autocast='bfloat16'",
+        "replay=": "feedback_delay=",
+    }
     for option, given in refused.items():
         if given:
             raise ConfigError(
