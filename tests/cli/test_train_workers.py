@@ -160,3 +160,21 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert printed.err.startswith("error: ")
     assert said in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_what_another_process_warns_of_its_own_stages_is_said(own_file: Callable[[str], Path]) -> None:
+    file = own_file(
+        "import torch\nfrom tests.small import experiment, model\n"
+        "def spoilt():\n"
+        "    def build():\n"
+        "        net = model()\n"
+        "        def spoil(module, args, out):\n"  # its output is the same, and its gradient is no number
+        "            return out + torch.sqrt(out * 0) if module.training else out\n"
+        "        net[2].register_forward_hook(spoil)\n"
+        "        return net\n"
+        "    return experiment(model=build)\n"
+    )
+    done = syngrad("train", f"{file}:spoilt", "--workers", "2", "--place", "1,2", "--no-progress")
+    assert done.returncode == 0, done.stderr
+    assert "warning: rank 1 (stages '2' to '4'" in done.stderr
+    assert "an update of stage 2 was skipped" in done.stderr

@@ -12,7 +12,6 @@ from tests.distributed.cases import trainer
 from tests.distributed.faults import whole
 from tests.distributed.listening import counted, listened, remembered
 
-import syngrad
 from syngrad.execution.launch import launch
 
 pytestmark = pytest.mark.distributed
@@ -71,14 +70,3 @@ def test_extra_state_comes_from_where_it_was_made_and_one_process_writes(
     assert ranks[0]["counted"] == here
     assert ranks[1]["counted"] == [*here[:2], "by all"]
     assert [each.name for each in (folder / "by all").iterdir()] == ["000001"]
-
-
-def test_a_replay_over_several_processes_is_refused(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from tests.distributed.cases import batches, trainer\n"
-        "from syngrad.execution.pending import Record\n"
-        "trainer(replay=Record([{}, {}, {}])).fit(batches(), epochs=1)\n"
-    )
-    with pytest.raises(syngrad.SyngradError, match="replay= needs all stages in one process"):
-        launch([sys.executable, str(script)], 2, restarts=0, environment={"PYTHONPATH": ":".join(sys.path)})

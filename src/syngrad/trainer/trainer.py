@@ -32,6 +32,7 @@ from syngrad.quality import Quality
 from syngrad.stage import Stage
 from syngrad.trainer import binding, options, state
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.configuration import configuration
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.fitting import fit
 from syngrad.trainer.parameters import check_loss, check_model
@@ -243,34 +244,7 @@ class Trainer:
 
     def configuration(self) -> dict[str, Any]:
         """Every option, as plain data; functions and modules by their names."""
-        policy, clipping = self.policy, self._clipping
-        return {
-            "method": str(self.method),
-            "estimator": options.named(self.estimator) if self.method.estimates else None,
-            "loss": options.named(self.loss),
-            "metric": self.metric[0] if self.metric is not None else None,
-            "optimizer": options.named(self._factory),
-            "optimizer_scope": self._scope,
-            "estimator_lr": self._estimator_lr,
-            "groups": {pattern: dict(options) for pattern, options in self._groups.items()},
-            "freeze": self._freeze,
-            "scheduler": options.named(self._scheduler_factory),
-            "scheduler_every": self.scheduler_every,
-            "clip_norm": clipping.norm if clipping is not None else None,
-            "clip_scope": clipping.scope if clipping is not None else "stage",
-            "guard": self.guard.bound if self.guard is not None else None,
-            "feedback": policy.feedback,
-            "feedback_every": self._feedback_every,
-            "feedback_delay": policy.feedback_delay,
-            "inputs": options.named(self.inputs),
-            "update_probability": policy.update_probability,
-            "warmup": policy.warmup,
-            "seed": self.seed,
-            "device": str(self.device) if self.device is not None else None,
-            "autocast": str(self.precision.dtype).removeprefix("torch.") if self.precision.dtype is not None else None,
-            "quality_every": self.quality_every,
-            "true_every": self.true_every,
-        }
+        return configuration(self)
 
     def bind(self, batch: Any) -> None:
         """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
