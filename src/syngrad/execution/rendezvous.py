@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import socket
 
-from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 HOST = "127.0.0.1"

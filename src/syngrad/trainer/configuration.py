@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def configuration(trainer: Trainer) -> dict[str, Any]:
     """Every option; functions and modules by their names."""
-    policy, clipping = trainer.policy, trainer._clipping
+    policy, clipping, autocast = trainer.policy, trainer._clipping, trainer.precision.dtype
     return {
         "method": str(trainer.method),
         "estimator": named(trainer.estimator) if trainer.method.estimates else None,
@@ -36,9 +36,7 @@ def configuration(trainer: Trainer) -> dict[str, Any]:
         "warmup": policy.warmup,
         "seed": trainer.seed,
         "device": str(trainer.device) if trainer.device is not None else None,
-        "autocast": str(trainer.precision.dtype).removeprefix("torch.")
-        if trainer.precision.dtype is not None
-        else None,
+        "autocast": str(autocast).removeprefix("torch.") if autocast is not None else None,
         "quality_every": trainer.quality_every,
         "true_every": trainer.true_every,
     }
