@@ -206,9 +206,8 @@ class Listener:
         others, refused = (self._others, wire.refusals + away) if self._keyed else (self._others + away, wire.refusals)
         said = [f"{others} of another run or attempt did"] if others else []
         if refused:
-            said.append(
-                f"{refused} were refused" + (": the key of all processes must be the same" if self._keyed else "")
-            )
+            hint = "" if self._keyed else ", and there is none here"
+            said.append(f"{refused} were refused: the key of all processes must be the same{hint}")
         raise LinkError(
             f"{self._peer} has not connected to {self.address} within {timeout_s:g} s"
             + (f" ({'; '.join(said)})" if said else "")
