@@ -67,7 +67,7 @@ def syngrad(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> None:
     two, one, results = tmp_path / "two", tmp_path / "one", tmp_path / "two.json"
     common = ["train", f"{file}:tiny", "--feedback-delay", "1", "--no-progress"]
-    done = syngrad(*common, "--workers", "2", "--save", str(two), "--json", str(results))
+    done = syngrad(*common, "--workers", "2", "--place", "1,2", "--save", str(two), "--json", str(results))
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[1] for line in done.stdout.splitlines()[:3]] == ["1/3", "2/3", "3/3"]
     assert main([*common, "--save", str(one)]) == 0
