@@ -24,9 +24,8 @@ MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "synthetic": ("synthetic", {}),
     "synthetic:local": ("synthetic:local", {}),
     "delayed": ("delayed", {}),
+    "delayed, queue_depth=8": ("delayed", {"queue_depth": 8}),
 }
-#: with few minibatches under way true gradients are less late
-SHORT: dict[str, tuple[str, dict[str, Any]]] = {"delayed, queue_depth=2": ("delayed", {"queue_depth": 2})}
 #: message_dtype as (down, up), for activations and for gradients
 DTYPES = {
     f"down {down}, up {up}": ("synthetic", {"message_dtype": [down, up]})
@@ -41,7 +40,7 @@ DTYPES = {
 }
 #: every stage on a prediction of its input
 UNLOCKED = {"synthetic, inputs predicted": ("synthetic", {"inputs": "linear"})}
-ROWS = {**MAIN, **SHORT, **UNLOCKED, **DTYPES}
+ROWS = {**MAIN, **UNLOCKED, **DTYPES}
 
 
 def summary(runs: list[Run]) -> dict[str, Any]:
@@ -80,7 +79,7 @@ def main() -> None:
             return train(kind, experiment, seed, epochs, options=options)
 
         # messages of other kinds and predicted inputs are tried on the wide net alone
-        rows = [row for row in args.rows if row in MAIN or row in SHORT or name == "wide"]
+        rows = [row for row in args.rows if row in MAIN or name == "wide"]
         wanted = [
             (row, seed)
             for row in rows

@@ -29,7 +29,7 @@ ROWS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
     "ddp": ("ddp", 1, {}, 1.1, 3.0),
     "gpipe": ("gpipe", 1, {}, 1.0, 4.0),
     "1f1b": ("1f1b", 1, {}, 1.0, 4.0),
-    "delayed": ("syngrad", 1, {"method": "delayed"}, 0.6, 4.5),
+    "delayed, queue_depth=8": ("syngrad", 1, {"method": "delayed", "queue_depth": 8}, 0.6, 4.5),
     "synthetic:local": ("syngrad", 1, {"method": "synthetic", "estimator": "local"}, 0.5, 4.5),
     "synthetic": ("syngrad", 1, {"method": "synthetic"}, 0.55, 4.5),
 }
