@@ -55,7 +55,7 @@ ONLY = {"data": {"errors", "progress", "scalars"}}
 
 # Where torch.distributed may be imported: the links, the code that starts processes, and the rivals, which are
 # PyTorch's own ways of using several processes.
-DISTRIBUTED = ("links/", "execution/launch.py", "compare/rivals/")
+DISTRIBUTED = ("links/", "execution/launch.py", "execution/rendezvous.py", "compare/rivals/")
 
 LINES = 400
 

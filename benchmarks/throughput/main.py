@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,39 @@ ROWS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
     "synthetic": ("syngrad", 1, {"method": "synthetic"}, 0.55, 4.5),
 }
 EXACT = ("ddp", "gpipe", "1f1b")
+#: what was tried to make the narrow net faster, each beside the row that it changes
+WAYS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
+    "plain, 2 threads": ROWS["plain, 2 threads"],
+    "synthetic": ROWS["synthetic"],
+    **{
+        f"synthetic, {name}": ("syngrad", 1, {"method": "synthetic", **options}, 0.55, 4.5)
+        for name, options in {
+            "feedback every 16th": {"feedback_every": 16},
+            "bfloat16 messages": {"message_dtype": "bfloat16"},
+            "no guard": {"guard": None},
+            "no samples of quality": {"quality_every": 0},
+        }.items()
+    },
+    "synthetic:local": ROWS["synthetic:local"],
+}
 WARM_UP = 20
 
 
-def rows_of(configuration: str, quick: bool) -> dict[str, Row]:
+def rows_of(configuration: str, quick: bool, which: Mapping[str, Any] = ROWS) -> dict[str, Row]:
     """The rows, each with as many minibatches as its time needs, in whole sevenths."""
     _, _, plain_ms, wanted_s = CONFIGURATIONS[configuration]
     made = {}
-    for name, (kind, threads, options, relative, start_s) in ROWS.items():
+    for name, (kind, threads, options, relative, start_s) in which.items():
         step_s = plain_ms * relative / 1e3
         count, before = (7, 2) if quick else (7 * round(wanted_s / step_s / 7), WARM_UP)
         made[name] = Row(kind, threads, options, count, before, start_s + (count + before) * step_s)
     return made
 
 
-def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool) -> None:
+def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool, which: Mapping[str, Any]) -> None:
     experiment, batch_size, _, _ = CONFIGURATIONS[configuration]
-    rows = rows_of(configuration, quick)
+    rows = rows_of(configuration, quick, which)
+    ours = [name for name, row in rows.items() if row.options.get("method") == "synthetic"]
 
     def call(name: str, earlier: list[Run]) -> Run:
         return timed(rows[name], experiment, batch_size, microbatches=parts(rows[name], earlier))
@@ -67,7 +84,7 @@ def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool) -
         list(rows),
         rounds,
         call,
-        lambda runs: rates(runs, ["synthetic"], EXACT),
+        lambda runs: rates(runs, ours if which is WAYS else ["synthetic"], EXACT),
         again,
     )
 
@@ -78,15 +95,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--again", action="store_true", help="make these configurations' figures anew")
     parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
+    parser.add_argument("--ways", action="store_true", help="the narrow net alone, and what was tried with it")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    which = WAYS if options.ways else ROWS
+    if options.ways:
+        options.configurations = ["narrow, batch 128"]
     if options.quick and options.out is None:
         parser.error("--quick makes no results; name another file with --out")
-    path = options.out or HERE / "results" / "throughput.json"
-    every = [row for name in options.configurations for row in rows_of(name, options.quick).values()]
+    path = options.out or HERE / "results" / ("ways.json" if options.ways else "throughput.json")
+    every = [row for name in options.configurations for row in rows_of(name, options.quick, which).values()]
     estimate(every, options.rounds)
     for configuration in options.configurations:
-        run(configuration, options.rounds, path, options.again, options.quick)
+        run(configuration, options.rounds, path, options.again, options.quick, which)
 
 
 if __name__ == "__main__":

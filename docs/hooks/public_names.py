@@ -17,7 +17,11 @@ REFERENCE = Path(__file__).resolve().parents[1] / "reference.md"
 
 #: what users meet without importing it, by module
 HANDED = {
-    "errors": ("ConfigError", "CutError", "MessageError", "TrainingError", "CheckpointError", "TrainingWarning"),
+    "errors": (
+        *("ConfigError", "CutError", "MessageError", "TrainingError", "CheckpointError", "LinkError"),
+        "TrainingWarning",
+    ),
+    "execution.settings": ("Settings",),
     "network": ("DecoupledNetwork",),
     "history": ("History", "Epoch"),
     "quality": ("Quality", "Sample", "TrueSample"),

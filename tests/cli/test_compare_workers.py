@@ -66,6 +66,17 @@ def test_the_report_with_its_timeline(
 
 
 @pytest.mark.usefixtures("made_up")
+def test_a_failed_row_that_is_the_first_does_not_name_the_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "r.json"
+    assert compare("--methods", "gpipe,alone", "--json", str(file)) == 0
+    failed = json.loads(file.read_text(encoding="utf-8"))["results"][0]
+    assert (failed["status"], failed["metric"]["name"]) == (several.FAILURE, "mse")
+    assert capsys.readouterr().out.split()[1] == "mse"
+
+
+@pytest.mark.usefixtures("made_up")
 def test_a_results_file_is_run_again_from_itself(tmp_path: Path) -> None:
     first, again = tmp_path / "first.json", tmp_path / "again.json"
     assert compare("--methods", "alone,synthetic", "--estimator", "linear", "--json", str(first)) == 0

@@ -67,7 +67,7 @@ def syngrad(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> None:
     two, one, results = tmp_path / "two", tmp_path / "one", tmp_path / "two.json"
     common = ["train", f"{file}:tiny", "--feedback-delay", "1", "--no-progress"]
-    done = syngrad(*common, "--workers", "2", "--save", str(two), "--json", str(results))
+    done = syngrad(*common, "--workers", "2", "--place", "1,2", "--save", str(two), "--json", str(results))
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.split()[1] for line in done.stdout.splitlines()[:3]] == ["1/3", "2/3", "3/3"]
     assert main([*common, "--save", str(one)]) == 0
@@ -132,7 +132,7 @@ def _workers() -> list[str]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"syngrad.cli.worker" in words and int(process.name) != os.getpid():
+        if b"syngrad.cli.worker" in b" ".join(words) and int(process.name) != os.getpid():
             found.append(process.name)
     return found
 
@@ -160,3 +160,21 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert printed.err.startswith("error: ")
     assert said in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_what_another_process_warns_of_its_own_stages_is_said(own_file: Callable[[str], Path]) -> None:
+    file = own_file(
+        "import torch\nfrom tests.small import experiment, model\n"
+        "def spoilt():\n"
+        "    def build():\n"
+        "        net = model()\n"
+        "        def spoil(module, args, out):\n"  # its output is the same, and its gradient is no number
+        "            return out + torch.sqrt(out * 0) if module.training else out\n"
+        "        net[2].register_forward_hook(spoil)\n"
+        "        return net\n"
+        "    return experiment(model=build)\n"
+    )
+    done = syngrad("train", f"{file}:spoilt", "--workers", "2", "--place", "1,2", "--no-progress")
+    assert done.returncode == 0, done.stderr
+    assert "warning: rank 1 (stages '2' to '4'" in done.stderr
+    assert "an update of stage 2 was skipped" in done.stderr

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.distributed.cases import trainer
 from tests.distributed.faults import launched, reported
 
 from syngrad import errors
-from syngrad.errors import LinkError, TrainingError
+from syngrad.errors import ConfigError, LinkError, TrainingError
+from syngrad.execution.pending import Record
+from syngrad.trainer.fitting import check
 
 pytestmark = pytest.mark.distributed
 
@@ -92,3 +95,9 @@ def test_a_process_that_never_comes_is_named(tmp_path: Path) -> None:
         launched(tmp_path, spec, 3)
     for rank in (0, 2):
         assert reported(tmp_path, rank)["line"].startswith("rank 1 has not come within 6 s")
+
+
+def test_a_record_is_not_replayed_over_several_processes() -> None:
+    made = trainer(replay=Record([{}, {}, {}]))
+    with pytest.raises(ConfigError, match=r"replay= needs all stages in one process"):
+        check(made)

@@ -59,7 +59,8 @@ def test_an_interrupted_run_is_saved_and_goes_on(name: str, tmp_path: Path) -> N
         await_((tmp_path / "ready").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
-    options, fit = dict(CASES[name]), {"save": str(tmp_path / "checkpoints")}
+    # a short queue: the callback hears of a minibatch when others are on their way
+    options, fit = {**CASES[name], "queue_depth": 2}, {"save": str(tmp_path / "checkpoints")}
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:

@@ -53,6 +53,26 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
+def test_nobody_beyond_this_host_reaches_the_store_of_one_launcher(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def look() -> None:
+        await_(lambda: len(notes(tmp_path, "runs")) == 2)
+        said = json.loads((tmp_path / "runs.0.0").read_text())
+        assert said["MASTER_ADDR"] == "127.0.0.1"
+        for table in ("tcp", "tcp6"):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                address, port = line.split()[1].split(":")
+                if line.split()[3] == "0A" and int(port, 16) == int(said["MASTER_PORT"]):  # it listens
+                    seen.append(address)
+        for name in notes(tmp_path, "runs"):
+            os.kill(json.loads((tmp_path / name).read_text())["pid"], signal.SIGINT)
+
+    with meanwhile(look):
+        launch(worker(tmp_path, "sleep", "sleep"), 2, restarts=0)
+    assert seen == ["0100007F"]
+
+
 def test_workers_find_their_place_and_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert launch(worker(tmp_path, "well", "well"), 2, threads=2, environment={"EXTRA": "x"}, run_id="run") == 0
     assert notes(tmp_path, "runs") == ["runs.0.0", "runs.1.0"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, LinkError
 from syngrad.processes import ROWS, Processes
+from syngrad.results import Row
 
 
 def labels(rows: list[str] | None, estimator: str | None = None) -> list[str]:
@@ -52,3 +53,15 @@ def test_an_estimator_that_makes_two_of_the_standing_rows_the_same() -> None:
 def test_what_cannot_be_compared(rows: list[str], estimator: str | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         labels(rows, estimator)
+
+
+def test_a_row_that_fails_has_the_metric_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Processes, label: str, seed: int, hosts: object) -> Row:
+        if label == "alone":
+            raise LinkError("its process is gone")
+        return Row("synthetic", "default", seed, metric="mse", higher_is_better=False)
+
+    monkeypatch.setattr(Processes, "_row", fails)
+    failed, done = Processes("regression", 2, ["alone", "synthetic"]).run()
+    assert failed.status == "failed: its process is gone"
+    assert (failed.metric, failed.higher_is_better) == (done.metric, done.higher_is_better)

@@ -157,6 +157,8 @@ def train(
                 raise ConfigError(f"--resume {resume} knows its own {other[2:]}; leave {other} out")
         config, given["save"] = _run_file(resume), resume
     options = resolve("train", OPTIONS, given, config, exclusive=[("cuts", "stages")])
+    if resume is not None and workers is not None and place is None:
+        options["place"] = None  # it was made for another number of them; they are laid out anew, by cost
     return run(options, resume is not None)
 
 
@@ -300,6 +302,8 @@ def _remembering(folder: str, training: Training, options: dict[str, Any]) -> Ca
     from syngrad.callbacks import Callback
 
     class Remembering(Callback):
+        whole = False
+
         def on_start(self, trainer: Trainer) -> None:
             _begin(folder, training, options)
 

@@ -1,15 +1,18 @@
-"""One worker of `syngrad train --workers N`: `python -m syngrad.cli.worker OPTIONS`, started by a launcher."""
+"""One worker of `syngrad train --workers N`: started by a launcher, see workers.py."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import warnings
+from typing import Any
 
 from syngrad.cli import one_line
-from syngrad.cli.common import USAGE
+from syngrad.cli.common import INTERRUPTED, USAGE
 from syngrad.cli.train import run
-from syngrad.execution.reporting import report_failure
+from syngrad.errors import TrainingError
+from syngrad.execution.reporting import introduced, report_failure
 from syngrad.execution.world import die_with_parent
 from syngrad.links.world import world
 
@@ -18,15 +21,24 @@ def main(text: str) -> int:
     """Train as these options ask for; what fails is left for the launcher to print."""
     options, resume = json.loads(text)
     with warnings.catch_warnings():
-        if world().rank == 0:
-            warnings.showwarning = one_line
-        else:  # they have been given by the first one
-            warnings.simplefilter("ignore")
+        warnings.showwarning = one_line if world().rank == 0 else of_its_own
         try:
-            return run(options, resume)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = run(options, resume)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         except Exception as error:
             report_failure(error)
             return USAGE
+    if code == INTERRUPTED:  # where the launcher was interrupted too, it does not look
+        report_failure(TrainingError("it was interrupted by a signal, so the run is not started again"), for_good=True)
+    return code
+
+
+def of_its_own(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning of any process but the first: what it gives before it trains, that one has given too."""
+    if who := introduced():
+        one_line(f"{who}: {message}")
 
 
 if __name__ == "__main__":

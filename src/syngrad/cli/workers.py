@@ -12,6 +12,11 @@ from syngrad.experiment import check_count
 from syngrad.links.world import world
 
 MOST, RESTARTS = 64, 3
+#: a worker; Ctrl-C while it still imports PyTorch ends it without a trace
+WORKER = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import runpy; "
+    "runpy.run_module('syngrad.cli.worker', run_name='__main__', alter_sys=True)"
+)
 #: options that say nothing to one process alone
 OPTIONS = ("place", "queue_depth", "message_dtype", "link_key", "restarts")
 
@@ -37,7 +42,7 @@ def start(options: dict[str, Any], resume: bool, settings: dict[str, Any]) -> in
 
     Settings(**settings)
 
-    command = [sys.executable, "-m", "syngrad.cli.worker", json.dumps([options, resume])]
+    command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
     try:
         restarts = RESTARTS if options["restarts"] is None else options["restarts"]
         launch(command, options["workers"], restarts=restarts, threads=options["threads"], say=_say_restart)

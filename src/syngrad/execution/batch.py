@@ -76,14 +76,19 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
     return Batch(args, kwargs, target, 1.0 / number, size)
 
 
-def finite(loss: Any, batch: Batch, where: str) -> Tensor:
-    """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault."""
+def finite(loss: Any, batch: Batch, where: str, *, sent: bool = False) -> Tensor:
+    """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault.
+
+    sent: whether the batch's input is what stages below have sent, and no data.
+    """
     value = scalar(loss).item()
     if math.isfinite(value):
         checked: Tensor = loss
         return checked
     part = first_nonfinite(batch)
     cause = f"the batch's {part} holds NaN or infinity" if part else "lower the learning rate or check the loss"
+    if part == "input" and sent:
+        cause = "what the stages below have sent holds NaN or infinity; check their data, or lower the learning rate"
     raise TrainingError(f"the loss is {value} {where}; {cause}")
 
 

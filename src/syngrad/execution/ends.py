@@ -156,7 +156,11 @@ class Above(End):
         """The message goes, with the minibatch's context; `where` its differentiable leaves stand in it."""
         training = kind != Kind.EVALUATE
         with self.trace.span("send" if training else "evaluate"):
-            body = [_packed(out, where, self.down), map_tensors(torch.Tensor.detach, context)]
+            # what is evaluated goes as it is, so that the metric is that of the model
+            body = [
+                _packed(out, where, self.down if training else "float32"),
+                map_tensors(torch.Tensor.detach, context),
+            ]
             self._send(Frame(kind, sent.step, sent.scale, sent.wanted, body), training)
         (self.outstanding if training else self.evaluating).append(sent)
         if self.early and training:
@@ -274,7 +278,7 @@ class Below(End):
     def message(self, frame: Frame, where: list[int], device: torch.device | None) -> tuple[Any, Any]:
         """(the message, its context) of a frame, on this process's device."""
         packed, context = frame.body
-        made = _unpacked(packed, where, self.down)
+        made = _unpacked(packed, where, "float32" if frame.kind == Kind.EVALUATE else self.down)
         return (made, context) if device is None else (to_device(made, device), to_device(context, device))
 
     def done(self, step: int, gradients: list[Tensor] | None = None) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
+from syngrad.execution.rendezvous import Loopback
 from syngrad.execution.reporting import ERROR_FILE, WORKER_FILE, Failure, cause, read_failure
 from syngrad.execution.scratch import scratch
 from syngrad.execution.workers import Workers
@@ -85,7 +86,7 @@ def launch(
     with scratch() as folder, _quiet():
         files = _Files(logs or folder, logs is not None, _environment(threads, environment))
         try:
-            rendezvous = get_rendezvous_handler(_parameters(node, run_id or uuid.uuid4().hex))
+            rendezvous = _rendezvous(node, run_id or uuid.uuid4().hex)
         except Exception as error:  # of many kinds, by what stands behind it
             raise LinkError(f"the launcher cannot open its store ({first_line(error)})") from error
         spec = WorkerSpec(
@@ -124,11 +125,12 @@ def _silent(line: str) -> None:
     """Nobody asked to be told."""
 
 
-def _parameters(node: Node | None, run_id: str) -> RendezvousParameters:
-    if node is None:  # a store of its own, on a port that the kernel chooses
-        return RendezvousParameters("c10d", "127.0.0.1:0", run_id, 1, 1, local_addr="127.0.0.1", is_host=True)
+def _rendezvous(node: Node | None, run_id: str) -> RendezvousHandler:
+    if node is None:
+        return Loopback(run_id)
     endpoint = f"[{node.address}]:{node.port}" if ":" in node.address else f"{node.address}:{node.port}"
-    return RendezvousParameters("static", endpoint, run_id, node.count, node.count, rank=node.rank, timeout=MEET_S)
+    given = RendezvousParameters("static", endpoint, run_id, node.count, node.count, rank=node.rank, timeout=MEET_S)
+    return get_rendezvous_handler(given)
 
 
 def _environment(threads: int, more: Mapping[str, str] | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from syngrad import errors
 from syngrad.errors import LinkError, SyngradError, first_line
+from syngrad.links.world import world
 
 #: where the launcher reads who a worker is
 WORKER_FILE = "SYNGRAD_WORKER_FILE"
@@ -35,10 +36,21 @@ def lasting(error: BaseException) -> bool:
     return isinstance(error, SyngradError) and not isinstance(error, LinkError)
 
 
+#: who this worker has said it is
+_who = ""
+
+
 def introduce(who: str) -> None:
     """Tell the launcher who this worker is, as in "stages '4' to '8'": it names it so, whatever ends it."""
+    global _who
+    _who = " ".join(who.split())
     if path := os.environ.get(WORKER_FILE):
-        _write(path, " ".join(who.split()))
+        _write(path, _who)
+
+
+def introduced() -> str:
+    """Who this worker is, as in "rank 1 (stages '4' to '8')", once it has said so; until then, nothing."""
+    return f"rank {world().rank} ({_who})" if _who else ""
 
 
 def report_failure(error: BaseException, for_good: bool | None = None) -> None:

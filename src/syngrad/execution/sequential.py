@@ -190,7 +190,7 @@ class Sequential:
             if isinstance(error, IndexError) and "out of bounds" in str(error):
                 hint = f"; a label is outside the model's {_classes(output)} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
-        checked = finite(loss, batch, f"at minibatch {self.count}")
+        checked = finite(loss, batch, f"at minibatch {self.count}", sent=self.ends.below is not None)
         if self.ends.below is not None:
             self.losses.append([self.count, checked.item()])
         return checked

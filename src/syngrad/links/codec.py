@@ -16,6 +16,8 @@ from syngrad.errors import LinkError
 
 _STEPS = 127
 _SMALLEST = torch.finfo(torch.float32).tiny
+#: the largest scale of which so many steps are still finite
+_LARGEST = torch.nextafter(torch.tensor(torch.finfo(torch.float32).max / _STEPS), torch.zeros(())).item()
 
 
 def pack(tensors: list[Tensor], how: str) -> list[Any]:
@@ -45,7 +47,7 @@ def _packed(tensor: Tensor, how: str) -> Any:
         rows = rows.view(1)
     # NaN and infinity win every maximum, and x·0 is NaN for both, and 0 for any other
     largest = rows.abs().amax(-1, keepdim=True)
-    scale = (largest / _STEPS).clamp_min_(_SMALLEST).add_(largest * 0)
+    scale = (largest / _STEPS).clamp_(_SMALLEST, _LARGEST).add_(largest * 0)
     steps = (rows / scale).round_().nan_to_num_(0.0).clamp_(-_STEPS, _STEPS).to(torch.int8)
     return [steps.view(tensor.shape), scale]
 

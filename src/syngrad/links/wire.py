@@ -21,8 +21,11 @@ HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
 HANDSHAKE_MS = 10_000
 #: seconds between two looks at the monitor where there is much else to do
 LOOK_S = 0.1
-#: bytes of one tensor: a larger part ends its connection before memory is taken for it
+#: bytes of one tensor
 LIMIT_BYTES = 1 << 32
+#: bytes of one part. A larger one ends its connection before memory is taken for it, also in a handshake, where nobody
+#: knows yet who it is; so tensors that are larger travel in pieces
+PIECE_BYTES = 1 << 25
 
 _ARRIVED = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -55,7 +58,7 @@ class Wire:
     def _open(self, kind: int, limit_bytes: int, heartbeat_ms: int, silence_ms: int) -> None:
         self.socket: zmq.Socket[bytes] = self._context.socket(kind)
         for option, value in (
-            (zmq.MAXMSGSIZE, limit_bytes),
+            (zmq.MAXMSGSIZE, min(limit_bytes, PIECE_BYTES)),
             # No limits on queued messages. Those under way are counted above (execution/ends.py), and nobody but the
             # peer is let in (door.py). A limit on sending would block a process in the middle of a send, or drop a
             # frame; one on receiving stops ZeroMQ from reading at all, the peer's signs of life included, and its

@@ -17,7 +17,8 @@ from syngrad.errors import LinkError, first_line
 from syngrad.links.key import Key
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import VERSION, decode, encode, session
-from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS, Wire
+from syngrad.links.pieces import pieces, together
+from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, PIECE_BYTES, SILENCE_MS, Wire
 
 #: milliseconds that the last frames get to leave when a link is closed
 LINGER_MS = 3_000
@@ -61,6 +62,8 @@ class ZeromqLink:
                 f"{max(sizes)} bytes in one tensor for {self.peer} are more than its link carries "
                 f"({self._wire.limit_bytes}); send smaller ones"
             )
+        if max(sizes) > PIECE_BYTES:
+            parts = pieces(parts, self.peer)
         try:
             if self._to is not None:
                 self._socket.send(self._to, _MORE)
@@ -130,9 +133,11 @@ class ZeromqLink:
             if self._to is not None and parts.pop(0).bytes != self._to:
                 self._wire.stranger()
                 continue
-            buffers = [part.buffer for part in parts]
+            buffers: list[Any] = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
+                if any(len(buffer) == PIECE_BYTES for buffer in buffers):
+                    buffers = together(buffers, self.peer)
                 frame = decode(buffers, self._due, self._token, self.peer)
             except LinkError as error:
                 self._lost = f"is not understood any more: {error}"
@@ -201,7 +206,8 @@ class Listener:
         others, refused = (self._others, wire.refusals + away) if self._keyed else (self._others + away, wire.refusals)
         said = [f"{others} of another run or attempt did"] if others else []
         if refused:
-            said.append(f"{refused} were refused: the key of all processes must be the same")
+            hint = "" if self._keyed else ", and there is none here"
+            said.append(f"{refused} were refused: the key of all processes must be the same{hint}")
         raise LinkError(
             f"{self._peer} has not connected to {self.address} within {timeout_s:g} s"
             + (f" ({'; '.join(said)})" if said else "")

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from syngrad.compare.contenders import Observer, Silent
+from syngrad import metrics
+from syngrad.compare.contenders import Observer, Silent, readable
 from syngrad.compare.network import Host, emulated, parse_link
 from syngrad.compare.rivals import Plan, parse_rival, run_rival
 from syngrad.compare.rivals.names import RIVALS
@@ -96,12 +97,18 @@ class Processes:
                         row = self._row(label, seed, hosts)
                     except SyngradError as error:
                         failures.append(error)
-                        row = Row(*_named(label), seed, status=f"failed: {error}")
+                        row = self._failed(label, seed, error)
                     self.rows.append(row)
                     self.observer.advance()
         if failures and not any(row.ok for row in self.rows):
             raise failures[0]
         return self.rows
+
+    def _failed(self, label: str, seed: int, error: SyngradError) -> Row:
+        resolved = metrics.resolve(self.experiment.metric)
+        name = readable(resolved[0]) if resolved else "loss"
+        better = metrics.higher_is_better(resolved)
+        return Row(*_named(label), seed, status=f"failed: {error}", metric=name, higher_is_better=better)
 
     def _row(self, label: str, seed: int, hosts: Sequence[Host] | None) -> Row:
         made = self._rival(label, seed, hosts) if _kind(label) in KINDS else self._ours(label, seed, hosts)

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch."""
+    """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch.
+
+    whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and
+    `on_epoch` are called: the model, its optimisers, the samples of quality. It is brought together each time; a
+    callback that looks at none of it spares that with `whole = False`. In `on_step` it is never together.
+    """
+
+    whole: bool = True
 
     def on_start(self, trainer: Trainer) -> None:
         """`fit` begins, or goes on from a checkpoint."""
@@ -36,7 +43,7 @@ class Callback:
         """An epoch is over, validated and scheduled."""
 
     def on_end(self, trainer: Trainer) -> None:
-        """`fit` ends, also by an error."""
+        """`fit` ends, also by an error; the model is whole unless by one."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, plain data and tensors."""
@@ -55,6 +62,8 @@ class EarlyStopping(Callback):
 
     Raises ConfigError for a patience that is no count, and a metric of which nobody says which way is better.
     """
+
+    whole = False
 
     def __init__(
         self, patience: int = 5, least: float = 0.0, metric: str | None = None, higher_is_better: bool | None = None

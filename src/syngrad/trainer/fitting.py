@@ -44,13 +44,14 @@ def check(trainer: Trainer) -> None:
     refused = {
         "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
         "autocast='float16'": configuration["autocast"] == "float16",
+        "replay=": trainer.replaying,
     }
     instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
     for option, given in refused.items():
         if given:
             raise ConfigError(
-                f"{option} needs all stages in one process, and there are several; use {instead[option]}, or run it in "
-                "one"
+                f"{option} needs all stages in one process, and there are several; "
+                + (f"use {instead[option]}, or run it in one" if option in instead else "run it in one")
             )
 
 

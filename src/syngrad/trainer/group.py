@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from syngrad.errors import ConfigError, SyngradError, first_line
+from syngrad.errors import SyngradError, first_line
 from syngrad.execution.asynchronous import Process, lasts, raised
 from syngrad.execution.ends import RemoteError
 from syngrad.execution.joining import Layout, connect
-from syngrad.execution.reporting import introduce, report_failure
+from syngrad.execution.reporting import introduce, lasting, report_failure
 from syngrad.execution.trace import Trace
 from syngrad.links.meeting import Meeting
 from syngrad.links.world import World
@@ -122,7 +122,7 @@ class Group:
             self.process.fail(error)
         else:
             text = str(error) if isinstance(error, SyngradError) else first_line(error)
-            self.meeting.fail(text, for_good=isinstance(error, ConfigError))
+            self.meeting.fail(text, for_good=lasting(error))
 
     def close(self) -> None:
         """Leave: the links, the meeting, and an execution that runs all stages again."""

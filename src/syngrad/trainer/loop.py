@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ class Run:
         self._advance: Callable[[str], None] = lambda text: None
         #: where in the data this call begins, once it is known
         self.origin: dict[str, Any] = {}
+        self._whole = False
 
     def go(self) -> History:
         """Train until the epochs are done or somebody says stop."""
@@ -100,8 +101,11 @@ class Run:
                 self._epoch(advance)
             if trainer.stopped:
                 self._flush()
-        if self.team is not None and self.team.begun:
-            self.team.gather()
+            if self.team is not None:
+                if not self.team.begun and trainer.execution is not None:  # all was done before; the others are told
+                    self.team.begin(self.origin)
+                if self.team.begun:
+                    self.team.gather()
         self._summarise()
         if self.team is not None:
             self.team.finish(self.history.to_dict())
@@ -172,8 +176,9 @@ class Run:
         return now + max(min(left), 1)
 
     def _take_losses(self) -> None:
-        for loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
-            self._tell(torch.tensor(loss, dtype=torch.float64), weight, size, self._advance)
+        for count, loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
+            with self.trainer.as_of(count):
+                self._tell(torch.tensor(loss, dtype=torch.float64), weight, size, self._advance)
 
     def _tell(self, loss: torch.Tensor, weight: float, size: int, advance: Callable[[str], None]) -> None:
         self.partial.add(loss.item(), weight, size)
@@ -226,6 +231,11 @@ class Run:
 
     def _close(self, number: int) -> None:
         """After an epoch's last minibatch."""
+        heard = [each for each in (self.plan.on_epoch, *self.plan.callbacks) if each is not None]
+        with self._shown(heard):
+            self._conclude(number)
+
+    def _conclude(self, number: int) -> None:
         trainer, plan, partial = self.trainer, self.plan, self.partial
         trainer.epochs_done = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -250,9 +260,20 @@ class Run:
         on = self.trainer if self.team is None else self.team
         metrics = on.evaluate(self.plan.validate)
         self.history.points.append((epoch, self.trainer.train_s, metrics))
-        for callback in self.plan.callbacks:
-            callback.on_validate(self.trainer, epoch, metrics)
+        with self._shown(self.plan.callbacks):
+            for callback in self.plan.callbacks:
+                callback.on_validate(self.trainer, epoch, metrics)
         return metrics
+
+    @contextmanager
+    def _shown(self, listeners: Sequence[Any]) -> Iterator[None]:
+        """Inside it the Trainer is whole, where one of these wants to see it: see :class:`Callback`."""
+        wanted = any(getattr(each, "whole", True) for each in listeners)
+        before = self.team.options(None) if self.team is not None and listeners else None
+        with self._gathered() if wanted else nullcontext():
+            yield
+        if self.team is not None and listeners:
+            self.team.options(before)
 
     def _tick(self) -> None:
         self._since = time.perf_counter()
@@ -286,13 +307,15 @@ class Run:
     @contextmanager
     def _gathered(self) -> Iterator[None]:
         """Inside it this process's Trainer holds what all of them have trained; how it ends does not matter."""
-        if self.team is None or not self.team.begun:
+        if self.team is None or not self.team.begun or self._whole:
             yield
             return
         self.team.gather()
+        self._whole = True
         try:
             yield
         finally:
+            self._whole = False
             self.team.release()
 
     def _state(self) -> dict[str, Any]:

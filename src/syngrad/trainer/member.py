@@ -32,6 +32,7 @@ class Member(Group):
 
     def __init__(self, trainer: Trainer, place: World, loader: Iterable[Any]) -> None:
         super().__init__(trainer, place)
+        trainer.following = True
         self.data = Place(loader)
         self.evaluation: Evaluation | None = None
         self.history: dict[str, Any] | None = None
@@ -81,6 +82,7 @@ class Member(Group):
             "settle": self._settle,
             "state": self._state,
             "epoch": self._epoch,
+            "options": lambda given: parts.put_options(trainer, given),
             "flush": lambda _: trainer.flush(),
             "evaluating": evaluation.begin,
             "evaluated": evaluation.end,

@@ -42,7 +42,7 @@ def take(trainer: Trainer, span: Span) -> dict[str, Any]:
             dict(stage.interface.state_dict()) if stage.interface is not None else {} for stage in trainer.stages[lo:hi]
         ],
         "moments": [_moments(trainer, parameter) for parameter in parameters(trainer, span)],
-        "options": [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers],
+        "options": options(trainer),
         "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
         "randomness": [stage.randomness.save() for stage in trainer.stages[lo:hi]],
         "execution": {name: whole[name] for name in ("count", "next_sample", "generator", "precision")},
@@ -55,6 +55,8 @@ def take(trainer: Trainer, span: Span) -> dict[str, Any]:
         "record": [[i, list(record.applied[i].items())] for i in recorded(trainer, span)] if record is not None else [],
         "guard": {key: {n: kept[n] for n in names if n in kept} for key, kept in guard.items()},
         "quality": [quality.state_dict() for quality in trainer.quality[lo:hi]],
+        "extras": extras(trainer, span),
+        "loss": dict(trainer.loss.state_dict()) if isinstance(trainer.loss, nn.Module) and atop(trainer, span) else {},
     }
 
 
@@ -99,6 +101,10 @@ def put(trainer: Trainer, part: dict[str, Any]) -> None:
             getattr(trainer.guard, key).update(kept)
     for quality, saved in zip(trainer.quality[lo:hi], part["quality"], strict=True):
         quality.load_state_dict(saved)
+    for name, value in part["extras"].items():
+        trainer.model.get_submodule(name).set_extra_state(value)
+    if isinstance(trainer.loss, nn.Module) and atop(trainer, (lo, hi)):
+        trainer.loss.load_state_dict(part["loss"])
 
 
 def put_common(trainer: Trainer, part: dict[str, Any]) -> None:
@@ -110,9 +116,24 @@ def put_common(trainer: Trainer, part: dict[str, Any]) -> None:
     execution.precision.load_state_dict(common["precision"])
     for scheduler, saved in zip(trainer.schedulers, part["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
-    for optimizer, groups in zip(trainer.optimizers, part["options"], strict=True):
-        for group, options in zip(optimizer.param_groups, groups, strict=True):
-            group.update(options)
+    put_options(trainer, part["options"])
+
+
+def options(trainer: Trainer) -> dict[str, Any]:
+    """The groups' options as they stand, and which weights are trained: a callback may change both."""
+    return {
+        "groups": [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers],
+        "trained": [p.requires_grad for p in trainer.model.parameters()],
+    }
+
+
+def put_options(trainer: Trainer, given: dict[str, Any]) -> None:
+    """Take them over."""
+    for optimizer, groups in zip(trainer.optimizers, given["groups"], strict=True):
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update(own)
+    for parameter, trained in zip(trainer.model.parameters(), given["trained"], strict=True):
+        parameter.requires_grad_(trained)
 
 
 def release(trainer: Trainer, span: Span) -> None:
@@ -128,6 +149,21 @@ def release(trainer: Trainer, span: Span) -> None:
                 execution.pending[index] = deque()
             if execution.delayed is not None:
                 execution.delayed.lines[index] = Line()
+
+
+def extras(trainer: Trainer, span: Span) -> dict[str, Any]:
+    """The extra state of those modules of these stages that have one, by the modules' names."""
+    inside = {id(module) for stage in trainer.stages[span[0] : span[1]] for module in stage.segment.modules()}
+    return {
+        name: module.get_extra_state()
+        for name, module in trainer.model.named_modules()
+        if id(module) in inside and type(module).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def atop(trainer: Trainer, span: Span) -> bool:
+    """Whether the last stage is among them, and with it the loss."""
+    return span[1] == len(trainer.stages)
 
 
 def recorded(trainer: Trainer, span: Span) -> list[int]:

@@ -71,6 +71,7 @@ class Team(Group):
         others = [parts.take(trainer, span) for span in self.layout.spans[1:]]
         self.process.order("load", [{"part": part, "train_s": trainer.train_s, "place": place} for part in others])
         self.allowed = trainer.minibatches
+        trainer.divided = True
         parts.release(trainer, self.span)
         parts.running(trainer).expect()
 
@@ -111,8 +112,8 @@ class Team(Group):
         """A minibatch is on its way."""
         self.waiting.append((self.trainer.minibatches - 1, weight, size))
 
-    def losses(self) -> list[tuple[float, float, int]]:
-        """(loss, what it averages over, samples) of every minibatch whose loss has come since the last call."""
+    def losses(self) -> list[tuple[int, float, float, int]]:
+        """(minibatches with it, loss, what it averages over, samples) for every loss that has come since."""
         above = self._above()
         found, above.losses = above.losses, []
         told = []
@@ -123,7 +124,7 @@ class Team(Group):
             expected, weight, size = self.waiting.popleft()
             if step != expected:
                 raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
-            told.append((loss, weight, size))
+            told.append((expected + 1, loss, weight, size))
         return told
 
     def settle(self) -> None:
@@ -145,15 +146,26 @@ class Team(Group):
         for part in found:
             parts.put(self.trainer, part)
         self.told = [self.report(), *(part["process"] for part in found)]
+        self.trainer.divided = False
 
     def release(self) -> None:
         """Give up what of it others hold."""
+        self.trainer.divided = True
         parts.release(self.trainer, self.span)
 
     def scheduled(self, loss: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
         assert self.process is not None
         self.process.order("epoch", loss)
+
+    def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What a callback may change of optimisers and weights; where it has since `before`, all others do the same."""
+        if self.process is None:
+            return None
+        now = parts.options(self.trainer)
+        if before is not None and before != now:
+            self.process.order("options", now)
+        return now
 
     def flush(self) -> None:
         """Let all minibatches in flight end."""

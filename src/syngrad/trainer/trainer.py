@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from syngrad.quality import Quality
 from syngrad.stage import Stage
 from syngrad.trainer import binding, options, state
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.configuration import configuration
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.fitting import fit
 from syngrad.trainer.parameters import check_loss, check_model
@@ -182,6 +184,11 @@ class Trainer:
         self.epochs_done = 0
         #: whether somebody has asked `fit` to end
         self.stopped = False
+        #: whether parts of the model are trained by other processes just now, so that those here are out of date
+        self.divided = False
+        #: whether it has trained stages for another process, which then holds the whole
+        self.following = False
+        self._as_of: int | None = None
         #: (what the loss averages over, samples) of the last minibatch
         self.last = (0.0, 0)
         #: the minibatch it was bound with, kept where the stages' costs may have to be measured on it
@@ -203,8 +210,24 @@ class Trainer:
 
     @property
     def minibatches(self) -> int:
-        """How many minibatches it has trained on."""
+        """How many minibatches it has trained on; while a callback hears of one of them, up to that one."""
+        if self._as_of is not None:
+            return self._as_of
         return self.execution.count if self.execution is not None else 0
+
+    @contextmanager
+    def as_of(self, count: int) -> Iterator[None]:
+        """Inside it so many minibatches count: over several processes a loss comes when others are on their way."""
+        self._as_of = count
+        try:
+            yield
+        finally:
+            self._as_of = None
+
+    @property
+    def replaying(self) -> bool:
+        """Whether it follows a record step by step."""
+        return self._replay is not None
 
     @property
     def guarded(self) -> dict[str, int]:
@@ -221,34 +244,7 @@ class Trainer:
 
     def configuration(self) -> dict[str, Any]:
         """Every option, as plain data; functions and modules by their names."""
-        policy, clipping = self.policy, self._clipping
-        return {
-            "method": str(self.method),
-            "estimator": options.named(self.estimator) if self.method.estimates else None,
-            "loss": options.named(self.loss),
-            "metric": self.metric[0] if self.metric is not None else None,
-            "optimizer": options.named(self._factory),
-            "optimizer_scope": self._scope,
-            "estimator_lr": self._estimator_lr,
-            "groups": {pattern: dict(options) for pattern, options in self._groups.items()},
-            "freeze": self._freeze,
-            "scheduler": options.named(self._scheduler_factory),
-            "scheduler_every": self.scheduler_every,
-            "clip_norm": clipping.norm if clipping is not None else None,
-            "clip_scope": clipping.scope if clipping is not None else "stage",
-            "guard": self.guard.bound if self.guard is not None else None,
-            "feedback": policy.feedback,
-            "feedback_every": self._feedback_every,
-            "feedback_delay": policy.feedback_delay,
-            "inputs": options.named(self.inputs),
-            "update_probability": policy.update_probability,
-            "warmup": policy.warmup,
-            "seed": self.seed,
-            "device": str(self.device) if self.device is not None else None,
-            "autocast": str(self.precision.dtype).removeprefix("torch.") if self.precision.dtype is not None else None,
-            "quality_every": self.quality_every,
-            "true_every": self.true_every,
-        }
+        return configuration(self)
 
     def bind(self, batch: Any) -> None:
         """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
@@ -268,6 +264,7 @@ class Trainer:
 
     def whole(self) -> None:
         """From now on all stages run in this process: a run over several is over."""
+        self.divided = False
         if self.execution is not None:
             self.execution.attach(Ends(0, len(self.stages)))
             self.execution.probe = binding.probe(self)
@@ -343,8 +340,14 @@ class Trainer:
     def save(self, folder: str | Path, keep: int = 2) -> Path:
         """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.
 
+        After a `fit` over several processes, process 0 has everything and writes; in any other it does nothing, and
+        returns the folder.
+
         Raises CheckpointError for what cannot be saved or written; what was there is untouched then.
         """
+        self._check_whole("saved")
+        if self.following:
+            return Path(folder)
         written: Path = state.write(self, folder, keep)
         return written
 
@@ -355,6 +358,13 @@ class Trainer:
         """
         model, saved = checkpoint.load(path)
         state.restore(self, model, saved, str(path))
+
+    def _check_whole(self, what: str) -> None:
+        if self.divided:
+            raise TrainingError(
+                f"the model cannot be {what} here: other processes train parts of it; in a callback do that in "
+                "on_validate or on_epoch, where it is whole"
+            )
 
     def _check_parameters(self) -> None:
         if self.stages:
@@ -377,6 +387,7 @@ class Trainer:
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Mean loss and metric over a loader, with the user's own model in evaluation mode; nothing is changed."""
+        self._check_whole("evaluated")
         self.to_device()
         return evaluate(self.model, loader, self.read, self.loss, self.metric, self.precision)
 
