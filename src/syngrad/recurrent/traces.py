@@ -82,8 +82,8 @@ class Traces:
         self.features = features
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, copied: a trace changes in place."""
-        return {"features": self.features, "held": None if self.held is None else self.held.clone()}
+        """The tensors themselves, which change in place."""
+        return {"features": self.features, "held": self.held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.
