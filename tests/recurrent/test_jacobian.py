@@ -9,9 +9,10 @@ import torch
 from tests.recurrent.stepwise import CORES, IN, N, data, made, samples
 from torch import Tensor, nn
 
+from syngrad.errors import MessageError
 from syngrad.recurrent import jacobian as module
 from syngrad.recurrent.core import Core
-from syngrad.recurrent.jacobian import Jacobian
+from syngrad.recurrent.jacobian import Jacobian, unfused
 from syngrad.recurrent.state import layout
 
 
@@ -82,3 +83,24 @@ def test_a_state_that_depends_on_nothing_has_a_jacobian_of_zeros() -> None:
     constant = [torch.zeros_like(leaf) for leaf in after]
     assert torch.equal(jacobian(constant, before), torch.zeros(N, 3, 3, dtype=torch.float64))
     assert torch.equal(jacobian([leaf.requires_grad_() for leaf in constant], before), torch.zeros(N, 3, 3).double())
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_in_float32_too(name: str) -> None:
+    core, _, first = made(name)
+    wished = step(core, data(first)[0])
+    wished = wished[0](wished[1], wished[2])
+    with unfused():
+        jacobian, after, before, _ = step(core.float(), data(first)[0].float())
+    found = jacobian(after, before)
+    assert jacobian.batched
+    torch.testing.assert_close(found.double(), wished, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_kernels_come_back() -> None:
+    was = torch.backends.mkldnn.enabled
+    with unfused():
+        assert torch.backends.mkldnn.enabled is False
+    with pytest.raises(MessageError), unfused():
+        raise MessageError("for instance")
+    assert torch.backends.mkldnn.enabled == was

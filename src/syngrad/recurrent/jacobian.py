@@ -7,6 +7,9 @@ fused layers of PyTorch, its cells, modules of the user's own. Where a core's ba
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,22 @@ from syngrad.recurrent.state import Layout
 
 #: rows that go back at once; bounds the memory of a step's backward at so many times a plain one
 ROWS = 64
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Inside it, on a CPU, `nn.LSTM` runs as operations whose backward can be batched.
+
+    oneDNN's fused backward takes one row at a time, which costs many times as much; forwards, over one step, the two
+    cost about the same.
+    """
+    backend = torch.backends.mkldnn
+    was = backend.enabled
+    backend.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        backend.enabled = was
 
 
 class Jacobian:

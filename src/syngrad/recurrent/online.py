@@ -91,7 +91,9 @@ class OnlineBPLambda:
     :class:`Traceable` of your own. For a state of F numbers a sample `linear` keeps F·F·(F+1) of them a sample, F·F·17
     are kept for rank 16, F·16·17 for 16 outputs too; a step multiplies F times as many.
     lam: λ in [0, 1]; 0 keeps no trace. gamma: γ, the discount of what is a step further away.
-    inject: factor of the estimate where it enters the core, a number or a function of the steps trained so far.
+    inject: factor of the estimate where it enters the core, a number or a function of the steps trained so far. Where
+    the loss falls at first and then stays high, the core follows errors of the estimator: give a smaller factor (0.3),
+    or a smaller estimator_lr (0.2).
     update: weights move at every "step", or at the end of every "call" of step() or run() by the mean over its steps.
     trace_limit: bytes that the traces may take. classes: number of labels where the context is labels.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from syngrad.estimators.base import add_grad
 from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
+from syngrad.recurrent.jacobian import unfused
 from syngrad.recurrent.traceable import Traceable
 from syngrad.recurrent.window import Window, begin, either, restarted
 
@@ -28,7 +30,8 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
     with run.parts.stage.randomness.swapped():
         if window.reset is not None and bool(window.reset.any()):
             state = restarted(run, state, window.reset)
-        outputs, state = core.run(window.inputs, state)
+        with unfused() if traces is not None and traces.decay > 0 else nullcontext():
+            outputs, state = core.run(window.inputs, state)
         loss = torch.zeros((), device=run.device)
         if count > 0:
             made = run.loss(outputs if run.readout is None else run.readout(outputs), window.targets)
