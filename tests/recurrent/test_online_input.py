@@ -65,6 +65,7 @@ def use(online: OnlineBPLambda, **given: Any) -> None:
         ({"loss": lambda o, y: o.mean() * float("nan")}, {}, "the loss is nan at step 0"),
         ({}, {"lengths": [1, 9]}, "lengths must be 2 whole numbers from 1 to 5"),
         ({}, {"context": torch.zeros(N, STEPS, dtype=torch.int64)}, "give classes="),
+        ({}, {"context": torch.zeros(N)}, r"context must be \(n, t, …\) with 5 steps as the inputs have, got \(2,\)"),
         ({"groups": {"nothing": {"lr": 1.0}}}, {}, "no parameter of the model matches 'nothing'"),
     ],
 )
@@ -122,6 +123,11 @@ def test_steps_that_do_not_fit() -> None:
         online.step(inputs, targets, reset=torch.zeros(N))
     with pytest.raises(MessageError, match=r"ends must be of bool and of shape \(2,\) or \(2, 5\)"):
         online.step(inputs, targets, ends=torch.zeros(N, 2, dtype=torch.bool))
+    for labels in (targets[:, 0], targets[:, :3]):
+        with pytest.raises(MessageError, match="targets must be"):
+            online.step(inputs, labels)
+        with pytest.raises(MessageError, match="targets must be"):
+            online.run(inputs, labels)
     with pytest.raises(MessageError, match="inputs must be"):
         online.step(torch.zeros(3), targets)
 

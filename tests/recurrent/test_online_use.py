@@ -251,3 +251,28 @@ def test_the_quality_of_estimates_is_sampled() -> None:
         online.run(*data(True, steps=8))
     assert len(online.quality.history) > 4
     assert online.quality.summary()["cut"] == "state"
+
+
+class Words(nn.Module):
+    """Tokens in, a layer inside, and a dropout that must not be left on or off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(9, IN), nn.Dropout(0.5)
+        self.core = nn.LSTM(IN, CLASSES, batch_first=True)
+
+    def forward(self, inputs: Tensor, state: Any) -> Any:
+        return self.core(self.drop(self.embed(inputs)), state)
+
+
+def test_tokens_go_through_a_core_of_ones_own() -> None:
+    core = Words()
+    core.drop.eval()
+    online = OnlineBPLambda(core, "low_rank(rank=3)", optimizer=adam)
+    tokens = torch.arange(12).view(2, 6) % 9
+    losses = [online.run(tokens, tokens % CLASSES).item() for _ in range(60)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert online.evaluate(tokens, tokens % CLASSES) < losses[0]
+    assert core.training
+    assert core.core.training
+    assert not core.drop.training

@@ -60,7 +60,7 @@ from syngrad.interface import Interface
 from syngrad.quality import Quality
 from syngrad.recurrent import online_saving
 from syngrad.recurrent.auxiliary import Auxiliary
-from syngrad.recurrent.checks import check_factor, check_least, check_rows
+from syngrad.recurrent.checks import check_factor, check_least, check_rows, check_time
 from syngrad.recurrent.core import Core
 from syngrad.recurrent.evaluating import evaluate
 from syngrad.recurrent.jacobian import Jacobian
@@ -221,6 +221,7 @@ class OnlineBPLambda:
         n, steps = self.core.size(inputs), self.core.steps(inputs)
         reset = check_rows("reset", reset, n, self.device, steps)
         ends = check_rows("ends", ends, n, self.device, steps)
+        self._check_time(targets, context, steps)
         return self._learn(self._steps(inputs, targets, context, reset, ends))
 
     def run(self, inputs: Any, targets: Any, lengths: Any = None, *, context: Any = None) -> Tensor:
@@ -232,6 +233,7 @@ class OnlineBPLambda:
         Returns the mean loss, detached.
         """
         inputs, targets, context = (to_device(each, self.device) for each in (inputs, targets, context))
+        self._check_time(targets, context, self.core.steps(inputs))
         self.restart()
         loss = self._learn(windows(self, inputs, targets, lengths, context))
         self.restart()
@@ -287,6 +289,10 @@ class OnlineBPLambda:
                 fresh,
                 _at(ends, k, steps - 1),
             )
+
+    def _check_time(self, targets: Any, context: Any, steps: int) -> None:
+        check_time("targets", targets, self.core.time, steps)
+        check_time("context", context, self.core.time, steps)
 
     def _bind(self, inputs: Any, context: Any) -> None:
         if self._parts is None:
