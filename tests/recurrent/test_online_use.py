@@ -12,7 +12,7 @@ from tests.recurrent.stepwise import CLASSES, HIDDEN, IN, STEPS, N, data, made, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from syngrad.recurrent import OnlineBPLambda, Traceable
+from syngrad.recurrent import OnlineBPLambda, Traceable, traces
 
 
 def trainer(name: str = "gru", estimator: Any = "linear", **options: Any) -> OnlineBPLambda:
@@ -251,6 +251,17 @@ def test_the_quality_of_estimates_is_sampled() -> None:
         online.run(*data(True, steps=8))
     assert len(online.quality.history) > 4
     assert online.quality.summary()["cut"] == "state"
+
+
+def test_traces_move_on_some_samples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for scratch in (traces.SCRATCH, 2 * HIDDEN * HIDDEN * (HIDDEN + 1)):
+        monkeypatch.setattr(traces, "SCRATCH", scratch)
+        online = trainer()
+        for _ in range(2):  # the second time in the room of the first
+            online.run(*data(True, n=5))
+        found.append(weights(online))
+    same(*found)
 
 
 class Words(nn.Module):

@@ -25,7 +25,7 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
     n = core.size(window.inputs)
     count = run.count_losses(window.targets, n)
     if run.state is None and traces is not None:
-        traces.check(n)
+        traces.prepare(n)
     state, came = begin(run, n, traces is not None)
     with run.parts.stage.randomness.swapped():
         if window.reset is not None and bool(window.reset.any()):
@@ -44,14 +44,16 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
     features, estimate = None, torch.zeros_like(vector)
     if isinstance(estimator, Traceable):
         features = estimator.features(vector, window.contexts[-1])
-        estimate = estimator.predict(features).detach().to(vector.dtype)
+        with torch.no_grad():
+            estimate = estimator.predict(features).to(vector.dtype)
         if gone is not None:
             estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
     received, jacobian = back(run, loss, count / n, leaves, estimate, came, n)
 
     if traces is not None and isinstance(estimator, Traceable) and traces.features is not None:
         assert received is not None
-        before = estimator.predict(traces.features).detach()
+        with torch.no_grad():
+            before = estimator.predict(traces.features)
         delta = received.to(before.dtype) - before
         add_grad(estimator.weight, traces.gradient(delta).mul_(-2.0 / n))
         if run.quality_every and run.count % run.quality_every == run.quality_every - 1:

@@ -32,6 +32,8 @@ class Traces:
         self.features: Tensor | None = None
         #: e, (n, F, q·k), None where the decay is 0 or nothing has begun
         self.held: Tensor | None = None
+        # room for e, kept from one sequence to the next, and for a part of it while it moves on
+        self._room: Tensor | None = None
         self._scratch: Tensor | None = None
         self._warned = False
 
@@ -39,14 +41,25 @@ class Traces:
         """Begin new sequences."""
         self.features = self.held = None
 
-    def check(self, n: int) -> None:
-        """Refuse traces of so many samples where they would not fit.
+    def prepare(self, n: int) -> None:
+        """Make room for the traces of so many samples.
 
-        Raises ConfigError naming the memory and what to do.
+        Raises ConfigError naming the memory where they would not fit, and what to do.
         """
         weight, basis = self.estimator.weight, self.estimator.basis
+        wanted = (n, self._state, weight.numel())
+        if self.decay == 0.0 or (self._room is not None and self._room.shape == wanted):
+            return
         size = n * self._state * weight.numel() * weight.element_size()
-        if self.decay == 0.0 or size <= self.limit:
+        self._room = None
+        if size <= self.limit:
+            try:
+                self._room = weight.new_empty(wanted)
+            except (RuntimeError, MemoryError) as error:
+                raise TrainingError(
+                    f"there is no memory for traces of {n} × {self._state} × {weight.numel()} numbers; use "
+                    "'low_rank(rank=16)', a smaller batch, or lam=0"
+                ) from error
             return
         shorter = "fewer outputs" if basis is not None else "'low_rank(rank=16)' or 'low_rank(rank=16, outputs=16)'"
         shape = " × ".join(map(str, (self._state, *weight.shape)))
@@ -77,7 +90,12 @@ class Traces:
         if gone is not None:
             features = features.masked_fill(gone.unsqueeze(1), 0.0)
         if self.decay > 0.0:
-            self._move(jacobian, features.shape[0], gone)
+            if self.held is None or jacobian is None:
+                self.prepare(features.shape[0])
+                assert self._room is not None
+                self.held = self._room.zero_()
+            else:
+                self._move(self.held, jacobian, gone)
             self._add(features)
         self.features = features
 
@@ -109,32 +127,18 @@ class Traces:
         assert self.held is not None
         return delta.reshape(1, -1) @ self.held.view(delta.numel(), -1)
 
-    def _move(self, jacobian: Tensor | None, n: int, gone: Tensor | None) -> None:
-        if self.held is None or jacobian is None:
-            self.check(n)
-            weight = self.estimator.weight
-            try:
-                self.held = weight.new_zeros(n, self._state, weight.numel())
-            except (RuntimeError, MemoryError) as error:
-                raise TrainingError(
-                    f"there is no memory for traces of {n} × {self._state} × {weight.numel()} numbers; use "
-                    "'low_rank(rank=16)', a smaller batch, or lam=0"
-                ) from error
-            return
-        steps = jacobian.to(self.held.dtype) * self.decay
+    def _move(self, held: Tensor, jacobian: Tensor, gone: Tensor | None) -> None:
+        """d·J·e, in place and some samples at a time."""
+        steps = jacobian.to(held.dtype) * self.decay
         if gone is not None:
-            self.held[gone] = 0.0
-        some = max(1, SCRATCH // self.held[0].numel())
-        for start in range(0, n, some):
-            part = self.held[start : start + some]
-            if (
-                self._scratch is None
-                or self._scratch.shape[0] < part.shape[0]
-                or self._scratch.shape[1:] != part.shape[1:]
-            ):
-                self._scratch = torch.empty_like(part)
-            moved = torch.bmm(steps[start : start + some], part, out=self._scratch[: part.shape[0]])
-            part.copy_(moved)
+            held[gone] = 0.0
+        some = max(1, SCRATCH // held[0].numel())
+        first = held[:some]
+        if self._scratch is None or self._scratch.shape != first.shape:
+            self._scratch = torch.empty_like(first)
+        for start in range(0, held.shape[0], some):
+            part = held[start : start + some]
+            part.copy_(torch.bmm(steps[start : start + some], part, out=self._scratch[: part.shape[0]]))
 
     def _add(self, features: Tensor) -> None:
         """Plus B ⊗ φ."""
