@@ -9,38 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.recurrent.small import CLASSES, HIDDEN, IN, STEPS, Own, alike, data, sgd, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
-
-N, STEPS, IN, HIDDEN, CLASSES = 3, 12, 4, 5, 6
-
-
-def sgd(params: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(params, 0.1)
-
-
-class Own(nn.Module):
-    """A core with a nested state and a counter that belongs to the whole batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.over = nn.Linear(IN, HIDDEN), nn.Linear(HIDDEN, HIDDEN, bias=False)
-
-    def forward(self, inputs: Tensor, state: Any) -> Any:
-        if state is None:
-            zero = inputs.new_zeros(len(inputs), HIDDEN)
-            state = {"h": zero, "more": [zero, torch.zeros((), dtype=torch.int64)]}
-        h, (slow, count) = state["h"], state["more"]
-        outputs = []
-        for x in inputs.unbind(1):
-            h = torch.tanh(self.into(x) + self.over(h) + 0.5 * slow)
-            slow = 0.9 * slow + 0.1 * h
-            outputs.append(h)
-            count = count + 1
-        return torch.stack(outputs, 1), {"h": h, "more": [slow, count]}
-
+from syngrad.tree import map_tensors
 
 CORES: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: nn.LSTM(IN, HIDDEN),
@@ -61,10 +35,8 @@ def made(name: str) -> tuple[nn.Module, nn.Module, bool]:
     return core, readout, first
 
 
-def data(first: bool, n: int = N, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(n, steps, IN, generator=generator, dtype=torch.float64)
-    targets = torch.randint(CLASSES, (n, steps), generator=generator)
+def batch(first: bool) -> tuple[Tensor, Tensor]:
+    inputs, targets = data()
     return (inputs, targets) if first else (inputs.transpose(0, 1).contiguous(), targets.t().contiguous())
 
 
@@ -72,7 +44,7 @@ def naive(core: nn.Module, readout: nn.Module, first: bool, window: int, rounds:
     """What one writes by hand."""
     parameters = [*core.parameters(), *readout.parameters()]
     optimizer = sgd(parameters)
-    inputs, targets = data(first)
+    inputs, targets = batch(first)
     time = int(first)
     for _ in range(rounds):
         state: Any = None
@@ -89,8 +61,8 @@ def naive(core: nn.Module, readout: nn.Module, first: bool, window: int, rounds:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            state = syngrad.tree.map_tensors(Tensor.detach, state)
-    return [p.detach().clone() for p in parameters]
+            state = map_tensors(Tensor.detach, state)
+    return weights(core, readout)
 
 
 @pytest.mark.parametrize("window", [1, 4, 5, STEPS])
@@ -100,8 +72,7 @@ def test_without_an_estimate_it_is_truncated_back_propagation(name: str, window:
     expected = naive(core, readout, first, window, rounds=3)
     core, readout, first = made(name)
     bptt = syngrad.TruncatedBPTT(core, "zero", window, readout=readout, optimizer=sgd, guard=None)
-    inputs, targets = data(first)
+    inputs, targets = batch(first)
     for _ in range(3):
         bptt.run(inputs, targets)
-    for p, q in zip([*core.parameters(), *readout.parameters()], expected, strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
+    alike(weights(core, readout), expected)

@@ -11,7 +11,7 @@ from syngrad.errors import ConfigError
 
 
 def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
-    """Mean cross-entropy of (…, classes) scores against (…) labels, of which −100 do not count."""
+    """Mean cross-entropy of (…, classes) scores against (…) labels, of which −100 do not count; 0 where none does."""
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.shape[:-1] != targets.shape:
         got = " and ".join(
             str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in (outputs, targets)
@@ -22,7 +22,8 @@ def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
         )
     if targets.is_floating_point():
         raise ConfigError("without loss= the targets are labels, got floating numbers; give loss=, as F.mse_loss")
-    return cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
+    loss = cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction="sum")
+    return loss / count_targets(targets)
 
 
 def count_targets(targets: Tensor) -> float:
