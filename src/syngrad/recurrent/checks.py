@@ -10,6 +10,7 @@ from torch import Tensor
 
 from syngrad.errors import ConfigError, MessageError
 from syngrad.scalars import real, whole
+from syngrad.tree import tensors
 
 
 def check_least(name: str, value: Any, least: int) -> int:
@@ -38,3 +39,14 @@ def check_rows(name: str, value: Any, n: int, device: torch.device, steps: int |
         wished = " or ".join(str(shape) for shape in shapes)
         raise MessageError(f"{name} must be of bool and of shape {wished}, got {made.dtype} {tuple(made.shape)}")
     return made.to(device)
+
+
+def check_time(name: str, tree: Any, time: int, steps: int) -> None:
+    """Refuse tensors that do not have so many steps in dimension `time`."""
+    for leaf in tensors(tree):
+        if leaf.dim() <= time or leaf.shape[time] != steps:
+            order = "(n, t, …)" if time else "(t, n, …)"
+            raise MessageError(
+                f"{name} must be {order} with {steps} steps as the inputs have, got {tuple(leaf.shape)}; repeat what "
+                "holds for whole sequences at every step (labels that do not count are −100)"
+            )

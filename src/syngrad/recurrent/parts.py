@@ -22,6 +22,7 @@ from syngrad.updates import Updates
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
+    from syngrad.recurrent.online import OnlineBPLambda
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Parts:
     feedback_every: int
 
 
-def make(run: TruncatedBPTT, inputs: Any, context: Any) -> Parts:
+def make(run: TruncatedBPTT | OnlineBPLambda, inputs: Any, context: Any) -> Parts:
     """Find the state's layout, bind the estimator, make the optimiser."""
     core = run.core
     found = layout(core, inputs)
@@ -70,7 +71,9 @@ def make(run: TruncatedBPTT, inputs: Any, context: Any) -> Parts:
     return Parts(found, stage, updates, Buffers([whole, run.interface]), run.interface.heads[0].feedback_every)
 
 
-def windows(run: TruncatedBPTT, inputs: Any, targets: Any, lengths: Any, context: Any) -> Iterator[Window]:
+def windows(
+    run: TruncatedBPTT | OnlineBPLambda, inputs: Any, targets: Any, lengths: Any, context: Any
+) -> Iterator[Window]:
     """Whole sequences in spans of windows, one after the other; who has ended is told with each."""
     core = run.core
     steps, n = core.steps(inputs), core.size(inputs)

@@ -15,6 +15,7 @@ from syngrad.recurrent.boundary import Inner, Pending
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
+    from syngrad.recurrent.online import OnlineBPLambda
 
 
 @dataclass
@@ -75,7 +76,7 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     return checked.detach()
 
 
-def begin(run: TruncatedBPTT, n: int, wanted: bool) -> tuple[Any, list[Tensor]]:
+def begin(run: TruncatedBPTT | OnlineBPLambda, n: int, wanted: bool) -> tuple[Any, list[Tensor]]:
     """The state to go on from, cut from its graph, and its leaves where what comes back at them is wanted."""
     if run.state is None:
         return None, []
@@ -128,7 +129,7 @@ def run_piece(run: TruncatedBPTT, inputs: Any, state: Any, reset: Tensor | None)
     return core.joined(outputs), state
 
 
-def restarted(run: TruncatedBPTT, state: Any, which: Tensor) -> Any:
+def restarted(run: TruncatedBPTT | OnlineBPLambda, state: Any, which: Tensor) -> Any:
     """The state with some samples at their beginning again."""
     return None if state is None else run.parts.layout.where(which, run.core.initial(state, len(which)), state)
 
