@@ -50,7 +50,8 @@ def make(run: TruncatedBPTT | OnlineBPLambda, inputs: Any, context: Any) -> Part
     binding = Binding(torch.Size((found.features,)), leaf.dtype, leaf.device, kind)
     with torch.random.fork_rng(devices=[leaf.device] if leaf.is_cuda else []):
         torch.manual_seed(run.seed)
-        run.interface.bind_leaves([binding], [0])
+        if not run.interface.bound:  # it is where what follows has failed before
+            run.interface.bind_leaves([binding], [0])
         if run.auxiliary.weight:
             run.auxiliary.build(run.auxiliary.first(outputs, core.time), found.features)
     modules = {"core": core.module, "readout": run.readout, "auxiliary": run.auxiliary.head}
