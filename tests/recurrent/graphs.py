@@ -79,7 +79,7 @@ def loop(estimator: Any = "linear", optimizer: Any = sgd, **options: Any) -> Gra
         "c",
         nn.GRU(6, 2).double(),
         every=3,
-        window=2,
+        window=3,
         receives=("b", "a"),
         loss=mean_of_samples, loss_count=count_samples,
         readout=nn.Linear(2, 2).double(),

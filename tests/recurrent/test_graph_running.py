@@ -1,0 +1,194 @@
+"""Ticks gathered and run at once, saved and resumed, evaluated, and gone wrong: nothing of it shows in the numbers."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.recurrent.graphs import WIDE, N, T, Plain, loop, sequences, sgd, two_clocks, weights
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from syngrad.errors import CheckpointError, ConfigError, TrainingError
+from syngrad.estimators import GradientEstimator
+from syngrad.recurrent import Graph
+from syngrad.recurrent.graphs.beat import at
+from syngrad.recurrent.graphs.mail import heard
+
+
+@given(st.integers(0, 9), st.integers(1, 7), st.integers(1, 7), st.none() | st.integers(0, 60))
+def test_who_hears_a_message_how_often(tick: int, every: int, listens: int, until: int | None) -> None:
+    sent = tick * every
+    arrives, ends = sent + every, sent + 2 * every
+    expected = sum(t % listens == 0 and (until is None or t < until) for t in range(arrives, ends))
+    assert heard(sent, every, listens, until) == expected
+
+
+def trained(graph: Graph, steps: int, first: int = 0, last: int | None = None) -> list[Tensor]:
+    inputs, targets = sequences(graph, steps)
+    for t in range(first, steps if last is None else last):
+        graph.tick(at(inputs, graph.plans, t), at(targets, graph.plans, t))
+    return weights(graph)
+
+
+def same(one: list[Tensor], other: list[Tensor], atol: float = 0.0) -> None:
+    for p, q in zip(one, other, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=atol)
+
+
+def test_ticks_run_at_once_are_ticks_run_one_by_one() -> None:
+    """Somebody who listens at every step makes the fast module run each tick when it is due."""
+    gathered, stepped = two_clocks(), two_clocks()
+    calls: list[int] = []
+    stepped.add("spy", nn.Identity(), receives=("fast",))
+    for graph in (gathered, stepped):
+        graph.plans["fast"].module.register_forward_hook(lambda *_: calls.append(1))
+    for graph, expected in ((gathered, 5), (stepped, 5 * T)):
+        graph.bind(at(sequences(graph, T)[0], graph.plans, 0))
+        calls.clear()
+        trained(graph, 5 * T)
+        assert len(calls) == expected
+    same(weights(gathered), weights(stepped), 1e-12)
+
+
+def test_a_ring_of_three_is_the_same_every_time_and_learns() -> None:
+    graph, again = loop(), loop()
+    start = copy.deepcopy(weights(graph))
+    same(trained(graph, 36), trained(again, 36))
+    assert all(not torch.equal(p, q) for p, q in zip(start, weights(graph), strict=True))
+    rows = {row["cut"]: row for row in graph.report()}
+    assert rows.keys() == {"c→a", "a→b", "b→c", "a→c"}
+    for row in rows.values():
+        assert row["messages"] > 3
+        assert 0 < row["staleness"] <= row["most_staleness"]
+        assert row["late_steps"] >= 1
+        # without what has come back before the sender's own window ended: nothing was estimated for it yet
+        assert 0 < len(row["history"]) <= row["messages"]
+
+
+def test_how_late_feedback_is() -> None:
+    """The fast net's message is heard at the next step; the slow one's for the window after its next tick begins."""
+    graph = two_clocks()
+    trained(graph, 8 * T)
+    rows = {row["cut"]: row for row in graph.report()}
+    assert (rows["fast→slow"]["staleness"], rows["fast→slow"]["late_steps"]) == (1, 1)
+    assert (rows["slow→fast"]["staleness"], rows["slow→fast"]["late_steps"]) == (2, 2 * T - 1)
+
+
+@pytest.mark.parametrize(("make", "steps", "stop"), [(two_clocks, 24, 8), (two_clocks, 24, 10), (loop, 36, 12)])
+def test_a_run_resumes_where_it_was_saved(make: Any, steps: int, stop: int) -> None:
+    def adam(params: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, 1e-2)
+
+    whole = make(optimizer=adam)
+    expected = trained(whole, steps)
+    graph = make(optimizer=adam)
+    trained(graph, steps, 0, stop)
+    file = io.BytesIO()
+    torch.save({"graph": graph.state_dict(), "weights": weights(graph)}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    other = make(optimizer=adam)
+    inputs, _ = sequences(other, steps)
+    other.bind(at(inputs, other.plans, 0))
+    with torch.no_grad():
+        for p, q in zip(weights(other), saved["weights"], strict=True):
+            p.copy_(q)
+    other.load_state_dict(saved["graph"])
+    assert other.step == stop
+    same(trained(other, steps, stop), expected)
+    assert repr(other.report()) == repr(whole.report())
+
+
+def test_a_window_that_somebody_has_heard_of_is_not_saved_halfway() -> None:
+    graph = loop()
+    trained(graph, 18, 0, 13)
+    with pytest.raises(ConfigError, match=r"at step 13 'c' is in the middle .* save at multiples of 18 steps"):
+        graph.state_dict()
+    graph = two_clocks()
+    trained(graph, 12, 0, 4)
+    with pytest.raises(CheckpointError, match="of another graph"):
+        loop_of = loop()
+        loop_of.bind({"a": torch.zeros(N, WIDE).double()})
+        loop_of.load_state_dict(graph.state_dict())
+
+
+def test_evaluation_learns_nothing_and_disturbs_nothing() -> None:
+    graph, other = two_clocks(), two_clocks()
+    inputs, targets = sequences(graph, 3 * T, seed=7)
+    trained(graph, 24, 0, 10)
+    trained(other, 24, 0, 10)
+    before = copy.deepcopy(weights(other))
+    losses, scores = other.evaluate(inputs, targets)
+    same(before, weights(other))
+    assert {name: tuple(each.shape) for name, each in scores.items()} == {"fast": (N, 3 * T, 2), "slow": (N, 3, 2)}
+    for name in losses:
+        expected = (scores[name] - targets[name]).square().mean(-1).sum() / N
+        torch.testing.assert_close(3 * losses[name], expected)  # both have three windows
+    same(trained(graph, 24, 10), trained(other, 24, 10))
+
+
+def test_what_one_step_breaks_can_be_done_again() -> None:
+    graph, other = two_clocks(), two_clocks()
+    inputs, targets = sequences(graph, 24)
+    trained(graph, 24, 0, 11)
+    bad = at(inputs, graph.plans, 11)
+    before = copy.deepcopy(weights(graph))
+    with pytest.raises(TrainingError, match="the loss is nan of 'fast' at step 11; the batch's input holds NaN"):
+        graph.tick({"fast": bad["fast"] * float("nan")}, at(targets, graph.plans, 11))
+    assert graph.step == 11
+    same(before, weights(graph))
+    same(trained(graph, 24, 11), trained(other, 24))
+
+
+def test_what_breaks_while_learning_begins_anew() -> None:
+    calls: list[int] = []
+
+    class Breaks(GradientEstimator):
+        def forward(self, h: Tensor, context: Any = None) -> Tensor:
+            calls.append(1)
+            if len(calls) == 5:
+                raise ValueError("no more")
+            return torch.zeros_like(h)
+
+    graph = two_clocks(Breaks)
+    with pytest.raises(TrainingError, match="the estimator at 'slow→fast' raised ValueError: no more|step 4 failed: ValueError: no more"):
+        trained(graph, 24)
+    assert graph.step == 0
+    trained(graph, 24)
+
+
+def test_dropout_draws_from_the_modules_own_generators() -> None:
+    def make() -> Graph:
+        graph = two_clocks()
+        graph.add("third", nn.Sequential(nn.Dropout(0.5), Plain(7, 2).double()), receives=("fast", "slow"), loss=F.mse_loss)
+        return graph
+
+    torch.manual_seed(5)
+    one = trained(make(), 12)
+    torch.manual_seed(5)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    other_graph = make()
+    torch.set_rng_state(before)
+    other = trained(other_graph, 12)
+    assert torch.equal(torch.get_rng_state(), before)
+    same(one, other)
+
+
+def test_a_frozen_module_hands_gradients_on() -> None:
+    """b has nothing to train and no loss, yet a learns of c through it."""
+    graph = Graph("linear", optimizer=sgd)
+    torch.manual_seed(0)
+    graph.add("a", nn.Linear(WIDE, 3).double(), receives=())
+    graph.add("b", nn.Linear(3, 3).double().requires_grad_(False), receives=("a",))
+    graph.add("c", nn.Linear(3, 2).double(), receives=("b",), loss=F.mse_loss)
+    start = copy.deepcopy(weights(graph))
+    trained(graph, 12)
+    moved = [not torch.equal(p, q) for p, q in zip(start, weights(graph), strict=True)]
+    assert moved == [True, True, False, False, True, True]
