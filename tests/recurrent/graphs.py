@@ -51,7 +51,8 @@ def two_clocks(estimator: Any = "linear", optimizer: Any = sgd, **options: Any) 
         window=T,
         receives=("slow",),
         readout=nn.Linear(4, 2).double(),
-        loss=mean_of_samples, loss_count=count_samples,
+        loss=mean_of_samples,
+        loss_count=count_samples,
     )
     graph.add(
         "slow",
@@ -59,7 +60,8 @@ def two_clocks(estimator: Any = "linear", optimizer: Any = sgd, **options: Any) 
         every=T,
         receives=("fast",),
         readout=nn.Linear(3, 2).double(),
-        loss=mean_of_samples, loss_count=count_samples,
+        loss=mean_of_samples,
+        loss_count=count_samples,
         message=3,
     )
     return graph
@@ -72,7 +74,13 @@ def loop(estimator: Any = "linear", optimizer: Any = sgd, **options: Any) -> Gra
     torch.manual_seed(0)
     graph = Graph(estimator, optimizer=optimizer, **{"guard": None, "quality_every": 1, **options})
     graph.add(
-        "a", nn.LSTM(WIDE + 2, 3).double(), window=2, receives=("c",), loss=mean_of_samples, loss_count=count_samples, readout=nn.Linear(3, 2).double()
+        "a",
+        nn.LSTM(WIDE + 2, 3).double(),
+        window=2,
+        receives=("c",),
+        loss=mean_of_samples,
+        loss_count=count_samples,
+        readout=nn.Linear(3, 2).double(),
     )
     graph.add("b", Plain(3, 3).double(), every=2, receives=("a",), message=3)
     graph.add(
@@ -81,7 +89,8 @@ def loop(estimator: Any = "linear", optimizer: Any = sgd, **options: Any) -> Gra
         every=3,
         window=3,
         receives=("b", "a"),
-        loss=mean_of_samples, loss_count=count_samples,
+        loss=mean_of_samples,
+        loss_count=count_samples,
         readout=nn.Linear(2, 2).double(),
         message=2,
     )

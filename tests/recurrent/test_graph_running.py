@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.recurrent.graphs import WIDE, N, T, Plain, loop, sequences, sgd, two_clocks, weights
+from tests.recurrent.graphs import WIDE, N, Plain, T, loop, sequences, sgd, two_clocks, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -112,10 +112,10 @@ def test_a_window_that_somebody_has_heard_of_is_not_saved_halfway() -> None:
         graph.state_dict()
     graph = two_clocks()
     trained(graph, 12, 0, 4)
+    other = loop()
+    other.bind({"a": torch.zeros(N, WIDE).double()})
     with pytest.raises(CheckpointError, match="of another graph"):
-        loop_of = loop()
-        loop_of.bind({"a": torch.zeros(N, WIDE).double()})
-        loop_of.load_state_dict(graph.state_dict())
+        other.load_state_dict(graph.state_dict())
 
 
 def test_evaluation_learns_nothing_and_disturbs_nothing() -> None:
@@ -157,7 +157,10 @@ def test_what_breaks_while_learning_begins_anew() -> None:
             return torch.zeros_like(h)
 
     graph = two_clocks(Breaks)
-    with pytest.raises(TrainingError, match="the estimator at 'slow→fast' raised ValueError: no more|step 4 failed: ValueError: no more"):
+    with pytest.raises(
+        TrainingError,
+        match="the estimator at 'slow→fast' raised ValueError: no more",
+    ):
         trained(graph, 24)
     assert graph.step == 0
     trained(graph, 24)
@@ -166,7 +169,9 @@ def test_what_breaks_while_learning_begins_anew() -> None:
 def test_dropout_draws_from_the_modules_own_generators() -> None:
     def make() -> Graph:
         graph = two_clocks()
-        graph.add("third", nn.Sequential(nn.Dropout(0.5), Plain(7, 2).double()), receives=("fast", "slow"), loss=F.mse_loss)
+        graph.add(
+            "third", nn.Sequential(nn.Dropout(0.5), Plain(7, 2).double()), receives=("fast", "slow"), loss=F.mse_loss
+        )
         return graph
 
     torch.manual_seed(5)

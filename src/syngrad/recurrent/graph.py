@@ -54,11 +54,11 @@ from syngrad.groups import OptimizerFactory
 from syngrad.guard import Guard, check_bound
 from syngrad.interface import check_spec
 from syngrad.recurrent.checks import check_factor, check_least
-from syngrad.recurrent.core import Core
 from syngrad.recurrent.graphs.beat import at, beat, check_given, length
 from syngrad.recurrent.graphs.build import Wired, wire
 from syngrad.recurrent.graphs.learn import Closed
-from syngrad.recurrent.graphs.node import Join, Live, Plan, Stream, concatenated
+from syngrad.recurrent.graphs.node import Live, Stream
+from syngrad.recurrent.graphs.plan import Join, Plan, check, concatenated, core_of, sizes
 from syngrad.recurrent.graphs.saving import load_state_dict, state_dict
 from syngrad.trainer import default_optimizer, options
 from syngrad.tree import to_device
@@ -143,51 +143,29 @@ class Graph:
         """
         if self._wired is not None:
             raise ConfigError(f"module {name!r} came after the graph was bound; add all modules before the first step")
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"a module's name is a text that is not empty, got {name!r:.40}")
         if name in self.plans:
             raise ConfigError(f"there is a module {name!r} already; give each its own name")
-        if not isinstance(module, nn.Module):
-            raise ConfigError(f"{name!r} must be a module, got {type(module).__name__}")
-        if readout is not None and not isinstance(readout, nn.Module):
-            raise ConfigError(f"readout of {name!r} must be a module, got {type(readout).__name__}")
-        options.check_names(f"receives of {name!r}", receives)
-        if len(set(receives)) < len(receives):
-            raise ConfigError(f"receives of {name!r} names one module twice: {', '.join(receives)}")
-        for option, function in (("loss", loss), ("loss_count", loss_count), ("join", join), ("optimizer", optimizer)):
-            if function is not None and not callable(function):
-                raise ConfigError(f"{option} of {name!r} must be a function, got {type(function).__name__}")
-        known = isinstance(module, nn.RNNBase | nn.RNNCellBase)
-        core = Core(module) if (known if recurrent is None else recurrent) else None
-        ticks = check_least(f"window of {name!r}", window, 1)
-        if core is None and ticks > 1:
-            raise ConfigError(
-                f"window={window} of {name!r}, which has no state to unroll; give recurrent=True if it returns "
-                "(outputs, state), or leave window out"
-            )
-        sizes = message if isinstance(message, tuple) else (message,)
-        shape = None if message is None else torch.Size(check_least(f"message of {name!r}", k, 1) for k in sizes)
-        if estimator is not None:
-            check_spec(estimator)
-        for part in (module, readout):
-            if part is not None:
-                part.to(self.device)
-        self.plans[name] = Plan(
+        plan = Plan(
             name,
             module,
-            core,
-            check_least(f"every of {name!r}", every, 1),
-            ticks,
-            tuple(receives),
+            core_of(name, module, recurrent),
+            every,
+            window,
+            receives if isinstance(receives, str) else tuple(receives),  # type: ignore[arg-type]  # checked below
             loss,
             loss_count,
             readout,
             join,
-            shape,
+            sizes(name, message),
             classes,
             self.estimator if estimator is None else estimator,
-            optimizer or self.optimizer,
+            self.optimizer if optimizer is None else optimizer,
         )
+        check(plan)
+        for part in (module, readout):
+            if part is not None:
+                part.to(self.device)
+        self.plans[name] = plan
 
     @property
     def wired(self) -> Wired:

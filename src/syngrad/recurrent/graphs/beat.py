@@ -15,7 +15,8 @@ from torch import Tensor
 
 from syngrad.errors import ConfigError, MessageError, unknown
 from syngrad.recurrent.graphs.learn import Closed, close, learn, update
-from syngrad.recurrent.graphs.node import Live, Node, Plan, Stream, Turn
+from syngrad.recurrent.graphs.node import Live, Node, Stream, Turn
+from syngrad.recurrent.graphs.plan import Plan
 from syngrad.tree import map_tensors, tensors
 
 

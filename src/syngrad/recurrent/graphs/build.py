@@ -13,8 +13,10 @@ from syngrad.errors import ConfigError, unknown
 from syngrad.estimators.base import Binding, Context
 from syngrad.interface import Interface, infer_context
 from syngrad.recurrent.graphs.beat import check_given, samples
+from syngrad.recurrent.graphs.calls import call, check_message, join, pick
 from syngrad.recurrent.graphs.mail import Edge
-from syngrad.recurrent.graphs.node import Node, Plan, Stream, call, check_message, join, pick
+from syngrad.recurrent.graphs.node import Node, Stream
+from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.state import layout
 from syngrad.stage import Stage
 from syngrad.untouched import Buffers, untouched

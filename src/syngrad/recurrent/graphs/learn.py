@@ -17,7 +17,8 @@ from syngrad.execution.applying import apply as apply_updates
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.precision import Precision
 from syngrad.recurrent.boundary import Pending
-from syngrad.recurrent.graphs.node import Live, Node, Stream, stacked
+from syngrad.recurrent.graphs.calls import stacked
+from syngrad.recurrent.graphs.node import Live, Node, Stream
 
 _PLAIN = Precision(None)
 
