@@ -31,7 +31,8 @@ from syngrad.recurrent.losses import count_targets, token_cross_entropy
 
 HIDDEN, MESSAGE = 64, 32
 
-Parts = tuple[dict[str, Tensor], dict[str, Tensor]]
+#: inputs, targets and contexts, each by module
+Parts = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
 @cache
@@ -59,7 +60,8 @@ class Streams:
 
     def take(self, windows: int) -> Parts:
         """The next `windows`·T images: inputs {"fast": (n, windows·T, 1, 28, 28)}; targets {"fast": (n, windows·T),
-        −100 but at the end of each window; "slow": (n, windows), of the T windows before each of its ticks}.
+        −100 but at the end of each window; "slow": (n, windows), of the T windows before each of its ticks}; contexts
+        {"fast": (n, windows·T)}, at the end of each window the slow net's next target, for estimators that see labels.
         """
         steps = windows * self.period
         drawn = torch.randint(len(self.labels), (self.n, steps), generator=self.generator)
@@ -67,9 +69,12 @@ class Streams:
         fast = torch.full_like(labels, -100)
         fast[:, :, -1] = (labels % 2).sum(2)
         threes = torch.cat([self.threes, (labels == 3).sum(2)], 1)
-        slow = threes.unfold(1, self.period, 1).sum(2)[:, :windows]
+        slow = threes.unfold(1, self.period, 1).sum(2)
         self.threes = threes[:, windows:]
-        return {"fast": self.images[drawn]}, {"fast": fast.view(self.n, steps), "slow": slow}
+        context = torch.full_like(fast, -100)
+        context[:, :, -1] = slow[:, 1:]
+        targets = {"fast": fast.view(self.n, steps), "slow": slow[:, :windows]}
+        return {"fast": self.images[drawn]}, targets, {"fast": context.view(self.n, steps)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the streams stand."""
@@ -120,6 +125,7 @@ def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, **options: A
         recurrent=True,
         join=both,
         readout=nn.Linear(MESSAGE, period + 1),
+        classes=period * period + 1,
         **asked,
     )
     graph.add(
@@ -197,7 +203,7 @@ def errors(graph: Graph, streams: Streams, windows: int = 24) -> dict[str, float
     """The share of wrong counts of each net, over streams from their beginning; of the slow one, where it has T windows
     to look back on.
     """
-    inputs, targets = streams.take(windows)
+    inputs, targets, _ = streams.take(windows)
     _, scores = graph.evaluate(inputs, targets)
     asked = {"fast": targets["fast"], "slow": targets["slow"].clone()}
     asked["slow"][:, : streams.period] = -100

@@ -281,10 +281,12 @@ class Graph:
         return {name: total[name] / weight[name] for name in total}, joined
 
     def report(self) -> list[dict[str, Any]]:
-        """One row an edge: the quality of its estimates against what came back, as in the results file; staleness, in
-        updates that the sender had made between message and feedback, mean and most; and late, the same in steps.
+        """One row an edge, and one a state: the quality of the estimates there against what came back, as in the
+        results file. Of edges also staleness, in updates that the sender made between a message and its feedback, mean
+        and most; late_steps, the same in steps of the clock; and how many messages have been learnt from. What comes
+        back at a state is one update old, that of the window which it ends.
         """
-        return [
+        edges = [
             {
                 **edge.quality.summary(edge.staleness.mean or 0.0),
                 "most_staleness": edge.staleness.most,
@@ -293,6 +295,8 @@ class Graph:
             }
             for edge in self.wired.edges
         ]
+        states = [node.quality.summary(1.0) for node in self.wired.nodes.values() if node.boundary is not None]
+        return [*edges, *states]
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the next step goes, but for the weights of modules and readouts.

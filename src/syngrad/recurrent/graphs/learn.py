@@ -92,7 +92,8 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], inject: float,
                 roots.append(message)
                 gradients.append(torch.stack(told).sum(0) if len(told) > 1 else told[0])
         if node.boundary is not None:
-            pending = end(node, live, roots, gradients, scale, inject, ends)
+            sampled = bool(sample) and node.count % sample == sample - 1
+            pending = end(node, live, roots, gradients, scale, inject, ends, sampled)
         if roots:
             torch.autograd.backward(roots, gradients)
         hand_back(node, live, stream, nodes, scale)
@@ -117,6 +118,7 @@ def end(
     scale: float,
     inject: float,
     ends: bool,
+    sampled: bool,
 ) -> Pending | None:
     """Inject the estimate at the window's last state; the boundary that waits for what comes back."""
     assert node.layout is not None
@@ -134,7 +136,7 @@ def end(
         if leaf.requires_grad:
             roots.append(leaf)
             gradients.append(gradient)
-    return Pending(vector, context)
+    return Pending(vector, context, None, estimate / scale if sampled else None)
 
 
 def hand_back(node: Node, live: Live, stream: Stream, nodes: dict[str, Node], scale: float) -> None:
@@ -143,7 +145,10 @@ def hand_back(node: Node, live: Live, stream: Stream, nodes: dict[str, Node], sc
         assert node.layout is not None
         assert node.boundary is not None
         found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in live.begin]
-        live.pending.fit(node.boundary, node.layout.vector(found), scale)
+        received = node.layout.vector(found)
+        if live.pending.estimate is not None:
+            node.quality.add(node.count, live.pending.estimate * scale, received, scale)
+        live.pending.fit(node.boundary, received, scale)
     for (sender, step), leaf in live.leaves.items():
         if leaf.requires_grad:
             sent = next(s for turn in live.turns if (s := turn.heard[sender]) is not None and s.step == step)

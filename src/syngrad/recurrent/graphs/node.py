@@ -6,15 +6,17 @@ a recurrent module runs all ticks that hear the same messages at once, as a fuse
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from syngrad.interface import Interface
+from syngrad.quality import Quality
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import call, check_message, pick
 from syngrad.recurrent.graphs.mail import Edge, Sent, heard
@@ -55,13 +57,10 @@ class Live:
 
     def copy(self) -> Live:
         """To go back to where a step fails."""
-        return replace(
-            self,
-            turns=[*self.turns],
-            outputs=[*self.outputs],
-            leaves={**self.leaves},
-            sent=[*self.sent],
-        )
+        live = copy.copy(self)
+        live.turns, live.outputs, live.sent = [*self.turns], [*self.outputs], [*self.sent]
+        live.leaves = {**self.leaves}
+        return live
 
 
 @dataclass
@@ -80,14 +79,17 @@ class Stream:
 
     def copy(self) -> Stream:
         """To go back to where a step fails."""
-        return replace(self, lives={name: live.copy() for name, live in self.lives.items()}, current={**self.current})
+        stream = copy.copy(self)
+        stream.lives = {name: live.copy() for name, live in self.lives.items()}
+        stream.current = {**self.current}
+        return stream
 
 
 class Node:
     """One module, wired. layout: of its state, where it has one. boundary: the interface at the end of its window.
     listeners: the edges that its messages go along; senders: those it hears, by name. active: whether a gradient
     reaches anything trainable through it; where not, it only runs. updates: its optimiser, None where it has nothing
-    to train. count: updates made.
+    to train. quality: of the boundary's estimates. count: updates made.
     """
 
     def __init__(self, plan: Plan, shape: torch.Size, dtype: torch.dtype, stage: Stage, active: bool) -> None:
@@ -96,6 +98,7 @@ class Node:
         self.stage, self.active = stage, active
         self.layout: Layout | None = None
         self.boundary: Interface | None = None
+        self.quality = Quality(f"{plan.name}: state")
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
         self.periods: dict[str, int] = {}

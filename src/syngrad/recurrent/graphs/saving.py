@@ -83,6 +83,7 @@ def _live(live: Live, book: list[Sent]) -> dict[str, Any]:
 def _node(node: Node) -> dict[str, Any]:
     return {
         "count": node.count,
+        "quality": node.quality.state_dict(),
         "randomness": node.stage.randomness.save(),
         "interfaces": [dict(interface.state_dict()) for interface in node.interfaces],
         # what has come back since its last update, and waits for the next
@@ -118,6 +119,7 @@ def load_state_dict(graph: Graph, state: dict[str, Any]) -> None:
 
 def _load_node(node: Node, saved: dict[str, Any]) -> None:
     node.count = int(saved["count"])
+    node.quality.load_state_dict(saved["quality"])
     node.stage.randomness.load(saved["randomness"])
     for interface, each in zip(node.interfaces, saved["interfaces"], strict=True):
         interface.load_state_dict(each)
