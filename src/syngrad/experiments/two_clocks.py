@@ -61,7 +61,8 @@ class Streams:
     def take(self, windows: int) -> Parts:
         """The next `windows`·T images: inputs {"fast": (n, windows·T, 1, 28, 28)}; targets {"fast": (n, windows·T),
         −100 but at the end of each window; "slow": (n, windows), of the T windows before each of its ticks}; contexts
-        {"fast": (n, windows·T)}, at the end of each window the slow net's next target, for estimators that see labels.
+        for estimators that see labels, of what is known by then: {"fast": (n, windows·T), at the end of each window the
+        slow net's next target, "slow": its targets}.
         """
         steps = windows * self.period
         drawn = torch.randint(len(self.labels), (self.n, steps), generator=self.generator)
@@ -74,7 +75,7 @@ class Streams:
         context = torch.full_like(fast, -100)
         context[:, :, -1] = slow[:, 1:]
         targets = {"fast": fast.view(self.n, steps), "slow": slow[:, :windows]}
-        return {"fast": self.images[drawn]}, targets, {"fast": context.view(self.n, steps)}
+        return {"fast": self.images[drawn]}, targets, {"fast": context.view(self.n, steps), "slow": slow[:, :windows]}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the streams stand."""
@@ -135,6 +136,7 @@ def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, **options: A
         receives=("fast",),
         readout=nn.Linear(MESSAGE, period * period + 1),
         message=MESSAGE,
+        classes=period * period + 1,
         **asked,
     )
     return graph
