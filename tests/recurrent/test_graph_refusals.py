@@ -46,6 +46,7 @@ def added(*names: str, **options: Any) -> Callable[[], Any]:
         (added("x", estimator="liner"), "unknown estimator 'liner'; did you mean 'linear'"),
         (lambda: Graph("liner"), "unknown estimator 'liner'"),
         (lambda: Graph(inject=-1), "inject must be a finite number of at least 0, got -1"),
+        (lambda: Graph(inject={"a→b": "1"}), "inject of 'a→b' must be a finite number of at least 0, got '1'"),
         (lambda: Graph(guard=0.5), "guard must be a number above 1"),
         (lambda: Graph().bind({}), "the graph has no module"),
         (lambda: Graph().wired, "the graph is not bound yet"),
@@ -101,6 +102,12 @@ def test_a_parameter_belongs_to_one_module() -> None:
     graph = wired(("x", {"module": shared, **LOSS}), ("y", {"module": nn.Sequential(shared), **LOSS}))
     with pytest.raises(ConfigError, match="modules 'x' and 'y' share a parameter"):
         graph.tick({"x": torch.zeros(N, WIDE), "y": torch.zeros(N, WIDE)})
+
+
+def test_a_factor_is_of_a_place_that_there_is() -> None:
+    graph = two_clocks(inject={"fast→slwo": 0.1})
+    with pytest.raises(ConfigError, match="unknown place in inject=: 'fast→slwo'; did you mean 'fast→slow'"):
+        graph.tick({"fast": zeros(N, WIDE)})
 
 
 def test_what_is_frozen_needs_no_loss() -> None:

@@ -109,6 +109,17 @@ def test_two_clocks_equal_what_one_writes_by_hand(estimator: str, inject: float)
         assert q.abs().max() > 0
 
 
+def test_each_place_may_have_its_own_factor() -> None:
+    places = ("fast→slow", "slow→fast", "fast: state", "slow: state")
+    ends = []
+    for inject in (0.3, dict.fromkeys(places, 0.3), {"fast: state": 0.3}, {place: 0.3 for place in places[:3]}):
+        graph = two_clocks(inject=inject)
+        graph.run(*sequences(graph, 4 * T))
+        ends.append(weights(graph))
+    same = [all(torch.equal(p, q) for p, q in zip(ends[0], other, strict=True)) for other in ends]
+    assert same == [True, True, False, False]
+
+
 def test_a_step_at_a_time_and_a_piece_at_a_time_are_the_same() -> None:
     one, other = two_clocks(), two_clocks()
     inputs, targets = sequences(one, 4 * T)

@@ -72,7 +72,8 @@ class Graph:
 
     estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names of
     edges ("fast→slow") and states ("fast: state") to these. "zero" leaves everybody with their own losses.
-    inject: factor of every estimate where it enters a module.
+    inject: factor of the estimates where they enter a module, for all, or by the same names (1 for those not named). In
+    a stream without end, and in cycles, estimates are made of estimates: where they grow, a factor below 1 holds them.
     optimizer: parameters → optimiser, one a module, of its weights and of its estimators; estimator_lr, scheduler,
     clip_norm (of each module's weights), guard, seed, device: as for :class:`syngrad.Trainer`; a scheduler steps with
     every update of its module.
@@ -86,7 +87,7 @@ class Graph:
         optimizer: OptimizerFactory = default_optimizer,
         estimator_lr: float = 1.0,
         scheduler: Callable[[Any], Any] | None = None,
-        inject: float = 1.0,
+        inject: float | Mapping[str, float] = 1.0,
         clip_norm: float | None = None,
         guard: float | None = 100.0,
         seed: int = 0,
@@ -97,7 +98,11 @@ class Graph:
         options.check_callable("optimizer", optimizer)
         self.estimator, self.optimizer, self.scheduler = estimator, optimizer, scheduler
         self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
-        self.inject = check_factor("inject", inject)
+        self.inject: float | dict[str, float] = (
+            {name: check_factor(f"inject of {name!r}", factor) for name, factor in inject.items()}
+            if isinstance(inject, Mapping)
+            else check_factor("inject", inject)
+        )
         self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm))
         bound = check_bound(guard)
         self.guard = None if bound is None else Guard(bound)
@@ -323,7 +328,6 @@ class Graph:
                 self.stream,
                 (inputs, targets, contexts),
                 ends=ends,
-                inject=self.inject,
                 sample=self.quality_every,
             )
         except BaseException as error:

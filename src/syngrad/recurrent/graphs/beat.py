@@ -26,7 +26,6 @@ def beat(
     given: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
     *,
     ends: bool,
-    inject: float = 1.0,
     sample: int = 0,
 ) -> list[Closed]:
     """One step. given: inputs, targets and contexts by module. ends: it is the last of its sequences.
@@ -52,7 +51,7 @@ def beat(
     if stream.learning:
         try:
             for each in closed:
-                learn(each, stream, nodes, inject, sample, ends)
+                learn(each, stream, nodes, sample, ends)
             for each in closed:
                 update(each.node)
         except BaseException:

@@ -54,18 +54,20 @@ def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -
         stage = Stage(name, whole, None, graph.seed + k, graph.device)
         nodes[name] = Node(plan, messages[name].shape[1:], messages[name].dtype, stage, name in active)
     edges = []
+    factors = injected(graph.inject, plans)
     with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         torch.manual_seed(graph.seed)
         for node in nodes.values():
             bind_state(node, inputs, messages, contexts)
+            node.inject = factors.get(state_name(node.name), 1.0)
         for node in nodes.values():
             for sender in node.plan.receives:
                 plan = plans[sender]
-                interface = Interface(plan.estimator, classes=plan.classes, name=f"{sender}→{node.name}")
+                interface = Interface(plan.estimator, classes=plan.classes, name=edge_name(sender, node.name))
                 message = messages[sender]
                 kind = infer_context(contexts.get(sender), plan.classes)
                 interface.bind_leaves([Binding(message.shape[1:], message.dtype, message.device, kind)], [0])
-                edge = Edge(sender, node.name, interface)
+                edge = Edge(sender, node.name, interface, factors.get(interface.name, 1.0))
                 edges.append(edge)
                 node.senders[sender] = nodes[sender].listeners[node.name] = edge
                 nodes[sender].periods[node.name] = node.plan.every
@@ -73,6 +75,28 @@ def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -
         optimize(graph, node)
     modules = [node.stage.segment for node in nodes.values()]
     return Wired(nodes, edges, Buffers([*modules, *(i for node in nodes.values() for i in node.interfaces)]))
+
+
+def edge_name(sender: str, receiver: str) -> str:
+    """How the place of one module's message to another is called."""
+    return f"{sender}→{receiver}"
+
+
+def state_name(name: str) -> str:
+    """How the place of a module's state at the end of its window is called."""
+    return f"{name}: state"
+
+
+def injected(inject: float | Mapping[str, float], plans: Mapping[str, Plan]) -> dict[str, float]:
+    """The factor of the estimates at each place."""
+    places = [edge_name(sender, name) for name, plan in plans.items() for sender in plan.receives]
+    places += [state_name(name) for name, plan in plans.items() if plan.core is not None]
+    if not isinstance(inject, Mapping):
+        return dict.fromkeys(places, inject)
+    for place in inject:
+        if place not in places:
+            raise unknown("place in inject=:", place, places)
+    return dict(inject)
 
 
 def parameters(plan: Plan) -> list[nn.Parameter]:
@@ -157,7 +181,7 @@ def bind_state(
     with untouched(plan.module), torch.no_grad():
         leaf = node.layout.leaves(core.run(joined, None)[1])[0]
     kind: Context = infer_context(contexts.get(plan.name), plan.classes)
-    node.boundary = Interface(plan.estimator, classes=plan.classes, name=f"{plan.name}: state")
+    node.boundary = Interface(plan.estimator, classes=plan.classes, name=state_name(plan.name))
     node.boundary.bind_leaves([Binding(torch.Size((node.layout.features,)), leaf.dtype, leaf.device, kind)], [0])
 
 

@@ -72,7 +72,7 @@ def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
     return Closed(node, checked, count, scores)
 
 
-def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], inject: float, sample: int, ends: bool) -> None:
+def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int, ends: bool) -> None:
     """The backward pass of one window, from its loss, its messages and its last state at once.
 
     What comes back goes to the estimators of those it has heard, and to that of its own last state. ends: the sequence
@@ -87,13 +87,13 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], inject: float,
             roots.append(closed.loss)
             gradients.append(torch.ones_like(closed.loss))
         for message, sent in live.sent:
-            told = [told_by(node, sent, receiver, scale, inject, sample) for receiver in sent.ticks]
+            told = [told_by(node, sent, receiver, scale, sample) for receiver in sent.ticks]
             if message.requires_grad and told:
                 roots.append(message)
                 gradients.append(torch.stack(told).sum(0) if len(told) > 1 else told[0])
         if node.boundary is not None:
             sampled = bool(sample) and node.count % sample == sample - 1
-            pending = end(node, live, roots, gradients, scale, inject, ends, sampled)
+            pending = end(node, live, roots, gradients, scale, ends, sampled)
         if roots:
             torch.autograd.backward(roots, gradients)
         hand_back(node, live, stream, nodes, scale)
@@ -101,13 +101,13 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], inject: float,
     stream.lives[node.name] = Live(state=state, pending=pending, outbox=live.outbox)
 
 
-def told_by(node: Node, sent: Any, receiver: str, scale: float, inject: float, sample: int) -> Tensor:
+def told_by(node: Node, sent: Any, receiver: str, scale: float, sample: int) -> Tensor:
     """scale·c·ĝ of a message on its way to one of those who will hear it."""
     edge = node.listeners[receiver]
     made = edge.interface.estimate([sent.value], sent.context, scale, keep=False)[0][0]
     if sample and edge.count % sample == sample - 1:
         sent.estimate[receiver] = made / scale
-    return made * inject if inject != 1.0 else made
+    return made * edge.inject if edge.inject != 1.0 else made
 
 
 def end(
@@ -116,7 +116,6 @@ def end(
     roots: list[Tensor],
     gradients: list[Tensor],
     scale: float,
-    inject: float,
     ends: bool,
     sampled: bool,
 ) -> Pending | None:
@@ -131,7 +130,7 @@ def end(
             node.boundary.fit([vector], context, [torch.zeros_like(vector)], scale)
         return None
     estimate = node.boundary.estimate([vector], context, scale, keep=False)[0][0]
-    injected = node.layout.apart(estimate * inject if inject != 1.0 else estimate, leaves)
+    injected = node.layout.apart(estimate * node.inject if node.inject != 1.0 else estimate, leaves)
     for leaf, gradient in zip(leaves, injected, strict=True):
         if leaf.requires_grad:
             roots.append(leaf)

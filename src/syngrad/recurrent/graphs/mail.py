@@ -44,12 +44,12 @@ class Edge:
 
         ĝ(m) ≈ Σ over the ticks at which m is heard of ∂(losses of the receiver, and its own estimates)/∂m.
 
-    staleness: the sender's updates between making a message and learning what came back for it. late: the same in
-    steps of the clock.
+    inject: factor of the estimate where it enters the sender. staleness: the sender's updates between making a message
+    and learning what came back for it. late: the same in steps of the clock.
     """
 
-    def __init__(self, sender: str, receiver: str, interface: Interface) -> None:
-        self.sender, self.receiver, self.interface = sender, receiver, interface
+    def __init__(self, sender: str, receiver: str, interface: Interface, inject: float = 1.0) -> None:
+        self.sender, self.receiver, self.interface, self.inject = sender, receiver, interface, inject
         self.name = interface.name
         self.quality = Quality(self.name)
         self.staleness, self.late = Staleness(), Staleness()

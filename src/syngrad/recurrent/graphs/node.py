@@ -89,7 +89,7 @@ class Node:
     """One module, wired. layout: of its state, where it has one. boundary: the interface at the end of its window.
     listeners: the edges that its messages go along; senders: those it hears, by name. active: whether a gradient
     reaches anything trainable through it; where not, it only runs. updates: its optimiser, None where it has nothing
-    to train. quality: of the boundary's estimates. count: updates made.
+    to train. inject, quality: factor and quality of the boundary's estimates. count: updates made.
     """
 
     def __init__(self, plan: Plan, shape: torch.Size, dtype: torch.dtype, stage: Stage, active: bool) -> None:
@@ -98,6 +98,7 @@ class Node:
         self.stage, self.active = stage, active
         self.layout: Layout | None = None
         self.boundary: Interface | None = None
+        self.inject = 1.0
         self.quality = Quality(f"{plan.name}: state")
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
