@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from tests.recurrent.graphs import WIDE, N, Plain, T, loop, sequences, sgd, two_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from syngrad.errors import CheckpointError, ConfigError, TrainingError
-from syngrad.estimators import GradientEstimator
+from syngrad.errors import CheckpointError, ConfigError, MessageError, TrainingError
+from syngrad.estimators import GradientEstimator, Linear
 from syngrad.recurrent import Graph
 from syngrad.recurrent.graphs.beat import at
 from syngrad.recurrent.graphs.mail import heard
@@ -131,6 +132,67 @@ def test_evaluation_learns_nothing_and_disturbs_nothing() -> None:
         expected = (scores[name] - targets[name]).square().mean(-1).sum() / N
         torch.testing.assert_close(3 * losses[name], expected)  # both have three windows
     same(trained(graph, 24, 10), trained(other, 24, 10))
+
+
+def test_evaluation_before_the_first_step_binds_nothing() -> None:
+    graph, other = two_clocks(), two_clocks()
+    inputs, targets = sequences(graph, 3 * T)
+    graph.evaluate(inputs, targets)
+    assert graph.optimizers == {}
+    same(trained(graph, 12), trained(other, 12))
+
+
+def test_behind_the_last_state_there_is_nothing() -> None:
+    """Of three windows two end with an estimate, and it is fitted to what comes back of these, and to 0 at the end."""
+    told: dict[str, list[str]] = {}
+
+    class Recorder(GradientEstimator):
+        name = ""
+
+        def forward(self, h: Tensor, context: Any = None) -> Tensor:
+            told.setdefault(self.name, []).append("estimate")
+            return torch.ones_like(h)
+
+        def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
+            told[self.name].append("fit" if received.abs().sum() else "fit to 0")
+
+    def of(name: str) -> Any:
+        made = Recorder()
+        made.name = name
+        return made
+
+    places = ("fast: state", "slow: state", "fast→slow", "slow→fast")
+    graph = two_clocks({name: of(name) for name in places})
+    graph.run(*sequences(graph, 3 * T))
+    # a window's estimate comes first, then what is learnt from its own backward pass
+    assert told["fast: state"] == told["slow: state"] == ["estimate", "estimate", "fit", "fit to 0", "fit"]
+    # heard by nobody are the last of the fast net, and the last of the slow one
+    assert told["fast→slow"] == ["estimate", "fit", "estimate", "fit"]
+    assert told["slow→fast"] == ["estimate", "estimate", "fit", "fit"]
+
+
+def test_estimators_may_look_at_a_context() -> None:
+    def make() -> Graph:
+        graph = two_clocks()
+        graph.plans["fast"] = replace(graph.plans["fast"], classes=3)
+        return graph
+
+    graph = make()
+    inputs, targets = sequences(graph, 3 * T)
+    labels = {"fast": torch.arange(N * 3 * T).view(N, -1) % 3}
+    graph.run(inputs, targets, contexts=labels)
+    heads = [i.heads[0] for i in graph.wired.nodes["fast"].interfaces]
+    tables = [head.labels for head in heads if isinstance(head, Linear)]
+    assert len(tables) == 2
+    assert all(table is not None and table.weight.abs().max() > 0 for table in tables)
+    with pytest.raises(MessageError, match="bound with labels as context, but now got NoneType"):
+        graph.run(inputs, targets)
+    graph = make()
+    graph.run(inputs, targets)
+    with pytest.raises(
+        MessageError, match="a context for 'fast' was given at step 0, and none when the graph was bound"
+    ):
+        graph.run(inputs, targets, contexts=labels)
 
 
 def test_what_one_step_breaks_can_be_done_again() -> None:

@@ -267,8 +267,8 @@ class Graph:
         """
         parts = tuple(to_device(each or {}, self.device) for each in (inputs, targets, {}))
         steps = length(self.plans, parts)
-        self.bind(at(parts[0], self.plans, 0))
-        nodes = self.wired.nodes
+        # estimators are bound by what is trained on, contexts among it: until then these nodes are for once
+        nodes = (self._wired or wire(self, at(parts[0], self.plans, 0), {})).nodes
         stream = Stream({name: Live() for name in nodes}, False, until=steps)
         total: dict[str, Tensor] = {}
         weight: dict[str, float] = {}
@@ -319,6 +319,12 @@ class Graph:
         self.bind(inputs, contexts)
         check_given(self.plans, self.stream.step, (inputs, targets, contexts))
         wired = self.wired
+        for name, context in contexts.items():
+            if context is not None and name not in wired.contexts:
+                raise MessageError(
+                    f"a context for {name!r} was given at step {self.stream.step}, and none when the graph was bound; "
+                    "give it from step 0 on, or to bind()"
+                )
         wired.buffers.note()
         randomness = {name: node.stage.randomness.save() for name, node in wired.nodes.items()}
         step = self.stream.step

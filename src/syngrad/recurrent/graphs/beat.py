@@ -51,7 +51,7 @@ def beat(
     if stream.learning:
         try:
             for each in closed:
-                learn(each, stream, nodes, sample, ends)
+                learn(each, stream, nodes, sample)
             for each in closed:
                 update(each.node)
         except BaseException:
@@ -68,9 +68,11 @@ def beat(
 
 
 def is_full(node: Node, stream: Stream, ends: bool) -> bool:
-    """Whether the module's window ends with this step."""
+    """Whether the module's window ends with this step: it has all its ticks, or there will be no more."""
     turns = stream.lives[node.name].turns
-    return bool(turns) and (ends or (len(turns) == node.plan.window and turns[-1].step == stream.step))
+    if not turns or ends:
+        return bool(turns)
+    return turns[-1].step == stream.step and (len(turns) == node.plan.window or node.is_last(turns[-1].step, stream))
 
 
 def deliver(nodes: dict[str, Node], stream: Stream) -> None:

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wired:
-    """nodes, by name. edges: in the order of the receivers. buffers: to be put back where a step fails."""
+    """nodes, by name. edges: in the order of the receivers. buffers: to be put back where a step fails. contexts: the
+    modules whose estimators have been made to look at one.
+    """
 
     nodes: dict[str, Node]
     edges: list[Edge]
     buffers: Buffers
+    contexts: frozenset[str]
 
 
 def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -> Wired:
@@ -74,7 +77,8 @@ def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -
     for node in nodes.values():
         optimize(graph, node)
     modules = [node.stage.segment for node in nodes.values()]
-    return Wired(nodes, edges, Buffers([*modules, *(i for node in nodes.values() for i in node.interfaces)]))
+    buffers = Buffers([*modules, *(i for node in nodes.values() for i in node.interfaces)])
+    return Wired(nodes, edges, buffers, frozenset(name for name, each in contexts.items() if each is not None))
 
 
 def edge_name(sender: str, receiver: str) -> str:

@@ -72,11 +72,11 @@ def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
     return Closed(node, checked, count, scores)
 
 
-def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int, ends: bool) -> None:
+def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int) -> None:
     """The backward pass of one window, from its loss, its messages and its last state at once.
 
-    What comes back goes to the estimators of those it has heard, and to that of its own last state. ends: the sequence
-    ends here, and behind it there is nothing. sample: every so many messages their estimate's quality is measured.
+    What comes back goes to the estimators of those it has heard, and to that of its own last state. Behind the
+    last state of a sequence there is nothing. sample: every so many messages their estimate's quality is measured.
     """
     node, live, scale = closed.node, stream.lives[closed.node.name], 1.0 / closed.count
     pending = None
@@ -93,7 +93,8 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int, e
                 gradients.append(torch.stack(told).sum(0) if len(told) > 1 else told[0])
         if node.boundary is not None:
             sampled = bool(sample) and node.count % sample == sample - 1
-            pending = end(node, live, roots, gradients, scale, ends, sampled)
+            last = node.is_last(live.turns[-1].step, stream)
+            pending = end(node, live, roots, gradients, scale, last, sampled)
         if roots:
             torch.autograd.backward(roots, gradients)
         hand_back(node, live, stream, nodes, scale)
@@ -116,7 +117,7 @@ def end(
     roots: list[Tensor],
     gradients: list[Tensor],
     scale: float,
-    ends: bool,
+    last: bool,
     sampled: bool,
 ) -> Pending | None:
     """Inject the estimate at the window's last state; the boundary that waits for what comes back."""
@@ -125,7 +126,7 @@ def end(
     leaves = node.layout.leaves(live.state)
     vector = node.layout.vector([leaf.detach() for leaf in leaves])
     context = live.turns[-1].context
-    if ends:
+    if last:
         if node.boundary.wants_feedback:
             node.boundary.fit([vector], context, [torch.zeros_like(vector)], scale)
         return None

@@ -121,6 +121,10 @@ class Node:
         if self.updates is not None:
             self.updates.clear_all()
 
+    def is_last(self, step: int, stream: Stream) -> bool:
+        """Whether its tick at this step is known to be the last of its sequence."""
+        return stream.until is not None and step + self.plan.every >= stream.until
+
     def hears(self, step: int, until: int | None) -> dict[str, int]:
         """Who hears the message made at this step, and at how many ticks."""
         found = {name: heard(step, self.plan.every, every, until) for name, every in self.periods.items()}
