@@ -86,7 +86,7 @@ def test_spans_are_whole() -> None:
 
 @pytest.mark.parametrize("way", ["synthetic", "whole"])
 def test_the_fast_net_learns_to_count(way: str) -> None:
-    graph, streams = nets(T, inject=0.5), Streams(16, T)
+    graph, streams = nets(T), Streams(16, T)
     whole = Whole(graph)
     before = errors(graph, Streams(20, T, train=False), 3 * T)
     for _ in range(40 if way == "whole" else 15):

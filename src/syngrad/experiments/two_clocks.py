@@ -8,7 +8,7 @@ learnt to tell it, from the gradient that comes back, or is predicted to, at its
 would have to be unrolled over T of its ticks, and with it the fast one over T² images; with synthetic gradients the
 fast net is unrolled over T images, the slow one over a single tick, and both update T times as often.
 
-Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3.3, the multi-network system. Deviations: the counts are
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3, the multi-network system. Deviations: the counts are
 classes of a cross-entropy; the nets are small; a message takes its sender's period to arrive (see :class:`Graph`). The
 paper's images are MNIST's digits: they are taken where `syngrad data fetch mnist` has brought them, and where not the
 bundled part of Fashion-MNIST, whose classes have numbers too.
@@ -114,9 +114,13 @@ def adam(groups: Any) -> torch.optim.Optimizer:
 
 
 def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, **options: Any) -> Graph:
-    """The two nets, wired. options: of :class:`Graph`, as optimizer and estimator_lr."""
+    """The two nets, wired. options: of :class:`Graph`, as optimizer and estimator_lr.
+
+    The stream has no end and the nets are a cycle, so estimates are made of estimates for ever. Injected as they are,
+    they grow without bound here; at half, the default, they do not.
+    """
     torch.manual_seed(seed)
-    graph = Graph(estimator, seed=seed, **{"optimizer": adam, **options})
+    graph = Graph(estimator, seed=seed, **{"optimizer": adam, "inject": 0.5, **options})
     asked: dict[str, Any] = {"loss": token_cross_entropy, "loss_count": count_targets}
     graph.add(
         "fast",

@@ -33,7 +33,7 @@ nothing new and nobody hears it.
 **Late feedback.** What comes back for a message is of weights that its sender has changed since. How late it is, in
 updates of the sender and in steps, is measured at every edge: see :meth:`Graph.report`.
 
-Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3.3, the multi-network system. Deviations: messages take a
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3, the multi-network system. Deviations: messages take a
 sender's period to arrive, where the paper does not say; any graph, any rates; the loss of a state's estimator spans a
 window, as in :class:`TruncatedBPTT`. All samples of a batch begin and end together: sequences of unequal length within
 one batch, and resets in a stream, are the affair of :class:`TruncatedBPTT` alone.
