@@ -232,11 +232,3 @@ def test_a_loss_that_cannot_be_used() -> None:
     graph = wired(("x", {"receives": []}), ("y", {"module": linear(2), "receives": ["x"], **LOSS}))
     with pytest.raises(ConfigError, match="targets for 'x' were given, which has no loss"):
         graph.tick({"x": torch.zeros(N, WIDE)}, {"x": torch.zeros(N, 2)})
-
-
-def test_a_scheduler_steps_with_every_update() -> None:
-    graph = two_clocks(scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5))
-    inputs, targets = sequences(graph, 3 * T)
-    graph.run(inputs, targets)
-    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in graph.optimizers.items()}
-    assert rates == {"fast": 0.1 * 0.5**3, "slow": 0.1 * 0.5**3}

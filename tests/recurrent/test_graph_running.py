@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 
 from syngrad.errors import CheckpointError, ConfigError, MessageError, TrainingError
 from syngrad.estimators import GradientEstimator, Linear
-from syngrad.recurrent import Graph
+from syngrad.recurrent import Graph, TruncatedBPTT
 from syngrad.recurrent.graphs.beat import at
-from syngrad.recurrent.graphs.mail import heard
+from syngrad.recurrent.graphs.mail import Sent, heard
+from syngrad.recurrent.graphs.node import Turn
 
 
 @given(st.integers(0, 9), st.integers(1, 7), st.integers(1, 7), st.none() | st.integers(0, 60))
@@ -55,6 +57,27 @@ def test_ticks_run_at_once_are_ticks_run_one_by_one() -> None:
         trained(graph, 5 * T)
         assert len(calls) == expected
     same(weights(gathered), weights(stepped), 1e-12)
+
+
+@pytest.mark.parametrize("make", [two_clocks, loop])
+def test_nothing_depends_on_the_order_in_which_modules_were_added(make: Any) -> None:
+    graph, other = make(), make()
+    inputs, targets = sequences(graph, 36)
+    other.plans = dict(reversed(other.plans.items()))
+    for each in (graph, other):
+        each.run(inputs, targets)
+    for name, plan in graph.plans.items():
+        same(list(plan.module.parameters()), list(other.plans[name].module.parameters()), 1e-12)
+
+
+def test_what_is_kept_does_not_grow_with_the_stream() -> None:
+    graph = loop()
+    kept = []
+    for last in (18, 90):
+        trained(graph, 90, graph.step if last > 18 else 0, last)
+        gc.collect()
+        kept.append(sum(type(each) in (Sent, Turn) for each in gc.get_objects()))
+    assert 0 < kept[1] <= kept[0] + 1
 
 
 def test_a_ring_of_three_is_the_same_every_time_and_learns() -> None:
@@ -259,3 +282,17 @@ def test_a_frozen_module_hands_gradients_on() -> None:
     trained(graph, 12)
     moved = [not torch.equal(p, q) for p, q in zip(start, weights(graph), strict=True)]
     assert moved == [True, True, False, False, True, True]
+
+
+def halved(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.StepLR:
+    return torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+
+def test_a_scheduler_steps_with_every_update() -> None:
+    graph = two_clocks(scheduler=halved)
+    graph.run(*sequences(graph, 3 * T))
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in graph.optimizers.items()}
+    assert rates == {"fast": 0.1 * 0.5**3, "slow": 0.1 * 0.5**3}
+    bptt = TruncatedBPTT(nn.GRU(WIDE, 2), window=T, loss=F.mse_loss, optimizer=sgd, scheduler=halved)
+    bptt.run(torch.zeros(3 * T, N, WIDE), torch.zeros(3 * T, N, 2))
+    assert bptt.optimizers[0].param_groups[0]["lr"] == 0.1 * 0.5**3
