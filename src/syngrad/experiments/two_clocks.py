@@ -113,8 +113,9 @@ def adam(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, 1e-3, fused=True)
 
 
-def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, **options: Any) -> Graph:
-    """The two nets, wired. options: of :class:`Graph`, as optimizer and estimator_lr.
+def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, *, unroll: int = 1, **options: Any) -> Graph:
+    """The two nets, wired. unroll: ticks of the slow one from one of its updates to the next. options: of
+    :class:`Graph`, as optimizer and estimator_lr.
 
     The stream has no end and the nets are a cycle, so estimates are made of estimates for ever. Injected as they are,
     they grow without bound here; at half, the default, they do not.
@@ -137,6 +138,7 @@ def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, **options: A
         "slow",
         nn.LSTMCell(MESSAGE, MESSAGE),
         every=period,
+        window=unroll,
         receives=("fast",),
         readout=nn.Linear(MESSAGE, period * period + 1),
         message=MESSAGE,

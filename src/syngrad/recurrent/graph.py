@@ -222,7 +222,8 @@ class Graph:
         Returns the losses of the modules whose window ended and has targets, detached. Where something is wrong with
         the data, weights and clock stay as they were, and the step may be made again.
         """
-        closed = self._beat(inputs, targets or {}, contexts or {}, ends)
+        inputs, targets, contexts = (self._given(each) for each in (inputs, targets, contexts))
+        closed = self._beat(inputs, targets, contexts, ends)
         if ends:
             self.restart()
         return {each.node.name: each.loss.detach() for each in closed if each.loss is not None}
@@ -238,7 +239,7 @@ class Graph:
 
         Returns each module's loss, averaged over its windows, detached.
         """
-        parts = tuple(to_device(each or {}, self.device) for each in (inputs, targets, contexts))
+        parts = tuple(self._given(each) for each in (inputs, targets, contexts))
         steps = length(self.plans, parts)
         if ends:
             self.bind(*(at(parts[k], self.plans, 0) for k in (0, 2)))
@@ -265,7 +266,7 @@ class Graph:
         where it is. scores: what each module's loss is given at all its ticks, (n, ticks, …) if it is recurrent in that
         order itself.
         """
-        parts = tuple(to_device(each or {}, self.device) for each in (inputs, targets, {}))
+        parts = tuple(self._given(each) for each in (inputs, targets, {}))
         steps = length(self.plans, parts)
         # estimators are bound by what is trained on, contexts among it: until then these nodes are for once
         nodes = (self._wired or wire(self, at(parts[0], self.plans, 0), {})).nodes
@@ -314,8 +315,11 @@ class Graph:
         """Go on from there; the graph has to be bound. Raises CheckpointError for a state of another graph."""
         load_state_dict(self, state)
 
+    def _given(self, each: Given | None) -> Given:
+        made: Given = to_device({} if each is None else each, self.device)
+        return made
+
     def _beat(self, inputs: Given, targets: Given, contexts: Given, ends: bool) -> list[Closed]:
-        inputs, targets, contexts = (to_device(each, self.device) for each in (inputs, targets, contexts))
         self.bind(inputs, contexts)
         check_given(self.plans, self.stream.step, (inputs, targets, contexts))
         wired = self.wired
@@ -325,8 +329,6 @@ class Graph:
                     f"a context for {name!r} was given at step {self.stream.step}, and none when the graph was bound; "
                     "give it from step 0 on, or to bind()"
                 )
-        wired.buffers.note()
-        randomness = {name: node.stage.randomness.save() for name, node in wired.nodes.items()}
         step = self.stream.step
         try:
             return beat(
@@ -337,9 +339,6 @@ class Graph:
                 sample=self.quality_every,
             )
         except BaseException as error:
-            wired.buffers.put_back()
-            for name, node in wired.nodes.items():
-                node.stage.randomness.load(randomness[name])
             if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
                 raise TrainingError(f"step {step} failed: {first_line(error)}") from error
             raise

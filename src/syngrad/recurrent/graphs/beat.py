@@ -30,8 +30,8 @@ def beat(
 ) -> list[Closed]:
     """One step. given: inputs, targets and contexts by module. ends: it is the last of its sequences.
 
-    Returns the windows that ended with it. Where something fails while running forward, the stream is as it was, and
-    its owner puts back generators and buffers; where it fails later, in an estimator or an optimiser, it begins anew.
+    Returns the windows that ended with it. Where something fails while running forward, all is as it was;
+    where it fails later, in an estimator or an optimiser, the stream begins anew.
     """
     before = stream.copy()
     try:
@@ -47,6 +47,8 @@ def beat(
         closed = [close(node, stream, nodes) for node in nodes.values() if is_full(node, stream, ends)]
     except BaseException:
         vars(stream).update(vars(before))
+        for node in nodes.values():
+            node.put_back()
         raise
     if stream.learning:
         try:
@@ -57,6 +59,7 @@ def beat(
         except BaseException:
             for node in nodes.values():
                 node.forget()
+                node.put_back()
             vars(stream).update(vars(Stream({name: Live() for name in nodes}, True)))
             raise
     else:
@@ -64,6 +67,8 @@ def beat(
             live = stream.lives[each.node.name]
             stream.lives[each.node.name] = Live(state=live.state, outbox=live.outbox)
     stream.step += 1
+    for node in nodes.values():
+        node.keep()
     return closed
 
 

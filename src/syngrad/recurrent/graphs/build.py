@@ -19,7 +19,7 @@ from syngrad.recurrent.graphs.node import Node, Stream
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.state import layout
 from syngrad.stage import Stage
-from syngrad.untouched import Buffers, untouched
+from syngrad.untouched import untouched
 from syngrad.updates import Updates
 
 if TYPE_CHECKING:
@@ -28,13 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wired:
-    """nodes, by name. edges: in the order of the receivers. buffers: to be put back where a step fails. contexts: the
-    modules whose estimators have been made to look at one.
-    """
+    """nodes, by name. edges: in the order of the receivers. contexts: the modules whose estimators look at one."""
 
     nodes: dict[str, Node]
     edges: list[Edge]
-    buffers: Buffers
     contexts: frozenset[str]
 
 
@@ -76,9 +73,7 @@ def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -
                 nodes[sender].periods[node.name] = node.plan.every
     for node in nodes.values():
         optimize(graph, node)
-    modules = [node.stage.segment for node in nodes.values()]
-    buffers = Buffers([*modules, *(i for node in nodes.values() for i in node.interfaces)])
-    return Wired(nodes, edges, buffers, frozenset(name for name, each in contexts.items() if each is not None))
+    return Wired(nodes, edges, frozenset(name for name, each in contexts.items() if each is not None))
 
 
 def edge_name(sender: str, receiver: str) -> str:

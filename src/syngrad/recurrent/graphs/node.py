@@ -6,7 +6,6 @@ a recurrent module runs all ticks that hear the same messages at once, as a fuse
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from syngrad.recurrent.graphs.mail import Edge, Sent, heard
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.state import Layout
 from syngrad.stage import Stage
+from syngrad.untouched import Buffers
 from syngrad.updates import Updates
 
 
@@ -57,10 +57,17 @@ class Live:
 
     def copy(self) -> Live:
         """To go back to where a step fails."""
-        live = copy.copy(self)
-        live.turns, live.outputs, live.sent = [*self.turns], [*self.outputs], [*self.sent]
-        live.leaves = {**self.leaves}
-        return live
+        return Live(
+            self.state,
+            self.pending,
+            self.outbox,
+            [*self.turns],
+            self.done,
+            [*self.outputs],
+            self.begin,
+            {**self.leaves},
+            [*self.sent],
+        )
 
 
 @dataclass
@@ -79,10 +86,8 @@ class Stream:
 
     def copy(self) -> Stream:
         """To go back to where a step fails."""
-        stream = copy.copy(self)
-        stream.lives = {name: live.copy() for name, live in self.lives.items()}
-        stream.current = {**self.current}
-        return stream
+        lives = {name: live.copy() for name, live in self.lives.items()}
+        return Stream(lives, self.learning, self.step, self.n, self.until, {**self.current})
 
 
 class Node:
@@ -96,6 +101,8 @@ class Node:
         self.plan, self.name, self.core = plan, plan.name, plan.core
         self.shape, self.dtype = shape, dtype
         self.stage, self.active = stage, active
+        self._buffers = Buffers([stage.segment])
+        self._before: dict[str, Tensor] | None = None
         self.layout: Layout | None = None
         self.boundary: Interface | None = None
         self.inject = 1.0
@@ -112,8 +119,27 @@ class Node:
         found = [edge.interface for edge in self.listeners.values()]
         return [*found, *([self.boundary] if self.boundary is not None else [])]
 
+    def note(self) -> None:
+        """Remember buffers and generators as they are, where this step has not run anything yet."""
+        if self._before is None:
+            self._buffers.note()
+            self._before = self.stage.randomness.save()
+
+    def put_back(self) -> None:
+        """Buffers and generators as they were before this step."""
+        if self._before is not None:
+            self._buffers.put_back()
+            self.stage.randomness.load(self._before)
+            self._before = None
+
+    def keep(self) -> None:
+        """Leave them as they are now."""
+        self._before = None
+
     def drawing(self, stream: Stream) -> AbstractContextManager[None]:
         """Inside it the default generators are the module's own; evaluation leaves those where they are."""
+        if stream.learning:
+            self.note()
         return self.stage.randomness.swapped() if stream.learning else nullcontext()
 
     def forget(self) -> None:
