@@ -231,6 +231,19 @@ def test_what_one_step_breaks_can_be_done_again() -> None:
     same(trained(graph, 24, 11), trained(other, 24))
 
 
+def test_sequences_that_break_off_leave_no_half_behind() -> None:
+    graph, other = two_clocks(), two_clocks()
+    inputs, targets = sequences(graph, 24)
+    broken = {"fast": inputs["fast"].clone()}
+    broken["fast"][:, 2] = float("inf")
+    with pytest.raises(TrainingError, match=r"the loss is nan of 'fast' at step 3"):
+        graph.run(broken, targets)
+    assert graph.step == 0
+    other.tick(at(inputs, other.plans, 0), at(targets, other.plans, 0))  # the slow one had learnt from its first tick
+    other.restart()
+    same(trained(graph, 24), trained(other, 24))
+
+
 def test_what_breaks_while_learning_begins_anew() -> None:
     calls: list[int] = []
 

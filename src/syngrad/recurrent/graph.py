@@ -71,7 +71,8 @@ class Graph:
     """Modules, who hears whom, and a clock; see the head of this file for what happens when.
 
     estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names of
-    edges ("fast→slow") and states ("fast: state") to these. "zero" leaves everybody with their own losses.
+    edges ("fast→slow") and states ("fast: state"), or "default", to these. "zero" foretells nothing: what is "zero"
+    everywhere leaves everybody with their own losses.
     inject: factor of the estimates where they enter a module, for all, or by the same names (1 for those not named). In
     a stream without end, and in cycles, estimates are made of estimates: where they grow, a factor below 1 holds them.
     optimizer: parameters → optimiser, one a module, of its weights and of its estimators; estimator_lr, scheduler,
@@ -252,12 +253,14 @@ class Graph:
             )
         total: dict[str, Tensor] = {}
         weight: dict[str, float] = {}
-        for step in range(steps):
-            inputs_now, targets_now, contexts_now = (at(part, self.plans, step) for part in parts)
-            for each in self._beat(inputs_now, targets_now, contexts_now, ends and step == steps - 1):
-                add_loss(each, total, weight)
-        if ends:
-            self.restart()
+        try:
+            for step in range(steps):
+                inputs_now, targets_now, contexts_now = (at(part, self.plans, step) for part in parts)
+                for each in self._beat(inputs_now, targets_now, contexts_now, ends and step == steps - 1):
+                    add_loss(each, total, weight)
+        finally:
+            if ends:
+                self.restart()
         return {name: total[name] / weight[name] for name in total}
 
     @torch.no_grad()
