@@ -232,3 +232,5 @@ def test_a_loss_that_cannot_be_used() -> None:
     graph = wired(("x", {"receives": []}), ("y", {"module": linear(2), "receives": ["x"], **LOSS}))
     with pytest.raises(ConfigError, match="targets for 'x' were given, which has no loss"):
         graph.tick({"x": torch.zeros(N, WIDE)}, {"x": torch.zeros(N, 2)})
+    with pytest.raises(ConfigError, match="targets for 'x' were given, which has no loss"):
+        graph.evaluate({"x": torch.zeros(N, 2, WIDE)}, {"x": torch.zeros(N, 2, 2)})

@@ -280,6 +280,7 @@ class Graph:
         with evaluating([node.stage.segment for node in nodes.values()]):
             for step in range(steps):
                 inputs_now, targets_now, _ = (at(part, self.plans, step) for part in parts)
+                check_given(self.plans, step, (inputs_now, targets_now, {}))
                 for each in beat(nodes, stream, (inputs_now, targets_now, {}), ends=step == steps - 1):
                     add_loss(each, total, weight)
                     scores[each.node.name].append(each.scores)
