@@ -218,6 +218,20 @@ def test_estimators_may_look_at_a_context() -> None:
         graph.run(inputs, targets, contexts=labels)
 
 
+def test_a_head_on_a_message_predicts_what_its_listener_is_asked() -> None:
+    """From the labels alone the sender learns what is of use to the receiver."""
+    graph = Graph({"x→y": "local", "default": "zero"}, optimizer=lambda params: torch.optim.Adam(params, 0.02))
+    torch.manual_seed(0)
+    graph.add("x", Plain(WIDE, 3), classes=3)
+    graph.add("y", nn.Linear(3, 3), receives=("x",), loss=F.cross_entropy)
+    labels = torch.randint(3, (12, 61))
+    inputs = torch.randn(12, 61, WIDE) + 2 * F.one_hot(labels, WIDE)
+    late = labels.roll(1, 1)  # what x is told at one step is asked of y at the next
+    first = [graph.run({"x": inputs}, {"y": late}, contexts={"x": labels})["y"] for _ in range(3)]
+    assert graph.wired.edges[0].interface.heads[0].binding.output == (3,)
+    assert first[2] < 0.7 * first[0]
+
+
 def test_what_one_step_breaks_can_be_done_again() -> None:
     graph, other = two_clocks(), two_clocks()
     inputs, targets = sequences(graph, 24)

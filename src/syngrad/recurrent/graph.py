@@ -72,7 +72,8 @@ class Graph:
 
     estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names of
     edges ("fast→slow") and states ("fast: state"), or "default", to these. "zero" foretells nothing: what is "zero"
-    everywhere leaves everybody with their own losses.
+    everywhere leaves everybody with their own losses. On an edge to a module with a loss it may be a head, "default",
+    "local" or "sobolev": it predicts what the receiver will be asked, which is then the sender's context.
     inject: factor of the estimates where they enter a module, for all, or by the same names (1 for those not named). In
     a stream without end, and in cycles, estimates are made of estimates: where they grow, a factor below 1 holds them.
     optimizer: parameters → optimiser, one a module, of its weights and of its estimators; estimator_lr, scheduler,

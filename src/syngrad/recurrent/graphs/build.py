@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, unknown
+from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
 from syngrad.interface import Interface, infer_context
 from syngrad.recurrent.graphs.beat import check_given, samples
@@ -61,12 +61,15 @@ def wire(graph: Graph, inputs: Mapping[str, Any], contexts: Mapping[str, Any]) -
             bind_state(node, inputs, messages, contexts)
             node.inject = factors.get(state_name(node.name), 1.0)
         for node in nodes.values():
+            output = asked(node.plan, inputs, messages)
+            loss, count = node.plan.loss, node.plan.loss_count
             for sender in node.plan.receives:
                 plan = plans[sender]
                 interface = Interface(plan.estimator, classes=plan.classes, name=edge_name(sender, node.name))
                 message = messages[sender]
                 kind = infer_context(contexts.get(sender), plan.classes)
-                interface.bind_leaves([Binding(message.shape[1:], message.dtype, message.device, kind)], [0])
+                binding = Binding(message.shape[1:], message.dtype, message.device, kind, output, loss, count)
+                interface.bind_leaves([binding], [0])
                 edge = Edge(sender, node.name, interface, factors.get(interface.name, 1.0))
                 edges.append(edge)
                 node.senders[sender] = nodes[sender].listeners[node.name] = edge
@@ -161,6 +164,22 @@ def probe(plans: Mapping[str, Plan], inputs: Mapping[str, Any], n: int, device: 
                 output = pick(plan, call(plan, [inputs.get(name)], heard, None)[0], 0)
             found[name] = torch.zeros_like(check_message(name, output, None, n))
     return found
+
+
+def asked(plan: Plan, inputs: Mapping[str, Any], messages: Mapping[str, Tensor]) -> torch.Size | None:
+    """The shape of what a module's loss is given of one sample at one tick: what a head that stands on a message to it
+    predicts. None where it has no loss, or is heard to give no single tensor.
+    """
+    if plan.loss is None or not plan.receives:
+        return None
+    parts = [part for part in (plan.module, plan.readout) if part is not None]
+    with untouched(*parts), torch.no_grad():
+        output = call(plan, [inputs.get(plan.name)], {sender: messages[sender] for sender in plan.receives}, None)[0]
+        try:
+            scores = pick(plan, output if plan.readout is None else plan.readout(output), 0)
+        except Exception as error:
+            raise TrainingError(f"readout of {plan.name!r} raised {first_line(error)}") from error
+    return scores.shape[1:] if isinstance(scores, Tensor) else None
 
 
 def dtype_of(plan: Plan) -> torch.dtype:
