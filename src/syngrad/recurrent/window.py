@@ -69,6 +69,8 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     if window.ends is not None and interface.wants_feedback:
         Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
     apply(run.parts.updates, run.precision)
+    for scheduler in run.parts.updates.schedulers:
+        scheduler.step()
     sampled = run.quality_every and run.count % run.quality_every == run.quality_every - 1
     run.pending = Pending(vector, context, None if gone is None else ~gone, estimate / scale if sampled else None)
     run.state = layout.cut(state, False)[0]
