@@ -25,6 +25,8 @@ NETS = Path(__file__).resolve().parent / "nets.py"
 class Reached(Callback):
     """Ends the run with the epoch in which the metric has reached the target."""
 
+    whole = False
+
     def __init__(self, target: float) -> None:
         self.target = target
 

@@ -24,6 +24,7 @@ MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "synthetic": ("synthetic", {}),
     "synthetic:local": ("synthetic:local", {}),
     "delayed": ("delayed", {}),
+    "delayed, queue_depth=8": ("delayed", {"queue_depth": 8}),
 }
 #: message_dtype as (down, up), for activations and for gradients
 DTYPES = {

@@ -44,6 +44,8 @@ def main() -> None:
         os.write(log, f"{name} {minibatch} {ATTEMPT} {time.time()}\n".encode())
 
     class Telling(Callback):
+        whole = False
+
         def on_start(self, trainer: Any) -> None:
             event("begun", trainer.minibatches)
             self.going = False

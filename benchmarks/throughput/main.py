@@ -29,12 +29,13 @@ ROWS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
     "ddp": ("ddp", 1, {}, 1.1, 3.0),
     "gpipe": ("gpipe", 1, {}, 1.0, 4.0),
     "1f1b": ("1f1b", 1, {}, 1.0, 4.0),
-    "delayed": ("syngrad", 1, {"method": "delayed"}, 0.6, 4.5),
+    "delayed, queue_depth=8": ("syngrad", 1, {"method": "delayed", "queue_depth": 8}, 0.6, 4.5),
     "synthetic:local": ("syngrad", 1, {"method": "synthetic", "estimator": "local"}, 0.5, 4.5),
     "synthetic": ("syngrad", 1, {"method": "synthetic"}, 0.55, 4.5),
 }
 EXACT = ("ddp", "gpipe", "1f1b")
-#: what was tried to make the narrow net faster, each beside the row that it changes
+#: what was tried to make the narrow net faster, each beside the row that it changes, and the entry it goes into
+TRIED = "narrow, what was tried"
 WAYS: dict[str, tuple[str, int, dict[str, Any], float, float]] = {
     "plain, 2 threads": ROWS["plain, 2 threads"],
     "synthetic": ROWS["synthetic"],
@@ -79,7 +80,7 @@ def run(configuration: str, rounds: int, path: Path, again: bool, quick: bool, w
     take_turns(
         path,
         "throughput",
-        configuration,
+        TRIED if which is WAYS else configuration,
         settings,
         list(rows),
         rounds,
@@ -103,7 +104,7 @@ def main() -> None:
         options.configurations = ["narrow, batch 128"]
     if options.quick and options.out is None:
         parser.error("--quick makes no results; name another file with --out")
-    path = options.out or HERE / "results" / ("ways.json" if options.ways else "throughput.json")
+    path = options.out or HERE / "results" / "throughput.json"
     every = [row for name in options.configurations for row in rows_of(name, options.quick, which).values()]
     estimate(every, options.rounds)
     for configuration in options.configurations:

@@ -120,7 +120,7 @@ def compare(
             metavar="N",
             parser=whole("--queue-depth"),
             help="With --workers: minibatches under way at most.",
-            show_default="8",
+            show_default="8; 2 for delayed",
         ),
     ] = None,
     message_dtype: Annotated[

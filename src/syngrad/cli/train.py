@@ -118,7 +118,7 @@ def train(
         str | None, typer.Option(help="Stages of each worker, as in 2,1; by measured cost without it.")
     ] = None,
     queue_depth: Annotated[
-        int | None, _whole("queue-depth", "Minibatches under way between two workers.", show_default="8")
+        int | None, _whole("queue-depth", "Minibatches under way between two workers.", show_default="8; 2 for delayed")
     ] = None,
     message_dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or int8 between workers, or two: down,up.")

@@ -16,11 +16,15 @@ MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
 LINKS = ("zeromq", "process_group")
 #: more than anybody has memory for
 DEEPEST = 10_000
+#: minibatches under way where nobody says how many. True gradients that come late are as late as that, and with eight
+#: they cost more of the metric than they gain in speed (benchmarks/async_accuracy); an estimate does not mind
+DEPTH, DEPTH_OF_DELAYED = 8, 2
 
 
 @dataclass(frozen=True)
 class Settings:
-    """queue_depth: minibatches that may be under way between two processes. message_dtype: the form of activations that
+    """queue_depth: minibatches that may be under way between two processes; the Trainer's own default is 8, and 2 for
+    the method `delayed`, whose gradients are as late as that. message_dtype: the form of activations that
     travel down and gradients up; one for both, or (down, up); "float32" leaves every dtype as it is. place: how many
     stages each process runs, from the first on; None lays them out by measured cost. link: "zeromq", or
     "process_group" (experimental: by torch.distributed, so that CUDA tensors need not pass through the CPU; neither
@@ -29,7 +33,7 @@ class Settings:
     timeout_s: the longest wait for another process that lives. trace: whether spans of time are kept.
     """
 
-    queue_depth: int = 8
+    queue_depth: int = DEPTH
     message_dtype: str | tuple[str, str] = "float32"
     place: Sequence[int] | None = None
     link: str = "zeromq"

@@ -18,7 +18,7 @@ from syngrad.execution.ends import Ends
 from syngrad.execution.pending import Record
 from syngrad.execution.precision import Precision, parse_dtype
 from syngrad.execution.sequential import Sequential
-from syngrad.execution.settings import Settings
+from syngrad.execution.settings import DEPTH, DEPTH_OF_DELAYED, Settings
 from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.guard import Guard, check_bound
 from syngrad.history import Epoch, History
@@ -111,7 +111,7 @@ class Trainer:
         progress: bool | None = None,
         quality_every: int = 50,
         true_every: int = 200,
-        queue_depth: int = 8,
+        queue_depth: int | None = None,
         message_dtype: str | tuple[str, str] = "float32",
         place: Sequence[int] | None = None,
         link: str = "zeromq",
@@ -151,6 +151,8 @@ class Trainer:
             check_inputs(inputs)
             options.check_unlocked(self.policy)
         self.inputs = inputs
+        if queue_depth is None:
+            queue_depth = DEPTH_OF_DELAYED if self.method.name == "delayed" else DEPTH
         self.settings = Settings(queue_depth, message_dtype, place, link, link_key, timeout_s, trace)
         #: whether what comes from another process is applied as it comes: without a fixed delay
         self.free = feedback_delay is None and not self.method.exact
