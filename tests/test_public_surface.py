@@ -16,10 +16,10 @@ import syngrad
 
 names = load(Path(__file__).parents[1] / "docs" / "hooks" / "public_names.py")
 
-NAMES = {"decouple", "Interface", "GradientEstimator", "Trainer", "Experiment", "SyngradError"}
+NAMES = {"decouple", "Interface", "GradientEstimator", "Trainer", "TruncatedBPTT", "Experiment", "SyngradError"}
 FAMILIES = {"estimators", "metrics", "targets"}
 # Public too, and imported by those who want them.
-BESIDE = {"callbacks", "data"}
+BESIDE = {"callbacks", "data", "recurrent"}
 
 # What `import syngrad` leaves to those who need it: the command line's look, and the ways of taking a model apart.
 HEAVY = ("typer", "rich", "plotly", "simpy", "torch.fx", "torch.export", "torch._dynamo", "torch._inductor")

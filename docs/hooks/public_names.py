@@ -27,7 +27,7 @@ HANDED = {
     "quality": ("Quality", "Sample", "TrueSample"),
 }
 #: what stands beside the names of `syngrad` itself; those after the first three are imported by their own names
-FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data")
+FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data", "recurrent")
 
 
 def public(module: ModuleType) -> dict[str, object]:

@@ -6,6 +6,7 @@ from syngrad.estimators import GradientEstimator
 from syngrad.experiment import Experiment
 from syngrad.interface import Interface
 from syngrad.network import decouple
+from syngrad.recurrent import TruncatedBPTT
 from syngrad.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __all__ = [
     "Interface",
     "SyngradError",
     "Trainer",
+    "TruncatedBPTT",
     "decouple",
     "estimators",
     "metrics",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.delayed import Delayed
 from syngrad.execution.ends import Ends, Sent
@@ -143,25 +144,8 @@ class Sequential:
             loss = synthetic(self, batch, t, sampling, active)
             self._take_in(t)
         self._apply_pending(t)
-        self._update()
+        apply(self.updates, self.precision)
         return loss
-
-    def _update(self) -> None:
-        """Apply what has gathered; under float16 without its factor, which then follows what was seen."""
-        scaled = self.precision.dtype == torch.float16
-        if scaled:
-            self.precision.unscale(self.updates.gathered())
-        try:
-            self.updates.step_all()
-        except (SyngradError, Warning):  # a warning, where somebody has made errors of them
-            raise
-        except Exception as error:
-            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in self.updates.optimizers}))
-            raise TrainingError(
-                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
-            ) from error
-        if scaled:
-            self.precision.adapt(self.updates.overflowed)
 
     def _note(self) -> None:
         """Remember what a minibatch moves before its update, in case it fails."""
@@ -195,7 +179,7 @@ class Sequential:
         """Let the minibatches still in flight end (`delayed`): each goes down without a new one coming in."""
         while self.delayed is not None and self.delayed.in_flight:
             self.delayed.drain()
-            self._update()
+            apply(self.updates, self.precision)
 
     def top(self, output: Any, batch: Batch) -> Tensor:
         """The loss at the top, checked to be a finite scalar."""

@@ -1,0 +1,56 @@
+"""The auxiliary task: a state is to foretell the estimate at the boundary to come.
+
+A linear head on the window's first output o_1 predicts Ĝ(s_T), the estimate at its last; with ρ the running mean of
+‖Ĝ‖², weight·Σ‖A(o_1) − Ĝ‖²/(n·ρ) joins the window's loss and trains core and head. So what matters T − 1 steps later is
+drawn to the front of the window, and the window before it hears of it through its own boundary.
+
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2.1 and App. C.2: "an extra head predicts the next window's
+synthetic gradient". Deviations: the prediction is made by the first output of the window itself, since the graph of the
+window before is gone by then; the error is divided by ρ, so that one weight serves all tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError
+from syngrad.estimators.base import zero_
+from syngrad.tree import tensors
+
+
+class Auxiliary(nn.Module):
+    """weight: of the task in the window's loss; 0 for none."""
+
+    power: Tensor
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self.head: nn.Linear | None = None
+        self.register_buffer("power", torch.zeros(()))
+
+    def build(self, output: Tensor, features: int) -> None:
+        """Make the head for outputs like this one, of one step, and a state of so many features."""
+        if self.weight:
+            width = output[0].numel()
+            self.head = zero_(nn.Linear(width, features)).to(output.device, output.dtype)
+
+    def loss(self, output: Tensor, estimate: Tensor) -> Tensor:
+        """The task's loss. output: (n, …), the window's first. estimate: (n, features), detached, per sample."""
+        assert self.head is not None
+        with torch.no_grad():
+            power = estimate.square().sum(1).mean().to(self.power.dtype)
+            self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
+        error = (self.head(output.flatten(1).to(self.head.weight.dtype)) - estimate).square().sum(1).mean()
+        loss: Tensor = self.weight * error / self.power.clamp_min(torch.finfo(torch.float32).tiny)
+        return loss
+
+    def first(self, outputs: Any, time: int) -> Tensor:
+        """The first step's output, (n, …)."""
+        found = next((leaf for leaf in tensors(outputs) if leaf.is_floating_point()), None)
+        if found is None:
+            raise ConfigError("the auxiliary task needs floating outputs of the core; use auxiliary=0")
+        return found.select(time, 0)

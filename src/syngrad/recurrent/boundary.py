@@ -1,0 +1,77 @@
+"""The boundary between two windows: what is injected there, and what the estimator is fitted to.
+
+Window k runs from state s_{k−1} to s_k, with loss L_k. What is cut off behind s_k is G_k = Σ_{j>k} ∂L_j/∂s_k, and the
+estimator's Ĝ(s_k) stands for it:
+
+    injected at s_k     c·Ĝ(s_k)                                  c: `inject`
+    target for s_{k−1}  ∂L_k/∂s_{k−1} + γ·Ĝ(s_k)·∂s_k/∂s_{k−1}    γ: `discount`
+
+The target is what comes back at s_{k−1} in the very backward pass that trains the core: where γ = c nothing is run for
+it. Otherwise (γ − c)·Ĝ(s_k) goes back to s_{k−1} once more, past the weights. At the end of a sequence Ĝ is replaced by
+0, and the estimator is fitted to 0 there.
+
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2.1. Deviations: the bootstrap spans a whole window, where the
+paper makes one step of the next; units are those of one sample (the gradient of the sum of all losses to come), so that
+nothing depends on the batch or on the length of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syngrad.interface import Interface
+from syngrad.targets import mixed
+from syngrad.tree import map_tensors
+
+
+@dataclass
+class Pending:
+    """A boundary that waits for what comes back: the state there (n, features), its context, and the samples that take
+    part, None for all. estimate: what was injected, per sample, where its quality is measured.
+    """
+
+    vector: Tensor
+    context: Any
+    rows: Tensor | None = None
+    estimate: Tensor | None = None
+
+    def fit(self, interface: Interface, received: Tensor, scale: float) -> None:
+        """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back."""
+        if self.rows is None:
+            interface.fit([self.vector], self.context, [received], scale)
+        elif bool(self.rows.any()):
+            rows = self.rows.nonzero().squeeze(1)
+            context = map_tensors(lambda leaf: leaf.index_select(0, rows), self.context)
+            interface.fit([self.vector[rows]], context, [received[rows]], scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        return dict(vars(self))
+
+
+class Inner(torch.autograd.Function):
+    """A boundary inside a span of windows that are trained together: downwards the state, and upwards
+
+        λ·received + (1 − λ)·c·Ĝ
+
+    while the estimator is fitted to what was received. So the targets of a span are the λ-returns
+    G_{k−1} = ∂L_k/∂s_{k−1} + [(1−λ)·c·Ĝ(s_k) + λ·G_k]·∂s_k/∂s_{k−1}. Source: Pemberton & Costa 2024 (arXiv 2401.07044).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, pending: Pending, interface: Interface, given: tuple[float, ...]) -> Tensor:
+        """The state itself. given: λ, c and the scale."""
+        ctx.rest = (pending, interface, given)
+        return vector.view_as(vector)
+
+    @staticmethod
+    def backward(ctx: Any, received: Tensor) -> Any:
+        """See above."""
+        pending, interface, (lam, inject, scale) = ctx.rest
+        estimates, _ = interface.estimate([pending.vector], pending.context, scale, keep=False)
+        pending.fit(interface, received, scale)
+        return mixed(received, estimates[0] * inject, lam), None, None, None

@@ -1,0 +1,273 @@
+"""Truncated back-propagation through time with an estimate of what the truncation cuts off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
+from syngrad.estimators import GradientEstimator
+from syngrad.estimators.registry import EstimatorSpec
+from syngrad.execution.precision import Precision, parse_dtype
+from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
+from syngrad.guard import Guard, check_bound
+from syngrad.interface import Interface, check_spec
+from syngrad.quality import Quality
+from syngrad.recurrent.auxiliary import Auxiliary
+from syngrad.recurrent.boundary import Pending
+from syngrad.recurrent.checks import check_factor, check_least, check_rows
+from syngrad.recurrent.core import Core
+from syngrad.recurrent.losses import count_targets, token_cross_entropy
+from syngrad.recurrent.parts import Parts, make, started, windows
+from syngrad.recurrent.saving import load_state_dict, state_dict
+from syngrad.recurrent.window import Window, train
+from syngrad.targets import check_lambda
+from syngrad.trainer import default_optimizer, options
+from syngrad.tree import to_device
+from syngrad.updates import Clipping
+
+#: a factor, or a function of the number of windows trained so far
+Schedule = float | Callable[[int], float]
+
+
+class TruncatedBPTT:
+    """Trains a recurrent core window by window; the gradient from behind a window's end is predicted.
+
+        bptt = syngrad.TruncatedBPTT(core, "linear", window=8)
+        loss = bptt.step(inputs, targets)          # one window; the state is carried on from the last one
+        loss = bptt.run(inputs, targets, lengths)  # whole sequences, from their first step to their last
+
+    core: `nn.LSTM`, `nn.GRU`, `nn.RNN`, a cell, or a module (inputs, state) → (outputs, state) of the user's own, whose
+    state is any nested structure of tensors. readout: outputs → what the loss is given. batch_first: inputs are
+    (n, t, …) or (t, n, …); the core's own unless given.
+    estimator: of ∂(all losses behind the window)/∂(state), for the state as one vector a sample; a name, a module or a
+    function. "zero" is plain truncated back-propagation, and a window as long as the sequence the full one.
+    window: steps. horizon: windows that are trained together, in one step of the optimiser, with λ-targets between
+    them; lam: their λ. Where it is 1, gradients go through all of them as if they were one window.
+    inject: factor of the estimate where it enters the core, a number or a function of the windows trained so far.
+    discount: its factor in the estimator's own target; `inject` where None, which costs nothing, see boundary.py.
+    auxiliary: weight of predicting the next boundary's estimate from the window's first output, see auxiliary.py.
+    loss: (outputs, targets) → scalar; mean cross-entropy over the last dimension unless given. loss_count: targets →
+    the number of losses that it averages over: all that are not −100 for the default loss, and n·t otherwise.
+    optimizer, estimator_lr, groups, scheduler, clip_norm, guard, seed, device, autocast: as for the Trainer; the
+    scheduler steps with every update.
+
+    Raises ConfigError at construction for what cannot be used; MessageError and TrainingError, one line each, while
+    training. A window that fails leaves weights, state and estimator as they were.
+    """
+
+    def __init__(
+        self,
+        core: nn.Module,
+        estimator: EstimatorSpec = "linear",
+        window: int = 8,
+        *,
+        readout: nn.Module | None = None,
+        batch_first: bool | None = None,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        loss_count: Callable[[Any], float] | None = None,
+        horizon: int = 1,
+        lam: float = 0.0,
+        inject: Schedule = 1.0,
+        discount: float | None = None,
+        auxiliary: float = 0.0,
+        classes: int | None = None,
+        optimizer: OptimizerFactory = default_optimizer,
+        estimator_lr: float = 1.0,
+        groups: GroupOptions | None = None,
+        scheduler: Callable[[Any], Any] | None = None,
+        clip_norm: float | None = None,
+        guard: float | None = 100.0,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        autocast: str | torch.dtype | None = None,
+        quality_every: int = 50,
+    ) -> None:
+        self.core = Core(core, batch_first)
+        check_spec(estimator)
+        if readout is not None and not isinstance(readout, nn.Module):
+            raise ConfigError(f"readout must be a module, got {type(readout).__name__}")
+        self.window = check_least("window", window, 1)
+        self.horizon = check_least("horizon", horizon, 1)
+        self.lam = check_lambda(lam)
+        self._inject = inject if callable(inject) else check_factor("inject", inject)
+        self.discount = None if discount is None else check_factor("discount", discount)
+        if loss is not None:
+            options.check_callable("loss", loss)
+        if loss_count is not None:
+            options.check_callable("loss_count", loss_count)
+        options.check_callable("optimizer", optimizer)
+        check_groups(groups or {})
+        self.loss = loss or token_cross_entropy
+        self._count = loss_count or (count_targets if loss is None else None)
+        self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
+        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
+        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm), "model")
+        bound = check_bound(guard)
+        self.guard = None if bound is None else Guard(bound)
+        self.seed = options.check_seed(seed)
+        self.precision = Precision(parse_dtype(autocast))
+        parameter = next(core.parameters(), None)
+        self.device = options.device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
+        self.readout = readout
+        for module in (core, readout):
+            if module is not None:
+                module.to(self.device)
+        self.interface = Interface(estimator, classes=classes, name="boundary")
+        self.auxiliary = Auxiliary(check_factor("auxiliary", auxiliary))
+        self.quality, self.quality_every = Quality("boundary"), check_least("quality_every", quality_every, 0)
+        #: windows (or spans of them) trained so far
+        self.count = 0
+        self.state: Any = None
+        self.pending: Pending | None = None
+        self._parts: Parts | None = None
+        #: samples that start anew with the next window
+        self.reset: Tensor | None = None
+
+    @property
+    def inject(self) -> float:
+        """The factor of the estimate as it stands."""
+        return check_factor("inject", self._inject(self.count)) if callable(self._inject) else self._inject
+
+    @property
+    def parts(self) -> Parts:
+        """What the first window has decided: see :class:`Parts`."""
+        if self._parts is None:
+            raise ConfigError("nothing has been trained yet; call step(), run() or bind() first")
+        return self._parts
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimiser of core, readout, estimator and auxiliary head; none before the first window."""
+        return self._parts.updates.optimizers if self._parts is not None else []
+
+    @property
+    def estimator(self) -> GradientEstimator | None:
+        """The boundary's estimator; None before the first window."""
+        return self.interface.heads[0] if self._parts is not None else None
+
+    @property
+    def guarded(self) -> dict[str, int]:
+        """How many updates were skipped, by part."""
+        return dict(self.guard.counts) if self.guard is not None else {}
+
+    def step(
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        context: Any = None,
+        reset: Tensor | None = None,
+        ends: Tensor | None = None,
+    ) -> Tensor:
+        """Train on one window, or with a horizon on a span of them, going on from where the last one stopped.
+
+        inputs, targets: as many steps as that, or fewer. context: what the estimator may look at beside the state at
+        the window's end, (n, …): the time to go, the target; with a horizon a list of these, one a window. reset: (n,)
+        or (n, t) of bool, samples that start anew with the window, or with a step of it. ends: (n,) of bool, samples
+        whose sequence ends with this window: nothing is injected there, the estimator is fitted to 0, and the next
+        window starts them anew.
+
+        Returns the loss, detached.
+        """
+        inputs, targets, context = (to_device(each, self.device) for each in (inputs, targets, context))
+        n, steps = self.core.size(inputs), self.core.steps(inputs)
+        if steps > self.window * self.horizon:
+            raise MessageError(
+                f"{steps} steps do not fit a window of {self.window}"
+                + (f" times {self.horizon}" if self.horizon > 1 else "")
+                + "; give fewer at a time, or whole sequences to run()"
+            )
+        contexts = self._contexts(context, steps)
+        reset = check_rows("reset", reset, n, self.device, steps)
+        ends = check_rows("ends", ends, n, self.device)
+        if self.reset is not None and len(self.reset) == n:
+            reset = started(self.reset, reset)
+        loss = self._train(Window(inputs, targets, contexts, reset, ends))
+        self.reset = ends
+        return loss
+
+    def run(self, inputs: Any, targets: Any, lengths: Any = None, *, context: Any = None) -> Tensor:
+        """Train on whole sequences, window by window, from their first step to their last.
+
+        lengths: (n,), the steps of each sequence where they are unequal; targets behind a sequence's end are the loss's
+        affair (−100 for the default one). context: as for :meth:`step`, with time where the inputs have it, (n, t, …):
+        the estimator sees that of each window's last step.
+
+        Returns the mean of the windows' losses, weighted by what they average over, detached.
+        """
+        inputs, targets, context = (to_device(each, self.device) for each in (inputs, targets, context))
+        self.restart()
+        total, weight = torch.zeros((), device=self.device), 0.0
+        for window in windows(self, inputs, targets, lengths, context):
+            loss = self._train(window)
+            count = self.count_losses(window.targets, self.core.size(window.inputs) * self.core.steps(window.inputs))
+            total, weight = total + loss * count, weight + count
+        self.restart()
+        return total / weight
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Any, targets: Any) -> Tensor:
+        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
+        inputs, targets = to_device(inputs, self.device), to_device(targets, self.device)
+        modules = [module for module in (self.core.module, self.readout) if module is not None]
+        training = [module.training for module in modules]
+        try:
+            for module in modules:
+                module.eval()
+            outputs, _ = self.core.run(inputs, None)
+            return self.loss(outputs if self.readout is None else self.readout(outputs), targets)
+        finally:
+            for module, was in zip(modules, training, strict=True):
+                module.train(was)
+
+    def restart(self) -> None:
+        """Begin new sequences with the next window: no state is carried on, and nothing is learnt across."""
+        self.state = self.pending = self.reset = None
+
+    def bind(self, inputs: Any, context: Any = None) -> None:
+        """Make estimator and optimiser for inputs like these; the first window does so by itself."""
+        if self._parts is None:
+            self._parts = make(self, inputs, context)
+
+    def count_losses(self, targets: Any, otherwise: int) -> float:
+        """The number of losses that the loss averages over."""
+        count = otherwise if self._count is None else float(self._count(targets))
+        if not count > 0:
+            raise TrainingError(f"loss_count gave {count:g}; it must be the positive number of losses")
+        return count
+
+    def _contexts(self, context: Any, steps: int) -> list[Any]:
+        count = -(-steps // self.window)
+        if self.horizon == 1:
+            return [context]
+        made = [None] * count if context is None else list(context)
+        if len(made) != count:
+            raise MessageError(f"a span of {count} windows needs a list of so many contexts, got {len(made)}")
+        return made
+
+    def _train(self, window: Window) -> Tensor:
+        self.bind(window.inputs, window.contexts[-1])
+        parts = self.parts
+        parts.buffers.note()
+        randomness = parts.stage.randomness.save()
+        try:
+            return train(self, window)
+        except BaseException as error:
+            parts.updates.clear_all()
+            parts.buffers.put_back()
+            parts.stage.randomness.load(randomness)
+            if isinstance(error, Exception) and not isinstance(error, SyngradError):
+                raise TrainingError(f"window {self.count} failed: {first_line(error)}") from error
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the next window goes, but for the weights of core and readout."""
+        return state_dict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the trainer has to be bound, or `inputs` like those it was bound with are taken from it."""
+        load_state_dict(self, state)

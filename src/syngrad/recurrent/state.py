@@ -1,0 +1,139 @@
+"""A core's state taken apart: where its samples are, and all its numbers as one vector a sample, for the estimator.
+
+An `nn.LSTM` keeps its state as (layers, n, f), a cell as (n, f), a user's core as it likes. In which dimension a leaf's
+samples are is found by running the core with two samples and with three; a leaf that does not change then, a counter
+for instance, belongs to the whole batch and is only carried on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from syngrad.errors import MessageError
+from syngrad.recurrent.core import Core
+from syngrad.tree import map_tensors, structure, tensors
+from syngrad.untouched import untouched
+
+
+class Layout:
+    """How the state of one core is put together. rows: of each leaf, the dimension of its samples, None for a leaf of
+    the whole batch. shapes: of each leaf, without that dimension. moved: the floating leaves that have samples.
+    """
+
+    def __init__(self, state: Any, rows: list[int | None]) -> None:
+        leaves, self.spec = pytree.tree_flatten(state)
+        self.rows, self.form = rows, structure(state)
+        self.shapes = [
+            tuple(leaf.shape[:row] + leaf.shape[row + 1 :]) if isinstance(leaf, Tensor) and row is not None else None
+            for leaf, row in zip(leaves, rows, strict=True)
+        ]
+        self.moved = [i for i, leaf in enumerate(leaves) if rows[i] is not None and leaf.is_floating_point()]
+        if not self.moved:
+            raise MessageError(
+                f"the core's state {self.form} has no floating tensor with a dimension for the samples, so there is "
+                "nothing that a gradient could reach; a core returns (outputs, state), as nn.LSTM does"
+            )
+        self.sizes = [torch.Size(self.shapes[i] or ()).numel() for i in self.moved]
+
+    @property
+    def features(self) -> int:
+        """Numbers of one sample's state."""
+        return sum(self.sizes)
+
+    def leaves(self, state: Any) -> list[Tensor]:
+        """The leaves that a gradient goes through, in order.
+
+        Raises MessageError for a state of another form than it was at first, naming both.
+        """
+        flat, spec = pytree.tree_flatten(state)
+        if spec != self.spec:
+            raise MessageError(
+                f"the core's state changed: it was {self.form} at first and is {structure(state)} now; a state must "
+                "keep its structure"
+            )
+        for leaf, row, shape in zip(flat, self.rows, self.shapes, strict=True):
+            if row is not None and leaf.shape[:row] + leaf.shape[row + 1 :] != shape:
+                raise MessageError(
+                    f"the core's state changed: one sample's part was {shape} at first, and a leaf of shape "
+                    f"{tuple(leaf.shape)} has come now; a state must keep its shapes"
+                )
+        return [flat[i] for i in self.moved]
+
+    def vector(self, leaves: list[Tensor]) -> Tensor:
+        """(n, features) from tensors in the layout of those leaves."""
+        rows = [_rows(leaf, self.rows[i] or 0) for i, leaf in zip(self.moved, leaves, strict=True)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+
+    def apart(self, vector: Tensor, like: list[Tensor]) -> list[Tensor]:
+        """The other way round: (n, features) as tensors in the layout, and dtype, of `like`."""
+        found = []
+        for i, part, leaf in zip(self.moved, vector.split(self.sizes, 1), like, strict=True):
+            row = self.rows[i] or 0
+            found.append(part.reshape(part.shape[0], *(self.shapes[i] or ())).movedim(0, row).to(leaf.dtype))
+        return found
+
+    def cut(self, state: Any, wanted: bool) -> tuple[Any, list[Tensor]]:
+        """The state cut from its graph, and those leaves of it, which require a gradient where one is wanted."""
+        flat = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in pytree.tree_leaves(state)]
+        leaves = [flat[i] for i in self.moved]
+        for leaf in leaves:
+            leaf.requires_grad_(wanted)
+        return pytree.tree_unflatten(flat, self.spec), leaves
+
+    def put(self, state: Any, leaves: list[Tensor]) -> Any:
+        """The state with other tensors in the place of those leaves."""
+        flat = pytree.tree_leaves(state)
+        for i, leaf in zip(self.moved, leaves, strict=True):
+            flat[i] = leaf
+        return pytree.tree_unflatten(flat, self.spec)
+
+    def where(self, which: Tensor, chosen: Any, other: Any) -> Any:
+        """Sample by sample the one state or the other; leaves of the whole batch are the other's. which: (n,) bool."""
+        first, second = pytree.tree_leaves(chosen), pytree.tree_leaves(other)
+        mixed = []
+        for a, b, row in zip(first, second, self.rows, strict=True):
+            if row is None:
+                mixed.append(b)
+            else:
+                mixed.append(torch.where(which.view([-1 if k == row else 1 for k in range(b.dim())]), a, b))
+        return pytree.tree_unflatten(mixed, self.spec)
+
+    def samples(self, state: Any) -> int:
+        """How many samples a state is of."""
+        first = self.moved[0]
+        leaf: Tensor = pytree.tree_leaves(state)[first]
+        return leaf.shape[self.rows[first] or 0]
+
+
+def layout(core: Core, inputs: Any) -> Layout:
+    """The layout of the state that this core returns, found without leaving a trace on it.
+
+    Raises MessageError for a state in which no tensor has a dimension for the samples.
+    """
+    two, three = (_state(core, inputs, count) for count in (2, 3))
+    a, b = pytree.tree_leaves(two), pytree.tree_leaves(three)
+    if len(a) != len(b):
+        raise MessageError("the core's state has another structure for two samples than for three; it must keep one")
+    return Layout(three, [_row(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def _state(core: Core, inputs: Any, count: int) -> Any:
+    index = torch.zeros(count, dtype=torch.int64, device=tensors(inputs)[0].device)
+    one = map_tensors(lambda leaf: leaf.narrow(core.time, 0, 1).index_select(core.batch, index), inputs)
+    with untouched(core.module), torch.no_grad():
+        return core.run(one, None)[1]
+
+
+def _row(two: Any, three: Any) -> int | None:
+    if not isinstance(two, Tensor) or two.dim() != three.dim():
+        return None
+    different = [k for k, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
+    return different[0] if len(different) == 1 else None
+
+
+def _rows(leaf: Tensor, row: int) -> Tensor:
+    return leaf.movedim(row, 0).reshape(leaf.shape[row], -1)

@@ -1,0 +1,176 @@
+"""One window, or a span of them: forward, loss, one backward pass, the estimator's fit, and the update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from syngrad.errors import MessageError
+from syngrad.execution.applying import apply
+from syngrad.execution.batch import Batch, finite
+from syngrad.recurrent.boundary import Inner, Pending
+
+if TYPE_CHECKING:
+    from syngrad.recurrent.bptt import TruncatedBPTT
+    from syngrad.recurrent.online import OnlineBPLambda
+
+
+@dataclass
+class Window:
+    """What one call trains on. contexts: one a window of the span. reset: (n,) or (n, t), samples that start anew
+    before this step (the first). ends: (n,), whose sequence ends with the last step; dead: whose has ended earlier.
+    """
+
+    inputs: Any
+    targets: Any
+    contexts: list[Any]
+    reset: Tensor | None = None
+    ends: Tensor | None = None
+    dead: Tensor | None = None
+
+
+def train(run: TruncatedBPTT, window: Window) -> Tensor:
+    """Forward, backward, fit, update; the loss, detached."""
+    core, layout, interface = run.core, run.parts.layout, run.interface
+    steps, n = core.steps(window.inputs), core.size(window.inputs)
+    count = float(run.count_losses(window.targets, n * steps))
+    scale = run.precision.factor / count
+    wanted = run.pending is not None and interface.wants_feedback and run.count % run.parts.feedback_every == 0
+    state, came = begin(run, n, wanted)
+    with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
+        outputs, state = forward(run, window, state, scale)
+        scores = outputs if run.readout is None else run.readout(outputs)
+        loss = run.loss(scores, window.targets)
+    checked = finite(loss, Batch((window.inputs,), {}, window.targets, scale, n), f"at window {run.count}")
+
+    leaves = layout.leaves(state)
+    vector = layout.vector([leaf.detach() for leaf in leaves])
+    context = window.contexts[-1]
+    estimate = interface.estimate([vector], context, scale, keep=False)[0][0]
+    gone = either(window.ends, window.dead)
+    if gone is not None:
+        estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
+    roots, gradients = [checked], [torch.full_like(checked, run.precision.factor)]
+    if run.auxiliary.head is not None:
+        with run.precision.autocast(run.device):
+            task = run.auxiliary.loss(run.auxiliary.first(outputs, core.time), estimate / scale)
+        roots.append(task)
+        gradients.append(torch.full_like(task, run.precision.factor))
+    received = back(run, roots, gradients, leaves, estimate, came)
+
+    if wanted and run.pending is not None:
+        assert received is not None
+        if run.pending.estimate is not None:
+            run.quality.add(run.count, run.pending.estimate * scale, received, scale)
+        run.pending.fit(interface, received, scale)
+    if window.ends is not None and interface.wants_feedback:
+        Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
+    apply(run.parts.updates, run.precision)
+    for scheduler in run.parts.updates.schedulers:
+        scheduler.step()
+    sampled = run.quality_every and run.count % run.quality_every == run.quality_every - 1
+    run.pending = Pending(vector, context, None if gone is None else ~gone, estimate / scale if sampled else None)
+    run.state = layout.cut(state, False)[0]
+    run.count += 1
+    return checked.detach()
+
+
+def begin(run: TruncatedBPTT | OnlineBPLambda, n: int, wanted: bool) -> tuple[Any, list[Tensor]]:
+    """The state to go on from, cut from its graph, and its leaves where what comes back at them is wanted."""
+    if run.state is None:
+        return None, []
+    held = run.parts.layout.samples(run.state)
+    if held != n:
+        raise MessageError(
+            f"a window of {n} samples cannot go on from a state of {held}; call restart() where new sequences begin"
+        )
+    state, leaves = run.parts.layout.cut(run.state, wanted)
+    return state, leaves if wanted else []
+
+
+def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tuple[Any, Any]:
+    """(outputs, state) over the whole span, with a boundary between every two windows."""
+    core, steps = run.core, run.core.steps(window.inputs)
+    outputs = []
+    for k, start in enumerate(range(0, steps, run.window)):
+        stop = min(start + run.window, steps)
+        if start and run.lam < 1.0:
+            leaves = run.parts.layout.leaves(state)
+            vector = run.parts.layout.vector(leaves)
+            pending = Pending(vector.detach(), window.contexts[k - 1])
+            made: Any = Inner.apply(vector, pending, run.interface, (run.lam, run.inject, scale))  # type: ignore[no-untyped-call]
+            state = run.parts.layout.put(state, run.parts.layout.apart(made, leaves))
+        reset = window.reset
+        if reset is not None and reset.dim() == 2:
+            reset = reset[:, start:stop]
+        elif start:
+            reset = None
+        piece = core.part(window.inputs, start, stop) if stop - start < steps else window.inputs
+        output, state = run_piece(run, piece, state, reset)
+        outputs.append(output)
+    return core.joined(outputs), state
+
+
+def run_piece(run: TruncatedBPTT, inputs: Any, state: Any, reset: Tensor | None) -> tuple[Any, Any]:
+    """One window; the core runs over all of its steps at once, but for places at which samples start anew."""
+    core = run.core
+    if reset is None or not bool(reset.any()):
+        return core.run(inputs, state)
+    if reset.dim() == 1:
+        return core.run(inputs, restarted(run, state, reset))
+    steps = core.steps(inputs)
+    starts = [0, *(t for t in range(1, steps) if bool(reset[:, t].any()))]
+    outputs = []
+    for start, stop in zip(starts, [*starts[1:], steps], strict=True):
+        state = restarted(run, state, reset[:, start])
+        output, state = core.run(core.part(inputs, start, stop), state)
+        outputs.append(output)
+    return core.joined(outputs), state
+
+
+def restarted(run: TruncatedBPTT | OnlineBPLambda, state: Any, which: Tensor) -> Any:
+    """The state with some samples at their beginning again."""
+    return None if state is None else run.parts.layout.where(which, run.core.initial(state, len(which)), state)
+
+
+def back(
+    run: TruncatedBPTT,
+    roots: list[Tensor],
+    gradients: list[Tensor],
+    leaves: list[Tensor],
+    estimate: Tensor,
+    came: list[Tensor],
+) -> Tensor | None:
+    """The backward pass, from losses and boundary at once; what came back at the state before, where that is wanted.
+
+    estimate: scale·Ĝ. Where the target discounts it otherwise than it is injected, the difference goes back once more.
+    """
+    inject = run.inject
+    discount = inject if run.discount is None else run.discount
+    more = bool(came) and discount != inject
+    reached = [leaf.requires_grad for leaf in leaves]
+    injected = run.parts.layout.apart(estimate * inject if inject != 1.0 else estimate, leaves)
+    ends = [leaf for leaf, there in zip(leaves, reached, strict=True) if there]
+    torch.autograd.backward(
+        [*roots, *ends],
+        [*gradients, *(g for g, there in zip(injected, reached, strict=True) if there)],
+        retain_graph=more,
+    )
+    if not came:
+        return None
+    found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in came]
+    if more and ends:
+        rest = run.parts.layout.apart(estimate * (discount - inject), leaves)
+        extra = torch.autograd.grad(
+            ends, came, [g for g, there in zip(rest, reached, strict=True) if there], allow_unused=True
+        )
+        found = [a if b is None else a + b for a, b in zip(found, extra, strict=True)]
+    return run.parts.layout.vector(found)
+
+
+def either(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Samples that are in one of the two."""
+    return a | b if a is not None and b is not None else (b if a is None else a)
