@@ -196,3 +196,23 @@ def test_evaluation_learns_nothing_and_carries_nothing_on() -> None:
     assert not first.requires_grad
     assert first.item() == pytest.approx(total(modules[1](modules[0](inputs)[0]), targets).item())
     assert CLASSES == 6
+
+
+def test_windows_without_labels_weigh_nothing_in_the_mean_loss() -> None:
+    inputs, targets = data()
+    targets[:, :8] = -100
+    core, readout = lstm()
+    bptt = syngrad.TruncatedBPTT(core, "zero", 4, readout=readout, optimizer=Recorder, guard=None)
+    expected = bptt.evaluate(inputs, targets).item()
+    assert bptt.run(inputs, targets).item() == pytest.approx(expected)
+    targets[:] = -100
+    assert bptt.run(inputs, targets).item() == 0.0
+
+
+def test_evaluation_leaves_what_the_user_has_put_into_evaluation_mode() -> None:
+    inputs, targets = data()
+    core, readout = lstm()
+    frozen = nn.Sequential(nn.Dropout(0.5).eval(), readout)
+    bptt = syngrad.TruncatedBPTT(core, "zero", 4, readout=frozen)
+    bptt.evaluate(inputs, targets)
+    assert (frozen.training, frozen[0].training, core.training) == (True, False, True)

@@ -8,32 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
-from syngrad.estimators import GradientEstimator
+from syngrad.errors import MessageError
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.execution.precision import Precision, parse_dtype
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
-from syngrad.guard import Guard, check_bound
+from syngrad.groups import GroupOptions, OptimizerFactory
 from syngrad.interface import Interface, check_spec
-from syngrad.quality import Quality
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.checks import check_factor, check_least, check_rows
-from syngrad.recurrent.core import Core
-from syngrad.recurrent.losses import count_targets, token_cross_entropy
-from syngrad.recurrent.parts import Parts, make, started, windows
-from syngrad.recurrent.saving import load_state_dict, state_dict
+from syngrad.recurrent.learner import Learner, Schedule
+from syngrad.recurrent.parts import make, started, windows
 from syngrad.recurrent.window import Window, train
 from syngrad.targets import check_lambda
-from syngrad.trainer import default_optimizer, options
+from syngrad.trainer import default_optimizer
 from syngrad.tree import to_device
-from syngrad.updates import Clipping
-
-#: a factor, or a function of the number of windows trained so far
-Schedule = float | Callable[[int], float]
 
 
-class TruncatedBPTT:
+class TruncatedBPTT(Learner):
     """Trains a recurrent core window by window; the gradient from behind a window's end is predicted.
 
         bptt = syngrad.TruncatedBPTT(core, "linear", window=8)
@@ -86,73 +77,32 @@ class TruncatedBPTT:
         autocast: str | torch.dtype | None = None,
         quality_every: int = 50,
     ) -> None:
-        self.core = Core(core, batch_first)
         check_spec(estimator)
-        if readout is not None and not isinstance(readout, nn.Module):
-            raise ConfigError(f"readout must be a module, got {type(readout).__name__}")
+        super().__init__(
+            core,
+            Interface(estimator, classes=classes, name="boundary"),
+            readout=readout,
+            batch_first=batch_first,
+            loss=loss,
+            loss_count=loss_count,
+            inject=inject,
+            optimizer=optimizer,
+            estimator_lr=estimator_lr,
+            groups=groups,
+            scheduler=scheduler,
+            clip_norm=clip_norm,
+            guard=guard,
+            seed=seed,
+            device=device,
+            quality_every=quality_every,
+        )
         self.window = check_least("window", window, 1)
         self.horizon = check_least("horizon", horizon, 1)
         self.lam = check_lambda(lam)
-        self._inject = inject if callable(inject) else check_factor("inject", inject)
         self.discount = None if discount is None else check_factor("discount", discount)
-        if loss is not None:
-            options.check_callable("loss", loss)
-        if loss_count is not None:
-            options.check_callable("loss_count", loss_count)
-        options.check_callable("optimizer", optimizer)
-        check_groups(groups or {})
-        self.loss = loss or token_cross_entropy
-        self._count = loss_count or (count_targets if loss is None else None)
-        self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
-        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
-        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm), "model")
-        bound = check_bound(guard)
-        self.guard = None if bound is None else Guard(bound)
-        self.seed = options.check_seed(seed)
         self.precision = Precision(parse_dtype(autocast))
-        parameter = next(core.parameters(), None)
-        self.device = options.device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
-        self.readout = readout
-        for module in (core, readout):
-            if module is not None:
-                module.to(self.device)
-        self.interface = Interface(estimator, classes=classes, name="boundary")
         self.auxiliary = Auxiliary(check_factor("auxiliary", auxiliary))
-        self.quality, self.quality_every = Quality("boundary"), check_least("quality_every", quality_every, 0)
-        #: windows (or spans of them) trained so far
-        self.count = 0
-        self.state: Any = None
         self.pending: Pending | None = None
-        self._parts: Parts | None = None
-        #: samples that start anew with the next window
-        self.reset: Tensor | None = None
-
-    @property
-    def inject(self) -> float:
-        """The factor of the estimate as it stands."""
-        return check_factor("inject", self._inject(self.count)) if callable(self._inject) else self._inject
-
-    @property
-    def parts(self) -> Parts:
-        """What the first window has decided: see :class:`Parts`."""
-        if self._parts is None:
-            raise ConfigError("nothing has been trained yet; call step(), run() or bind() first")
-        return self._parts
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimiser of core, readout, estimator and auxiliary head; none before the first window."""
-        return self._parts.updates.optimizers if self._parts is not None else []
-
-    @property
-    def estimator(self) -> GradientEstimator | None:
-        """The boundary's estimator; None before the first window."""
-        return self.interface.heads[0] if self._parts is not None else None
-
-    @property
-    def guarded(self) -> dict[str, int]:
-        """How many updates were skipped, by part."""
-        return dict(self.guard.counts) if self.guard is not None else {}
 
     def step(
         self,
@@ -207,22 +157,7 @@ class TruncatedBPTT:
             count = self.count_losses(window.targets, self.core.size(window.inputs) * self.core.steps(window.inputs))
             total, weight = total + loss * count, weight + count
         self.restart()
-        return total / weight
-
-    @torch.no_grad()
-    def evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
-        inputs, targets = to_device(inputs, self.device), to_device(targets, self.device)
-        modules = [module for module in (self.core.module, self.readout) if module is not None]
-        training = [module.training for module in modules]
-        try:
-            for module in modules:
-                module.eval()
-            outputs, _ = self.core.run(inputs, None)
-            return self.loss(outputs if self.readout is None else self.readout(outputs), targets)
-        finally:
-            for module, was in zip(modules, training, strict=True):
-                module.train(was)
+        return total / weight if weight else total
 
     def restart(self) -> None:
         """Begin new sequences with the next window: no state is carried on, and nothing is learnt across."""
@@ -232,13 +167,6 @@ class TruncatedBPTT:
         """Make estimator and optimiser for inputs like these; the first window does so by itself."""
         if self._parts is None:
             self._parts = make(self, inputs, context)
-
-    def count_losses(self, targets: Any, otherwise: int) -> float:
-        """The number of losses that the loss averages over."""
-        count = otherwise if self._count is None else float(self._count(targets))
-        if not count > 0:
-            raise TrainingError(f"loss_count gave {count:g}; it must be the positive number of losses")
-        return count
 
     def _contexts(self, context: Any, steps: int) -> list[Any]:
         count = -(-steps // self.window)
@@ -251,23 +179,5 @@ class TruncatedBPTT:
 
     def _train(self, window: Window) -> Tensor:
         self.bind(window.inputs, window.contexts[-1])
-        parts = self.parts
-        parts.buffers.note()
-        randomness = parts.stage.randomness.save()
-        try:
+        with self._whole("window"):
             return train(self, window)
-        except BaseException as error:
-            parts.updates.clear_all()
-            parts.buffers.put_back()
-            parts.stage.randomness.load(randomness)
-            if isinstance(error, Exception) and not isinstance(error, SyngradError):
-                raise TrainingError(f"window {self.count} failed: {first_line(error)}") from error
-            raise
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that decides how the next window goes, but for the weights of core and readout."""
-        return state_dict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the trainer has to be bound, or `inputs` like those it was bound with are taken from it."""
-        load_state_dict(self, state)

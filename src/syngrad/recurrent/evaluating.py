@@ -10,12 +10,11 @@ from torch import Tensor
 from syngrad.tree import to_device
 
 if TYPE_CHECKING:
-    from syngrad.recurrent.bptt import TruncatedBPTT
-    from syngrad.recurrent.online import OnlineBPLambda
+    from syngrad.recurrent.learner import Learner
 
 
 @torch.no_grad()
-def evaluate(run: TruncatedBPTT | OnlineBPLambda, inputs: Any, targets: Any) -> Tensor:
+def evaluate(run: Learner, inputs: Any, targets: Any) -> Tensor:
     """The loss in evaluation mode; the modules are put back into the mode that they were in, each of them."""
     inputs, targets = to_device(inputs, run.device), to_device(targets, run.device)
     parts = [module for module in (run.core.module, run.readout) if module is not None]

@@ -23,9 +23,9 @@ def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
     if targets.is_floating_point():
         raise ConfigError("without loss= the targets are labels, got floating numbers; give loss=, as F.mse_loss")
     loss = cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction="sum")
-    return loss / count_targets(targets)
+    return loss / max(count_targets(targets), 1.0)
 
 
-def count_targets(targets: Tensor) -> float:
-    """The labels that count; all of them where none does, so that a window without labels weighs what others do."""
-    return float(int((targets != -100).sum()) or targets.numel())
+def count_targets(targets: Any) -> float:
+    """The labels that count. What is no tensor the loss itself refuses."""
+    return float(int((targets != -100).sum())) if isinstance(targets, Tensor) else 1.0

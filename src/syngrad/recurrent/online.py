@@ -51,34 +51,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import ConfigError
 from syngrad.estimators import GradientEstimator
 from syngrad.execution.precision import Precision
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
-from syngrad.guard import Guard, check_bound
+from syngrad.groups import GroupOptions, OptimizerFactory
 from syngrad.interface import Interface
-from syngrad.quality import Quality
-from syngrad.recurrent import online_saving
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least, check_rows, check_time
-from syngrad.recurrent.core import Core
-from syngrad.recurrent.evaluating import evaluate
 from syngrad.recurrent.jacobian import Jacobian
-from syngrad.recurrent.losses import token_cross_entropy
+from syngrad.recurrent.learner import Learner, Schedule
 from syngrad.recurrent.online_step import train, update
-from syngrad.recurrent.parts import Parts, make, windows
+from syngrad.recurrent.parts import make, windows
 from syngrad.recurrent.traceable import Traceable, template
 from syngrad.recurrent.traces import Traces
 from syngrad.recurrent.window import Window, either
 from syngrad.targets import check_lambda
 from syngrad.trainer import default_optimizer, options
 from syngrad.tree import to_device
-from syngrad.updates import Clipping
 
 UPDATES = ("step", "call")
 
 
-class OnlineBPLambda:
+class OnlineBPLambda(Learner):
     """Trains a recurrent core step by step; what lies behind a step is predicted, and the predictor learns by traces.
 
         online = OnlineBPLambda(core, "linear", lam=0.9)
@@ -118,7 +112,7 @@ class OnlineBPLambda:
         batch_first: bool | None = None,
         loss: Callable[[Any, Any], Tensor] | None = None,
         loss_count: Callable[[Any], float] | None = None,
-        inject: float | Callable[[int], float] = 1.0,
+        inject: Schedule = 1.0,
         update: str = "step",
         classes: int | None = None,
         optimizer: OptimizerFactory = default_optimizer,
@@ -132,72 +126,32 @@ class OnlineBPLambda:
         trace_limit: int = 2**30,
         quality_every: int = 50,
     ) -> None:
-        self.core = Core(core, batch_first)
-        if readout is not None and not isinstance(readout, nn.Module):
-            raise ConfigError(f"readout must be a module, got {type(readout).__name__}")
+        super().__init__(
+            core,
+            Interface(template(estimator), classes=classes, name="state"),
+            readout=readout,
+            batch_first=batch_first,
+            loss=loss,
+            loss_count=loss_count,
+            inject=inject,
+            optimizer=optimizer,
+            estimator_lr=estimator_lr,
+            groups=groups,
+            scheduler=scheduler,
+            clip_norm=clip_norm,
+            guard=guard,
+            seed=seed,
+            device=device,
+            quality_every=quality_every,
+        )
         self.lam, self.gamma = check_lambda(lam), check_gamma(gamma)
-        self._inject = inject if callable(inject) else check_factor("inject", inject)
         options.check_choice("update", update, UPDATES)
-        for name, given in (("loss", loss), ("loss_count", loss_count)):
-            if given is not None:
-                options.check_callable(name, given)
-        options.check_callable("optimizer", optimizer)
-        check_groups(groups or {})
         self.update, self.trace_limit = update, check_least("trace_limit", trace_limit, 0)
-        self.loss = loss or token_cross_entropy
-        self._count = loss_count or (_targets if loss is None else None)
-        self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
-        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
-        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm), "model")
-        bound = check_bound(guard)
-        self.guard = None if bound is None else Guard(bound)
-        self.seed = options.check_seed(seed)
-        parameter = next(core.parameters(), None)
-        self.device = options.device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
-        self.readout = readout
-        for module in (core, readout):
-            if module is not None:
-                module.to(self.device)
-        self.interface = Interface(template(estimator), classes=classes, name="state")
-        self.quality, self.quality_every = Quality("state"), check_least("quality_every", quality_every, 0)
         # what windows have and steps have not: an auxiliary task, and a lower precision
         self.auxiliary, self.precision = Auxiliary(0.0), Precision(None)
-        #: steps of time trained so far
-        self.count = 0
-        self.state: Any = None
-        #: samples that start anew with the next step
-        self.reset: Tensor | None = None
         #: of the estimator; None before the first step, and where it does not learn
         self.traces: Traces | None = None
-        self._parts: Parts | None = None
         self._jacobian: Jacobian | None = None
-
-    @property
-    def inject(self) -> float:
-        """The factor of the estimate as it stands."""
-        return check_factor("inject", self._inject(self.count)) if callable(self._inject) else self._inject
-
-    @property
-    def parts(self) -> Parts:
-        """What the first step has decided."""
-        if self._parts is None:
-            raise ConfigError("nothing has been trained yet; call step(), run() or bind() first")
-        return self._parts
-
-    @property
-    def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimiser of core, readout and estimator; none before the first step."""
-        return self._parts.updates.optimizers if self._parts is not None else []
-
-    @property
-    def estimator(self) -> GradientEstimator | None:
-        """The estimator; None before the first step."""
-        return self.interface.heads[0] if self._parts is not None else None
-
-    @property
-    def guarded(self) -> dict[str, int]:
-        """How many updates were skipped, by part."""
-        return dict(self.guard.counts) if self.guard is not None else {}
 
     def step(
         self,
@@ -239,10 +193,6 @@ class OnlineBPLambda:
         self.restart()
         return loss
 
-    def evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
-        return evaluate(self, inputs, targets)
-
     def restart(self) -> None:
         """Begin new sequences with the next step: neither state nor traces are carried on."""
         self.state = self.reset = None
@@ -258,21 +208,6 @@ class OnlineBPLambda:
         """Makes the Jacobian of a step."""
         assert self._jacobian is not None
         return self._jacobian
-
-    def count_losses(self, targets: Any, otherwise: int) -> float:
-        """The number of losses that the loss averages over; 0 where there are none."""
-        count = otherwise if self._count is None else float(self._count(targets))
-        if not count >= 0:
-            raise TrainingError(f"loss_count gave {count:g}; it must be the number of losses, 0 or more")
-        return count
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that decides how the next step goes, but for the weights of core and readout."""
-        return online_saving.state_dict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; call :meth:`bind` first where nothing has been trained yet."""
-        online_saving.load_state_dict(self, state)
 
     def _steps(
         self, inputs: Any, targets: Any, context: Any, reset: Tensor | None, ends: Tensor | None
@@ -316,18 +251,8 @@ class OnlineBPLambda:
 
     def _train(self, window: Window) -> tuple[Tensor, float]:
         self._bind(window.inputs, window.contexts[-1])
-        parts = self.parts
-        parts.buffers.note()
-        randomness = parts.stage.randomness.save()
-        try:
+        with self._whole("step"):
             return train(self, window)
-        except BaseException as error:
-            parts.updates.clear_all()
-            parts.buffers.put_back()
-            parts.stage.randomness.load(randomness)
-            if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
-                raise TrainingError(f"step {self.count} failed: {first_line(error)}") from error
-            raise
 
 
 def check_gamma(value: Any) -> float:
@@ -343,8 +268,3 @@ def _at(rows: Tensor | None, step: int, only: int) -> Tensor | None:
     if rows is None or rows.dim() == 2:
         return None if rows is None else rows[:, step]
     return rows if step == only else None
-
-
-def _targets(targets: Any) -> float:
-    """The labels that count. What is no tensor the loss itself refuses."""
-    return float((targets != -100).sum()) if isinstance(targets, Tensor) else 1.0

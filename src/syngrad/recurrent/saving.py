@@ -10,16 +10,18 @@ from syngrad.errors import CheckpointError, first_line
 from syngrad.recurrent.boundary import Pending
 
 if TYPE_CHECKING:
-    from syngrad.recurrent.bptt import TruncatedBPTT
+    from syngrad.recurrent.learner import Learner
 
 
-def state_dict(run: TruncatedBPTT) -> dict[str, Any]:
-    """All that decides how the next window goes, but for the weights of core and readout."""
+def state_dict(run: Learner) -> dict[str, Any]:
+    """All that decides how the next window or step goes, but for the weights of core and readout."""
     parts = run.parts
+    pending, traces = getattr(run, "pending", None), getattr(run, "traces", None)
     return {
         "count": run.count,
         "state": pytree.tree_leaves(run.state) if run.state is not None else None,
-        "pending": run.pending.state_dict() if run.pending is not None else None,
+        "pending": pending.state_dict() if pending is not None else None,
+        "traces": traces.state_dict() if traces is not None else None,
         "reset": run.reset,
         "estimator": dict(run.interface.state_dict()),
         "auxiliary": dict(run.auxiliary.state_dict()),
@@ -32,13 +34,17 @@ def state_dict(run: TruncatedBPTT) -> dict[str, Any]:
     }
 
 
-def load_state_dict(run: TruncatedBPTT, state: dict[str, Any]) -> None:
+def load_state_dict(run: Learner, state: dict[str, Any]) -> None:
     """Go on from there.
 
     Raises CheckpointError for a state of another trainer.
     """
-    parts = run.parts
+    parts, traces = run.parts, getattr(run, "traces", None)
     try:
+        if (state["traces"] is None) != (traces is None):
+            raise ValueError("one of the two has an estimator that learns, the other has none")
+        if traces is not None:
+            traces.load_state_dict(state["traces"])
         run.interface.load_state_dict(state["estimator"])
         run.auxiliary.load_state_dict(state["auxiliary"])
         for optimizer, saved in zip(parts.updates.optimizers, state["optimizers"], strict=True):
@@ -47,7 +53,8 @@ def load_state_dict(run: TruncatedBPTT, state: dict[str, Any]) -> None:
             scheduler.load_state_dict(saved)
         held = state["state"]
         run.state = None if held is None else pytree.tree_unflatten(held, parts.layout.spec)
-        run.pending = None if state["pending"] is None else Pending(**state["pending"])
+        if hasattr(run, "pending"):
+            run.pending = None if state["pending"] is None else Pending(**state["pending"])
         parts.stage.randomness.load(state["randomness"])
         run.precision.load_state_dict(state["precision"])
         if run.guard is not None and state["guard"] is not None:

@@ -36,7 +36,8 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     """Forward, backward, fit, update; the loss, detached."""
     core, layout, interface = run.core, run.parts.layout, run.interface
     steps, n = core.steps(window.inputs), core.size(window.inputs)
-    count = float(run.count_losses(window.targets, n * steps))
+    # without labels a window's estimate weighs what it does elsewhere
+    count = float(run.count_losses(window.targets, n * steps)) or float(n * steps)
     scale = run.precision.factor / count
     wanted = run.pending is not None and interface.wants_feedback and run.count % run.parts.feedback_every == 0
     state, came = begin(run, n, wanted)

@@ -1,0 +1,152 @@
+"""What the trainers of recurrent cores have in common: their options, what the first window makes of them, and that a
+window or step that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.estimators import GradientEstimator
+from syngrad.execution.precision import Precision
+from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
+from syngrad.guard import Guard, check_bound
+from syngrad.interface import Interface
+from syngrad.quality import Quality
+from syngrad.recurrent.auxiliary import Auxiliary
+from syngrad.recurrent.checks import check_factor, check_least
+from syngrad.recurrent.core import Core
+from syngrad.recurrent.evaluating import evaluate
+from syngrad.recurrent.losses import count_targets, token_cross_entropy
+from syngrad.recurrent.parts import Parts
+from syngrad.recurrent.saving import load_state_dict, state_dict
+from syngrad.trainer import options
+from syngrad.updates import Clipping
+
+#: a factor, or a function of what was trained so far
+Schedule = float | Callable[[int], float]
+
+
+class Learner:
+    """Options as :class:`syngrad.TruncatedBPTT` explains them. interface: where the estimator of the state stands."""
+
+    auxiliary: Auxiliary
+    precision: Precision
+
+    def __init__(
+        self,
+        core: nn.Module,
+        interface: Interface,
+        *,
+        readout: nn.Module | None,
+        batch_first: bool | None,
+        loss: Callable[[Any, Any], Tensor] | None,
+        loss_count: Callable[[Any], float] | None,
+        inject: Schedule,
+        optimizer: OptimizerFactory,
+        estimator_lr: float,
+        groups: GroupOptions | None,
+        scheduler: Callable[[Any], Any] | None,
+        clip_norm: float | None,
+        guard: float | None,
+        seed: int,
+        device: str | torch.device | None,
+        quality_every: int,
+    ) -> None:
+        self.core, self.interface = Core(core, batch_first), interface
+        if readout is not None and not isinstance(readout, nn.Module):
+            raise ConfigError(f"readout must be a module, got {type(readout).__name__}")
+        self._inject = inject if callable(inject) else check_factor("inject", inject)
+        for name, given in (("loss", loss), ("loss_count", loss_count)):
+            if given is not None:
+                options.check_callable(name, given)
+        options.check_callable("optimizer", optimizer)
+        check_groups(groups or {})
+        self.loss = loss or token_cross_entropy
+        self._count = loss_count or (count_targets if loss is None else None)
+        self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
+        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
+        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm), "model")
+        bound = check_bound(guard)
+        self.guard = None if bound is None else Guard(bound)
+        self.seed = options.check_seed(seed)
+        parameter = next(core.parameters(), None)
+        self.device = options.device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
+        self.readout = readout
+        for module in (core, readout):
+            if module is not None:
+                module.to(self.device)
+        self.quality, self.quality_every = Quality(interface.name), check_least("quality_every", quality_every, 0)
+        #: windows, or steps, trained so far
+        self.count = 0
+        self.state: Any = None
+        #: samples that start anew with the next window or step
+        self.reset: Tensor | None = None
+        self._parts: Parts | None = None
+
+    @property
+    def inject(self) -> float:
+        """The factor of the estimate as it stands."""
+        return check_factor("inject", self._inject(self.count)) if callable(self._inject) else self._inject
+
+    @property
+    def parts(self) -> Parts:
+        """What the first window or step has decided: see :class:`Parts`."""
+        if self._parts is None:
+            raise ConfigError("nothing has been trained yet; call step(), run() or bind() first")
+        return self._parts
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimiser of core, readout and estimator; none before the first window or step."""
+        return self._parts.updates.optimizers if self._parts is not None else []
+
+    @property
+    def estimator(self) -> GradientEstimator | None:
+        """The estimator; None before the first window or step."""
+        return self.interface.heads[0] if self._parts is not None else None
+
+    @property
+    def guarded(self) -> dict[str, int]:
+        """How many updates were skipped, by part."""
+        return dict(self.guard.counts) if self.guard is not None else {}
+
+    def evaluate(self, inputs: Any, targets: Any) -> Tensor:
+        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
+        return evaluate(self, inputs, targets)
+
+    def count_losses(self, targets: Any, otherwise: int) -> float:
+        """The number of losses that the loss averages over; 0 where there are none."""
+        count = otherwise if self._count is None else float(self._count(targets))
+        if not count >= 0:
+            raise TrainingError(f"loss_count gave {count:g}; it must be the number of losses, 0 or more")
+        return count
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how the next window or step goes, but for the weights of core and readout."""
+        return state_dict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; call `bind` first where nothing has been trained yet."""
+        load_state_dict(self, state)
+
+    @contextmanager
+    def _whole(self, what: str) -> Iterator[None]:
+        """Inside it one of `what` is trained; where that fails, weights, buffers and generators are as they were."""
+        parts = self.parts
+        parts.buffers.note()
+        randomness = parts.stage.randomness.save()
+        try:
+            yield
+        except BaseException as error:
+            parts.updates.clear_all()
+            parts.buffers.put_back()
+            parts.stage.randomness.load(randomness)
+            if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
+                raise TrainingError(f"{what} {self.count} failed: {first_line(error)}") from error
+            raise
