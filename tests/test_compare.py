@@ -219,7 +219,7 @@ def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.Monke
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "step", noted)
-    times = turns([trainer("backprop"), trainer("zero")], [small.samples(8)], 0.0)
+    times = turns([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
     assert order[:6] == ["backprop", "zero", "zero", "backprop", "backprop", "zero"]
     assert [len(each) for each in times] == [12, 12]
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from syngrad.config import Option, listed
 from syngrad.errors import ConfigError, TrainingError, first_line
-from syngrad.experiments import BUILT_IN
+from syngrad.experiments import BUILT_IN, RECURRENT
 
 if TYPE_CHECKING:
     from syngrad.experiment import Experiment
+    from syngrad.recurrent import RecurrentExperiment
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -47,15 +48,27 @@ INSTEAD = {
 }
 #: what an experiment may be, for the commands' help
 EXPERIMENT = f"{', '.join(BUILT_IN)}, or path/to/file.py:function returning an Experiment."
+#: the same to `syngrad compare`, which takes recurrent ones too
+ANY_EXPERIMENT = f"{', '.join([*BUILT_IN, *RECURRENT])}, or path/to/file.py:function returning an Experiment."
 
 
 def experiment_of(options: Mapping[str, Any]) -> Experiment:
-    """The experiment that a command's options name, with what they say instead of its own."""
+    """The experiment that a command's options name, with what they say instead of its own; no recurrent one."""
     from syngrad.experiments import load
 
+    return load(options["experiment"], **_instead(options))
+
+
+def any_experiment_of(options: Mapping[str, Any]) -> Experiment | RecurrentExperiment:
+    """The same, or a recurrent one."""
+    from syngrad.experiments import load_any
+
+    return load_any(options["experiment"], **_instead(options))
+
+
+def _instead(options: Mapping[str, Any]) -> dict[str, Any]:
     cuts = options["cuts"]
-    return load(
-        options["experiment"],
+    return dict(
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         optimizer=options["optimizer"],

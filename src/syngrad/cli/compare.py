@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.common import EXPERIMENT, INSTEAD, ending, experiment_of, number, whole
+from syngrad.cli.common import ANY_EXPERIMENT, INSTEAD, any_experiment_of, ending, number, whole
 from syngrad.cli.comparing import check_files, finish
 from syngrad.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:
-    from syngrad.compare import Comparison
+    from syngrad.compare import Comparison, RecurrentComparison
 
 split_rows = listed
 
@@ -42,7 +42,7 @@ def compare(
     experiment: Annotated[
         str | None,
         typer.Argument(
-            help=EXPERIMENT,
+            help=ANY_EXPERIMENT,
             show_default="fashion-mlp",
         ),
     ] = None,
@@ -50,7 +50,8 @@ def compare(
         str | None,
         typer.Option(
             help="Rows, method[:estimator], with commas between. Without it: backprop, synthetic, synthetic:linear, "
-            "synthetic:local, zero."
+            "synthetic:local, zero; of a recurrent net those that its experiment names, of bptt(T), synthetic(T), "
+            "auxiliary(T), online(λ), zero."
         ),
     ] = None,
     estimator: Annotated[
@@ -164,35 +165,37 @@ def run(options: dict[str, Any]) -> int:
     for name in ("link", "queue_depth", "message_dtype", "trace"):
         if options[name] is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, the number of processes")
-    from syngrad.compare import ROWS, Comparison
+    from syngrad.compare import ROWS, Comparison, RecurrentComparison
+    from syngrad.recurrent import RecurrentExperiment
 
     check_files(options, ("json", "html"))
-    comparison = Comparison(
-        experiment_of(options),
-        ROWS if options["methods"] is None else listed(options["methods"]),
-        estimator=options["estimator"],
-        seed=options["seed"],
-        seeds=options["seeds"],
-        threads=options["threads"],
-        target=options["target"],
-    )
+    experiment = any_experiment_of(options)
+    asked = None if options["methods"] is None else listed(options["methods"])
+    common = {name: options[name] for name in ("estimator", "seed", "seeds", "threads", "target")}
+    comparison: Comparison | RecurrentComparison
+    if isinstance(experiment, RecurrentExperiment):
+        comparison = RecurrentComparison(experiment, asked, **common)
+    else:
+        comparison = Comparison(experiment, ROWS if asked is None else asked, **common)
     return finish(comparison, options["progress"], lambda: _publish(comparison, options))
 
 
-def _resolved(comparison: Comparison, options: dict[str, Any]) -> dict[str, Any]:
+def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> dict[str, Any]:
     """The configuration that was run: what the experiment itself decided filled in."""
+    from syngrad.recurrent import RecurrentExperiment
+
     experiment, cuts = comparison.experiment, comparison.description["cuts"]
     filled = {
-        "methods": [contender.label for contender in comparison.contenders],
+        "methods": comparison.labels,
         "epochs": experiment.epochs,
         "batch_size": experiment.batch_size,
         "cuts": cuts or None,
-        "stages": None if cuts else 1,
+        "stages": None if cuts or isinstance(experiment, RecurrentExperiment) else 1,
     }
     return kept("compare", OPTIONS, {**options, **filled})
 
 
-def _publish(comparison: Comparison, options: dict[str, Any]) -> None:
+def _publish(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> None:
     """Write the files first: what is printed can be lost, what was measured must not be. And print all the same where
     they cannot be written.
     """
@@ -200,8 +203,9 @@ def _publish(comparison: Comparison, options: dict[str, Any]) -> None:
     from syngrad.report.table import report
     from syngrad.report.verdict import verdict
 
-    aggregated = results.aggregate(comparison.rows)
-    said = verdict(aggregated, comparison.target)
+    baseline = comparison.description.get("baseline")
+    aggregated = results.aggregate(comparison.rows, *([baseline] if baseline else []))
+    said = verdict(aggregated, comparison.target, recurrent=baseline is not None)
     environment = results.environment(comparison.threads)
     config = _resolved(comparison, options)
     document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)

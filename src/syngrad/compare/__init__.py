@@ -9,5 +9,6 @@ the same number of threads.
 
 from syngrad.compare.comparison import Comparison
 from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders
+from syngrad.compare.recurrent import RecurrentComparison
 
-__all__ = ["ROWS", "Comparison", "Contender", "Observer", "Silent", "contenders"]
+__all__ = ["ROWS", "Comparison", "Contender", "Observer", "RecurrentComparison", "Silent", "contenders"]

@@ -65,6 +65,7 @@ class Comparison:
         self.metric_name = readable(self.metric[0]) if self.metric else "loss"
         self.higher_is_better = metrics.higher_is_better(self.metric)
         self.target = self._checked(target)
+        self.labels = [contender.label for contender in self.contenders]
         self.rows: list[Row] = []
         self.description: dict[str, Any] = {}
         self._validate_every: int | None = None
@@ -137,7 +138,7 @@ class Comparison:
         while True:
             labels = list(running)
             try:
-                times = turns([running[c] for c in labels], batches, self.timing_s)
+                times = turns([running[c].step for c in labels], batches, self.timing_s)
                 break
             except RowError as failure:
                 self._failed(rows[labels[failure.index]], failure.error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,10 +32,12 @@ class RowError(Exception):
         self.index, self.error = index, error
 
 
-def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -> list[list[float]]:
-    """The seconds of every step of every trainer, who take turns: one list a trainer, all of one length."""
-    times: list[list[float]] = [[] for _ in trainers]
-    n = len(trainers)
+def turns(steps: Sequence[Callable[[Any], Any]], batches: Sequence[Any], seconds: float) -> list[list[float]]:
+    """The seconds of every step of every trainer, who take turns: one list a trainer, all of one length. steps: what
+    makes a step of each, from a minibatch.
+    """
+    times: list[list[float]] = [[] for _ in steps]
+    n = len(steps)
     start = time.perf_counter()
     for turn in itertools.count():
         batch = batches[turn % len(batches)]
@@ -43,13 +45,13 @@ def turns(trainers: Sequence[Trainer], batches: Sequence[Any], seconds: float) -
             index = (turn + k) % n
             before = time.perf_counter()
             try:
-                trainers[index].step(batch)
+                steps[index](batch)
             except Exception as error:
                 raise RowError(index, error) from error
-            synchronise(trainers[index])
+            synchronise()
             times[index].append(time.perf_counter() - before)
         if turn + 1 == WARM_UP:
-            times = [[] for _ in trainers]
+            times = [[] for _ in steps]
             start = time.perf_counter()
         done = turn + 1 - WARM_UP
         if done >= TURNS[1] or (done >= TURNS[0] and time.perf_counter() - start > seconds):
@@ -88,9 +90,9 @@ def period(trainer: Trainer) -> int:
     return trainer.policy.feedback_every if trainer.policy.method.estimates else 1
 
 
-def synchronise(trainer: Trainer) -> None:
+def synchronise() -> None:
     """Wait for what a device still has to do."""
-    if any(p.is_cuda for p in itertools.islice(trainer.model.parameters(), 1)):
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

@@ -46,12 +46,12 @@ class Clock:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return method(*args, **kwargs)
-            synchronise(self.trainer)
+            synchronise()
             self._inside, before = True, time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
-                synchronise(self.trainer)
+                synchronise()
                 self._spent[part] += time.perf_counter() - before
                 self._inside = False
 
@@ -60,10 +60,10 @@ class Clock:
     def step(self, batch: Any) -> None:
         """One step, and where its time went."""
         self._spent = dict.fromkeys(PARTS, 0.0)
-        synchronise(self.trainer)
+        synchronise()
         before = time.perf_counter()
         self.trainer.step(batch)
-        synchronise(self.trainer)
+        synchronise()
         whole = time.perf_counter() - before
         self._spent["backward"] = max(whole - sum(self._spent.values()), 0.0)
         self.steps.append(self._spent)

@@ -21,6 +21,7 @@ from typing import Any
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
 from syngrad.experiment import Experiment, check_count
 from syngrad.optimizers import parse_optimizer
+from syngrad.recurrent import RecurrentExperiment
 
 #: name → (module, function)
 BUILT_IN = {
@@ -33,9 +34,30 @@ BUILT_IN = {
     "char-gpt": ("syngrad.experiments.char_gpt", "char_gpt"),
     "regression": ("syngrad.experiments.regression", "regression"),
 }
+#: the same for recurrent nets, which `syngrad compare` alone takes
+RECURRENT = {
+    "copy": ("syngrad.experiments.copying", "copy"),
+    "repeat-copy": ("syngrad.experiments.copying", "repeat_copy"),
+    "char-lm": ("syngrad.experiments.char_lm", "char_lm"),
+    "row-mnist": ("syngrad.experiments.row_mnist", "row_mnist"),
+}
 
 
-def load(
+def load(name_or_path: str, **instead: Any) -> Experiment:
+    """The experiment of a built-in name, or of a file, that is no recurrent one; see :func:`load_any`.
+
+    Raises ConfigError, in one line, for what :func:`load_any` refuses and for a recurrent experiment.
+    """
+    made = load_any(name_or_path, **instead)
+    if isinstance(made, RecurrentExperiment):
+        raise ConfigError(
+            f"experiment {name_or_path!r} trains a recurrent net, in one process: run it by "
+            f"`syngrad compare {name_or_path}`"
+        )
+    return made
+
+
+def load_any(
     name_or_path: str,
     *,
     epochs: int | None = None,
@@ -43,7 +65,7 @@ def load(
     optimizer: str | None = None,
     stages: int | None = None,
     cuts: Sequence[str] | None = None,
-) -> Experiment:
+) -> Experiment | RecurrentExperiment:
     """The experiment of a built-in name, or that the function of a `path/to/file.py:function` returns.
 
     epochs, batch_size: instead of the experiment's own. A function that has parameters of these names is given them, so
@@ -69,12 +91,17 @@ def load(
         changes = {"cuts": list(cuts), "stages": None}
     if optimizer is not None:
         changes["optimizer"] = parse_optimizer(optimizer)
-    return replace(_call(name_or_path, _find(name_or_path), given), **changes)
+    made = _call(name_or_path, _find(name_or_path), given)
+    if isinstance(made, RecurrentExperiment) and "cuts" in changes:
+        what = "cuts" if changes["cuts"] else "stages"
+        raise ConfigError(f"experiment {name_or_path!r} trains a recurrent net, cut in time; leave out {what}")
+    return replace(made, **changes)
 
 
 def _find(spec: str) -> Callable[..., Any]:
-    if spec in BUILT_IN:
-        module, function = BUILT_IN[spec]
+    known = {**BUILT_IN, **RECURRENT}
+    if spec in known:
+        module, function = known[spec]
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     match = re.fullmatch(r"(.+\.py)(?::(.*))?", spec, re.DOTALL)
     if match is None:
@@ -86,7 +113,7 @@ def _find(spec: str) -> Callable[..., Any]:
 
 
 def _not_known(spec: str) -> ConfigError:
-    return ConfigError(f"{unknown('experiment', spec, BUILT_IN)}; or give path/to/file.py:function")
+    return ConfigError(f"{unknown('experiment', spec, {**BUILT_IN, **RECURRENT})}; or give path/to/file.py:function")
 
 
 def _from_file(path: Path, function: str) -> Callable[..., Any]:
@@ -141,7 +168,7 @@ def _line(error: BaseException, path: Path) -> str:
     return f", line {line}," if line else ""
 
 
-def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Experiment:
+def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Experiment | RecurrentExperiment:
     try:
         parameters = dict(inspect.signature(function).parameters)
     except ValueError:  # some built-in functions do not tell
@@ -160,7 +187,7 @@ def _call(spec: str, function: Callable[..., Any], given: dict[str, int]) -> Exp
         raise ConfigError(f"experiment {spec!r}: {error}") from error
     except (Exception, SystemExit) as error:
         raise TrainingError(f"experiment {spec!r} raised {first_line(error)}") from error
-    if not isinstance(made, Experiment):
+    if not isinstance(made, Experiment | RecurrentExperiment):
         raise ConfigError(f"experiment {spec!r} must return a syngrad.Experiment, got {type(made).__name__}")
     rest: dict[str, Any] = {name: value for name, value in given.items() if name not in taken}
     return replace(made, **rest)

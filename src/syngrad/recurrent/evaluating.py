@@ -1,11 +1,13 @@
-"""The loss of a recurrent net over whole sequences, without learning."""
+"""A recurrent net over whole sequences without learning: its loss, or what it says."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from syngrad.tree import to_device
 
@@ -15,15 +17,27 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def evaluate(run: Learner, inputs: Any, targets: Any) -> Tensor:
-    """The loss in evaluation mode; the modules are put back into the mode that they were in, each of them."""
-    inputs, targets = to_device(inputs, run.device), to_device(targets, run.device)
-    parts = [module for module in (run.core.module, run.readout) if module is not None]
-    modules = [(module, module.training) for part in parts for module in part.modules()]
+    """The loss in evaluation mode."""
+    return run.loss(predict(run, inputs), to_device(targets, run.device))
+
+
+@torch.no_grad()
+def predict(run: Learner, inputs: Any) -> Any:
+    """What the loss would be given, in evaluation mode."""
+    with evaluating([module for module in (run.core.module, run.readout) if module is not None]):
+        outputs, _ = run.core.run(to_device(inputs, run.device), None)
+        return outputs if run.readout is None else run.readout(outputs)
+
+
+@contextmanager
+def evaluating(modules: list[nn.Module]) -> Iterator[None]:
+    """In evaluation mode inside, and outside each part in the mode in which it was."""
+    every = [each for module in modules for each in module.modules()]
+    training = [each.training for each in every]
     try:
-        for part in parts:
-            part.eval()
-        outputs, _ = run.core.run(inputs, None)
-        return run.loss(outputs if run.readout is None else run.readout(outputs), targets)
+        for module in modules:
+            module.eval()
+        yield
     finally:
-        for module, was in modules:
-            module.training = was
+        for each, was in zip(every, training, strict=True):
+            each.training = was

@@ -41,8 +41,7 @@ one batch, and resets in a stream, are the affair of :class:`TruncatedBPTT` alon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +53,7 @@ from syngrad.groups import OptimizerFactory
 from syngrad.guard import Guard, check_bound
 from syngrad.interface import check_spec
 from syngrad.recurrent.checks import check_factor, check_least
+from syngrad.recurrent.evaluating import evaluating
 from syngrad.recurrent.graphs.beat import at, beat, check_given, length
 from syngrad.recurrent.graphs.build import Wired, wire
 from syngrad.recurrent.graphs.learn import Closed
@@ -355,17 +355,3 @@ def add_loss(closed: Closed, total: dict[str, Tensor], weight: dict[str, float])
         name = closed.node.name
         total[name] = total.get(name, torch.zeros((), device=closed.loss.device)) + closed.loss.detach() * closed.count
         weight[name] = weight.get(name, 0.0) + closed.count
-
-
-@contextmanager
-def evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """In evaluation mode inside, and outside each part in the mode in which it was."""
-    every = [each for module in modules for each in module.modules()]
-    training = [each.training for each in every]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for each, was in zip(every, training, strict=True):
-            each.training = was

@@ -21,7 +21,7 @@ from syngrad.quality import Quality
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.core import Core
-from syngrad.recurrent.evaluating import evaluate
+from syngrad.recurrent.evaluating import evaluate, predict
 from syngrad.recurrent.losses import count_targets, token_cross_entropy
 from syngrad.recurrent.parts import Parts
 from syngrad.recurrent.saving import load_state_dict, state_dict
@@ -119,6 +119,10 @@ class Learner:
     def evaluate(self, inputs: Any, targets: Any) -> Tensor:
         """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
         return evaluate(self, inputs, targets)
+
+    def predict(self, inputs: Any) -> Any:
+        """What the loss would be given for whole sequences from their beginning, in evaluation mode."""
+        return predict(self, inputs)
 
     def count_losses(self, targets: Any, otherwise: int) -> float:
         """The number of losses that the loss averages over; 0 where there are none."""

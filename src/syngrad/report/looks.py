@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syngrad.results import BACKPROP, Aggregate
+from syngrad.results import Aggregate
 
 #: how many colours the style sheet has beside backprop's: --row-1 to --row-9
 COLOURS = 9
@@ -57,10 +57,10 @@ class Look:
 
 
 def looks(rows: Sequence[Aggregate]) -> list[Look]:
-    """One look a row: backprop in the colour of ink, the others in turn."""
+    """One look a row: the baseline in the colour of ink, the others in turn."""
     made, others = [], 0
     for index, row in enumerate(rows):
-        if row.method == BACKPROP:
+        if row.is_base:
             made.append(Look(index, 0, "solid", "circle"))
         else:
             k = others % COLOURS

@@ -19,13 +19,13 @@ def to_target(row: Aggregate, base: Aggregate, target: float | None) -> list[str
         return []
     goal = f"{target * 100:g} %" if row.metric == "accuracy" else f"{target:g}"
     if not row.reached and not base.reached:
-        return [f"Neither {row.label} nor backprop reaches {row.metric} {goal}."]
+        return [f"Neither {row.label} nor {base.label} reaches {row.metric} {goal}."]
     if not row.reached or not base.reached:
         there, away = (row, base) if row.reached else (base, row)
         return [f"Only {there.label} reaches {row.metric} {goal}, in {_seconds(there)}; {away.label} does not."]
     ratio = row.time_to_target_ratio
     times = f" ({ratio:.2f} × the time)" if ratio is not None else ""
-    return [f"To {row.metric} {goal} {row.label} takes {_seconds(row)}, backprop {_seconds(base)}{times}."]
+    return [f"To {row.metric} {goal} {row.label} takes {_seconds(row)}, {base.label} {_seconds(base)}{times}."]
 
 
 def _seconds(row: Aggregate) -> str:
@@ -35,7 +35,7 @@ def _seconds(row: Aggregate) -> str:
 
 
 def estimates(row: Aggregate, base: Aggregate) -> list[str]:
-    """The quality of the estimates, where the row is clearly worse than backprop and its worst interface says why."""
+    """The quality of the estimates, where the row is clearly worse than the baseline and an interface says why."""
     gap, better = row.metric_difference, row.higher_is_better
     lost = None if gap is None else loss(gap, better)
     if lost is None or lost <= noise(row, base) or not row.estimator:

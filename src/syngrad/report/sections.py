@@ -39,12 +39,12 @@ def answer(verdict: Mapping[str, Any], answers: Mapping[str, str] = ANSWERS) -> 
 def tiles(m: Measured, verdict: Mapping[str, Any]) -> str:
     """The few figures that the verdict rests on."""
     row = next((row for row in m.rows if row.ok and row.label == verdict.get("row")), None)
-    base = next((row for row in m.rows if row.ok and row.method == BACKPROP), None)
+    base = next((row for row in m.rows if row.ok and row.is_base), None)
     if row is None or base is None:
         return ""
     found: list[tuple[str, str, str]] = []
     if row.step_ratio is not None:
-        found.append((f"{row.step_ratio:.2f} ×", "time of a step", "of back-propagation's"))
+        found.append((f"{row.step_ratio:.2f} ×", "time of a step", f"of {_named(base)}'s"))
     if row.metric_difference is not None:
         unit = " points" if m.percent else ""
         note = "one seed, no interval"
@@ -57,8 +57,8 @@ def tiles(m: Measured, verdict: Mapping[str, Any]) -> str:
             (f"{row.saved_ratio:.2f} ×", "kept for backward passes", f"{size(row.saved_activation_bytes)} at most")
         )
     if m.target is not None:
-        found.append((to_target(row), f"to {m.metric} {m.goal}", f"back-propagation: {to_target(base)}"))
-    return tiled(f"{row.label} against backprop", found)
+        found.append((to_target(row), f"to {m.metric} {m.goal}", f"{_named(base)}: {to_target(base)}"))
+    return tiled(f"{row.label} against {base.label}", found)
 
 
 def tiled(subject: str, found: Sequence[tuple[str, str, str]]) -> str:
@@ -141,7 +141,8 @@ def summary(m: Measured) -> str:
     rows: list[list[str]] = []
     whole: dict[int, str] = {}
     guarded, peak = any(row.guarded for row in m.rows), any(row.peak_memory_bytes is not None for row in m.rows)
-    heads = ["row", escape(m.unit), "gap to backprop", "step", "kept", "cosine", "training"]
+    base = next((row.label for row in m.rows if row.is_base), BACKPROP)
+    heads = ["row", escape(m.unit), f"gap to {escape(base)}", "step", "kept", "cosine", "training"]
     heads += ["peak memory"] * peak + [f"to {escape(m.goal)}"] * (m.target is not None)
     heads += ["skipped updates"] * guarded
     for index, (row, look) in enumerate(zip(m.rows, m.looks, strict=True)):
@@ -159,7 +160,7 @@ def summary(m: Measured) -> str:
     said = "One seed: no spread and no interval can be given."
     if seeds > 1:
         said = f"Means over {seeds} seeds, ± the standard deviation; gaps are paired by seed, with their 95 % interval."
-    said += " Kept: for backward passes, at most. ×: of backprop's. Training: seconds, evaluation left out."
+    said += f" Kept: for backward passes, at most. ×: of {escape(base)}'s. Training: seconds, evaluation left out."
     return tabled(heads, rows, said, whole)
 
 
@@ -169,7 +170,7 @@ def _cells(m: Measured, row: Aggregate) -> list[str]:
     if row.value is not None and row.value_spread is not None:
         value += f" ± {row.value_spread * factor:{form if m.percent else '.2g'}}"
     gap = NONE
-    if row.metric_difference is not None and row.method != BACKPROP:
+    if row.metric_difference is not None and not row.is_base:
         gap = signed(row.metric_difference, row.metric)
         if row.metric_difference_interval is not None:
             low, high = (signed(bound, row.metric) for bound in row.metric_difference_interval)
@@ -183,6 +184,10 @@ def _cells(m: Measured, row: Aggregate) -> list[str]:
         NONE if not told else f"{sum(told) / len(told):.2f}".replace("-", "−"),
         NONE if row.train_s is None else f"{row.train_s:.3g} s",
     ]
+
+
+def _named(base: Aggregate) -> str:
+    return "back-propagation" if base.method == BACKPROP else base.label
 
 
 def _times(shown: str, ratio: float | None) -> str:

@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from syngrad.results import Aggregate
+from syngrad.results import BACKPROP, Aggregate
 
 WIDTH = 80
-LEGEND = "gap, ×: to backprop; saved: kept for backward passes, the minibatch left out"
+LEGEND = "gap, ×: to {base}; saved: kept for backward passes, the minibatch left out"
 INTERVAL = "gap ±: half its 95 % interval, Student's t over differences paired by seed"
 NONE = "–"
 #: the narrowest the column of names gets before it is the figures that give way
@@ -21,9 +21,10 @@ NAMES = 12
 def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = None) -> list[str]:
     """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
 
-    `gap` is to backprop with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ± is
-    the standard deviation over seeds. The two columns of × are multiples of backprop's. The cosine is the mean over the
-    interfaces. target: the metric's value; the seconds to it then stand in the place of bytes and cosine.
+    `gap` is to the baseline (backprop) with the same seed, in points for an accuracy, ± half its 95 % interval; the
+    metric's own ± is the standard deviation over seeds. The two columns of × are multiples of the baseline's. The
+    cosine is the mean over the interfaces. target: the metric's value; the seconds to it then stand in the place of
+    bytes and cosine.
     """
     if not rows:
         return []
@@ -31,7 +32,8 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
     unit = f"{rows[0].metric} %" if percent else rows[0].metric
     heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
     cells = [_cells(row, percent) if row.ok else None for row in rows]
-    legend = [LEGEND] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
+    base = next((row.label for row in rows if row.is_base), BACKPROP)
+    legend = [LEGEND.format(base=base)] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
     if target is not None:
         goal = f"{target * 100:g} %" if percent else f"{target:g}"
         heads[4:] = ["saved ×", f"to {goal}"]
@@ -141,7 +143,7 @@ def _cells(row: Aggregate, percent: bool) -> list[str]:
     return [
         with_spread(row.value, row.value_spread, factor, form),
         with_spread(row.metric_difference, _half(row.metric_difference_interval), factor, "+" + form)
-        if row.method != "backprop"
+        if not row.is_base
         else NONE,
         _number(step, ".2f" if step is not None and step < 10 else ".1f"),
         _number(row.step_ratio, ".2f"),

@@ -50,24 +50,30 @@ class Verdict:
         return asdict(self)
 
 
-def verdict(rows: Sequence[Aggregate], target: float | None = None) -> Verdict:
-    """The verdict on the first row that estimates gradients (or, without one, on the first beside `backprop`), against
-    `backprop`, with the same method's `local` beside it. target: the metric's value whose crossing was timed.
+def verdict(rows: Sequence[Aggregate], target: float | None = None, *, recurrent: bool = False) -> Verdict:
+    """The verdict on the first row that estimates gradients (or, without one, the first beside the baseline), against
+    the baseline, `backprop`, with the same method's `local` beside it. target: the metric's value whose crossing was
+    timed. recurrent: what is sought is a better metric from windows as short, at a bearable price.
     """
     done = [row for row in rows if row.ok]
-    base = next((row for row in done if row.method == BACKPROP), None)
-    others = [row for row in done if row.method != BACKPROP]
+    base = next((row for row in done if row.is_base), None)
+    others = [row for row in done if not row.is_base]
     subject = next((row for row in others if row.estimator), others[0] if others else None)
     if base is None:
-        return Verdict("No verdict: there is no finished backprop row to compare with.")
+        baseline = next((row.label for row in rows if row.is_base), BACKPROP)
+        return Verdict(f"No verdict: there is no finished {baseline} row to compare with.")
     if subject is None:
-        return Verdict("No verdict: no row to hold against backprop has finished.")
+        return Verdict(f"No verdict: no row to hold against {base.label} has finished.")
+    lead = "" if recurrent else "In one process "
     made = Verdict("", subject.label, metric_gap=subject.metric_difference, memory_ratio=subject.saved_ratio)
     made.faster_by = 1 / subject.step_ratio if subject.step_ratio else None
     gap = subject.metric_difference
-    made.pays = _pays(made, None if gap is None else loss(gap, subject.higher_is_better), small(subject, base))
-    parts = [part for part in (_speed(made.faster_by), ending(subject, base), _memory(made.memory_ratio)) if part]
-    text = f"In one process {subject.label} {join(parts)}" if parts else f"{subject.label} has no figures"
+    lost = None if gap is None else loss(gap, subject.higher_is_better)
+    made.pays = _pays(made, lost, small(subject, base))
+    if recurrent and made.faster_by is not None and lost is not None and -lost > noise(subject, base):
+        made.pays = "yes" if 1 / made.faster_by <= BEARABLE_TIME else made.pays
+    parts = [part for part in (_speed(made.faster_by, base), ending(subject, base), _memory(made.memory_ratio)) if part]
+    text = f"{lead}{subject.label} {join(parts)}" if parts else f"{subject.label} has no figures"
     made.text = text + _so(made.pays) + feedback(made, done, subject) + "."
     made.reasons = [
         *reasons.to_target(subject, base, target),
@@ -89,10 +95,10 @@ def _pays(made: Verdict, lost: float | None, bearable: float) -> str | None:
     return "memory" if affordable and less and 1 / made.faster_by <= BEARABLE_TIME else "no"
 
 
-def _speed(faster_by: float | None) -> str | None:
+def _speed(faster_by: float | None, base: Aggregate) -> str | None:
     if faster_by is None:
         return None
-    took = f"a step takes {1 / faster_by:.2f} × backprop's time"
+    took = f"a step takes {1 / faster_by:.2f} × {base.label}'s time"
     if faster_by > 1 + SAME_SPEED:
         return f"is faster ({took})"
     return f"is slower ({took})" if 1 / faster_by > 1 + SAME_SPEED else f"is as fast ({took})"

@@ -12,28 +12,31 @@ from syngrad.results.student import interval
 MEANS = ("step_s", "step_ratio", "saved_activation_bytes", "peak_memory_bytes", "samples_per_s", "train_s")
 
 
-def aggregate(rows: Sequence[Row]) -> list[Aggregate]:
-    """Every method's rows taken together, in the order in which the methods first appear."""
+def aggregate(rows: Sequence[Row], baseline: str = BACKPROP) -> list[Aggregate]:
+    """Every method's rows taken together, in the order in which the methods first appear. baseline: the method that the
+    others are held against.
+    """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.method, row.estimator), []).append(row)
-    base = {row.seed: row for row in rows if row.method == BACKPROP and row.ok}
-    return [_over_seeds(group, base) for group in groups.values()]
+    base = {row.seed: row for row in rows if row.method == baseline and row.ok}
+    return [_over_seeds(group, base, baseline) for group in groups.values()]
 
 
-def _over_seeds(group: list[Row], base: dict[int, Row]) -> Aggregate:
+def _over_seeds(group: list[Row], base: dict[int, Row], baseline: str) -> Aggregate:
     done = [row for row in group if row.ok]
     first = done[0] if done else group[0]
     made = Aggregate(
         first.method, first.estimator, "ok" if done else first.status, len(done), first.metric, first.higher_is_better
     )
+    made.base = first.method == baseline
     made.failed = len(group) - len(done)
     made.failure = next((row.status for row in group if not row.ok), None)
     made.value, made.value_spread = mean_spread([row.value for row in done])
     pairs = [(row, base[row.seed]) for row in done if row.seed in base]
     differences = [a.value - b.value for a, b in pairs if a.value is not None and b.value is not None]
     made.metric_difference, made.metric_difference_spread = mean_spread(differences)
-    if first.method != BACKPROP:
+    if not made.base:
         made.metric_difference_interval = interval(differences)
     for name in MEANS:
         setattr(made, name, mean_spread([getattr(row, name) for row in done])[0])

@@ -15,7 +15,7 @@ from typing import Any
 
 from syngrad.errors import ConfigError, SyngradError, first_line
 from syngrad.results.aggregate import aggregate
-from syngrad.results.rows import Row
+from syngrad.results.rows import BACKPROP, Row
 
 SCHEMA = 1
 
@@ -35,7 +35,7 @@ def document(
         "experiment": experiment,
         "config": dict(config) if config is not None else None,
         "results": [row.to_dict() for row in rows],
-        "aggregate": [asdict(each) for each in aggregate(rows)],
+        "aggregate": [asdict(each) for each in aggregate(rows, experiment.get("baseline", BACKPROP))],
         "verdict": verdict,
     }
 

@@ -68,11 +68,12 @@ class Row:
 class Aggregate:
     """A compared row over its seeds: means, and the spread (standard deviation; None for one seed).
 
-    metric_difference: to backprop with the same seed, in the metric's own unit, paired seed by seed;
+    metric_difference: to the baseline, backprop, with the same seed, in the metric's own unit, paired seed by seed;
     metric_difference_interval: the 95 % interval of its mean, [low, high]; None where fewer than two seeds are paired.
     saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
     time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
     back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
+    base: whether the others are held against this row; None in files that are older than other baselines.
     status: "ok" where any seed ran to its end, else the first one's failure; failed, failure: how many seeds did not,
     and what the first of them said.
     """
@@ -106,6 +107,12 @@ class Aggregate:
     guarded: int = 0
     failed: int = 0
     failure: str | None = None
+    base: bool | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the others are held against this one."""
+        return self.method == BACKPROP if self.base is None else self.base
 
     @property
     def label(self) -> str:

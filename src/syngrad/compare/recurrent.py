@@ -1,0 +1,295 @@
+"""Recurrent nets trained in several ways on the same lessons: windows of several lengths, with estimates and without.
+
+As in the other comparison step times come first, the rows taking turns on the same piece; then each row learns, a fresh
+net from the same seed. A step is a piece of the course: as much time for all, in however many windows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from syngrad.compare.contenders import Observer, Silent, readable
+from syngrad.compare.measure import THREADS, RowError, synchronise, threads, turns
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.experiment import check_count
+from syngrad.memory import SavedBytes
+from syngrad.recurrent import RecurrentExperiment
+from syngrad.recurrent.course import Course, Piece
+from syngrad.recurrent.student import Student
+from syngrad.recurrent.ways import Way
+from syngrad.results import Row, thinned, time_to_target
+from syngrad.tree import tensors
+
+SEEDS, SEED = 10_000, 2**31
+#: how often the true gradient is looked at in a run
+PROBES = 8
+
+
+class RecurrentComparison:
+    """A recurrent experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
+
+    rows: see recurrent/ways.py; the experiment's own where None. estimator: of those that do not name one. seed, seeds,
+    threads, timing_s, target, observer: as for :class:`syngrad.compare.Comparison`.
+
+    Raises ConfigError at construction for what cannot be used. A row that fails while it runs is kept as "failed: …".
+    """
+
+    def __init__(
+        self,
+        experiment: RecurrentExperiment,
+        rows: Sequence[str] | None = None,
+        *,
+        estimator: Any = None,
+        seed: int = 0,
+        seeds: int = 1,
+        threads: int = 1,
+        timing_s: float = 4.0,
+        target: float | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.experiment = experiment
+        self.labels = list(experiment.rows if rows is None else rows)
+        self.ways = experiment.ways(self.labels, estimator)
+        self.baseline = experiment.baseline(self.ways)
+        check_count("seed", seed, 0, SEED)
+        self.seeds = range(seed, seed + check_count("seeds", seeds, 1, SEEDS))
+        self.threads = check_count("threads", threads, 1, THREADS)
+        self.timing_s, self.observer = timing_s, observer or Silent()
+        self.target = _checked(target, experiment)
+        self.rows: list[Row] = []
+        self.description: dict[str, Any] = {}
+        self._failures: list[SyngradError] = []
+
+    def run(self) -> list[Row]:
+        """Measure everything; the rows in the order asked for, one a seed."""
+        with threads(self.threads):
+            self.observer.begin(len(self.ways) * (1 + len(self.seeds) * self.experiment.epochs))
+            templates = self._side_by_side()
+            for way in self.ways:
+                for seed in self.seeds:
+                    row = self._row(way, seed)
+                    template = templates[way]
+                    row.status, row.step_s, row.step_ratio = template.status, template.step_s, template.step_ratio
+                    row.saved_activation_bytes = template.saved_activation_bytes
+                    if row.ok:
+                        self._learn(way, row)
+                    self.rows.append(row)
+        if not any(row.ok for row in self.rows):
+            raise self._failures[0]
+        return self.rows
+
+    # Beforehand: step times and what is kept, on a piece of typical length.
+
+    def _side_by_side(self) -> dict[Way, Row]:
+        self.observer.note("the data")
+        piece = self._course(self.seeds[0]).sample()
+        rows = {way: self._row(way, self.seeds[0]) for way in self.ways}
+        students: dict[Way, Student] = {}
+        for way, row in rows.items():
+            self.observer.note(f"{way.method}: memory")
+            try:
+                student = self.experiment.student(way, self.seeds[0], quality_every=0)
+                student.learn(piece)
+                row.saved_activation_bytes = _saved(student, piece)
+                students[way] = student
+                self._describe(student)
+            except Exception as error:
+                self._failed(row, error)
+            self.observer.advance()
+        if not students:
+            raise self._failures[0]
+        if self.timing_s > 0:
+            self.observer.note("step times, side by side")
+            self._time(students, rows, piece)
+        return rows
+
+    def _time(self, students: dict[Way, Student], rows: dict[Way, Row], piece: Piece) -> None:
+        running = dict(students)
+        while running:
+            found = list(running)
+            try:
+                times = turns([running[way].learn for way in found], [piece], self.timing_s)
+                break
+            except RowError as failure:
+                self._failed(rows[found[failure.index]], failure.error)
+                del running[found[failure.index]]
+        else:
+            raise self._failures[0]
+        base = next((each for way, each in zip(found, times, strict=True) if way == self.baseline), None)
+        for way, each in zip(found, times, strict=True):
+            rows[way].step_s = statistics.median(each)
+            if base is not None:
+                rows[way].step_ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
+
+    # Learning.
+
+    def _learn(self, way: Way, row: Row) -> None:
+        experiment = self.experiment
+        label = way.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
+        self.observer.note(f"{label}: epoch 0/{experiment.epochs}")
+        advanced = 0
+        try:
+            student = experiment.student(way, row.seed)
+            course = self._course(row.seed)
+            run = _Run(student, course, experiment)
+            for epoch in range(1, experiment.epochs + 1):
+                value = run.epoch(epoch)
+                self.observer.advance()
+                advanced += 1
+                self.observer.note(f"{label}: epoch {epoch}/{experiment.epochs}, {experiment.metric} {value:.4g}")
+                if run.finished:
+                    break
+            run.close()
+        except Exception as error:
+            self._failed(row, error)
+            return
+        finally:
+            for _ in range(experiment.epochs - advanced):
+                self.observer.advance()
+        row.history, row.train_loss = run.history, run.losses
+        row.train_s = run.seconds
+        row.samples_per_s = run.steps * experiment.batch_size / run.seconds if run.seconds else None
+        row.optimizer = student.optimizer
+        row.guarded = dict(student.guarded)
+        row.interfaces = [
+            {key: thinned(value) if isinstance(value, list) else value for key, value in each.items()}
+            for each in student.interfaces()
+        ]
+        if self.target is not None and experiment.higher_is_better is not None:
+            row.time_to_target_s = time_to_target(row.history, self.target, experiment.higher_is_better)
+
+    # What both are made of.
+
+    def _course(self, seed: int) -> Course:
+        said = f"experiment {self.experiment.name!r}"
+        try:
+            course = self.experiment.course(self.experiment.batch_size, seed)
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"{said}: course() raised {first_line(error)}") from error
+        if not isinstance(course, Course):
+            raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
+        return course
+
+    def _describe(self, student: Student) -> None:
+        if self.description:
+            return
+        experiment, modules = self.experiment, student.modules()
+        self.description = {
+            "name": experiment.name,
+            "model": type(modules[0]).__name__,
+            "parameters": sum(p.numel() for module in modules for p in module.parameters()),
+            "dataset": experiment.dataset,
+            "samples": experiment.steps * experiment.batch_size,
+            "batch_size": experiment.batch_size,
+            "epochs": experiment.epochs,
+            "steps": experiment.steps,
+            "stages": 1,
+            "cuts": [],
+            "seed": self.seeds[0],
+            "seeds": len(self.seeds),
+            "target": self.target,
+            "baseline": self.baseline.method,
+        }
+
+    def _row(self, way: Way, seed: int) -> Row:
+        spec = way.estimator
+        shown = spec if isinstance(spec, str) else readable(getattr(spec, "__name__", type(spec).__name__))
+        experiment = self.experiment
+        return Row(
+            way.method,
+            shown,
+            seed,
+            threads=self.threads,
+            metric=experiment.metric,
+            higher_is_better=experiment.higher_is_better,
+        )
+
+    def _failed(self, row: Row, error: Exception) -> None:
+        known = error if isinstance(error, SyngradError) else TrainingError(first_line(error))
+        row.status = f"failed: {known}"
+        self._failures.append(known)
+
+
+class _Run:
+    """One student on its course. seconds: of learning alone. steps: of time."""
+
+    def __init__(self, student: Student, course: Course, experiment: RecurrentExperiment) -> None:
+        self.student, self.course, self.experiment = student, course, experiment
+        self.seconds, self.steps = 0.0, 0
+        self.history: list[tuple[float, float, float]] = []
+        self.losses: list[tuple[float, float, float]] = []
+        self.best: tuple[float, Any] | None = None
+        self.waited = 0
+        self._probe_every = max(1, -(-experiment.epochs // PROBES))
+
+    @property
+    def finished(self) -> bool:
+        """Whether patience has run out."""
+        return self.experiment.patience is not None and self.waited >= self.experiment.patience
+
+    def epoch(self, epoch: int) -> float:
+        """Learn for an epoch, and examine."""
+        until = epoch * self.experiment.steps
+        total, count = 0.0, 0
+        while self.steps < until:
+            piece = self.course.take()
+            steps = self.student.steps(piece)
+            before = time.perf_counter()
+            loss = self.student.learn(piece)
+            synchronise()
+            self.seconds += time.perf_counter() - before
+            self.course.heard(loss, piece)
+            self.steps += steps
+            total, count = total + loss * steps, count + steps
+        if epoch % self._probe_every == 0 and (probed := self.course.probe()) is not None:
+            self.student.probe(probed)
+        value = self.course.examine(self.student)
+        self.history.append((float(epoch), self.seconds, value))
+        self.losses.append((float(epoch), self.seconds, total / max(count, 1)))
+        self._remember(value)
+        return value
+
+    def close(self) -> None:
+        """Put the best weights back where learning may stop early."""
+        if self.best is not None and self.history and self.best[0] != self.history[-1][2]:
+            for module, state in zip(self.student.modules(), self.best[1], strict=True):
+                module.load_state_dict(state)
+            self.history.append((*self.history[-1][:2], self.best[0]))
+
+    def _remember(self, value: float) -> None:
+        better = self.experiment.higher_is_better
+        if self.experiment.patience is None or better is None:
+            return
+        if self.best is None or (value > self.best[0] if better else value < self.best[0]):
+            states = [copy.deepcopy(module.state_dict()) for module in self.student.modules()]
+            self.best, self.waited = (value, states), 0
+        else:
+            self.waited += 1
+
+
+def _saved(student: Student, piece: Piece) -> int:
+    """The most that is kept for backward passes at any moment of a piece, the piece itself left out."""
+    given = tensors([piece.inputs, piece.targets, piece.context])
+    with SavedBytes(*student.modules(), *student.estimators(), but=given) as meter:
+        student.learn(piece)
+    return meter.peak_bytes + student.held_bytes()
+
+
+def _checked(target: float | None, experiment: RecurrentExperiment) -> float | None:
+    if target is None:
+        return None
+    if not math.isfinite(target):
+        raise ConfigError(f"target {target:g} must be a finite number, a value of {experiment.metric!r}")
+    if experiment.higher_is_better is None:
+        raise ConfigError(
+            f"target {target:g}: nobody says whether more or less of {experiment.metric!r} is better; set "
+            "higher_is_better= of the experiment"
+        )
+    return float(target)
