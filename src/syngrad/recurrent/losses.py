@@ -28,4 +28,4 @@ def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
 
 def count_targets(targets: Any) -> float:
     """The labels that count. What is no tensor the loss itself refuses."""
-    return float(int((targets != -100).sum())) if isinstance(targets, Tensor) else 1.0
+    return float(int((targets != -100).count_nonzero())) if isinstance(targets, Tensor) else 1.0

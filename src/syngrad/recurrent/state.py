@@ -26,6 +26,8 @@ class Layout:
 
     def __init__(self, state: Any, rows: list[int | None]) -> None:
         leaves, self.spec = pytree.tree_flatten(state)
+        #: how many tensors the state is a plain tuple of, two for an LSTM's; 0 where it has to be walked through
+        self._tuple = len(leaves) if _plain(state) else 0
         self.rows, self.form = rows, structure(state)
         self.shapes = [
             tuple(leaf.shape[:row] + leaf.shape[row + 1 :]) if isinstance(leaf, Tensor) and row is not None else None
@@ -49,8 +51,8 @@ class Layout:
 
         Raises MessageError for a state of another form than it was at first, naming both.
         """
-        flat, spec = pytree.tree_flatten(state)
-        if spec != self.spec:
+        flat = self._flat(state)
+        if flat is None:
             raise MessageError(
                 f"the core's state changed: it was {self.form} at first and is {structure(state)} now; a state must "
                 "keep its structure"
@@ -78,11 +80,13 @@ class Layout:
 
     def cut(self, state: Any, wanted: bool) -> tuple[Any, list[Tensor]]:
         """The state cut from its graph, and those leaves of it, which require a gradient where one is wanted."""
-        flat = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in pytree.tree_leaves(state)]
+        found = self._flat(state)
+        flat = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in found or pytree.tree_leaves(state)]
         leaves = [flat[i] for i in self.moved]
-        for leaf in leaves:
-            leaf.requires_grad_(wanted)
-        return pytree.tree_unflatten(flat, self.spec), leaves
+        if wanted:
+            for leaf in leaves:
+                leaf.requires_grad_()
+        return tuple(flat) if self._tuple else pytree.tree_unflatten(flat, self.spec), leaves
 
     def put(self, state: Any, leaves: list[Tensor]) -> Any:
         """The state with other tensors in the place of those leaves."""
@@ -105,8 +109,15 @@ class Layout:
     def samples(self, state: Any) -> int:
         """How many samples a state is of."""
         first = self.moved[0]
-        leaf: Tensor = pytree.tree_leaves(state)[first]
+        leaf: Tensor = (self._flat(state) or pytree.tree_leaves(state))[first]
         return leaf.shape[self.rows[first] or 0]
+
+    def _flat(self, state: Any) -> list[Any] | None:
+        """All leaves of a state of this form; None for one of another."""
+        if self._tuple and _plain(state) and len(state) == self._tuple:
+            return list(state)
+        flat, spec = pytree.tree_flatten(state)
+        return flat if spec == self.spec else None
 
 
 def layout(core: Core, inputs: Any) -> Layout:
@@ -119,6 +130,10 @@ def layout(core: Core, inputs: Any) -> Layout:
     if len(a) != len(b):
         raise MessageError("the core's state has another structure for two samples than for three; it must keep one")
     return Layout(three, [_row(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def _plain(state: Any) -> bool:
+    return type(state) is tuple and all(isinstance(leaf, Tensor) for leaf in state)
 
 
 def _state(core: Core, inputs: Any, count: int) -> Any:
