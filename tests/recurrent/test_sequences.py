@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import syngrad
 from syngrad.estimators.base import Binding, GradientEstimator
+from syngrad.recurrent import evaluating
 from syngrad.tree import map_tensors
 
 F_ = 2 * HIDDEN
@@ -196,6 +197,39 @@ def test_evaluation_learns_nothing_and_carries_nothing_on() -> None:
     assert not first.requires_grad
     assert first.item() == pytest.approx(total(modules[1](modules[0](inputs)[0]), targets).item())
     assert CLASSES == 6
+
+
+@pytest.mark.parametrize("piece", [1, 5, 12])
+@pytest.mark.parametrize("core", [Own, lambda: lstm()[0]])
+def test_evaluation_in_pieces_of_time_is_that_of_the_whole(core: Any, piece: int, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    targets[:, :6], targets[1, 8:] = -100, -100
+    bptt = syngrad.TruncatedBPTT(core().double(), "zero", 4, readout=lstm()[1])
+    expected = bptt.evaluate(inputs, targets)
+    most: list[int] = []
+    bptt.core.module.register_forward_pre_hook(lambda _, given: most.append(given[0].shape[1]))
+    monkeypatch.setattr(evaluating, "PIECE", piece)
+    torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
+    assert max(most) == piece
+    targets[:] = -100
+    assert bptt.evaluate(inputs, targets).item() == 0.0
+
+
+@pytest.mark.parametrize(("count", "pieces"), [(None, 1), (one, 1), (lambda targets: float(targets.numel()), 3)])
+def test_a_loss_is_taken_in_pieces_only_where_it_is_known_to_add_up(count: Any, pieces: int, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    core, readout = lstm()
+
+    def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.sum(2) - targets).square().mean()
+
+    bptt = syngrad.TruncatedBPTT(core, "zero", 4, readout=readout, loss=squares, loss_count=count)
+    expected = bptt.evaluate(inputs, targets)
+    calls: list[Any] = []
+    core.register_forward_pre_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(evaluating, "PIECE", 5)
+    torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
+    assert len(calls) == pieces
 
 
 def test_windows_without_labels_weigh_nothing_in_the_mean_loss() -> None:

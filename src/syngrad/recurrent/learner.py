@@ -117,8 +117,15 @@ class Learner:
         return dict(self.guard.counts) if self.guard is not None else {}
 
     def evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
+        """The loss over whole sequences, without learning; with the default loss, or one that averages over what
+        `loss_count` says, memory does not grow with their length.
+        """
         return evaluate(self, inputs, targets)
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is known what the loss averages over, and not only taken to be all steps."""
+        return self._count is not None
 
     def count_losses(self, targets: Any, otherwise: int) -> float:
         """The number of losses that the loss averages over; 0 where there are none."""
