@@ -26,12 +26,12 @@ SETTINGS = {
     "glibc as it is": {},
 }
 LENGTHS = (1_000, 100_000)
-#: windows before the first that counts
-WARM_UP = 20
+#: turns before the first that counts
+WARM_UP = 4
 
 
 class Row:
-    """A process that trains one window whenever it is asked to."""
+    """A process that takes a turn whenever it is asked to."""
 
     def __init__(self, name: str, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -42,7 +42,7 @@ class Row:
             env={**os.environ, **environment},
         )
 
-    def window(self) -> tuple[float, float]:
+    def turn(self) -> tuple[float, float]:
         """Seconds of one window: by the clock, and of the processor."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -57,17 +57,17 @@ class Row:
         self.process.wait()
 
 
-def turns(names: Sequence[str], windows: int, environment: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
-    """So many windows of every row, which take turns window by window; each process is new."""
+def turns(names: Sequence[str], count: int, environment: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
+    """So many turns of every row, one after the other; each process is new."""
     processes = {name: Row(name, environment) for name in names}
     try:
         for _ in range(WARM_UP):
             for each in processes.values():
-                each.window()
+                each.turn()
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-        for _ in range(windows):
+        for _ in range(count):
             for name, each in processes.items():
-                found[name].append(each.window())
+                found[name].append(each.turn())
         return found
     finally:
         for each in processes.values():
@@ -110,7 +110,7 @@ def memory(row: str, steps: int, how: str) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", default=["time", "memory"], choices=["time", "memory"])
-    parser.add_argument("--windows", type=int, default=150, help="of each row in a repeat")
+    parser.add_argument("--turns", type=int, default=40, help="of each row in a repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--rows", nargs="+", default=list(rows()), choices=list(rows()))
@@ -125,8 +125,8 @@ def main() -> None:
         write(options.out, {"claim": "cost of a boundary", "window": WINDOW, "threads": 1, "results": results})
 
     for setting in options.settings if "time" in options.parts else ():
-        repeats = [turns(options.rows, options.windows, SETTINGS[setting]) for _ in range(options.repeats)]
-        found = {"repeats": options.repeats, "windows": options.windows, "rows": compared(repeats)}
+        repeats = [turns(options.rows, options.turns, SETTINGS[setting]) for _ in range(options.repeats)]
+        found = {"repeats": options.repeats, "turns": options.turns, "rows": compared(repeats)}
         results.setdefault(options.label, {})[setting] = found
         note()
         for name, row in found["rows"].items():

@@ -39,6 +39,8 @@ class Layout:
                 f"the core's state {self.form} has no floating tensor with a dimension for the samples, so there is "
                 "nothing that a gradient could reach; a core returns (outputs, state), as nn.LSTM does"
             )
+        #: whether samples lie in memory one after the other in each of them, as in an LSTM of one layer
+        self._simple = [torch.Size((self.shapes[i] or ())[: rows[i] or 0]).numel() == 1 for i in self.moved]
         self.sizes = [torch.Size(self.shapes[i] or ()).numel() for i in self.moved]
 
     @property
@@ -67,15 +69,21 @@ class Layout:
 
     def vector(self, leaves: list[Tensor]) -> Tensor:
         """(n, features) from tensors in the layout of those leaves."""
-        rows = [_rows(leaf, self.rows[i] or 0) for i, leaf in zip(self.moved, leaves, strict=True)]
+        rows = []
+        for i, leaf, simple in zip(self.moved, leaves, self._simple, strict=True):
+            row = self.rows[i] or 0
+            rows.append((leaf if simple else leaf.movedim(row, 0)).reshape(leaf.shape[row], -1))
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def apart(self, vector: Tensor, like: list[Tensor]) -> list[Tensor]:
         """The other way round: (n, features) as tensors in the layout, and dtype, of `like`."""
         found = []
-        for i, part, leaf in zip(self.moved, vector.split(self.sizes, 1), like, strict=True):
-            row = self.rows[i] or 0
-            found.append(part.reshape(part.shape[0], *(self.shapes[i] or ())).movedim(0, row).to(leaf.dtype))
+        for i, part, leaf, simple in zip(self.moved, vector.split(self.sizes, 1), like, self._simple, strict=True):
+            if simple:
+                made = part.reshape(leaf.shape)
+            else:
+                made = part.reshape(part.shape[0], *(self.shapes[i] or ())).movedim(0, self.rows[i] or 0)
+            found.append(made if made.dtype == leaf.dtype else made.to(leaf.dtype))
         return found
 
     def cut(self, state: Any, wanted: bool) -> tuple[Any, list[Tensor]]:
@@ -148,7 +156,3 @@ def _row(two: Any, three: Any) -> int | None:
         return None
     different = [k for k, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     return different[0] if len(different) == 1 else None
-
-
-def _rows(leaf: Tensor, row: int) -> Tensor:
-    return leaf.movedim(row, 0).reshape(leaf.shape[row], -1)

@@ -13,6 +13,7 @@ from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
 from syngrad.memory import hold
 from syngrad.recurrent.boundary import Inner, Pending
+from syngrad.recurrent.losses import token_cross_entropy
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
@@ -38,22 +39,25 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     core, layout, interface = run.core, run.parts.layout, run.interface
     steps, n = core.steps(window.inputs), core.size(window.inputs)
     # without labels a window's estimate weighs what it does elsewhere
-    count = float(run.count_losses(window.targets, n * steps)) or float(n * steps)
-    scale = run.precision.factor / count
+    count = float(run.count_losses(window.targets, n * steps))
+    scale = run.precision.factor / (count or float(n * steps))
     wanted = run.pending is not None and interface.wants_feedback and run.count % run.parts.feedback_every == 0
     state, came = begin(run, n, wanted)
     with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
         outputs, state = forward(run, window, state, scale)
         scores = outputs if run.readout is None else run.readout(outputs)
-        loss = run.loss(scores, window.targets)
+        # the default loss need not count once more
+        known = run.loss is token_cross_entropy and run.counted
+        loss = token_cross_entropy(scores, window.targets, count) if known else run.loss(scores, window.targets)
     checked = finite(loss, Batch((window.inputs,), {}, window.targets, scale, n), f"at window {run.count}")
 
     leaves, context = layout.leaves(state), window.contexts[-1]
+    after, cut = layout.cut(state, False)
     gone = either(window.ends, window.dead)
-    vector, estimate = None, None
+    vector, estimate, kept = None, None, None
     if not run.silent:
-        vector = layout.vector([leaf.detach() for leaf in leaves])
-        estimate = interface.estimate([vector], context, scale, keep=False)[0][0]
+        vector = layout.vector(cut)
+        estimate, kept = estimated(run, vector, context, scale, wanted)
         if gone is not None:
             estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
     roots, gradients = [checked], [torch.full_like(checked, run.precision.factor)]
@@ -70,7 +74,7 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
         assert received is not None
         if run.pending.estimate is not None:
             run.quality.add(run.count, run.pending.estimate * scale, received, scale)
-        run.pending.fit(interface, received, scale)
+        run.pending.fit(interface, received, scale, kept)
     if window.ends is not None and interface.wants_feedback and vector is not None:
         Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
     apply(run.parts.updates, run.precision)
@@ -82,7 +86,7 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
         rows = None if gone is None else ~gone
         run.pending = Pending(vector, context, rows, estimate / scale if sampled else None)
         hold((vector, run.pending.estimate), run.pending)
-    run.state = layout.cut(state, False)[0]
+    run.state = after
     run.count += 1
     return checked.detach()
 
@@ -96,8 +100,7 @@ def begin(run: TruncatedBPTT | OnlineBPLambda, n: int, wanted: bool) -> tuple[An
         raise MessageError(
             f"a window of {n} samples cannot go on from a state of {held}; call restart() where new sequences begin"
         )
-    state, leaves = run.parts.layout.cut(run.state, wanted)
-    return state, leaves if wanted else []
+    return run.parts.layout.cut(run.state, True) if wanted else (run.state, [])
 
 
 def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tuple[Any, Any]:
@@ -143,6 +146,26 @@ def run_piece(run: TruncatedBPTT, inputs: Any, state: Any, reset: Tensor | None)
 def restarted(run: TruncatedBPTT | OnlineBPLambda, state: Any, which: Tensor) -> Any:
     """The state with some samples at their beginning again."""
     return None if state is None else run.parts.layout.where(which, run.core.initial(state, len(which)), state)
+
+
+def estimated(
+    run: TruncatedBPTT, vector: Tensor, context: Any, scale: float, wanted: bool
+) -> tuple[Tensor, list[Tensor] | None]:
+    """scale·Ĝ at this window's end; and what is to be fitted at the boundary before, as the estimator has it now.
+
+    Both with one pass over the estimator's weights where that gives the same: those of a wide state are larger than a
+    processor's cache.
+    """
+    interface, before = run.interface, run.pending
+    if not (wanted and before is not None and before.rows is None and interface.heads[0].rowwise):
+        return interface.estimate([vector], context, scale, keep=False)[0][0], None
+    if isinstance(context, Tensor) and isinstance(before.context, Tensor):
+        context = torch.cat([before.context, context])
+    elif context is not None or before.context is not None:
+        return interface.estimate([vector], context, scale, keep=False)[0][0], None
+    estimates, kept = interface.estimate([torch.cat([before.vector, vector])], context, scale, keep=True)
+    n = len(vector)
+    return estimates[0][n:], [kept[0][:n]]
 
 
 def back(
