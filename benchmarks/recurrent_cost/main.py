@@ -41,6 +41,8 @@ class Row:
             text=True,
             env={**os.environ, **environment},
         )
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # one after the other, so that a machine others use is not flooded
 
     def turn(self) -> tuple[float, float]:
         """Seconds of one window: by the clock, and of the processor."""

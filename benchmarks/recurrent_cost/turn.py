@@ -19,6 +19,7 @@ WINDOWS = 4
 def main() -> None:
     torch.set_num_threads(1)
     step = rows()[sys.argv[1]]()
+    print("ready", flush=True)
     for _line in sys.stdin:
         step()
         start, used = time.perf_counter(), time.process_time()
