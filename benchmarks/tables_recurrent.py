@@ -13,8 +13,10 @@ BARS = {"synthetic": "1.2", "synthetic + auxiliary": "1.35"}
 def recurrent_time() -> str:
     """Processor time of a window, by itself and against the two references; before what was made faster, and now."""
     rows = []
-    for setting, now in part(CLAIM, "after").items():
-        before = part(CLAIM, "before")[setting]["rows"] if setting in part(CLAIM, "before") else {}
+    for setting, now in part(CLAIM, "results", "after").items():
+        before = (
+            part(CLAIM, "results", "before")[setting]["rows"] if setting in part(CLAIM, "results", "before") else {}
+        )
         for name, row in now["rows"].items():
             found = row["processor"]
             old = before.get(name, {}).get("processor")
@@ -26,17 +28,27 @@ def recurrent_time() -> str:
                     quartiles(row["clock"]["to plain"]),
                     BARS.get(name, "–"),
                     quartiles(found["to hand-written"]),
+                    f"{row['faults']['median']:,.0f}" if "faults" in row else "–",
                     "–" if old is None else f"{old['to plain']['median']:.2f}; {old['to hand-written']['median']:.2f}",
                 ]
             )
-    head = ["", "a window", "× plain", "by the clock", "bar", "× hand-written", "before: × plain; × hand-written"]
+    head = [
+        "",
+        "a window",
+        "× plain",
+        "by the clock",
+        "bar",
+        "× hand-written",
+        "page faults",
+        "before: × plain; × hand-written",
+    ]
     return table(head, rows)
 
 
 def recurrent_memory() -> str:
     """Peaks at both lengths, fed window by window or given whole, and the shares of plain."""
     rows = []
-    for name, found in part(CLAIM, "memory").items():
+    for name, found in part(CLAIM, "results", "memory").items():
         how, steps = name.split()
         for row, figures in found.items():
             plain = found["plain"]

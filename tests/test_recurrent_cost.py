@@ -23,12 +23,14 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def test_ratios_are_paired_and_medians_are_of_repeats(modules: dict[str, Any]) -> None:
-    first = {"plain": [(1.0, 1.0), (2.0, 1.0), (4.0, 1.0)], "synthetic": [(1.1, 2.0), (2.4, 2.0), (5.2, 2.0)]}
-    second = {"plain": [(1.0, 1.0)], "synthetic": [(1.4, 4.0)]}
+    plain, synthetic = [(1.0, 1.0, 3), (2.0, 1.0, 3), (4.0, 1.0, 3)], [(1.1, 2.0, 7), (2.4, 2.0, 7), (5.2, 2.0, 7)]
+    first = {"plain": plain, "synthetic": synthetic}
+    second = {"plain": [(1.0, 1.0, 3)], "synthetic": [(1.4, 4.0, 7)]}
     found = modules["main"].compared([first, second])["synthetic"]
     assert found["clock"]["to plain"]["median"] == pytest.approx((1.2 + 1.4) / 2)
     assert found["processor"]["to plain"]["median"] == pytest.approx(3.0)
     assert found["processor"]["ms"]["median"] == pytest.approx(2000.0)
+    assert found["faults"]["median"] == 7
     assert "to hand-written" not in found["clock"]
 
 

@@ -28,6 +28,8 @@ SETTINGS = {
 LENGTHS = (1_000, 100_000)
 #: turns before the first that counts
 WARM_UP = 4
+#: of one window: seconds by the clock, seconds of the processor, page faults
+Turn = tuple[float, float, float]
 
 
 class Row:
@@ -44,14 +46,14 @@ class Row:
         assert self.process.stdout is not None
         self.process.stdout.readline()  # one after the other, so that a machine others use is not flooded
 
-    def turn(self) -> tuple[float, float]:
-        """Seconds of one window: by the clock, and of the processor."""
+    def turn(self) -> Turn:
+        """Of one window the seconds by the clock and of the processor, and the page faults."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        clock, used = self.process.stdout.readline().split()
-        return float(clock), float(used)
+        clock, used, faults = map(float, self.process.stdout.readline().split())
+        return clock, used, faults
 
     def end(self) -> None:
         assert self.process.stdin is not None
@@ -59,14 +61,14 @@ class Row:
         self.process.wait()
 
 
-def turns(names: Sequence[str], count: int, environment: dict[str, str]) -> dict[str, list[tuple[float, float]]]:
+def turns(names: Sequence[str], count: int, environment: dict[str, str]) -> dict[str, list[Turn]]:
     """So many turns of every row, one after the other; each process is new."""
     processes = {name: Row(name, environment) for name in names}
     try:
         for _ in range(WARM_UP):
             for each in processes.values():
                 each.turn()
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        found: dict[str, list[Turn]] = {name: [] for name in names}
         for _ in range(count):
             for name, each in processes.items():
                 found[name].append(each.turn())
@@ -76,15 +78,15 @@ def turns(names: Sequence[str], count: int, environment: dict[str, str]) -> dict
             each.end()
 
 
-def compared(repeats: Sequence[dict[str, list[tuple[float, float]]]]) -> dict[str, dict[str, Any]]:
+def compared(repeats: Sequence[dict[str, list[Turn]]]) -> dict[str, dict[str, Any]]:
     """Of every row the milliseconds of a window, and its ratio to the references: the median of the paired ratios of
-    each repeat, and of these medians the median and the quartiles. "clock" and "processor" are the two ways to time.
+    each repeat, and of these medians the median and the quartiles. "clock" and "processor" are the two ways to time; "faults" are those of a window.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in repeats[0]:
         rows[name] = {}
         for k, way in enumerate(("clock", "processor")):
-            seconds = [pair[k] for repeat in repeats for pair in repeat[name]]
+            seconds = [turn[k] for repeat in repeats for turn in repeat[name]]
             ratios = {
                 f"to {reference}": spread(
                     [
@@ -96,6 +98,7 @@ def compared(repeats: Sequence[dict[str, list[tuple[float, float]]]]) -> dict[st
                 if reference in repeats[0]
             }
             rows[name][way] = {"ms": spread([1e3 * each for each in seconds]), **ratios}
+        rows[name]["faults"] = spread([turn[2] for repeat in repeats for turn in repeat[name]])
     return rows
 
 
@@ -132,7 +135,7 @@ def main() -> None:
         results.setdefault(options.label, {})[setting] = found
         note()
         for name, row in found["rows"].items():
-            for way, figures in row.items():
+            for way, figures in ((way, row[way]) for way in ("clock", "processor")):
                 ratios = {key: f"{value['median']:.3f}" for key, value in figures.items() if key != "ms"}
                 print(f"{setting}: {name:30s} {way:9s} {figures['ms']['median']:7.2f} ms  {ratios}", flush=True)
     for steps in options.lengths if "memory" in options.parts else ():
