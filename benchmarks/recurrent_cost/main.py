@@ -79,8 +79,9 @@ def turns(names: Sequence[str], count: int, environment: dict[str, str]) -> dict
 
 
 def compared(repeats: Sequence[dict[str, list[Turn]]]) -> dict[str, dict[str, Any]]:
-    """Of every row the milliseconds of a window, and its ratio to the references: the median of the paired ratios of
-    each repeat, and of these medians the median and the quartiles. "clock" and "processor" are the two ways to time; "faults" are those of a window.
+    """Of every row the milliseconds of a window, its page faults, and its ratio to the references: the median of the
+    paired ratios of each repeat, and of these medians the median and the quartiles. There are two ways to time: by the
+    "clock", and by the time that the "processor" has worked.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in repeats[0]:
