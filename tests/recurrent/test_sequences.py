@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.recurrent.small import CLASSES, HIDDEN, STEPS, Own, Recorder, alike, data, lstm, one, total
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import syngrad
 from syngrad.estimators.base import Binding, GradientEstimator
@@ -241,6 +242,21 @@ def test_windows_without_labels_weigh_nothing_in_the_mean_loss() -> None:
     assert bptt.run(inputs, targets).item() == pytest.approx(expected)
     targets[:] = -100
     assert bptt.run(inputs, targets).item() == 0.0
+
+
+@pytest.mark.parametrize("count", [5.0, 0.0])
+def test_the_default_loss_counts_for_itself_whatever_loss_count_says(count: float, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    targets[0, :8] = -100
+    core, readout = lstm()
+    own = {"optimizer": Recorder, "guard": None, "loss_count": lambda _: count}
+    bptt = syngrad.TruncatedBPTT(core, "zero", STEPS, readout=readout, **own)
+    expected = F.cross_entropy(readout(core(inputs)[0]).reshape(-1, CLASSES), targets.reshape(-1)).item()
+    assert bptt.step(inputs, targets).item() == pytest.approx(expected)
+    monkeypatch.setattr(evaluating, "PIECE", 5)
+    assert bptt.evaluate(inputs, targets).item() == pytest.approx(expected)
+    bptt.restart()
+    assert bptt.step(inputs, torch.full_like(targets, -100)).item() == 0.0
 
 
 def test_evaluation_leaves_what_the_user_has_put_into_evaluation_mode() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from syngrad.errors import MessageError
 from syngrad.recurrent.checks import check_time
-from syngrad.recurrent.losses import token_cross_entropy
+from syngrad.recurrent.losses import count_targets, token_cross_entropy
 from syngrad.tree import to_device
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _counts(run: Learner, targets: Any, steps: int, n: int) -> list[float]:
     except MessageError:
         return []  # the loss says what it thinks of them
     bounds = [(start, min(start + PIECE, steps)) for start in range(0, steps, PIECE)]
-    counts = [run.count_losses(run.core.part(targets, a, b), n * (b - a)) for a, b in bounds]
+    pieces = [(run.core.part(targets, a, b), n * (b - a)) for a, b in bounds]
     if run.loss is token_cross_entropy:
-        return counts
+        return [count_targets(piece) for piece, _ in pieces]
+    counts = [run.count_losses(piece, otherwise) for piece, otherwise in pieces]
     return counts if run.counted and sum(counts) == run.count_losses(targets, n * steps) else []

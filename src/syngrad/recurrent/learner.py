@@ -67,7 +67,7 @@ class Learner:
                 options.check_callable(name, given)
         options.check_callable("optimizer", optimizer)
         check_groups(groups or {})
-        self.loss = loss or token_cross_entropy
+        self.loss: Callable[..., Tensor] = loss or token_cross_entropy
         self._count = loss_count or (count_targets if loss is None else None)
         self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
         self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
@@ -121,6 +121,11 @@ class Learner:
         `loss_count` says, memory does not grow with their length.
         """
         return evaluate(self, inputs, targets)
+
+    @property
+    def labels_counted(self) -> bool:
+        """Whether `count_losses` gives the default loss's own count, so that it need not count once more."""
+        return self.loss is token_cross_entropy and self._count is count_targets
 
     @property
     def counted(self) -> bool:

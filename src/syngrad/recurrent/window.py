@@ -13,7 +13,6 @@ from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
 from syngrad.memory import hold
 from syngrad.recurrent.boundary import Inner, Pending
-from syngrad.recurrent.losses import token_cross_entropy
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
@@ -46,9 +45,8 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
         outputs, state = forward(run, window, state, scale)
         scores = outputs if run.readout is None else run.readout(outputs)
-        # the default loss need not count once more
-        known = run.loss is token_cross_entropy and run.counted
-        loss = token_cross_entropy(scores, window.targets, count) if known else run.loss(scores, window.targets)
+        known = (count,) if run.labels_counted else ()
+        loss = run.loss(scores, window.targets, *known)
     checked = finite(loss, Batch((window.inputs,), {}, window.targets, scale, n), f"at window {run.count}")
 
     leaves, context = layout.leaves(state), window.contexts[-1]
