@@ -50,8 +50,10 @@ def recurrent_memory() -> str:
     rows = []
     for name, found in part(CLAIM, "results", "memory").items():
         how, steps = name.split()
-        for row, figures in found.items():
-            plain = found["plain"]
+        plain = found.get("plain")
+        if plain is None:
+            continue
+        for row, figures in sorted(found.items(), key=lambda item: item[0] != "plain"):
             shares = [figures[key] / plain[key] for key in ("saved_bytes", "process_bytes", "grown_bytes")]
             cells = [mebibytes(figures[key]) for key in ("saved_bytes", "process_bytes", "grown_bytes")]
             rows.append(
