@@ -46,16 +46,14 @@ def _loss(run: Learner, inputs: Any, targets: Any) -> Tensor:
         outputs, _ = core.run(inputs, None)
         return run.loss(outputs if run.readout is None else run.readout(outputs), targets)
     state: Any = None
-    total, weight = torch.zeros((), dtype=torch.float64, device=run.device), sum(counts)
-    dtype = torch.get_default_dtype()
+    total, weight = torch.zeros((), device=run.device), sum(counts)
     for start, count in zip(range(0, steps, PIECE), counts, strict=True):
         stop = min(start + PIECE, steps)
         outputs, state = core.run(core.part(inputs, start, stop), state)
         if count > 0:
             scores = outputs if run.readout is None else run.readout(outputs)
-            loss = run.loss(scores, core.part(targets, start, stop))
-            total, dtype = total + loss * count, loss.dtype
-    return (total / weight if weight else total).to(dtype)
+            total = total + run.loss(scores, core.part(targets, start, stop)) * count
+    return total / weight if weight else total
 
 
 def _counts(run: Learner, targets: Any, steps: int, n: int) -> list[float]:
