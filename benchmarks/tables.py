@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 import tables_processes
+import tables_recurrent
 from cells import ROOT, MissingError, load, mebibytes, table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*/README.md"))]
@@ -177,6 +178,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "resume": resume,
     "faults": faults,
     **tables_processes.TABLES,
+    **tables_recurrent.TABLES,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 

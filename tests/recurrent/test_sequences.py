@@ -8,9 +8,11 @@ import pytest
 import torch
 from tests.recurrent.small import CLASSES, HIDDEN, STEPS, Own, Recorder, alike, data, lstm, one, total
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import syngrad
 from syngrad.estimators.base import Binding, GradientEstimator
+from syngrad.recurrent import evaluating
 from syngrad.tree import map_tensors
 
 F_ = 2 * HIDDEN
@@ -198,6 +200,39 @@ def test_evaluation_learns_nothing_and_carries_nothing_on() -> None:
     assert CLASSES == 6
 
 
+@pytest.mark.parametrize("piece", [1, 5, 12])
+@pytest.mark.parametrize("core", [Own, lambda: lstm()[0]])
+def test_evaluation_in_pieces_of_time_is_that_of_the_whole(core: Any, piece: int, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    targets[:, :6], targets[1, 8:] = -100, -100
+    bptt = syngrad.TruncatedBPTT(core().double(), "zero", 4, readout=lstm()[1])
+    expected = bptt.evaluate(inputs, targets)
+    most: list[int] = []
+    bptt.core.module.register_forward_pre_hook(lambda _, given: most.append(given[0].shape[1]))
+    monkeypatch.setattr(evaluating, "PIECE", piece)
+    torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
+    assert max(most) == piece
+    targets[:] = -100
+    assert bptt.evaluate(inputs, targets).item() == 0.0
+
+
+@pytest.mark.parametrize(("count", "pieces"), [(None, 1), (one, 1), (lambda targets: float(targets.numel()), 3)])
+def test_a_loss_is_taken_in_pieces_only_where_it_is_known_to_add_up(count: Any, pieces: int, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    core, readout = lstm()
+
+    def squares(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.sum(2) - targets).square().mean()
+
+    bptt = syngrad.TruncatedBPTT(core, "zero", 4, readout=readout, loss=squares, loss_count=count)
+    expected = bptt.evaluate(inputs, targets)
+    calls: list[Any] = []
+    core.register_forward_pre_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(evaluating, "PIECE", 5)
+    torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
+    assert len(calls) == pieces
+
+
 def test_windows_without_labels_weigh_nothing_in_the_mean_loss() -> None:
     inputs, targets = data()
     targets[:, :8] = -100
@@ -207,6 +242,21 @@ def test_windows_without_labels_weigh_nothing_in_the_mean_loss() -> None:
     assert bptt.run(inputs, targets).item() == pytest.approx(expected)
     targets[:] = -100
     assert bptt.run(inputs, targets).item() == 0.0
+
+
+@pytest.mark.parametrize("count", [5.0, 0.0])
+def test_the_default_loss_counts_for_itself_whatever_loss_count_says(count: float, monkeypatch: Any) -> None:
+    inputs, targets = data()
+    targets[0, :8] = -100
+    core, readout = lstm()
+    own = {"optimizer": Recorder, "guard": None, "loss_count": lambda _: count}
+    bptt = syngrad.TruncatedBPTT(core, "zero", STEPS, readout=readout, **own)
+    expected = F.cross_entropy(readout(core(inputs)[0]).reshape(-1, CLASSES), targets.reshape(-1)).item()
+    assert bptt.step(inputs, targets).item() == pytest.approx(expected)
+    monkeypatch.setattr(evaluating, "PIECE", 5)
+    assert bptt.evaluate(inputs, targets).item() == pytest.approx(expected)
+    bptt.restart()
+    assert bptt.step(inputs, torch.full_like(targets, -100)).item() == 0.0
 
 
 def test_evaluation_leaves_what_the_user_has_put_into_evaluation_mode() -> None:

@@ -102,6 +102,10 @@ class GradientEstimator(nn.Module):
     #: the estimator's learning rate as a multiple of its stage's
     learning_rate: float = 1.0
 
+    #: whether every sample's estimate is its own, and is what `estimate` keeps: samples can then be put together, and
+    #: what was kept be taken apart
+    rowwise: bool = False
+
     binding: Binding | None = None
 
     def bind(self, binding: Binding) -> None:

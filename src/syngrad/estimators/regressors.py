@@ -107,6 +107,7 @@ class Linear(Regressor):
     On sequences it works token by token, on images pixel by pixel: W mixes channels, and each class has a picture C[y].
     """
 
+    rowwise = True
     map: nn.Linear
 
     def build(self, binding: Binding) -> None:
@@ -133,6 +134,10 @@ class Linear(Regressor):
         n = h.shape[0] if self.image else h.numel() // self.map.in_features
         return self.labels.rows(context, n)
 
+    def bare(self, h: Tensor) -> bool:
+        """Whether the estimate of h is one matrix product: rows, in the weights' own dtype, without labels."""
+        return h.dim() == 2 and not self.image and self.labels is None and h.dtype == self.map.weight.dtype
+
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """(n, …) → (n, …)."""
         predicted = self.shaped(self.map(self.rows(h.to(self.map.weight.dtype))), h)
@@ -146,15 +151,22 @@ class Linear(Regressor):
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
         """scale·δ̂ without a graph; what is kept is the estimate itself."""
         with exact(h):
-            scaled = self(h, context).mul_(scale).to(h.dtype)
+            if self.bare(h):
+                scaled = torch.addmm(self.map.bias, h, self.map.weight.t(), beta=scale, alpha=scale)
+            else:
+                scaled = self(h, context).mul_(scale).to(h.dtype)
         return scaled, scaled if keep else None
 
     @torch.no_grad()
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """2·(scale·δ̂ − g) through the linear map, in closed form."""
         with exact(h):
-            scaled = kept if kept is not None else self(h, context) * scale
-            residual = scaled.sub(received).mul_(2).to(self.map.weight.dtype)
+            if kept is None and self.bare(h) and received.dtype == h.dtype:
+                residual = torch.addmm(received, h, self.map.weight.t(), beta=-2.0, alpha=2.0 * scale)
+                residual.add_(self.map.bias, alpha=2.0 * scale)
+            else:
+                scaled = kept if kept is not None else self(h, context) * scale
+                residual = scaled.sub(received).mul_(2).to(self.map.weight.dtype)
             grad_weight, grad_bias = linear_regressor_grads(self.rows(h.to(self.map.weight.dtype)), self.rows(residual))
             add_grad(self.map.weight, grad_weight)
             add_grad(self.map.bias, grad_bias)

@@ -145,5 +145,5 @@ def _experiment(name: str, repeating: bool) -> RecurrentExperiment:
         batch_size=32,
         steps=6_000,
         epochs=5,
-        options={"guard": None},
+        options={"guard": None, "estimator_lr": 0.1},
     )

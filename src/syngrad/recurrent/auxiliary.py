@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError
-from syngrad.estimators.base import zero_
+from syngrad.estimators.base import add_grad, exact, zero_
+from syngrad.estimators.closed_form import linear_regressor_grads
 from syngrad.tree import tensors
 
 
@@ -36,17 +37,29 @@ class Auxiliary(nn.Module):
         """Make the head for outputs like this one, of one step, and a state of so many features."""
         if self.weight:
             width = output[0].numel()
-            self.head = zero_(nn.Linear(width, features)).to(output.device, output.dtype)
+            dtype = torch.float64 if output.dtype == torch.float64 else torch.float32  # not autocast's
+            self.head = zero_(nn.Linear(width, features)).to(output.device, dtype)
 
-    def loss(self, output: Tensor, estimate: Tensor) -> Tensor:
-        """The task's loss. output: (n, …), the window's first. estimate: (n, features), detached, per sample."""
-        assert self.head is not None
-        with torch.no_grad():
-            power = estimate.square().sum(1).mean().to(self.power.dtype)
-            self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
-        error = (self.head(output.flatten(1).to(self.head.weight.dtype)) - estimate).square().sum(1).mean()
-        loss: Tensor = self.weight * error / self.power.clamp_min(torch.finfo(torch.float32).tiny)
-        return loss
+    @torch.no_grad()
+    def fit(self, output: Tensor, estimate: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """Add the gradient of the task's loss to the head's `.grad`; (the output, the gradient that it is to receive).
+
+        With r = A(o_1) − Ĝ and f = 2·factor·weight/(n·ρ) that is f·rᵀo_1 for A's matrix, f·Σr for its bias, f·r·A for
+        o_1: in closed form, without a graph. output: (n, …), the window's first. estimate: (n, features), per sample.
+        factor: of the whole loss.
+        """
+        head = self.head
+        assert head is not None
+        n = len(estimate)
+        power = torch.linalg.vector_norm(estimate).square_().div_(n).to(self.power.dtype)
+        self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
+        rows = output.detach().flatten(1).to(head.weight.dtype)
+        with exact(rows):
+            residual = head(rows).sub_(estimate)
+            residual.mul_(2 * factor * self.weight / n).div_(self.power.clamp_min(torch.finfo(torch.float32).tiny))
+            for parameter, grad in zip(head.parameters(), linear_regressor_grads(rows, residual), strict=True):
+                add_grad(parameter, grad)
+            return output, (residual @ head.weight).view(output.shape).to(output.dtype)
 
     def first(self, outputs: Any, time: int) -> Tensor:
         """The first step's output, (n, …)."""

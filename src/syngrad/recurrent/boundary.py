@@ -39,10 +39,12 @@ class Pending:
     rows: Tensor | None = None
     estimate: Tensor | None = None
 
-    def fit(self, interface: Interface, received: Tensor, scale: float) -> None:
-        """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back."""
+    def fit(self, interface: Interface, received: Tensor, scale: float, kept: list[Tensor] | None = None) -> None:
+        """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back. kept: what it has
+        estimated here with the weights that it has now, where all samples take part.
+        """
         if self.rows is None:
-            interface.fit([self.vector], self.context, [received], scale)
+            interface.fit([self.vector], self.context, [received], scale, kept)
         elif bool(self.rows.any()):
             rows = self.rows.nonzero().squeeze(1)
             context = map_tensors(lambda leaf: leaf.index_select(0, rows), self.context)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from syngrad.errors import MessageError
 from syngrad.estimators.registry import EstimatorSpec
+from syngrad.estimators.regressors import Zero
 from syngrad.execution.precision import Precision, parse_dtype
 from syngrad.groups import GroupOptions, OptimizerFactory
 from syngrad.interface import Interface, check_spec
@@ -103,6 +104,11 @@ class TruncatedBPTT(Learner):
         self.precision = Precision(parse_dtype(autocast))
         self.auxiliary = Auxiliary(check_factor("auxiliary", auxiliary))
         self.pending: Pending | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is ever injected nor learnt at a boundary: its work is then left out."""
+        return isinstance(self.estimator, Zero) and not self.auxiliary.weight
 
     def step(
         self,

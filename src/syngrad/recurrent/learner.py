@@ -67,7 +67,7 @@ class Learner:
                 options.check_callable(name, given)
         options.check_callable("optimizer", optimizer)
         check_groups(groups or {})
-        self.loss = loss or token_cross_entropy
+        self.loss: Callable[..., Tensor] = loss or token_cross_entropy
         self._count = loss_count or (count_targets if loss is None else None)
         self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
         self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
@@ -117,12 +117,24 @@ class Learner:
         return dict(self.guard.counts) if self.guard is not None else {}
 
     def evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss over whole sequences, without learning; memory does not grow with their length but for outputs."""
+        """The loss over whole sequences, without learning; with the default loss, or one that averages over what
+        `loss_count` says, memory does not grow with their length.
+        """
         return evaluate(self, inputs, targets)
 
     def predict(self, inputs: Any) -> Any:
         """What the loss would be given for whole sequences from their beginning, in evaluation mode."""
         return predict(self, inputs)
+
+    @property
+    def labels_counted(self) -> bool:
+        """Whether `count_losses` gives the default loss's own count, so that it need not count once more."""
+        return self.loss is token_cross_entropy and self._count is count_targets
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is known what the loss averages over, and not only taken to be all steps."""
+        return self._count is not None
 
     def count_losses(self, targets: Any, otherwise: int) -> float:
         """The number of losses that the loss averages over; 0 where there are none."""

@@ -10,8 +10,11 @@ from torch.nn.functional import cross_entropy
 from syngrad.errors import ConfigError
 
 
-def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
-    """Mean cross-entropy of (…, classes) scores against (…) labels, of which −100 do not count; 0 where none does."""
+def token_cross_entropy(outputs: Any, targets: Any, count: float | None = None) -> Tensor:
+    """Mean cross-entropy of (…, classes) scores against (…) labels, of which −100 do not count; 0 where none does.
+
+    count: how many there are, where that is known already.
+    """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.shape[:-1] != targets.shape:
         got = " and ".join(
             str(tuple(each.shape)) if isinstance(each, Tensor) else type(each).__name__ for each in (outputs, targets)
@@ -22,10 +25,11 @@ def token_cross_entropy(outputs: Any, targets: Any) -> Tensor:
         )
     if targets.is_floating_point():
         raise ConfigError("without loss= the targets are labels, got floating numbers; give loss=, as F.mse_loss")
-    loss = cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction="sum")
-    return loss / max(count_targets(targets), 1.0)
+    some = (count_targets(targets) if count is None else count) > 0
+    reduction = "mean" if some else "sum"  # the mean of none is NaN
+    return cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1), reduction=reduction)
 
 
 def count_targets(targets: Any) -> float:
     """The labels that count. What is no tensor the loss itself refuses."""
-    return float(int((targets != -100).sum())) if isinstance(targets, Tensor) else 1.0
+    return float(int((targets != -100).count_nonzero())) if isinstance(targets, Tensor) else 1.0

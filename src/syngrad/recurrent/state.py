@@ -26,6 +26,8 @@ class Layout:
 
     def __init__(self, state: Any, rows: list[int | None]) -> None:
         leaves, self.spec = pytree.tree_flatten(state)
+        #: how many tensors the state is a plain tuple of, two for an LSTM's; 0 where it has to be walked through
+        self._tuple = len(leaves) if _plain(state) else 0
         self.rows, self.form = rows, structure(state)
         self.shapes = [
             tuple(leaf.shape[:row] + leaf.shape[row + 1 :]) if isinstance(leaf, Tensor) and row is not None else None
@@ -37,6 +39,8 @@ class Layout:
                 f"the core's state {self.form} has no floating tensor with a dimension for the samples, so there is "
                 "nothing that a gradient could reach; a core returns (outputs, state), as nn.LSTM does"
             )
+        #: whether samples lie in memory one after the other in each of them, as in an LSTM of one layer
+        self._simple = [torch.Size((self.shapes[i] or ())[: rows[i] or 0]).numel() == 1 for i in self.moved]
         self.sizes = [torch.Size(self.shapes[i] or ()).numel() for i in self.moved]
 
     @property
@@ -49,8 +53,8 @@ class Layout:
 
         Raises MessageError for a state of another form than it was at first, naming both.
         """
-        flat, spec = pytree.tree_flatten(state)
-        if spec != self.spec:
+        flat = self._flat(state)
+        if flat is None:
             raise MessageError(
                 f"the core's state changed: it was {self.form} at first and is {structure(state)} now; a state must "
                 "keep its structure"
@@ -65,24 +69,32 @@ class Layout:
 
     def vector(self, leaves: list[Tensor]) -> Tensor:
         """(n, features) from tensors in the layout of those leaves."""
-        rows = [_rows(leaf, self.rows[i] or 0) for i, leaf in zip(self.moved, leaves, strict=True)]
+        rows = []
+        for i, leaf, simple in zip(self.moved, leaves, self._simple, strict=True):
+            row = self.rows[i] or 0
+            rows.append((leaf if simple else leaf.movedim(row, 0)).reshape(leaf.shape[row], -1))
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def apart(self, vector: Tensor, like: list[Tensor]) -> list[Tensor]:
         """The other way round: (n, features) as tensors in the layout, and dtype, of `like`."""
         found = []
-        for i, part, leaf in zip(self.moved, vector.split(self.sizes, 1), like, strict=True):
-            row = self.rows[i] or 0
-            found.append(part.reshape(part.shape[0], *(self.shapes[i] or ())).movedim(0, row).to(leaf.dtype))
+        for i, part, leaf, simple in zip(self.moved, vector.split(self.sizes, 1), like, self._simple, strict=True):
+            if simple:
+                made = part.reshape(leaf.shape)
+            else:
+                made = part.reshape(part.shape[0], *(self.shapes[i] or ())).movedim(0, self.rows[i] or 0)
+            found.append(made if made.dtype == leaf.dtype else made.to(leaf.dtype))
         return found
 
     def cut(self, state: Any, wanted: bool) -> tuple[Any, list[Tensor]]:
         """The state cut from its graph, and those leaves of it, which require a gradient where one is wanted."""
-        flat = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in pytree.tree_leaves(state)]
+        found = self._flat(state)
+        flat = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in found or pytree.tree_leaves(state)]
         leaves = [flat[i] for i in self.moved]
-        for leaf in leaves:
-            leaf.requires_grad_(wanted)
-        return pytree.tree_unflatten(flat, self.spec), leaves
+        if wanted:
+            for leaf in leaves:
+                leaf.requires_grad_()
+        return tuple(flat) if self._tuple else pytree.tree_unflatten(flat, self.spec), leaves
 
     def put(self, state: Any, leaves: list[Tensor]) -> Any:
         """The state with other tensors in the place of those leaves."""
@@ -105,8 +117,15 @@ class Layout:
     def samples(self, state: Any) -> int:
         """How many samples a state is of."""
         first = self.moved[0]
-        leaf: Tensor = pytree.tree_leaves(state)[first]
+        leaf: Tensor = (self._flat(state) or pytree.tree_leaves(state))[first]
         return leaf.shape[self.rows[first] or 0]
+
+    def _flat(self, state: Any) -> list[Any] | None:
+        """All leaves of a state of this form; None for one of another."""
+        if self._tuple and _plain(state) and len(state) == self._tuple:
+            return list(state)
+        flat, spec = pytree.tree_flatten(state)
+        return flat if spec == self.spec else None
 
 
 def layout(core: Core, inputs: Any) -> Layout:
@@ -121,6 +140,10 @@ def layout(core: Core, inputs: Any) -> Layout:
     return Layout(three, [_row(x, y) for x, y in zip(a, b, strict=True)])
 
 
+def _plain(state: Any) -> bool:
+    return type(state) is tuple and all(isinstance(leaf, Tensor) for leaf in state)
+
+
 def _state(core: Core, inputs: Any, count: int) -> Any:
     index = torch.zeros(count, dtype=torch.int64, device=tensors(inputs)[0].device)
     one = map_tensors(lambda leaf: leaf.narrow(core.time, 0, 1).index_select(core.batch, index), inputs)
@@ -133,7 +156,3 @@ def _row(two: Any, three: Any) -> int | None:
         return None
     different = [k for k, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b]
     return different[0] if len(different) == 1 else None
-
-
-def _rows(leaf: Tensor, row: int) -> Tensor:
-    return leaf.movedim(row, 0).reshape(leaf.shape[row], -1)

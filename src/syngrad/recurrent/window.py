@@ -11,6 +11,7 @@ from torch import Tensor
 from syngrad.errors import MessageError
 from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
+from syngrad.memory import hold
 from syngrad.recurrent.boundary import Inner, Pending
 
 if TYPE_CHECKING:
@@ -37,44 +38,53 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     core, layout, interface = run.core, run.parts.layout, run.interface
     steps, n = core.steps(window.inputs), core.size(window.inputs)
     # without labels a window's estimate weighs what it does elsewhere
-    count = float(run.count_losses(window.targets, n * steps)) or float(n * steps)
-    scale = run.precision.factor / count
+    count = float(run.count_losses(window.targets, n * steps))
+    scale = run.precision.factor / (count or float(n * steps))
     wanted = run.pending is not None and interface.wants_feedback and run.count % run.parts.feedback_every == 0
     state, came = begin(run, n, wanted)
     with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
         outputs, state = forward(run, window, state, scale)
         scores = outputs if run.readout is None else run.readout(outputs)
-        loss = run.loss(scores, window.targets)
+        known = (count,) if run.labels_counted else ()
+        loss = run.loss(scores, window.targets, *known)
     checked = finite(loss, Batch((window.inputs,), {}, window.targets, scale, n), f"at window {run.count}")
 
-    leaves = layout.leaves(state)
-    vector = layout.vector([leaf.detach() for leaf in leaves])
-    context = window.contexts[-1]
-    estimate = interface.estimate([vector], context, scale, keep=False)[0][0]
+    leaves, context = layout.leaves(state), window.contexts[-1]
+    after, cut = layout.cut(state, False)
     gone = either(window.ends, window.dead)
-    if gone is not None:
-        estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
+    vector, estimate, kept = None, None, None
+    if not run.silent:
+        vector = layout.vector(cut)
+        estimate, kept = estimated(run, vector, context, scale, wanted)
+        if gone is not None:
+            estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
     roots, gradients = [checked], [torch.full_like(checked, run.precision.factor)]
-    if run.auxiliary.head is not None:
-        with run.precision.autocast(run.device):
-            task = run.auxiliary.loss(run.auxiliary.first(outputs, core.time), estimate / scale)
-        roots.append(task)
-        gradients.append(torch.full_like(task, run.precision.factor))
+    if run.auxiliary.head is not None and estimate is not None:
+        root, gradient = run.auxiliary.fit(
+            run.auxiliary.first(outputs, core.time), estimate / scale, run.precision.factor
+        )
+        if root.requires_grad:
+            roots.append(root)
+            gradients.append(gradient)
     received = back(run, roots, gradients, leaves, estimate, came)
 
     if wanted and run.pending is not None:
         assert received is not None
         if run.pending.estimate is not None:
             run.quality.add(run.count, run.pending.estimate * scale, received, scale)
-        run.pending.fit(interface, received, scale)
-    if window.ends is not None and interface.wants_feedback:
+        run.pending.fit(interface, received, scale, kept)
+    if window.ends is not None and interface.wants_feedback and vector is not None:
         Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
     apply(run.parts.updates, run.precision)
     for scheduler in run.parts.updates.schedulers:
         scheduler.step()
     sampled = run.quality_every and run.count % run.quality_every == run.quality_every - 1
-    run.pending = Pending(vector, context, None if gone is None else ~gone, estimate / scale if sampled else None)
-    run.state = layout.cut(state, False)[0]
+    run.pending = None
+    if vector is not None and estimate is not None:
+        rows = None if gone is None else ~gone
+        run.pending = Pending(vector, context, rows, estimate / scale if sampled else None)
+        hold((vector, run.pending.estimate), run.pending)
+    run.state = after
     run.count += 1
     return checked.detach()
 
@@ -88,8 +98,7 @@ def begin(run: TruncatedBPTT | OnlineBPLambda, n: int, wanted: bool) -> tuple[An
         raise MessageError(
             f"a window of {n} samples cannot go on from a state of {held}; call restart() where new sequences begin"
         )
-    state, leaves = run.parts.layout.cut(run.state, wanted)
-    return state, leaves if wanted else []
+    return run.parts.layout.cut(run.state, True) if wanted else (run.state, [])
 
 
 def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tuple[Any, Any]:
@@ -137,37 +146,55 @@ def restarted(run: TruncatedBPTT | OnlineBPLambda, state: Any, which: Tensor) ->
     return None if state is None else run.parts.layout.where(which, run.core.initial(state, len(which)), state)
 
 
+def estimated(
+    run: TruncatedBPTT, vector: Tensor, context: Any, scale: float, wanted: bool
+) -> tuple[Tensor, list[Tensor] | None]:
+    """scale·Ĝ at this window's end; and what is to be fitted at the boundary before, as the estimator has it now.
+
+    Both with one pass over the estimator's weights where that gives the same: those of a wide state are larger than a
+    processor's cache.
+    """
+    interface, before = run.interface, run.pending
+    if not (wanted and before is not None and before.rows is None and interface.heads[0].rowwise):
+        return interface.estimate([vector], context, scale, keep=False)[0][0], None
+    if isinstance(context, Tensor) and isinstance(before.context, Tensor):
+        context = torch.cat([before.context, context])
+    elif context is not None or before.context is not None:
+        return interface.estimate([vector], context, scale, keep=False)[0][0], None
+    estimates, kept = interface.estimate([torch.cat([before.vector, vector])], context, scale, keep=True)
+    n = len(vector)
+    return estimates[0][n:], [kept[0][:n]]
+
+
 def back(
     run: TruncatedBPTT,
     roots: list[Tensor],
     gradients: list[Tensor],
     leaves: list[Tensor],
-    estimate: Tensor,
+    estimate: Tensor | None,
     came: list[Tensor],
 ) -> Tensor | None:
     """The backward pass, from losses and boundary at once; what came back at the state before, where that is wanted.
 
-    estimate: scale·Ĝ. Where the target discounts it otherwise than it is injected, the difference goes back once more.
+    estimate: scale·Ĝ, None where nothing is injected. Where the target discounts it otherwise than it is injected, the
+    difference goes back once more.
     """
+    if estimate is None:
+        torch.autograd.backward(roots, gradients)
+        return None
     inject = run.inject
     discount = inject if run.discount is None else run.discount
     more = bool(came) and discount != inject
-    reached = [leaf.requires_grad for leaf in leaves]
+    reached = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
+    ends = [leaves[k] for k in reached]
     injected = run.parts.layout.apart(estimate * inject if inject != 1.0 else estimate, leaves)
-    ends = [leaf for leaf, there in zip(leaves, reached, strict=True) if there]
-    torch.autograd.backward(
-        [*roots, *ends],
-        [*gradients, *(g for g, there in zip(injected, reached, strict=True) if there)],
-        retain_graph=more,
-    )
+    torch.autograd.backward([*roots, *ends], [*gradients, *(injected[k] for k in reached)], retain_graph=more)
     if not came:
         return None
     found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in came]
     if more and ends:
         rest = run.parts.layout.apart(estimate * (discount - inject), leaves)
-        extra = torch.autograd.grad(
-            ends, came, [g for g, there in zip(rest, reached, strict=True) if there], allow_unused=True
-        )
+        extra = torch.autograd.grad(ends, came, [rest[k] for k in reached], allow_unused=True)
         found = [a if b is None else a + b for a, b in zip(found, extra, strict=True)]
     return run.parts.layout.vector(found)
 
