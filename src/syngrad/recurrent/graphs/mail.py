@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from syngrad.estimators import Zero
 from syngrad.execution.pending import Staleness
 from syngrad.interface import Interface
 from syngrad.quality import Quality
@@ -20,6 +21,11 @@ def heard(sent: int, every: int, listens_every: int, until: int | None = None) -
     if until is not None:
         stop = max(min(stop, until), start)
     return -(-stop // listens_every) - -(-start // listens_every)
+
+
+def silent(interface: Interface) -> bool:
+    """Whether all that it ever foretells is zero."""
+    return all(isinstance(head, Zero) for head in interface.heads)
 
 
 @dataclass(eq=False)
@@ -51,6 +57,8 @@ class Edge:
     def __init__(self, sender: str, receiver: str, interface: Interface, inject: float = 1.0) -> None:
         self.sender, self.receiver, self.interface, self.inject = sender, receiver, interface, inject
         self.name = interface.name
+        #: nothing is foretold here, so nothing goes back from here
+        self.silent = silent(interface)
         self.quality = Quality(self.name)
         self.staleness, self.late = Staleness(), Staleness()
         #: messages learnt from
