@@ -66,7 +66,7 @@ class Streams:
         """
         steps = windows * self.period
         drawn = torch.randint(len(self.labels), (self.n, steps), generator=self.generator)
-        labels = self.labels[drawn].view(self.n, windows, self.period)
+        labels = self._labels = self.labels[drawn].view(self.n, windows, self.period)
         fast = torch.full_like(labels, -100)
         fast[:, :, -1] = (labels % 2).sum(2)
         threes = torch.cat([self.threes, (labels == 3).sum(2)], 1)

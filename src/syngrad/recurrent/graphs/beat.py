@@ -132,9 +132,7 @@ def check_given(plans: Mapping[str, Plan], step: int, given: tuple[Mapping[str, 
 def due(parts: Mapping[str, Any], plans: Mapping[str, Plan], step: int) -> dict[str, Tick]:
     """Of sequences (n, ticks, …) by module, the ticks that are due at this step."""
     return {
-        name: Tick(tree, step // plans[name].every)
-        for name, tree in parts.items()
-        if step % plans[name].every == 0
+        name: Tick(tree, step // plans[name].every) for name, tree in parts.items() if step % plans[name].every == 0
     }
 
 

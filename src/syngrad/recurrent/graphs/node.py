@@ -183,8 +183,8 @@ class Node:
         assert stream.n is not None
         learning = stream.learning and self.active
         if self.layout is not None and live.done == 0 and live.state is not None:
-            wanted = learning and self.boundary is not None and self.boundary.wants_feedback
-            live.state, live.begin = self.layout.cut(live.state, wanted)
+            if learning and self.boundary is not None and self.boundary.wants_feedback:
+                live.state, live.begin = self.layout.cut(live.state, True)
         messages = {
             sender: self._hear(live, nodes[sender], sent, len(turns), stream.n, learning)
             for sender, sent in turns[0].heard.items()
@@ -200,9 +200,7 @@ class Node:
                 live.sent.append((message, sent))
                 live.outbox = sent
 
-    def _hear(
-        self, live: Live, sender: Node, sent: Sent | None, ticks: int, n: int, learning: bool
-    ) -> Tensor:
+    def _hear(self, live: Live, sender: Node, sent: Sent | None, ticks: int, n: int, learning: bool) -> Tensor:
         """A message as this module hears it at so many ticks more; zeros before the first."""
         if sent is None:
             return torch.zeros(n, *sender.shape, dtype=sender.dtype, device=self.stage.randomness.device)
