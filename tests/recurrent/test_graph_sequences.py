@@ -25,12 +25,10 @@ def pieces(graph: Graph, steps: int, size: int) -> list[Tensor]:
         if size == 0:
             graph.tick(at(inputs, graph.plans, start), at(targets, graph.plans, start))
             continue
+        every = {name: plan.every for name, plan in graph.plans.items()}
         cut = [
-            {
-                name: tree[:, start // graph.plans[name].every :][:, : size // graph.plans[name].every]
-                for name, tree in p
-            }
-            for p in (inputs.items(), targets.items())
+            {name: tree[:, start // every[name] : (start + size) // every[name]] for name, tree in part.items()}
+            for part in (inputs, targets)
         ]
         graph.run(*cut, ends=False)
     return weights(graph)

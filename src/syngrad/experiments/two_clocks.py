@@ -194,17 +194,17 @@ class Whole:
             zero = seen.new_zeros(n, MESSAGE)
             self.state = (None, (zero, zero), zero, zero)
         of_fast, of_slow, from_fast, from_slow = self.state
-        said, asked = [], []
+        said, states = [], []
         for window in seen.split(self.period, 1):
             of_slow = slow.module(from_fast, of_slow)
             heard = from_slow.unsqueeze(1).expand(-1, window.shape[1], -1)
             outputs, of_fast = fast.module((window, heard), of_fast)
             from_fast, from_slow = outputs[:, -1], of_slow[0]
-            said.append(fast.readout(outputs))
-            asked.append(slow.readout(of_slow[0]))
+            said.append(outputs)
+            states.append(of_slow[0])
         made = (*(each.detach() for each in of_fast), *(each.detach() for each in of_slow))
         self.state = (made[:2], made[2:], from_fast.detach(), from_slow.detach())
-        return torch.cat(said, 1), torch.stack(asked, 1)
+        return fast.readout(torch.cat(said, 1)), slow.readout(torch.stack(states, 1))
 
 
 def errors(graph: Graph, streams: Streams, windows: int = 24) -> dict[str, float]:

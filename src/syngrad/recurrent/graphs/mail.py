@@ -28,6 +28,11 @@ def silent(interface: Interface) -> bool:
     return all(isinstance(head, Zero) for head in interface.heads)
 
 
+def feedback_every(interface: Interface) -> int:
+    """From how many to the next what comes back is looked at: as its estimator wishes."""
+    return interface.heads[0].feedback_every
+
+
 @dataclass(eq=False)
 class Sent:
     """One message. value: (n, …), detached. step: at which it was made. stamp: updates that the sender had made by
@@ -63,6 +68,10 @@ class Edge:
         self.staleness, self.late = Staleness(), Staleness()
         #: messages learnt from
         self.count = 0
+
+    def wants(self, tick: int) -> bool:
+        """Whether what comes back for the sender's message of this tick is looked at."""
+        return self.interface.wants_feedback and tick % feedback_every(self.interface) == 0
 
     def feed(self, sent: Sent, ticks: int, received: Tensor, step: int, updates: int) -> None:
         """Take what has come back for so many of the ticks at which it was heard, per sample; with the last of them the

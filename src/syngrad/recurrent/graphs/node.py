@@ -18,7 +18,7 @@ from syngrad.interface import Interface
 from syngrad.quality import Quality
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import call, check_message, pick
-from syngrad.recurrent.graphs.mail import Edge, Sent, heard
+from syngrad.recurrent.graphs.mail import Edge, Sent, feedback_every, heard
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.graphs.sequences import value
 from syngrad.recurrent.state import Layout
@@ -182,8 +182,9 @@ class Node:
     def _span(self, stream: Stream, live: Live, turns: list[Turn], nodes: Mapping[str, Node]) -> None:
         assert stream.n is not None
         learning = stream.learning and self.active
-        if self.layout is not None and live.done == 0 and live.state is not None:
-            if learning and self.boundary is not None and self.boundary.wants_feedback:
+        if learning and live.done == 0 and live.state is not None and self.layout is not None:
+            assert self.boundary is not None
+            if self.boundary.wants_feedback and self.count % feedback_every(self.boundary) == 0:
                 live.state, live.begin = self.layout.cut(live.state, True)
         messages = {
             sender: self._hear(live, nodes[sender], sent, len(turns), stream.n, learning)
@@ -206,7 +207,7 @@ class Node:
             return torch.zeros(n, *sender.shape, dtype=sender.dtype, device=self.stage.randomness.device)
         key = (sender.name, sent.step)
         if key not in live.messages:
-            wanted = learning and sender.active and self.senders[sender.name].interface.wants_feedback
+            wanted = learning and sender.active and self.senders[sender.name].wants(sent.step // sender.plan.every)
             live.messages[key] = Heard(sent.value.detach().requires_grad_(wanted), sent)
         heard = live.messages[key]
         heard.ticks += ticks

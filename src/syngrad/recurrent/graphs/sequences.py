@@ -1,4 +1,4 @@
-"""Ticks of whole sequences: which is cut out only when a window is run, and then for the window at once, not one by one.
+"""Ticks of whole sequences: cut out only when a window is run, and then for the window at once, not one by one.
 
 Cut out tick by tick and put together again, a window's inputs would be copied once more, for nothing.
 """
