@@ -34,12 +34,12 @@ HIDDEN, MESSAGE = 64, 32
 
 #: what may be told of a window
 TOLD = ("part", "next")
-#: The recipe. A head on the fast net's message foretells what comes back from the slow net; it is bounded as a softmax's
-#: error is, where a linear estimate can grow until the fast net is lost. Two of the slow net's ticks at a time, and an
-#: estimate at its state of which three fifths count, let the slow net update often: it is the one that learns last.
-#: Nothing that it says is of use to the fast net, nor what that remembers from window to window: there it is zero.
+#: The recipe. A head on the fast net's message foretells what comes back from the slow net; it is bounded, as an error
+#: of a softmax is, where a linear estimate can grow until the fast net is lost. Two of the slow net's ticks at a time,
+#: and an estimate at its state of which three fifths count, let the slow net update often: it is what learns last. What
+#: it says is of no use to the fast net, nor what that remembers from window to window: there the estimate is zero.
 ESTIMATOR = {
-    "fast→slow": "sobolev(hidden=1, derivative=1.0, feedback_every=4)",
+    "fast→slow": "sobolev(hidden=1, feedback_every=4)",
     "slow: state": "linear",
     "default": "zero",
 }
@@ -175,9 +175,16 @@ class Whole:
     """The same two nets by back-propagation through both, over T² images, that is T ticks of the slow one, at once.
 
     graph: as :func:`nets` makes it; its weights are trained in place, by one optimiser, and it evaluates them.
+    more: one loss more, of what the fast net has said, (n, T², MESSAGE), and of which of the images given that was.
     """
 
-    def __init__(self, graph: Graph, optimizer: Callable[[Any], torch.optim.Optimizer] = adam) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        optimizer: Callable[[Any], torch.optim.Optimizer] = adam,
+        more: Callable[[Tensor, slice], Tensor] | None = None,
+    ) -> None:
+        self.more = more
         self.fast, self.slow = graph.plans["fast"], graph.plans["slow"]
         self.period = self.slow.every
         modules = [self.fast.module, self.fast.readout, self.slow.module, self.slow.readout]
@@ -196,20 +203,23 @@ class Whole:
         for k in range(windows // self.period):
             part = slice(k * span, k * span + span)
             ticks = slice(k * self.period, k * self.period + self.period)
-            fast, slow = self.span(inputs["fast"][:, part])
+            fast, slow, said = self.span(inputs["fast"][:, part])
             losses = [
                 token_cross_entropy(fast, targets["fast"][:, part]),
                 token_cross_entropy(slow, targets["slow"][:, ticks]),
             ]
-            (losses[0] + losses[1]).backward()
+            whole = losses[0] + losses[1]
+            (whole if self.more is None else whole + self.more(said, part)).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             total = [a + b.detach() for a, b in zip(total, losses, strict=True)]
         count = windows // self.period
         return {"fast": total[0] / count, "slow": total[1] / count}
 
-    def span(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the fast net (n, T², T + 1) and of the slow one (n, T, T² + 1), in one graph."""
+    def span(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the fast net (n, T², T + 1) and of the slow one (n, T, T² + 1), and what the fast one said, (n, T²,
+        MESSAGE), in one graph.
+        """
         n, fast, slow = len(seen), self.fast, self.slow
         assert fast.readout is not None
         assert slow.readout is not None
@@ -227,7 +237,8 @@ class Whole:
             states.append(of_slow[0])
         made = (*(each.detach() for each in of_fast), *(each.detach() for each in of_slow))
         self.state = (made[:2], made[2:], from_fast.detach(), from_slow.detach())
-        return fast.readout(torch.cat(said, 1)), slow.readout(torch.stack(states, 1))
+        whole = torch.cat(said, 1)
+        return fast.readout(whole), slow.readout(torch.stack(states, 1)), whole
 
 
 def errors(graph: Graph, streams: Streams, windows: int = 24) -> dict[str, float]:

@@ -28,6 +28,13 @@ def silent(interface: Interface) -> bool:
     return all(isinstance(head, Zero) for head in interface.heads)
 
 
+def number(sent: int, every: int, listens_every: int) -> int:
+    """Which one it is, from 0 on, of the messages that the listener hears at all: of several made between two ticks of
+    its own it hears the last.
+    """
+    return sent // every if every > listens_every else -(-(sent + every) // listens_every) - 1
+
+
 def feedback_every(interface: Interface) -> int:
     """From how many to the next what comes back is looked at: as its estimator wishes."""
     return interface.heads[0].feedback_every
@@ -69,9 +76,9 @@ class Edge:
         #: messages learnt from
         self.count = 0
 
-    def wants(self, tick: int) -> bool:
-        """Whether what comes back for the sender's message of this tick is looked at."""
-        return self.interface.wants_feedback and tick % feedback_every(self.interface) == 0
+    def wants(self, message: int) -> bool:
+        """Whether what comes back for the message of this number is looked at."""
+        return self.interface.wants_feedback and message % feedback_every(self.interface) == 0
 
     def feed(self, sent: Sent, ticks: int, received: Tensor, step: int, updates: int) -> None:
         """Take what has come back for so many of the ticks at which it was heard, per sample; with the last of them the

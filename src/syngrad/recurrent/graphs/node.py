@@ -18,7 +18,7 @@ from syngrad.interface import Interface
 from syngrad.quality import Quality
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import call, check_message, pick
-from syngrad.recurrent.graphs.mail import Edge, Sent, feedback_every, heard
+from syngrad.recurrent.graphs.mail import Edge, Sent, feedback_every, heard, number
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.graphs.sequences import value
 from syngrad.recurrent.state import Layout
@@ -207,7 +207,8 @@ class Node:
             return torch.zeros(n, *sender.shape, dtype=sender.dtype, device=self.stage.randomness.device)
         key = (sender.name, sent.step)
         if key not in live.messages:
-            wanted = learning and sender.active and self.senders[sender.name].wants(sent.step // sender.plan.every)
+            which = number(sent.step, sender.plan.every, self.plan.every)
+            wanted = learning and sender.active and self.senders[sender.name].wants(which)
             live.messages[key] = Heard(sent.value.detach().requires_grad_(wanted), sent)
         heard = live.messages[key]
         heard.ticks += ticks
