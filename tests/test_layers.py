@@ -21,7 +21,7 @@ ORDER = (
     ("errors",),
     ("tree", "history", "progress", "plain", "scalars", "spelled", "untouched"),
     ("memory",),
-    ("targets", "metrics", "quality", "guard", "optimizers"),
+    ("targets", "metrics", "quality", "guard", "optimizers", "losses"),
     ("estimators",),
     ("interface", "inputs"),
     ("stage",),

@@ -24,6 +24,7 @@ from syngrad.estimators.closed_form import (
     through_softmax,
 )
 from syngrad.estimators.heads import is_cross_entropy
+from syngrad.losses import count_targets, token_cross_entropy
 
 Loss = Callable[[Any, Any], Tensor]
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
@@ -120,6 +121,15 @@ def test_a_head_remade_without_what_was_kept_equals_autograd(hidden: int, norm: 
     compare(made, F.cross_entropy, h, y, 0.25, 6, norm, keep=False)
 
 
+@pytest.mark.parametrize("count", [None, count_targets])
+@pytest.mark.parametrize("labels", [[0, 2, 1, 2, 0, 1], [0, -100, 1, 2, -100, 1]])
+def test_a_head_takes_the_loss_of_recurrent_nets_in_closed_form(labels: list[int], count: Any) -> None:
+    made = head(4, 3, token_cross_entropy, count=count, hidden=1, derivative=0.7, norm=True)
+    assert made.closed
+    h, y = torch.randn(6, 4, dtype=torch.float64), torch.tensor(labels)
+    compare(made, token_cross_entropy, h, y, 0.25, 6 if count is None else count(y), True)
+
+
 @pytest.mark.parametrize("hidden", [0, 1])
 @pytest.mark.parametrize("size", [0.0, 1e-5, 3e-3, 1e4])
 def test_a_normalised_head_takes_messages_of_any_size(size: float, hidden: int) -> None:
@@ -187,8 +197,10 @@ def test_any_other_loss_goes_through_autograd_and_is_right(name: str, hidden: in
 
 
 def test_which_losses_are_plain_cross_entropy() -> None:
-    for loss in (F.cross_entropy, nn.CrossEntropyLoss()):
+    for loss in (F.cross_entropy, nn.CrossEntropyLoss(), token_cross_entropy):
         assert is_cross_entropy(loss)
+        assert is_cross_entropy(loss, count_targets)
+        assert not is_cross_entropy(loss, len)
     for loss, count in OPEN.values():
         assert count is not None or not is_cross_entropy(loss)
     for loss in (F.nll_loss, F.mse_loss, nn.NLLLoss(), None):

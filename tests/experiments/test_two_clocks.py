@@ -36,8 +36,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     two_clocks.images.cache_clear()
 
 
-def test_what_is_asked() -> None:
-    streams = Streams(5, T, seed=2)
+@pytest.mark.parametrize("told", ["part", "next"])
+def test_what_is_asked(told: str) -> None:
+    streams = Streams(5, T, seed=2, told=told)
     assert streams.dataset == "Fashion-MNIST"
     taken = [streams.take(windows) for windows in (2, 4, 1)]
     inputs, targets, contexts = (
@@ -49,12 +50,17 @@ def test_what_is_asked() -> None:
         window = labels[:, max(t - T + 1, 0) : t + 1]
         expected = (window % 2).sum(1) if t % T == T - 1 else torch.full((5,), -100)
         assert torch.equal(targets["fast"][:, t], expected)
-        seen = labels[:, max(t + 1 - T * T, 0) : t + 1]
+        seen = window if told == "part" else labels[:, max(t + 1 - T * T, 0) : t + 1]
         expected = (seen == 3).sum(1) if t % T == T - 1 else torch.full((5,), -100)
         assert torch.equal(contexts["fast"][:, t], expected)
     for k in range(7):
         seen = labels[:, max(k * T - T * T, 0) : k * T]
         assert torch.equal(targets["slow"][:, k], (seen == 3).sum(1))
+
+
+def test_what_is_told_is_one_of_two() -> None:
+    with pytest.raises(ConfigError, match="unknown told=: 'nxt'; did you mean 'next'"):
+        Streams(2, T, told="nxt")
 
 
 def test_streams_go_on_from_where_they_were_saved() -> None:

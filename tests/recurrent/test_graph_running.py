@@ -20,7 +20,7 @@ from syngrad.errors import CheckpointError, ConfigError, MessageError, TrainingE
 from syngrad.estimators import GradientEstimator, Linear
 from syngrad.recurrent import Graph, TruncatedBPTT
 from syngrad.recurrent.graphs.beat import at
-from syngrad.recurrent.graphs.mail import Sent, heard
+from syngrad.recurrent.graphs.mail import Sent, heard, number
 from syngrad.recurrent.graphs.node import Turn
 
 
@@ -30,6 +30,12 @@ def test_who_hears_a_message_how_often(tick: int, every: int, listens: int, unti
     arrives, ends = sent + every, sent + 2 * every
     expected = sum(t % listens == 0 and (until is None or t < until) for t in range(arrives, ends))
     assert heard(sent, every, listens, until) == expected
+
+
+@given(st.integers(1, 7), st.integers(1, 7))
+def test_the_messages_that_are_heard_are_numbered_in_turn(every: int, listens: int) -> None:
+    numbers = [number(sent, every, listens) for sent in range(0, 60, every) if heard(sent, every, listens)]
+    assert numbers == list(range(len(numbers)))
 
 
 def trained(graph: Graph, steps: int, first: int = 0, last: int | None = None) -> list[Tensor]:

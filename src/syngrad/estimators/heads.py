@@ -36,6 +36,7 @@ from syngrad.estimators.closed_form import (
     through_softmax,
 )
 from syngrad.estimators.regressors import check_hidden, whole
+from syngrad.losses import count_targets, token_cross_entropy
 from syngrad.scalars import real
 from syngrad.targets import scalar
 
@@ -105,8 +106,7 @@ class Head(GradientEstimator):
         self.body = body(binding, self.hidden, self.width, self.channels, self.pool, wished)
         self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body)
         self.closed = (
-            is_cross_entropy(binding.loss)
-            and binding.count is None
+            is_cross_entropy(binding.loss, binding.count)
             and (len(binding.shape) == 1 or flat(self.body[0]))
             and binding.output is not None
             and len(binding.output) == 1
@@ -288,12 +288,16 @@ class Head(GradientEstimator):
         return True
 
 
-def is_cross_entropy(loss: Any) -> bool:
-    """Whether the loss is plain mean softmax cross-entropy, for which the closed form is written."""
+def is_cross_entropy(loss: Any, count: Any = None) -> bool:
+    """Whether the loss is plain mean softmax cross-entropy, for which the closed form is written, over all samples
+    whose label is a class.
+    """
+    if count is not None and count is not count_targets:
+        return False
     if type(loss) is nn.CrossEntropyLoss:
         plain = loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0.0
         return plain and loss.ignore_index == -100
-    return loss is F.cross_entropy
+    return loss is F.cross_entropy or loss is token_cross_entropy
 
 
 def is_number(value: Any) -> bool:

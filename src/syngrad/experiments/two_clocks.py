@@ -6,7 +6,8 @@
 Each hears the last message of the other, and nothing else: what the slow net knows of images, the fast one has to have
 learnt to tell it, from the gradient that comes back, or is predicted to, at its message. To be exact, the slow net
 would have to be unrolled over T of its ticks, and with it the fast one over T² images; with synthetic gradients the
-fast net is unrolled over T images, the slow one over a single tick, and both update T times as often.
+fast net is unrolled over T images, and updates T times as often, the slow one over two of its ticks, and updates half
+as often as it ticks.
 
 Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3, the multi-network system. Deviations: the counts are
 classes of a cross-entropy; the nets are small; a message takes its sender's period to arrive (see :class:`Graph`). The
@@ -24,12 +25,26 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.data import fashion_mnist, mnist
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, unknown
 from syngrad.experiment import check_count
+from syngrad.losses import count_targets, token_cross_entropy
 from syngrad.recurrent import Graph
-from syngrad.recurrent.losses import count_targets, token_cross_entropy
 
 HIDDEN, MESSAGE = 64, 32
+
+#: what may be told of a window
+TOLD = ("part", "next")
+#: The recipe. A head on the fast net's message foretells what comes back from the slow net; it is bounded, as an error
+#: of a softmax is, where a linear estimate can grow until the fast net is lost. Two of the slow net's ticks at a time,
+#: and an estimate at its state of which three fifths count, let the slow net update often: it is what learns last. What
+#: it says is of no use to the fast net, nor what that remembers from window to window: there the estimate is zero.
+ESTIMATOR = {
+    "fast→slow": "sobolev(hidden=1, feedback_every=4)",
+    "slow: state": "linear",
+    "default": "zero",
+}
+INJECT = {"slow: state": 0.6}
+UNROLL = 2
 
 #: inputs, targets and contexts, each by module
 Parts = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
@@ -48,10 +63,15 @@ class Streams:
     """n endless streams of images, drawn from the training or the test set as the seed says.
 
     period: T. :meth:`take` gives the next images with their targets; what is asked reaches back over what was given
-    before, and at a stream's beginning over what there has been.
+    before, and at a stream's beginning over what there has been. told: what the fast net's estimators are shown with
+    its message of a window: "part", how many of class 3 were in that window, the window's part of what the slow net
+    will be asked; or "next", what it will be asked next, of which that is a T-th on the average.
     """
 
-    def __init__(self, n: int = 32, period: int = 4, *, train: bool = True, seed: int = 0) -> None:
+    def __init__(self, n: int = 32, period: int = 4, *, train: bool = True, seed: int = 0, told: str = "part") -> None:
+        if told not in TOLD:
+            raise unknown("told=:", told, TOLD)
+        self.told = told
         self.n, self.period = check_count("n", n, 1), check_count("period", period, 2)
         self.images, self.labels, self.dataset = images(train)
         self.generator = torch.Generator().manual_seed(seed)
@@ -61,19 +81,20 @@ class Streams:
     def take(self, windows: int) -> Parts:
         """The next `windows`·T images: inputs {"fast": (n, windows·T, 1, 28, 28)}; targets {"fast": (n, windows·T),
         −100 but at the end of each window; "slow": (n, windows), of the T windows before each of its ticks}; contexts
-        for estimators that see labels, of what is known by then: {"fast": (n, windows·T), at the end of each window the
-        slow net's next target, "slow": its targets}.
+        for estimators that see labels, of what is known by then: {"fast": (n, windows·T), at the end of each window
+        what `told` says, "slow": its targets}.
         """
         steps = windows * self.period
         drawn = torch.randint(len(self.labels), (self.n, steps), generator=self.generator)
         labels = self.labels[drawn].view(self.n, windows, self.period)
         fast = torch.full_like(labels, -100)
         fast[:, :, -1] = (labels % 2).sum(2)
-        threes = torch.cat([self.threes, (labels == 3).sum(2)], 1)
+        part = (labels == 3).sum(2)
+        threes = torch.cat([self.threes, part], 1)
         slow = threes.unfold(1, self.period, 1).sum(2)
         self.threes = threes[:, windows:]
         context = torch.full_like(fast, -100)
-        context[:, :, -1] = slow[:, 1:]
+        context[:, :, -1] = part if self.told == "part" else slow[:, 1:]
         targets = {"fast": fast.view(self.n, steps), "slow": slow[:, :windows]}
         return {"fast": self.images[drawn]}, targets, {"fast": context.view(self.n, steps), "slow": slow[:, :windows]}
 
@@ -113,15 +134,17 @@ def adam(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, 1e-3, fused=True)
 
 
-def nets(period: int = 4, estimator: Any = "linear", seed: int = 0, *, unroll: int = 1, **options: Any) -> Graph:
-    """The two nets, wired. unroll: ticks of the slow one from one of its updates to the next. options: of
-    :class:`Graph`, as optimizer and estimator_lr.
+def nets(period: int = 4, estimator: Any = None, seed: int = 0, *, unroll: int = UNROLL, **options: Any) -> Graph:
+    """The two nets, wired. estimator: the recipe unless given, which looks at contexts. unroll: ticks of the slow net
+    from one of its updates to the next. options: of :class:`Graph`, as optimizer and estimator_lr.
 
-    The stream has no end and the nets are a cycle, so estimates are made of estimates for ever. Injected as they are,
-    they grow without bound here; at half, the default, they do not.
+    The stream has no end and the nets are a cycle, so estimates are made of estimates for ever. Linear ones everywhere,
+    injected as they are, grow without bound here; at half, the default for what is not the recipe, they do not.
     """
     torch.manual_seed(seed)
-    graph = Graph(estimator, seed=seed, **{"optimizer": adam, "inject": 0.5, **options})
+    inject = INJECT if estimator is None else 0.5
+    chosen = ESTIMATOR if estimator is None else estimator
+    graph = Graph(chosen, seed=seed, **{"optimizer": adam, "inject": inject, **options})
     asked: dict[str, Any] = {"loss": token_cross_entropy, "loss_count": count_targets}
     graph.add(
         "fast",
@@ -152,9 +175,16 @@ class Whole:
     """The same two nets by back-propagation through both, over T² images, that is T ticks of the slow one, at once.
 
     graph: as :func:`nets` makes it; its weights are trained in place, by one optimiser, and it evaluates them.
+    more: one loss more, of what the fast net has said, (n, T², MESSAGE), and of which of the images given that was.
     """
 
-    def __init__(self, graph: Graph, optimizer: Callable[[Any], torch.optim.Optimizer] = adam) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        optimizer: Callable[[Any], torch.optim.Optimizer] = adam,
+        more: Callable[[Tensor, slice], Tensor] | None = None,
+    ) -> None:
+        self.more = more
         self.fast, self.slow = graph.plans["fast"], graph.plans["slow"]
         self.period = self.slow.every
         modules = [self.fast.module, self.fast.readout, self.slow.module, self.slow.readout]
@@ -173,20 +203,23 @@ class Whole:
         for k in range(windows // self.period):
             part = slice(k * span, k * span + span)
             ticks = slice(k * self.period, k * self.period + self.period)
-            fast, slow = self.span(inputs["fast"][:, part])
+            fast, slow, said = self.span(inputs["fast"][:, part])
             losses = [
                 token_cross_entropy(fast, targets["fast"][:, part]),
                 token_cross_entropy(slow, targets["slow"][:, ticks]),
             ]
-            (losses[0] + losses[1]).backward()
+            whole = losses[0] + losses[1]
+            (whole if self.more is None else whole + self.more(said, part)).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             total = [a + b.detach() for a, b in zip(total, losses, strict=True)]
         count = windows // self.period
         return {"fast": total[0] / count, "slow": total[1] / count}
 
-    def span(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the fast net (n, T², T + 1) and of the slow one (n, T, T² + 1), in one graph."""
+    def span(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the fast net (n, T², T + 1) and of the slow one (n, T, T² + 1), and what the fast one said, (n, T²,
+        MESSAGE), in one graph.
+        """
         n, fast, slow = len(seen), self.fast, self.slow
         assert fast.readout is not None
         assert slow.readout is not None
@@ -194,17 +227,18 @@ class Whole:
             zero = seen.new_zeros(n, MESSAGE)
             self.state = (None, (zero, zero), zero, zero)
         of_fast, of_slow, from_fast, from_slow = self.state
-        said, asked = [], []
+        said, states = [], []
         for window in seen.split(self.period, 1):
             of_slow = slow.module(from_fast, of_slow)
             heard = from_slow.unsqueeze(1).expand(-1, window.shape[1], -1)
             outputs, of_fast = fast.module((window, heard), of_fast)
             from_fast, from_slow = outputs[:, -1], of_slow[0]
-            said.append(fast.readout(outputs))
-            asked.append(slow.readout(of_slow[0]))
+            said.append(outputs)
+            states.append(of_slow[0])
         made = (*(each.detach() for each in of_fast), *(each.detach() for each in of_slow))
         self.state = (made[:2], made[2:], from_fast.detach(), from_slow.detach())
-        return torch.cat(said, 1), torch.stack(asked, 1)
+        whole = torch.cat(said, 1)
+        return fast.readout(whole), slow.readout(torch.stack(states, 1)), whole
 
 
 def errors(graph: Graph, streams: Streams, windows: int = 24) -> dict[str, float]:

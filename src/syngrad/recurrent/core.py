@@ -115,4 +115,4 @@ class Core:
         for x in inputs.unbind(self.time):
             state = self.module(x, state)
             outputs.append(state[0] if isinstance(state, tuple) else state)
-        return torch.stack(outputs, self.time), state
+        return outputs[0].unsqueeze(self.time) if len(outputs) == 1 else torch.stack(outputs, self.time), state

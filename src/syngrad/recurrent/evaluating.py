@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import MessageError
+from syngrad.losses import count_targets, token_cross_entropy
 from syngrad.recurrent.checks import check_time
-from syngrad.recurrent.losses import count_targets, token_cross_entropy
 from syngrad.tree import to_device
 
 if TYPE_CHECKING:

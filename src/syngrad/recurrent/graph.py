@@ -54,7 +54,7 @@ from syngrad.guard import Guard, check_bound
 from syngrad.interface import check_spec
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.evaluating import evaluating
-from syngrad.recurrent.graphs.beat import at, beat, check_given, length
+from syngrad.recurrent.graphs.beat import at, beat, check_given, due, length, samples
 from syngrad.recurrent.graphs.build import Wired, wire
 from syngrad.recurrent.graphs.learn import Closed
 from syngrad.recurrent.graphs.node import Live, Stream
@@ -225,7 +225,9 @@ class Graph:
         the data, weights and clock stay as they were, and the step may be made again.
         """
         inputs, targets, contexts = (self._given(each) for each in (inputs, targets, contexts))
-        closed = self._beat(inputs, targets, contexts, ends)
+        self._check(inputs, targets, contexts)
+        n = samples(self.stream, (inputs, targets))
+        closed = self._beat((inputs, targets, contexts), n, ends)
         if ends:
             self.restart()
         return {each.node.name: each.loss.detach() for each in closed if each.loss is not None}
@@ -243,8 +245,9 @@ class Graph:
         """
         parts = tuple(self._given(each) for each in (inputs, targets, contexts))
         steps = length(self.plans, parts)
-        if ends:
+        if self._wired is None:
             self.bind(*(at(parts[k], self.plans, 0) for k in (0, 2)))
+        if ends:
             self.restart()
             self.stream.until = steps
         elif off := [n for n, p in self.plans.items() if self.stream.step % p.every]:
@@ -252,17 +255,18 @@ class Graph:
                 f"step {self.stream.step} lies between two ticks of {off[0]!r}, so a piece of its ticks cannot begin "
                 "here; use pieces of whole periods, or tick()"
             )
-        total: dict[str, Tensor] = {}
-        weight: dict[str, float] = {}
+        mean = Mean()
         try:
+            self._check(*parts)
+            n = samples(self.stream, parts)
             for step in range(steps):
-                inputs_now, targets_now, contexts_now = (at(part, self.plans, step) for part in parts)
-                for each in self._beat(inputs_now, targets_now, contexts_now, ends and step == steps - 1):
-                    add_loss(each, total, weight)
+                given = tuple(due(part, self.plans, step) for part in parts)
+                for each in self._beat(given, n, ends and step == steps - 1):
+                    mean.add(each)
         finally:
             if ends:
                 self.restart()
-        return {name: total[name] / weight[name] for name in total}
+        return mean.found()
 
     @torch.no_grad()
     def evaluate(self, inputs: Given, targets: Given | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -275,21 +279,21 @@ class Graph:
         # estimators are bound by what is trained on, contexts among it: until then these nodes are for once
         nodes = (self._wired or wire(self, at(parts[0], self.plans, 0), {})).nodes
         stream = Stream({name: Live() for name in nodes}, False, until=steps)
-        total: dict[str, Tensor] = {}
-        weight: dict[str, float] = {}
+        mean = Mean()
         scores: dict[str, list[Any]] = {name: [] for name in nodes}
+        check_given(self.plans, 0, parts)
+        n = samples(stream, parts)
         with evaluating([node.stage.segment for node in nodes.values()]):
             for step in range(steps):
-                inputs_now, targets_now, _ = (at(part, self.plans, step) for part in parts)
-                check_given(self.plans, step, (inputs_now, targets_now, {}))
-                for each in beat(nodes, stream, (inputs_now, targets_now, {}), ends=step == steps - 1):
-                    add_loss(each, total, weight)
+                given = tuple(due(part, self.plans, step) for part in parts)
+                for each in beat(nodes, stream, given, n=n, ends=step == steps - 1):
+                    mean.add(each)
                     scores[each.node.name].append(each.scores)
         joined = {
             name: plan.core.joined(scores[name]) if plan.core is not None else torch.stack(scores[name], 1)
             for name, plan in self.plans.items()
         }
-        return {name: total[name] / weight[name] for name in total}, joined
+        return mean.found(), joined
 
     def report(self) -> list[dict[str, Any]]:
         """One row an edge, and one a state: the quality of the estimates there against what came back, as in the
@@ -324,34 +328,42 @@ class Graph:
         made: Given = to_device({} if each is None else each, self.device)
         return made
 
-    def _beat(self, inputs: Given, targets: Given, contexts: Given, ends: bool) -> list[Closed]:
+    def _check(self, inputs: Given, targets: Given, contexts: Given) -> None:
+        """Bind, where that has not been, and refuse what cannot be given at this step, or from it on."""
         self.bind(inputs, contexts)
         check_given(self.plans, self.stream.step, (inputs, targets, contexts))
-        wired = self.wired
         for name, context in contexts.items():
-            if context is not None and name not in wired.contexts:
+            if context is not None and name not in self.wired.contexts:
                 raise MessageError(
                     f"a context for {name!r} was given at step {self.stream.step}, and none when the graph was bound; "
                     "give it from step 0 on, or to bind()"
                 )
+
+    def _beat(self, given: tuple[Given, ...], n: int, ends: bool) -> list[Closed]:
         step = self.stream.step
         try:
-            return beat(
-                wired.nodes,
-                self.stream,
-                (inputs, targets, contexts),
-                ends=ends,
-                sample=self.quality_every,
-            )
+            return beat(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
                 raise TrainingError(f"step {step} failed: {first_line(error)}") from error
             raise
 
 
-def add_loss(closed: Closed, total: dict[str, Tensor], weight: dict[str, float]) -> None:
-    """One window's loss more, by the number of losses it averages over."""
-    if closed.loss is not None:
-        name = closed.node.name
-        total[name] = total.get(name, torch.zeros((), device=closed.loss.device)) + closed.loss.detach() * closed.count
-        weight[name] = weight.get(name, 0.0) + closed.count
+class Mean:
+    """Each module's loss, averaged over its windows by the number of losses that each of them averages over."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[float]] = {}
+        self.like: dict[str, Tensor] = {}
+
+    def add(self, closed: Closed) -> None:
+        """One window more."""
+        if closed.loss is not None:
+            sums = self.sums.setdefault(closed.node.name, [0.0, 0.0])
+            sums[0] += closed.value * closed.count
+            sums[1] += closed.count
+            self.like[closed.node.name] = closed.loss.detach()
+
+    def found(self) -> dict[str, Tensor]:
+        """By module, as its loss is."""
+        return {name: self.like[name].new_tensor(a / b) for name, (a, b) in self.sums.items()}

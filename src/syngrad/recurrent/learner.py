@@ -17,12 +17,12 @@ from syngrad.execution.precision import Precision
 from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.guard import Guard, check_bound
 from syngrad.interface import Interface
+from syngrad.losses import count_targets, token_cross_entropy
 from syngrad.quality import Quality
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.core import Core
 from syngrad.recurrent.evaluating import evaluate, predict
-from syngrad.recurrent.losses import count_targets, token_cross_entropy
 from syngrad.recurrent.parts import Parts
 from syngrad.recurrent.saving import load_state_dict, state_dict
 from syngrad.trainer import options

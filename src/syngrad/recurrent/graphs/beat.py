@@ -8,27 +8,27 @@ learn     three rounds over all windows that end: forward, backward, update
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from syngrad.errors import ConfigError, MessageError, unknown
 from syngrad.recurrent.graphs.learn import Closed, close, learn, update
 from syngrad.recurrent.graphs.node import Live, Node, Stream, Turn
 from syngrad.recurrent.graphs.plan import Plan
-from syngrad.tree import map_tensors, tensors
+from syngrad.recurrent.graphs.sequences import Tick
+from syngrad.tree import tensors
 
 
 def beat(
     nodes: dict[str, Node],
     stream: Stream,
-    given: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
+    given: tuple[Mapping[str, Any], ...],
     *,
+    n: int,
     ends: bool,
     sample: int = 0,
 ) -> list[Closed]:
-    """One step. given: inputs, targets and contexts by module. ends: it is the last of its sequences.
+    """One step. given: inputs, targets and contexts by module, or the ticks of sequences of these. n: samples.
+    ends: it is the last of its sequences.
 
     Returns the windows that ended with it. Where something fails while running forward, all is as it was;
     where it fails later, in an estimator or an optimiser, the stream begins anew.
@@ -37,7 +37,7 @@ def beat(
     try:
         if ends:
             stream.until = stream.step + 1
-        stream.n = samples(stream, given)
+        stream.n = n
         deliver(nodes, stream)
         for node in nodes.values():
             if stream.step % node.plan.every == 0:
@@ -129,14 +129,16 @@ def check_given(plans: Mapping[str, Plan], step: int, given: tuple[Mapping[str, 
                 raise ConfigError(f"targets for {name!r} were given, which has no loss; give add() its loss=")
 
 
+def due(parts: Mapping[str, Any], plans: Mapping[str, Plan], step: int) -> dict[str, Tick]:
+    """Of sequences (n, ticks, …) by module, the ticks that are due at this step."""
+    return {
+        name: Tick(tree, step // plans[name].every) for name, tree in parts.items() if step % plans[name].every == 0
+    }
+
+
 def at(parts: Mapping[str, Any], plans: Mapping[str, Plan], step: int) -> dict[str, Any]:
-    """Of sequences (n, ticks, …) by module, what is due at this step."""
-    found = {}
-    for name, tree in parts.items():
-        every = plans[name].every
-        if step % every == 0:
-            found[name] = map_tensors(partial(Tensor.select, dim=1, index=step // every), tree)
-    return found
+    """The same, cut out of the sequences."""
+    return {name: tick.value() for name, tick in due(parts, plans, step).items()}
 
 
 def length(plans: Mapping[str, Plan], parts: tuple[Mapping[str, Any], ...]) -> int:

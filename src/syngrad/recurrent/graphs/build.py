@@ -14,7 +14,7 @@ from syngrad.estimators.base import Binding, Context
 from syngrad.interface import Interface, infer_context
 from syngrad.recurrent.graphs.beat import check_given, samples
 from syngrad.recurrent.graphs.calls import call, check_message, join, pick
-from syngrad.recurrent.graphs.mail import Edge
+from syngrad.recurrent.graphs.mail import Edge, silent
 from syngrad.recurrent.graphs.node import Node, Stream
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.state import layout
@@ -201,6 +201,7 @@ def bind_state(
     kind: Context = infer_context(contexts.get(plan.name), plan.classes)
     node.boundary = Interface(plan.estimator, classes=plan.classes, name=state_name(plan.name))
     node.boundary.bind_leaves([Binding(torch.Size((node.layout.features,)), leaf.dtype, leaf.device, kind)], [0])
+    node.silent = silent(node.boundary)
 
 
 def optimize(graph: Graph, node: Node) -> None:

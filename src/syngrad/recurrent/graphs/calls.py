@@ -9,7 +9,7 @@ from torch import Tensor
 
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.recurrent.graphs.plan import Plan
-from syngrad.tree import map_tensors
+from syngrad.recurrent.graphs.sequences import stacked, value
 
 
 def join(plan: Plan, inputs: list[Any], messages: dict[str, Tensor]) -> Any:
@@ -17,6 +17,8 @@ def join(plan: Plan, inputs: list[Any], messages: dict[str, Tensor]) -> Any:
     then, and messages are repeated along it.
     """
     core, given = plan.core, inputs[0]
+    if core is None:
+        given = value(given)
     if given is None and not messages:
         raise ConfigError(f"module {plan.name!r} listens to nobody and was given no inputs at a step at which it ticks")
     if core is not None:
@@ -45,25 +47,6 @@ def call(plan: Plan, inputs: list[Any], messages: dict[str, Tensor], state: Any)
 def repeated(message: Tensor, time: int, count: int) -> Tensor:
     """The same at every one of `count` ticks, without a copy."""
     return message.unsqueeze(time).expand([count if k == time else -1 for k in range(message.dim() + 1)])
-
-
-def stacked(values: list[Any], time: int, name: str, what: str) -> Any:
-    """Ticks with time in its place."""
-    if isinstance(values[0], Tensor) and all(isinstance(v, Tensor) and v.shape == values[0].shape for v in values):
-        return torch.stack(values, time)
-    if len(values) == 1:
-        return map_tensors(lambda leaf: leaf.unsqueeze(time), values[0])
-    flat = [torch.utils._pytree.tree_flatten(value) for value in values]
-    if any(spec != flat[0][1] for _, spec in flat):
-        raise MessageError(f"the {what} of {name!r} changed structure within a window; every tick's must be alike")
-    try:
-        leaves = [
-            torch.stack(each, time) if isinstance(each[0], Tensor) else each[0]
-            for each in zip(*(leaves for leaves, _ in flat), strict=True)
-        ]
-    except (RuntimeError, TypeError) as error:
-        raise MessageError(f"the {what} of {name!r} are not alike within a window: {first_line(error)}") from error
-    return torch.utils._pytree.tree_unflatten(leaves, flat[0][1])
 
 
 def pick(plan: Plan, output: Any, k: int) -> Any:

@@ -6,6 +6,7 @@ end run forward, then all go backward and hand back what came, then all update.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,22 +18,24 @@ from syngrad.execution.applying import apply as apply_updates
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.precision import Precision
 from syngrad.recurrent.boundary import Pending
-from syngrad.recurrent.graphs.calls import stacked
 from syngrad.recurrent.graphs.node import Live, Node, Stream
+from syngrad.recurrent.graphs.sequences import stacked, value
+from syngrad.targets import scalar
 
 _PLAIN = Precision(None)
 
 
 @dataclass
 class Closed:
-    """A window that has run forward. loss: in the graph, None for none. count: of losses it averages over; 1/count
-    scales all that goes backward. scores: what the loss was given.
+    """A window that has run forward. loss: in the graph, None for none; value: the same as a number. count: of losses
+    it averages over; 1/count scales all that goes backward. scores: what the loss was given.
     """
 
     node: Node
     loss: Tensor | None
     count: float
     scores: Any
+    value: float = 0.0
 
 
 def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
@@ -57,7 +60,7 @@ def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
                     f"{node.name!r} has targets at {len(given) - missing} of the {len(given)} ticks of its window; "
                     "give them at all or at none, with what the loss ignores (−100 for a cross-entropy) elsewhere"
                 )
-            target = stacked(given, plan.core.time, node.name, "targets") if plan.core is not None else given[0]
+            target = stacked(given, plan.core.time, node.name, "targets") if plan.core is not None else value(given[0])
             assert plan.loss is not None
             count = float(plan.loss_count(target)) if plan.loss_count is not None else ticks
             loss = plan.loss(scores, target)
@@ -67,9 +70,11 @@ def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
         raise TrainingError(f"readout or loss of {node.name!r} raised {first_line(error)}") from error
     if not count > 0:
         raise TrainingError(f"loss_count of {node.name!r} gave {count:g}; it must be the positive number of losses")
-    inputs = tuple(turn.inputs for turn in live.turns)
-    checked = finite(loss, Batch(inputs, {}, target, 1.0 / count, stream.n), f"of {node.name!r} at step {stream.step}")
-    return Closed(node, checked, count, scores)
+    number = scalar(loss).item()
+    if not math.isfinite(number):
+        inputs = tuple(value(turn.inputs) for turn in live.turns)
+        finite(loss, Batch(inputs, {}, target, 1.0 / count, stream.n), f"of {node.name!r} at step {stream.step}")
+    return Closed(node, loss, count, scores, number)
 
 
 def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int) -> None:
@@ -87,11 +92,15 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int) -
             roots.append(closed.loss)
             gradients.append(torch.ones_like(closed.loss))
         for message, sent in live.sent:
-            told = [told_by(node, sent, receiver, scale, sample) for receiver in sent.ticks]
+            told = [
+                told_by(node, sent, receiver, scale, sample)
+                for receiver in sent.ticks
+                if not node.listeners[receiver].silent
+            ]
             if message.requires_grad and told:
                 roots.append(message)
                 gradients.append(torch.stack(told).sum(0) if len(told) > 1 else told[0])
-        if node.boundary is not None:
+        if node.boundary is not None and not node.silent:
             sampled = bool(sample) and node.count % sample == sample - 1
             last = node.is_last(live.turns[-1].step, stream)
             pending = end(node, live, roots, gradients, scale, last, sampled)
@@ -125,7 +134,7 @@ def end(
     assert node.boundary is not None
     leaves = node.layout.leaves(live.state)
     vector = node.layout.vector([leaf.detach() for leaf in leaves])
-    context = live.turns[-1].context
+    context = value(live.turns[-1].context)
     if last:
         if node.boundary.wants_feedback:
             node.boundary.fit([vector], context, [torch.zeros_like(vector)], scale)
@@ -149,12 +158,11 @@ def hand_back(node: Node, live: Live, stream: Stream, nodes: dict[str, Node], sc
         if live.pending.estimate is not None:
             node.quality.add(node.count, live.pending.estimate * scale, received, scale)
         live.pending.fit(node.boundary, received, scale)
-    for (sender, step), leaf in live.leaves.items():
+    for (sender, _), heard in live.messages.items():
+        leaf = heard.leaf
         if leaf.requires_grad:
-            sent = next(s for turn in live.turns if (s := turn.heard[sender]) is not None and s.step == step)
-            ticks = sum(turn.heard[sender] is sent for turn in live.turns)
             received = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad / scale
-            node.senders[sender].feed(sent, ticks, received, stream.step, nodes[sender].count)
+            node.senders[sender].feed(heard.sent, heard.ticks, received, stream.step, nodes[sender].count)
 
 
 def update(node: Node) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from syngrad.estimators import Zero
 from syngrad.execution.pending import Staleness
 from syngrad.interface import Interface
 from syngrad.quality import Quality
@@ -20,6 +21,23 @@ def heard(sent: int, every: int, listens_every: int, until: int | None = None) -
     if until is not None:
         stop = max(min(stop, until), start)
     return -(-stop // listens_every) - -(-start // listens_every)
+
+
+def silent(interface: Interface) -> bool:
+    """Whether all that it ever foretells is zero."""
+    return all(isinstance(head, Zero) for head in interface.heads)
+
+
+def number(sent: int, every: int, listens_every: int) -> int:
+    """Which one it is, from 0 on, of the messages that the listener hears at all: of several made between two ticks of
+    its own it hears the last.
+    """
+    return sent // every if every > listens_every else -(-(sent + every) // listens_every) - 1
+
+
+def feedback_every(interface: Interface) -> int:
+    """From how many to the next what comes back is looked at: as its estimator wishes."""
+    return interface.heads[0].feedback_every
 
 
 @dataclass(eq=False)
@@ -51,10 +69,16 @@ class Edge:
     def __init__(self, sender: str, receiver: str, interface: Interface, inject: float = 1.0) -> None:
         self.sender, self.receiver, self.interface, self.inject = sender, receiver, interface, inject
         self.name = interface.name
+        #: nothing is foretold here, so nothing goes back from here
+        self.silent = silent(interface)
         self.quality = Quality(self.name)
         self.staleness, self.late = Staleness(), Staleness()
         #: messages learnt from
         self.count = 0
+
+    def wants(self, message: int) -> bool:
+        """Whether what comes back for the message of this number is looked at."""
+        return self.interface.wants_feedback and message % feedback_every(self.interface) == 0
 
     def feed(self, sent: Sent, ticks: int, received: Tensor, step: int, updates: int) -> None:
         """Take what has come back for so many of the ticks at which it was heard, per sample; with the last of them the

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from syngrad.interface import Interface
 from syngrad.quality import Quality
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import call, check_message, pick
-from syngrad.recurrent.graphs.mail import Edge, Sent, heard
+from syngrad.recurrent.graphs.mail import Edge, Sent, feedback_every, heard, number
 from syngrad.recurrent.graphs.plan import Plan
+from syngrad.recurrent.graphs.sequences import value
 from syngrad.recurrent.state import Layout
 from syngrad.stage import Stage
 from syngrad.untouched import Buffers
@@ -28,7 +29,9 @@ from syngrad.updates import Updates
 
 @dataclass(eq=False)
 class Turn:
-    """One tick. target: None for none. heard: the message of each sender, None before the first."""
+    """One tick. inputs, target, context: None for none, or where they are in sequences of them. heard: the message of
+    each sender, None before the first.
+    """
 
     step: int
     inputs: Any
@@ -37,12 +40,21 @@ class Turn:
     heard: dict[str, Sent | None]
 
 
+@dataclass(eq=False)
+class Heard:
+    """A message as a module hears it in one window, at so many of its ticks, cut from the graph it was made in."""
+
+    leaf: Tensor
+    sent: Sent
+    ticks: int = 0
+
+
 @dataclass
 class Live:
     """Where a module stands in a stream. turns: the ticks of the window that is open; done: how many of them have been
     run, in so many `outputs`. state: after the last of these. begin: leaves of the state that the window began with;
-    leaves: of the messages that it hears, by sender and step. sent: its own, as they are in its graph. outbox: the last
-    of them, not delivered yet. pending: the boundary before this window.
+    messages: those that it hears, by sender and step. sent: its own, as they are in its graph. outbox: the last of
+    them, not delivered yet. pending: the boundary before this window.
     """
 
     state: Any = None
@@ -52,7 +64,7 @@ class Live:
     done: int = 0
     outputs: list[Any] = field(default_factory=list)
     begin: list[Tensor] = field(default_factory=list)
-    leaves: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    messages: dict[tuple[str, int], Heard] = field(default_factory=dict)
     sent: list[tuple[Tensor, Sent]] = field(default_factory=list)
 
     def copy(self) -> Live:
@@ -65,7 +77,7 @@ class Live:
             self.done,
             [*self.outputs],
             self.begin,
-            {**self.leaves},
+            {key: replace(each) for key, each in self.messages.items()},
             [*self.sent],
         )
 
@@ -94,7 +106,7 @@ class Node:
     """One module, wired. layout: of its state, where it has one. boundary: the interface at the end of its window.
     listeners: the edges that its messages go along; senders: those it hears, by name. active: whether a gradient
     reaches anything trainable through it; where not, it only runs. updates: its optimiser, None where it has nothing
-    to train. inject, quality: factor and quality of the boundary's estimates. count: updates made.
+    to train. inject, quality: factor and quality of the boundary's estimates; silent: it has none. count: updates made.
     """
 
     def __init__(self, plan: Plan, shape: torch.Size, dtype: torch.dtype, stage: Stage, active: bool) -> None:
@@ -106,6 +118,7 @@ class Node:
         self.layout: Layout | None = None
         self.boundary: Interface | None = None
         self.inject = 1.0
+        self.silent = False
         self.quality = Quality(f"{plan.name}: state")
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
@@ -169,11 +182,13 @@ class Node:
     def _span(self, stream: Stream, live: Live, turns: list[Turn], nodes: Mapping[str, Node]) -> None:
         assert stream.n is not None
         learning = stream.learning and self.active
-        if self.layout is not None and live.done == 0 and live.state is not None:
-            wanted = learning and self.boundary is not None and self.boundary.wants_feedback
-            live.state, live.begin = self.layout.cut(live.state, wanted)
+        if learning and live.done == 0 and live.state is not None and self.layout is not None:
+            assert self.boundary is not None
+            if self.boundary.wants_feedback and self.count % feedback_every(self.boundary) == 0:
+                live.state, live.begin = self.layout.cut(live.state, True)
         messages = {
-            sender: self._leaf(live, nodes[sender], sent, stream.n, learning) for sender, sent in turns[0].heard.items()
+            sender: self._hear(live, nodes[sender], sent, len(turns), stream.n, learning)
+            for sender, sent in turns[0].heard.items()
         }
         with torch.set_grad_enabled(learning), self.drawing(stream):
             output, live.state = call(self.plan, [turn.inputs for turn in turns], messages, live.state)
@@ -182,17 +197,19 @@ class Node:
             ticks = self.hears(turn.step, stream.until)
             if ticks:
                 message = check_message(self.name, pick(self.plan, output, k), self.shape, stream.n)
-                sent = Sent(message.detach(), turn.step, self.count, turn.context, ticks)
+                sent = Sent(message.detach(), turn.step, self.count, value(turn.context), ticks)
                 live.sent.append((message, sent))
                 live.outbox = sent
 
-    def _leaf(self, live: Live, sender: Node, sent: Sent | None, n: int, learning: bool) -> Tensor:
-        """A message as this module hears it, cut from the graph it was made in; zeros before the first."""
+    def _hear(self, live: Live, sender: Node, sent: Sent | None, ticks: int, n: int, learning: bool) -> Tensor:
+        """A message as this module hears it at so many ticks more; zeros before the first."""
         if sent is None:
             return torch.zeros(n, *sender.shape, dtype=sender.dtype, device=self.stage.randomness.device)
         key = (sender.name, sent.step)
-        if key not in live.leaves:
-            edge = self.senders[sender.name]
-            wanted = learning and sender.active and edge.interface.wants_feedback
-            live.leaves[key] = sent.value.detach().requires_grad_(wanted)
-        return live.leaves[key]
+        if key not in live.messages:
+            which = number(sent.step, sender.plan.every, self.plan.every)
+            wanted = learning and sender.active and self.senders[sender.name].wants(which)
+            live.messages[key] = Heard(sent.value.detach().requires_grad_(wanted), sent)
+        heard = live.messages[key]
+        heard.ticks += ticks
+        return heard.leaf

@@ -12,6 +12,7 @@ from syngrad.execution.pending import Staleness
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.mail import Sent
 from syngrad.recurrent.graphs.node import Live, Node, Stream, Turn
+from syngrad.recurrent.graphs.sequences import value
 
 if TYPE_CHECKING:
     from syngrad.recurrent.graph import Graph
@@ -74,7 +75,11 @@ def _live(live: Live, book: list[Sent]) -> dict[str, Any]:
         "pending": live.pending.state_dict() if live.pending is not None else None,
         "outbox": _page(live.outbox, book),
         "turns": [
-            {**vars(turn), "heard": {sender: _page(sent, book) for sender, sent in turn.heard.items()}}
+            {
+                "step": turn.step,
+                **{name: value(getattr(turn, name)) for name in ("inputs", "target", "context")},
+                "heard": {sender: _page(sent, book) for sender, sent in turn.heard.items()},
+            }
             for turn in live.turns
         ],
     }

@@ -1,4 +1,4 @@
-"""The loss that recurrent nets have unless another is given, and what it averages over."""
+"""The cross-entropy that recurrent nets have unless another is given, and what it averages over."""
 
 from __future__ import annotations
 
