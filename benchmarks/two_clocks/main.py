@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from common import write  # noqa: E402
 
+from syngrad.experiments.digits import images  # noqa: E402
 from syngrad.experiments.two_clocks import (  # noqa: E402
     ESTIMATOR,
     INJECT,
@@ -26,7 +27,6 @@ from syngrad.experiments.two_clocks import (  # noqa: E402
     Streams,
     Whole,
     errors,
-    images,
     nets,
 )
 from syngrad.losses import token_cross_entropy  # noqa: E402

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError
-from syngrad.experiments import two_clocks
+from syngrad.experiments import digits
 from syngrad.experiments.two_clocks import Streams, Whole, errors, nets
 
 T = 3
@@ -29,11 +29,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def missing(*, train: bool) -> tuple[Tensor, Tensor]:
         raise ConfigError("not fetched")
 
-    monkeypatch.setattr(two_clocks, "mnist", missing)
-    monkeypatch.setattr(two_clocks, "fashion_mnist", pictures)
-    two_clocks.images.cache_clear()
+    monkeypatch.setattr(digits, "mnist", missing)
+    monkeypatch.setattr(digits, "fashion_mnist", pictures)
+    digits.images.cache_clear()
     yield
-    two_clocks.images.cache_clear()
+    digits.images.cache_clear()
 
 
 @pytest.mark.parametrize("told", ["part", "next"])

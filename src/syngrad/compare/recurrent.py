@@ -10,7 +10,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syngrad.compare.contenders import Observer, Silent, readable
@@ -199,7 +199,7 @@ class RecurrentComparison:
         }
 
     def _row(self, way: Way, seed: int) -> Row:
-        spec = way.estimator
+        spec = "several" if isinstance(way.estimator, Mapping) else way.estimator
         shown = spec if isinstance(spec, str) else readable(getattr(spec, "__name__", type(spec).__name__))
         experiment = self.experiment
         return Row(

@@ -39,6 +39,7 @@ RECURRENT = {
     "copy": ("syngrad.experiments.copying", "copy"),
     "repeat-copy": ("syngrad.experiments.copying", "repeat_copy"),
     "char-lm": ("syngrad.experiments.char_lm", "char_lm"),
+    "two-clocks": ("syngrad.experiments.clocks", "clocks"),
     "row-mnist": ("syngrad.experiments.row_mnist", "row_mnist"),
 }
 

@@ -18,15 +18,14 @@ bundled part of Fashion-MNIST, whose classes have numbers too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.data import fashion_mnist, mnist
 from syngrad.errors import ConfigError, unknown
 from syngrad.experiment import check_count
+from syngrad.experiments.digits import images
 from syngrad.losses import count_targets, token_cross_entropy
 from syngrad.recurrent import Graph
 
@@ -48,15 +47,6 @@ UNROLL = 2
 
 #: inputs, targets and contexts, each by module
 Parts = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
-
-
-@cache
-def images(train: bool) -> tuple[Tensor, Tensor, str]:
-    """Images, labels, and the name of the set they are of; read once a process."""
-    try:
-        return (*mnist(train=train), "MNIST")
-    except ConfigError:
-        return (*fashion_mnist(train=train), "Fashion-MNIST")
 
 
 class Streams:

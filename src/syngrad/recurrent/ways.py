@@ -34,6 +34,9 @@ class Way:
     lam: float = 0.0
     estimator: Any = ""
 
+    def __hash__(self) -> int:  # an estimator may be a mapping
+        return hash((self.kind, self.window, self.lam))
+
     @property
     def method(self) -> str:
         """As a row of the results names it: `synthetic(8)`, `online(0.9)`, `zero`."""
