@@ -163,13 +163,14 @@ def experiment_step_time(claim: str) -> str:
 
 def two_clocks() -> str:
     medians = part("two_clocks", "summary", "medians")
-    head = ["", "images", "seconds", "error, slow net", "error, fast net", "slow, × back-propagation's", "seconds to it"]
+    head = ["", "images", "seconds", "error, slow net", "error, fast net", "slow, × the first", "to it, s"]
     rows = []
     for name, r in medians.items():
         there, goal = r["seconds_to_goal"], r["whole_seconds_to_goal"]
         soon = "–" if there is None else f"{there:.0f}" if name == "back-propagation" else f"{there:.0f} of {goal:.0f}"
         errors = [f"{r[f'final_{net}']:.3f}" for net in ("slow", "fast")]
-        rows.append([name, f"{r['images'] / 1e6:.1f} M", f"{r['seconds']:.0f}", *errors, f"{r['slow_of_whole']:.2f}", soon])
+        seen = f"{r['images'] / 1e6:.1f} M"
+        rows.append([name, seen, f"{r['seconds']:.0f}", *errors, f"{r['slow_of_whole']:.2f}", soon])
     return table(head, rows)
 
 
