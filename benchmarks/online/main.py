@@ -1,4 +1,4 @@
-"""Online BP(λ) against synthetic gradients over n steps, at equal steps of time: digits by rows, and copy. See README.md."""
+"""Online BP(λ) against synthetic gradients over n steps, at equal steps: digits by rows, and copy. See README.md."""
 
 import sys
 from pathlib import Path
