@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 from cells import mebibytes, part, quartiles, table
 
@@ -109,17 +110,29 @@ def copying() -> str:
     rows = []
     for group, found in part("copying", "medians").items():
         window = group.rpartition(" ")[2]
-        ways = [found.get(f"{kind}({window})") for kind in ("bptt", "synthetic", "auxiliary")]
-        cells = [
-            "–" if way is None else f"{way['median']:g} ({', '.join(f'{v:g}' for v in way['values'])})" for way in ways
-        ]
-        ratios = [
-            "–" if way is None or ways[0] is None else f"{way['median'] / ways[0]['median']:.2f}" for way in ways[1:]
-        ]
-        cosine = ways[1]["true_cosine"] if ways[1] is not None else None
-        rows.append([group, *cells, *ratios, "–" if cosine is None else f"{cosine:.2f}"])
+        plain, *ours = [found.get(f"{kind}({window})") for kind in ("bptt", "synthetic", "auxiliary")]
+        ratios = [None if way is None or plain is None else way["median"] / plain["median"] for way in ours]
+        cosine = ours[0]["true_cosine"] if ours[0] is not None else None
+        cells = [_with_seeds(way) for way in (plain, *ours)]
+        rows.append([group, *cells, *("–" if each is None else f"{each:.2f}" for each in (*ratios, cosine))])
     head = ["task, T", "plain", "synthetic", "+ auxiliary", "× plain", "+ auxiliary, × plain", "true cosine"]
     return table(head, rows)
+
+
+def copying_blind() -> str:
+    """What the state alone is worth to the estimator."""
+    found = part("copying", "medians", "copy 3")
+    shown = {
+        "bptt(3)": "no estimate",
+        "synthetic(3)": "sees what is to come",
+        "synthetic(3):linear(context=False)": "sees the state alone",
+    }
+    rows = [[f"`{row}`", said, _with_seeds(found[row])] for row, said in shown.items() if row in found]
+    return table(["copy, T = 3", "the estimator", "length solved"], rows)
+
+
+def _with_seeds(way: dict[str, Any] | None) -> str:
+    return "–" if way is None else f"{way['median']:g} ({', '.join(f'{value:g}' for value in way['values'])})"
 
 
 def char_lm() -> str:
@@ -167,6 +180,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "two_clocks": two_clocks,
     "two_clocks_alike": two_clocks_alike,
     "copying": copying,
+    "copying_blind": copying_blind,
     "char_lm": char_lm,
     "online": online,
 }

@@ -31,8 +31,8 @@ def model() -> tuple[nn.Module, nn.Module]:
 
 
 CELLS: list[tuple[str, str, str, dict[str, Any]]] = [
-    *(("row-mnist", "row-mnist", row, {"steps": 28 * 100, "epochs": 6}) for row in DIGITS),
-    *(("copy", "copy", row, {"model": model, "online": "linear", "steps": 2_000, "epochs": 10}) for row in COPY),
+    *(("row-mnist", "row-mnist", row, {"steps": 28 * 100, "epochs": 4}) for row in DIGITS),
+    *(("copy", "copy", row, {"model": model, "online": "linear", "steps": 1_200, "epochs": 10}) for row in COPY),
 ]
 
 if __name__ == "__main__":
