@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from syngrad.compare.contenders import Observer, Silent, readable
+from syngrad.compare.course import Checked
 from syngrad.compare.measure import THREADS, RowError, synchronise, threads, turns
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiment import check_count
@@ -171,11 +172,11 @@ class RecurrentComparison:
             course = self.experiment.course(self.experiment.batch_size, seed)
         except SyngradError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TrainingError(f"{said}: course() raised {first_line(error)}") from error
         if not isinstance(course, Course):
             raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
-        return course
+        return Checked(course, said)
 
     def _describe(self, student: Student) -> None:
         if self.description:
