@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from syngrad.interface import Interface
 from syngrad.targets import mixed
@@ -41,12 +42,15 @@ class Pending:
 
     def fit(self, interface: Interface, received: Tensor, scale: float, kept: list[Tensor] | None = None) -> None:
         """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back. kept: what it has
-        estimated here with the weights that it has now, where all samples take part.
+        estimated here with the weights that it has now, where all samples take part. One sample of several is left
+        out where the estimator normalises over the batch: there is no such thing as the spread of one.
         """
         if self.rows is None:
             interface.fit([self.vector], self.context, [received], scale, kept)
         elif bool(self.rows.any()):
             rows = self.rows.nonzero().squeeze(1)
+            if len(rows) == 1 and any(isinstance(part, _BatchNorm) for part in interface.modules()):
+                return
             context = map_tensors(lambda leaf: leaf.index_select(0, rows), self.context)
             interface.fit([self.vector[rows]], context, [received[rows]], scale)
 
