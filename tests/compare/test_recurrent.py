@@ -202,6 +202,7 @@ def boom(*_: Any) -> Any:
         ({"examine": boom}, r"examine\(\) raised KeyError"),
         ({"examine": lambda self, student: sys.exit(1)}, r"examine\(\) raised SystemExit"),
         ({"examine": lambda self, student: None}, r"examine\(\) must return a number, got NoneType"),
+        ({"examine": lambda self, student: float("nan")}, r"examine\(\) gave nan, which nothing can be held against"),
         ({"examine": lambda self, student: "1.5"}, r"examine\(\) must return a number, got str"),
         ({"examine": lambda self, student: torch.ones(3)}, r"must return a number, got Tensor of shape \(3,\)"),
     ],

@@ -130,3 +130,12 @@ def test_an_estimator_that_normalises_over_the_batch_is_not_fitted_to_one_sample
     assert bptt.run(*data(), lengths).isfinite()
     alone = refused(lambda: trainer("mlp").step(*data(n=1, steps=4)))
     assert "a batch of one cannot be batch-normalised: use drop_last=True, or batch_norm=False" in alone
+
+
+def test_what_is_kept_of_a_stream_does_not_grow_without_end() -> None:
+    bptt = trainer(quality_every=1)
+    assert bptt.quality.most
+    bptt.quality.most = 6
+    for _ in range(40):
+        bptt.step(*data(steps=4))
+    assert len(bptt.quality.history) <= 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -13,7 +14,8 @@ from syngrad.recurrent.student import Student
 class Checked(Course):
     """What another course says, checked; `said` begins each message.
 
-    Raises TrainingError for what it raises itself, for what is no Piece, and for an examination that gives no number.
+    Raises TrainingError for what it raises itself, for what is no Piece, and for an examination that gives no finite
+    number.
     """
 
     def __init__(self, course: Course, said: str) -> None:
@@ -41,12 +43,18 @@ class Checked(Course):
         """The metric, as a plain number."""
         made = self._called("examine", self.course.examine, student)
         try:
-            return float("" if isinstance(made, str) else made)
+            value = float("" if isinstance(made, str) else made)
         except (TypeError, ValueError, RuntimeError) as error:
             shape = f" of shape {tuple(made.shape)}" if hasattr(made, "shape") else ""
             raise TrainingError(
                 f"{self.said}: examine() must return a number, got {type(made).__name__}{shape}"
             ) from error
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.said}: examine() gave {value}, which nothing can be held against; lower the learning rate, or "
+                "check the metric"
+            )
+        return value
 
     def _piece(self, name: str, function: Callable[[], Any]) -> Piece:
         made = self._called(name, function)

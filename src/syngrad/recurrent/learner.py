@@ -86,7 +86,8 @@ class Learner:
         for module in (core, readout):
             if module is not None:
                 module.to(self.device)
-        self.quality, self.quality_every = Quality(interface.name), check_least("quality_every", quality_every, 0)
+        self.quality = Quality.of_stream(interface.name)
+        self.quality_every = check_least("quality_every", quality_every, 0)
         #: windows, or steps, trained so far
         self.count = 0
         self.state: Any = None
