@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import warnings
 
 import pytest
 import torch
@@ -191,9 +192,11 @@ def test_what_is_advised_of_a_stream_is_what_a_recurrent_trainer_takes() -> None
     b = torch.ones(2, 2)
     for factor, said in ((20.0, "times as long as"), (-1.0, "point against")):
         quality = Quality.of_stream("boundary")
-        with pytest.warns(TrainingWarning, match=f"at 'boundary' .*{said}") as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             for step in range(0, 300, 50):
                 quality.add(step, factor * b, b, 1.0)
+        assert said in str(caught[0].message)
         options = set(re.findall(r"(\w+)=", str(caught[0].message)))
         for kind in (TruncatedBPTT, OnlineBPLambda):
             assert options - taken <= set(inspect.signature(kind).parameters)

@@ -278,6 +278,16 @@ def test_the_command_writes_table_file_and_report(tmp_path: Path, capsys: pytest
     assert [row["metric"]["value"] for row in other["results"]] == [row["metric"]["value"] for row in made["results"]]
 
 
+def test_a_baseline_that_is_not_among_the_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "r.html"
+    assert main(["compare", FILE, "--methods", "synthetic,zero", "--epochs", "1", "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "gap, ×: to bptt(2)" in said
+    assert "No verdict: there is no finished bptt(2) row to compare with." in said
+    assert "backprop" not in said
+    assert "gap to bptt(2)" in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
