@@ -69,15 +69,24 @@ class Inner(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vector: Tensor, pending: Pending, interface: Interface, given: tuple[float, ...]) -> Tensor:
-        """The state itself. given: λ, c and the scale."""
-        ctx.rest = (pending, interface, given)
+    def forward(
+        ctx: Any,
+        vector: Tensor,
+        pending: Pending,
+        interface: Interface,
+        given: tuple[float, ...],
+        gone: Tensor | None,
+    ) -> Tensor:
+        """The state itself. given: λ, c and the scale. gone: samples that have ended, to whom nothing comes."""
+        ctx.rest = (pending, interface, given, gone)
         return vector.view_as(vector)
 
     @staticmethod
     def backward(ctx: Any, received: Tensor) -> Any:
         """See above."""
-        pending, interface, (lam, inject, scale) = ctx.rest
-        estimates, _ = interface.estimate([pending.vector], pending.context, scale, keep=False)
+        pending, interface, (lam, inject, scale), gone = ctx.rest
+        estimate = interface.estimate([pending.vector], pending.context, scale, keep=False)[0][0] * inject
+        if gone is not None:
+            received, estimate = (each.masked_fill(gone.unsqueeze(1), 0.0) for each in (received, estimate))
         pending.fit(interface, received, scale)
-        return mixed(received, estimates[0] * inject, lam), None, None, None
+        return mixed(received, estimate, lam), None, None, None, None

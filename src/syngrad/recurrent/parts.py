@@ -91,7 +91,7 @@ def windows(
         window = Window(core.part(inputs, start, stop), core.part(targets, start, stop), contexts)
         gone = ended <= stop
         if bool(gone.any()):
-            window.ends, window.dead = ended == stop, ended < stop
+            window.ends, window.dead, window.left = ended == stop, ended < stop, ended - start
         yield window
         if bool(gone.all()):
             return

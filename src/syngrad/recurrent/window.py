@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Window:
     """What one call trains on. contexts: one a window of the span. reset: (n,) or (n, t), samples that start anew
     before this step (the first). ends: (n,), whose sequence ends with the last step; dead: whose has ended earlier.
+    left: (n,), the steps that each sequence still has from the first on, where some end in the span.
     """
 
     inputs: Any
@@ -32,6 +33,7 @@ class Window:
     reset: Tensor | None = None
     ends: Tensor | None = None
     dead: Tensor | None = None
+    left: Tensor | None = None
 
 
 def train(run: TruncatedBPTT, window: Window) -> Tensor:
@@ -121,8 +123,11 @@ def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tup
         if start and run.lam < 1.0:
             leaves = run.parts.layout.leaves(state)
             vector = run.parts.layout.vector(leaves)
-            pending = Pending(vector.detach(), window.contexts[k - 1])
-            made: Any = Inner.apply(vector, pending, run.interface, (run.lam, run.inject, scale))  # type: ignore[no-untyped-call]
+            left = window.left
+            gone, rows = (None, None) if left is None else (left <= start, left >= start)
+            pending = Pending(vector.detach(), window.contexts[k - 1], rows)
+            given = (run.lam, run.inject, scale)
+            made: Any = Inner.apply(vector, pending, run.interface, given, gone)  # type: ignore[no-untyped-call]
             state = run.parts.layout.put(state, run.parts.layout.apart(made, leaves))
         reset = window.reset
         if reset is not None and reset.dim() == 2:
