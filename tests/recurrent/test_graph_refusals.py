@@ -259,7 +259,7 @@ class Odd(nn.Module):
     ("wrong", "said"),
     [
         ("raise", "at 'x': the core raised ValueError: no"),
-        ("none", "at 'x': the core Odd returned a tuple of 2 and no state"),
+        ("none", "at 'x': the core Odd returned (outputs, None) and no state"),
         ("form", "at 'x': the core's state changed: it was"),
         ("shape", "at 'x': the core's state changed: one sample's part was"),
         ("samples", "at 'x': the core's state"),

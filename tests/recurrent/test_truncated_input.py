@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -122,6 +123,33 @@ def test_a_state_of_fewer_samples_is_refused() -> None:
     bptt.step(*data(steps=4))
     core.keep = True
     assert "the core's state is of 1 samples" in refused(lambda: bptt.step(*data(steps=4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda made: (made, None), "the core Told returned (outputs, None) and no state"),
+        (lambda made: (made, {}), "the core Told returned a state of dict, in which no tensor is to be seen"),
+        (lambda made: (made, Hidden(made[:, -1])), "the core Told returned a state of Hidden, in which no tensor is"),
+        (lambda made: made, "the core Told returned Tensor and no state"),
+        (lambda made: [made, made[:, -1]], "the core Told returned list and no state"),
+    ],
+)
+def test_a_core_returns_a_state_of_tensors(make: Callable[[Tensor], Any], said: str) -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into = nn.Linear(4, CLASSES).double()
+
+        def forward(self, inputs: Tensor, state: Any) -> Any:
+            return make(self.into(inputs))
+
+    assert refused(lambda: TruncatedBPTT(Told(), "linear", 4).step(*data(steps=4))).startswith(said)
+
+
+@dataclass
+class Hidden:
+    h: Tensor
 
 
 @pytest.mark.parametrize("lengths", [[12, 8, 12], [4, 8, 12]])
