@@ -196,6 +196,24 @@ def test_an_estimator_of_ones_own() -> None:
         use(trainer(Nothing))
 
 
+def test_traces_that_a_context_makes_long_are_refused_with_what_helps() -> None:
+    inputs, targets = data(True)
+    wide = torch.zeros(N, STEPS, 40, dtype=torch.float64)
+    with pytest.raises(
+        ConfigError, match=r"use 'low_rank\(rank=2, outputs=16\)', context=False in place of the 40 num"
+    ):
+        trainer("low_rank(rank=2)", trace_limit=1000).run(inputs, targets, context=wide)
+    blind = trainer("low_rank(rank=2, context=False)", trace_limit=1000)
+    blind.run(inputs, targets, context=wide)
+    assert blind.estimator is not None
+    assert blind.estimator.weight.shape == (HIDDEN, 3)
+    alike = trainer("low_rank(rank=2)")
+    alike.run(inputs, targets)
+    assert torch.equal(alike.estimator.weight, blind.estimator.weight)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="context must be True or False, got 3"):
+        trainer("linear(context=3)")
+
+
 def test_a_context_that_changes_is_refused() -> None:
     inputs, targets = data(True)
     for classes, first, others in (
