@@ -73,6 +73,7 @@ def main(
     """The command line of such a benchmark. cells: (group, experiment, row, what stands instead of its own)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--groups", nargs="+", help="only these")
+    parser.add_argument("--ways", nargs="+", help="only rows that begin with one of these, as bptt")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", default=str(Path(__file__).parent / claim / "results" / f"{claim}.json"))
@@ -96,7 +97,9 @@ def main(
             pool.submit(run, group, experiment, row, seed, dict(changes))
             for seed in options.seeds
             for group, experiment, row, changes in cells
-            if (options.groups is None or group in options.groups) and (group, row, seed) not in have
+            if (options.groups is None or group in options.groups)
+            and (options.ways is None or row.startswith(tuple(options.ways)))
+            and (group, row, seed) not in have
         ]
         for future in as_completed(futures):
             done = future.result()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tables_processes
 import tables_recurrent
-from cells import ROOT, MissingError, load, mebibytes, part, table
+from cells import ROOT, MissingError, load, mebibytes, table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*/README.md"))]
 
@@ -162,38 +162,6 @@ def experiment_step_time(claim: str) -> str:
     return table(["", "a step", "× back-propagation"], rows)
 
 
-def two_clocks() -> str:
-    medians = part("two_clocks", "summary", "medians")
-    head = [
-        "",
-        "images",
-        "seconds",
-        "error, slow net",
-        "error, fast net",
-        "slow, × back-propagation's",
-        "seconds to it",
-    ]
-    rows = []
-    for name, r in medians.items():
-        there, goal = r["seconds_to_goal"], r["whole_seconds_to_goal"]
-        soon = "–" if there is None else f"{there:.0f}" if name == "back-propagation" else f"{there:.0f} of {goal:.0f}"
-        errors = [f"{r[f'final_{net}']:.3f}" for net in ("slow", "fast")]
-        rows.append(
-            [name, f"{r['images'] / 1e6:.1f} M", f"{r['seconds']:.0f}", *errors, f"{r['slow_of_whole']:.2f}", soon]
-        )
-    return table(head, rows)
-
-
-def two_clocks_alike() -> str:
-    """Each row's slow error beside back-propagation's after as many images, and after as many seconds."""
-    head = ["", "its error", "back-propagation's at as many images", "at as many seconds", "µs an image"]
-    rows = []
-    for name, r in part("two_clocks", "summary", "medians").items():
-        cells = [r["final_slow"], r["whole_at_its_images"], r["whole_at_its_seconds"]]
-        rows.append([name, *(f"{cell:.3f}" for cell in cells), f"{r['us_an_image']:.1f}"])
-    return table(head, rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "step_time": step_time,
     "accuracy": lambda: accuracy_table(False),
@@ -209,8 +177,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "resume": resume,
     "faults": faults,
-    "two_clocks": two_clocks,
-    "two_clocks_alike": two_clocks_alike,
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.loading import load
 
-from syngrad.experiments import BUILT_IN
+from syngrad.experiments import BUILT_IN, RECURRENT
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 command_line = load(DOCS / "hooks" / "command_line.py")
@@ -28,7 +28,8 @@ def test_the_page_of_commands_has_every_option_of_a_command() -> None:
 
 def test_the_page_of_experiments_has_all_of_them() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "experiments.md").read_text(encoding="utf-8"), re.M)
-    assert sorted(rows) == sorted(BUILT_IN)
+    assert sorted(rows) == sorted([*BUILT_IN, *(name for name in RECURRENT if name not in ("copy", "repeat-copy"))])
+    assert "| `copy`, `repeat-copy` |" in (DOCS / "experiments.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -10,24 +10,23 @@ from typing import Any
 import torch
 
 from syngrad import metrics
-from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders, readable
-from syngrad.compare.measure import PERIOD, THREADS, RowError, period, saved_bytes, threads, turns, windows
+from syngrad.compare.base import Base
+from syngrad.compare.contenders import ROWS, Contender, Observer, contenders, readable
+from syngrad.compare.measure import PERIOD, RowError, period, saved_bytes, windows
 from syngrad.compare.source import ExperimentError, Source
 from syngrad.compare.split import split
-from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line
-from syngrad.experiment import Experiment, check_count
+from syngrad.errors import ConfigError, CutError
+from syngrad.experiment import Experiment
 from syngrad.history import Epoch
 from syngrad.results import BACKPROP, Row, time_to_target
 from syngrad.results.record import record
 from syngrad.trainer import Trainer
 
-#: more than anybody has time for; NumPy takes no larger seed
-SEEDS, SEED = 10_000, 2**31
 #: how often an epoch the metric is taken, at least, where the time to a target is asked for
 VALIDATIONS = 4
 
 
-class Comparison:
+class Comparison(Base[Contender]):
     """An experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
 
     rows: `method[:estimator]`; estimator: of those that do not name one. seed, seeds: the first seed and how many from
@@ -57,19 +56,21 @@ class Comparison:
         self.options = self.source.options()
         own = self.options.pop("estimator", "default")
         self.contenders = contenders(rows, own if estimator is None else estimator)
-        check_count("seed", seed, 0, SEED)
-        self.seeds = range(seed, seed + check_count("seeds", seeds, 1, SEEDS))
-        self.threads = check_count("threads", threads, 1, THREADS)
-        self.timing_s, self.observer = timing_s, observer or Silent()
+        super().__init__(
+            self.contenders,
+            [contender.label for contender in self.contenders],
+            experiment.epochs,
+            seed=seed,
+            seeds=seeds,
+            threads=threads,
+            timing_s=timing_s,
+            observer=observer,
+        )
         self.metric = metrics.resolve(experiment.metric)
         self.metric_name = readable(self.metric[0]) if self.metric else "loss"
         self.higher_is_better = metrics.higher_is_better(self.metric)
         self.target = self._checked(target)
-        self.labels = [contender.label for contender in self.contenders]
-        self.rows: list[Row] = []
-        self.description: dict[str, Any] = {}
         self._validate_every: int | None = None
-        self._failures: list[SyngradError] = []
 
     def _checked(self, target: float | None) -> float | None:
         if target is None:
@@ -85,33 +86,14 @@ class Comparison:
             raise ConfigError(f"target {target:g}: an accuracy lies between 0 and 1; write 0.88 for 88 %")
         return float(target)
 
-    def run(self) -> list[Row]:
-        """Measure everything; the rows in the order asked for, one a seed."""
-        with threads(self.threads):
-            self.observer.begin(len(self.contenders) * (1 + len(self.seeds) * self.experiment.epochs))
-            templates = self._side_by_side()
-            for contender in self.contenders:
-                for seed in self.seeds:
-                    row = self._new_row(contender, seed)
-                    template = templates[contender]
-                    row.status, row.step_s, row.step_ratio = template.status, template.step_s, template.step_ratio
-                    row.saved_activation_bytes = template.saved_activation_bytes
-                    row.step_split = template.step_split
-                    if row.ok:
-                        self._train(contender, row)
-                    self.rows.append(row)
-        if not any(row.ok for row in self.rows):
-            raise self._failures[0]
-        return self.rows
-
     # The measurement beforehand: step times and what is kept.
 
-    def _side_by_side(self) -> dict[Contender, Row]:
+    def side_by_side(self) -> dict[Contender, Row]:
         """A row a contender with its step time, its ratio to backprop's, and its saved bytes."""
         self.observer.note("the data")
         batches = self.source.batches(self.seeds[0], self.contenders, self.options.get("feedback_delay"))
         self._describe(batches)
-        rows = {contender: self._new_row(contender, self.seeds[0]) for contender in self.contenders}
+        rows = {contender: self.new_row(contender, self.seeds[0]) for contender in self.contenders}
         trainers: dict[Contender, Trainer] = {}
         for contender, row in rows.items():
             self.observer.note(f"{contender.label}: memory")
@@ -124,29 +106,20 @@ class Comparison:
             except CutError:
                 raise
             except Exception as error:
-                self._failed(row, error)
+                self.failed(row, error)
             self.observer.advance()
         if not trainers:
-            raise self._failures[0]
+            raise self.failures[0]
         if self.timing_s > 0:
             self.observer.note("step times, side by side")
             self._time(trainers, rows, batches)
         return rows
 
     def _time(self, trainers: dict[Contender, Trainer], rows: dict[Contender, Row], batches: list[Any]) -> None:
-        running = dict(trainers)
-        while True:
-            labels = list(running)
-            try:
-                times = turns([running[c].step for c in labels], batches, self.timing_s)
-                break
-            except RowError as failure:
-                self._failed(rows[labels[failure.index]], failure.error)
-                del running[labels[failure.index]]
-                if not running:
-                    raise self._failures[0] from failure
-        window = max(period(trainer) for trainer in running.values())
-        means = {c: windows(each, window) for c, each in zip(labels, times, strict=True)}
+        times = self.taking_turns({c: trainer.step for c, trainer in trainers.items()}, rows, batches)
+        labels = list(times)
+        window = max(period(trainers[c]) for c in labels)
+        means = {c: windows(each, window) for c, each in times.items()}
         base = next((means[c] for c in labels if c.method.name == BACKPROP), None)
         for contender in labels:
             row = rows[contender]
@@ -155,16 +128,17 @@ class Comparison:
                 row.step_ratio = statistics.median(a / b for a, b in zip(means[contender], base, strict=True))
         self.observer.note("where a step's time goes")
         try:
-            parts = split([running[c] for c in labels], batches, min(window, PERIOD))
+            parts = split([trainers[c] for c in labels], batches, min(window, PERIOD))
         except RowError as failure:  # its step time stands; where it went stays open, for all
-            self._failed(rows[labels[failure.index]], failure.error)
+            self.failed(rows[labels[failure.index]], failure.error)
             return
         for contender, spent in zip(labels, parts, strict=True):
             rows[contender].step_split = spent
 
     # Training.
 
-    def _train(self, contender: Contender, row: Row) -> None:
+    def train(self, contender: Contender, row: Row) -> None:
+        """One run of one row."""
         many = f", seed {row.seed}" if len(self.seeds) > 1 else ""
         epochs = self.experiment.epochs
 
@@ -181,7 +155,7 @@ class Comparison:
             cuda = _forget_peak()
             history = trainer.fit(train, epochs, validate=test, on_epoch=told, validate_every=self._validate_every)
         except Exception as error:
-            self._failed(row, error)
+            self.failed(row, error)
             return
         row.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else None
         record(row, history)
@@ -226,7 +200,8 @@ class Comparison:
         described = self.source.description(net.model, cuts, self.seeds[0], len(self.seeds))
         self.description = {**described, "target": self.target}
 
-    def _new_row(self, contender: Contender, seed: int) -> Row:
+    def new_row(self, contender: Contender, seed: int) -> Row:
+        """With its names, and nothing measured."""
         return Row(
             str(contender.method),
             contender.estimator,
@@ -236,13 +211,11 @@ class Comparison:
             higher_is_better=self.higher_is_better,
         )
 
-    def _failed(self, row: Row, error: Exception) -> None:
-        """Keep the failure with its row, whatever it is: what the user's own loader or schedule raises as well."""
+    def failed(self, row: Row, error: Exception) -> None:
+        """What lies in the experiment itself is raised: it would fail every row."""
         if isinstance(error, ExperimentError):
             raise error
-        known = error if isinstance(error, SyngradError) else TrainingError(first_line(error))
-        row.status = f"failed: {known}"
-        self._failures.append(known)
+        super().failed(row, error)
 
 
 def _forget_peak() -> bool:

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from syngrad.compare.contenders import Observer, Silent, readable
+from syngrad.compare.base import Base
+from syngrad.compare.contenders import Observer, readable
 from syngrad.compare.course import Checked
-from syngrad.compare.measure import THREADS, RowError, synchronise, threads, turns
+from syngrad.compare.measure import synchronise
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.experiment import check_count
 from syngrad.memory import SavedBytes
 from syngrad.recurrent import RecurrentExperiment
 from syngrad.recurrent.course import Course, Piece
@@ -26,12 +26,11 @@ from syngrad.recurrent.ways import Way
 from syngrad.results import Row, thinned, time_to_target
 from syngrad.tree import tensors
 
-SEEDS, SEED = 10_000, 2**31
 #: how often the true gradient is looked at in a run
 PROBES = 8
 
 
-class RecurrentComparison:
+class RecurrentComparison(Base[Way]):
     """A recurrent experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
 
     rows: see recurrent/ways.py; the experiment's own where None. estimator: of those that do not name one. seed, seeds,
@@ -54,42 +53,28 @@ class RecurrentComparison:
         observer: Observer | None = None,
     ) -> None:
         self.experiment = experiment
-        self.labels = list(experiment.rows if rows is None else rows)
-        self.ways = experiment.ways(self.labels, estimator)
+        labels = list(experiment.rows if rows is None else rows)
+        self.ways = experiment.ways(labels, estimator)
         self.baseline = experiment.baseline(self.ways)
-        check_count("seed", seed, 0, SEED)
-        self.seeds = range(seed, seed + check_count("seeds", seeds, 1, SEEDS))
-        self.threads = check_count("threads", threads, 1, THREADS)
-        self.timing_s, self.observer = timing_s, observer or Silent()
+        super().__init__(
+            self.ways,
+            labels,
+            experiment.epochs,
+            seed=seed,
+            seeds=seeds,
+            threads=threads,
+            timing_s=timing_s,
+            observer=observer,
+        )
         self.target = _checked(target, experiment)
-        self.rows: list[Row] = []
-        self.description: dict[str, Any] = {}
-        self._failures: list[SyngradError] = []
-
-    def run(self) -> list[Row]:
-        """Measure everything; the rows in the order asked for, one a seed."""
-        with threads(self.threads):
-            self.observer.begin(len(self.ways) * (1 + len(self.seeds) * self.experiment.epochs))
-            templates = self._side_by_side()
-            for way in self.ways:
-                for seed in self.seeds:
-                    row = self._row(way, seed)
-                    template = templates[way]
-                    row.status, row.step_s, row.step_ratio = template.status, template.step_s, template.step_ratio
-                    row.saved_activation_bytes = template.saved_activation_bytes
-                    if row.ok:
-                        self._learn(way, row)
-                    self.rows.append(row)
-        if not any(row.ok for row in self.rows):
-            raise self._failures[0]
-        return self.rows
 
     # Beforehand: step times and what is kept, on a piece of typical length.
 
-    def _side_by_side(self) -> dict[Way, Row]:
+    def side_by_side(self) -> dict[Way, Row]:
+        """On one piece, learnt from again and again."""
         self.observer.note("the data")
         piece = self._course(self.seeds[0]).sample()
-        rows = {way: self._row(way, self.seeds[0]) for way in self.ways}
+        rows = {way: self.new_row(way, self.seeds[0]) for way in self.ways}
         students: dict[Way, Student] = {}
         for way, row in rows.items():
             self.observer.note(f"{way.method}: memory")
@@ -100,36 +85,27 @@ class RecurrentComparison:
                 students[way] = student
                 self._describe(student)
             except Exception as error:
-                self._failed(row, error)
+                self.failed(row, error)
             self.observer.advance()
         if not students:
-            raise self._failures[0]
+            raise self.failures[0]
         if self.timing_s > 0:
             self.observer.note("step times, side by side")
             self._time(students, rows, piece)
         return rows
 
     def _time(self, students: dict[Way, Student], rows: dict[Way, Row], piece: Piece) -> None:
-        running = dict(students)
-        while running:
-            found = list(running)
-            try:
-                times = turns([running[way].learn for way in found], [piece], self.timing_s)
-                break
-            except RowError as failure:
-                self._failed(rows[found[failure.index]], failure.error)
-                del running[found[failure.index]]
-        else:
-            raise self._failures[0]
-        base = next((each for way, each in zip(found, times, strict=True) if way == self.baseline), None)
-        for way, each in zip(found, times, strict=True):
+        times = self.taking_turns({way: student.learn for way, student in students.items()}, rows, [piece])
+        base = times.get(self.baseline)
+        for way, each in times.items():
             rows[way].step_s = statistics.median(each)
             if base is not None:
                 rows[way].step_ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
 
     # Learning.
 
-    def _learn(self, way: Way, row: Row) -> None:
+    def train(self, way: Way, row: Row) -> None:
+        """One run of one row."""
         experiment = self.experiment
         label = way.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
         self.observer.note(f"{label}: epoch 0/{experiment.epochs}")
@@ -147,7 +123,7 @@ class RecurrentComparison:
                     break
             run.close()
         except Exception as error:
-            self._failed(row, error)
+            self.failed(row, error)
             return
         finally:
             for _ in range(experiment.epochs - advanced):
@@ -199,7 +175,8 @@ class RecurrentComparison:
             "baseline": self.baseline.method,
         }
 
-    def _row(self, way: Way, seed: int) -> Row:
+    def new_row(self, way: Way, seed: int) -> Row:
+        """With its names, and nothing measured."""
         spec = "several" if isinstance(way.estimator, Mapping) else way.estimator
         shown = spec if isinstance(spec, str) else readable(getattr(spec, "__name__", type(spec).__name__))
         experiment = self.experiment
@@ -211,11 +188,6 @@ class RecurrentComparison:
             metric=experiment.metric,
             higher_is_better=experiment.higher_is_better,
         )
-
-    def _failed(self, row: Row, error: Exception) -> None:
-        known = error if isinstance(error, SyngradError) else TrainingError(first_line(error))
-        row.status = f"failed: {known}"
-        self._failures.append(known)
 
 
 class _Run:

@@ -79,4 +79,5 @@ def row_mnist() -> RecurrentExperiment:
         batch_size=32,
         steps=28 * 200,
         epochs=5,
+        options={"estimator_lr": 0.2},
     )

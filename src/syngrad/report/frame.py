@@ -102,7 +102,7 @@ def subtitle(experiment: Mapping[str, Any], *more: str) -> str:
         for part in (
             experiment["dataset"],
             f"{experiment['parameters']:,} parameters",
-            f"{experiment['stages']} stages" if experiment["stages"] != 1 else "one stage",
+            _cut(experiment),
             f"batch {experiment['batch_size']}",
             f"{experiment['epochs']} epochs" if experiment["epochs"] != 1 else "one epoch",
             f"{seeds} seeds" if seeds != 1 else f"seed {experiment['seed']}",
@@ -110,6 +110,12 @@ def subtitle(experiment: Mapping[str, Any], *more: str) -> str:
         )
         if part
     )
+
+
+def _cut(experiment: Mapping[str, Any]) -> str:
+    if experiment.get("steps") is not None:
+        return f"{experiment['steps']:,} steps of time an epoch"
+    return f"{experiment['stages']} stages" if experiment["stages"] != 1 else "one stage"
 
 
 def _figure(figure: Figure) -> str:

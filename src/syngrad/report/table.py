@@ -12,6 +12,7 @@ from syngrad.results import BACKPROP, Aggregate
 
 WIDTH = 80
 LEGEND = "gap, ×: to {base}; saved: kept for backward passes, the minibatch left out"
+PIECE = "a step is a piece of what is learnt: as much time for every row"
 INTERVAL = "gap ±: half its 95 % interval, Student's t over differences paired by seed"
 NONE = "–"
 #: the narrowest the column of names gets before it is the figures that give way
@@ -88,7 +89,7 @@ def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) ->
     seeds = experiment.get("seeds", 1)
     what = (
         f"{experiment['name']}: {experiment['dataset'] or 'data unnamed'}, {experiment['parameters']:,} parameters, "
-        f"{_plural(experiment['stages'], 'stage')}, batch {experiment['batch_size']}, "
+        f"{_cut(experiment)}, batch {experiment['batch_size']}, "
         f"{_plural(experiment['epochs'], 'epoch')}, "
         + (f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds")
     )
@@ -114,13 +115,12 @@ def report(
     width: int = WIDTH,
 ) -> str:
     """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
+    described = document_["experiment"]
     blocks = [
-        table(
-            rows,
-            width,
-            document_["experiment"].get("target"),
-            document_["experiment"].get("baseline") or BACKPROP,
-        ),
+        [
+            *table(rows, width, described.get("target"), described.get("baseline") or BACKPROP),
+            *([PIECE] if "steps" in described else []),
+        ],
         interfaces(rows, width),
         textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
         textwrap.wrap(verdict, width),
@@ -137,6 +137,12 @@ def size(number: float | None) -> str:
         if number < 1000 * factor:
             return f"{number / factor:.{0 if unit == 'B' or number >= 100 * factor else 1}f} {unit}"
     return f"{number / 2**30:.1f} GiB"
+
+
+def _cut(experiment: dict[str, Any]) -> str:
+    """The stages; of a recurrent net, which is cut in time, how long an epoch is."""
+    steps = experiment.get("steps")
+    return _plural(experiment["stages"], "stage") if steps is None else f"{steps:,} steps of time an epoch"
 
 
 def _plural(count: int, thing: str) -> str:
