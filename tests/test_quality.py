@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+import warnings
 
 import pytest
 import torch
 from torch import Tensor
 
-from syngrad import metrics
+from syngrad import TruncatedBPTT, metrics
 from syngrad.errors import TrainingWarning
 from syngrad.quality import Quality, Sample, compare
+from syngrad.recurrent import OnlineBPLambda
 
 
 def pair(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -170,3 +174,30 @@ def test_what_lasts_for_few_minibatches_is_no_reason_to_warn() -> None:
     quality, b = Quality("4"), torch.ones(2, 2)
     for step in range(20):
         quality.add(step, -20 * b, b, 1.0)
+
+
+def test_of_a_stream_without_end_so_many_samples_are_kept() -> None:
+    quality, b = Quality("state", most=8), torch.ones(2, 2)
+    for step in range(1000):
+        quality.add(step, b, b, 1.0)
+        assert len(quality.history) <= 8
+    steps = [sample.step for sample in quality.history]
+    assert steps == sorted(set(steps))
+    assert steps[-4:] == [996, 997, 998, 999]
+    assert quality.mean("cosine") == pytest.approx(1.0)
+
+
+def test_what_is_advised_of_a_stream_is_what_a_recurrent_trainer_takes() -> None:
+    taken = {name for kind in (TruncatedBPTT, OnlineBPLambda) for name in inspect.signature(kind.step).parameters}
+    b = torch.ones(2, 2)
+    for factor, said in ((20.0, "times as long as"), (-1.0, "point against")):
+        quality = Quality.of_stream("boundary")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(0, 300, 50):
+                quality.add(step, factor * b, b, 1.0)
+        assert said in str(caught[0].message)
+        options = set(re.findall(r"(\w+)=", str(caught[0].message)))
+        for kind in (TruncatedBPTT, OnlineBPLambda):
+            assert options - taken <= set(inspect.signature(kind).parameters)
+        assert options

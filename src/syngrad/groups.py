@@ -187,9 +187,12 @@ def make_optimizer(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> t
 def make_scheduler(factory: Callable[[Any], Any], optimizer: torch.optim.Optimizer) -> Any:
     """Call the user's factory of schedulers; what it raises becomes one clear line."""
     try:
-        return factory(optimizer)
+        made = factory(optimizer)
     except Exception as error:
         raise ConfigError(f"the scheduler could not be made: {first_line(error)}") from error
+    if not callable(getattr(made, "step", None)):
+        raise ConfigError(f"scheduler= must return a scheduler, as torch.optim's, got {type(made).__name__}")
+    return made
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, scheduler: Any, factor: float) -> None:

@@ -144,7 +144,7 @@ class Interface(nn.Module):
                 raise type(error)(f"at {self.name!r}: {error}") from error
             except Exception as error:
                 hint = (
-                    "; a batch of one cannot be batch-normalised: use drop_last=True"
+                    "; a batch of one cannot be batch-normalised: use drop_last=True, or batch_norm=False"
                     if "more than 1 value per" in str(error)
                     else ""
                 )

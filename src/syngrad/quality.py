@@ -22,8 +22,22 @@ from syngrad.errors import warn
 RATIO_BOUND, RATIO_SAMPLES = 10.0, 3
 #: so many samples running in which an estimate points against the gradient, by so much on the average
 AGAINST_SAMPLES, AGAINST = 5, -0.02
+#: samples that are kept of a stream without end
+STREAM = 10_000
 #: what lasts for fewer minibatches is no reason to warn
 LONG = 100
+
+
+#: against estimates that are too long, and against those that point the wrong way
+ADVICE = (
+    "lower the estimators' rate (estimator_lr=0.3), fit them first (warmup=200), or use estimator='default'",
+    "use feedback='true', fewer cuts, or estimator='default'",
+)
+#: the same where a recurrent trainer takes it
+STREAM_ADVICE = (
+    "lower the estimator's rate (estimator_lr=0.3), or inject less of it (inject=0.1)",
+    "inject less of them (inject=0.1), show the estimator more (context=), or lower its rate (estimator_lr=0.3)",
+)
 
 
 class Sample(NamedTuple):
@@ -55,18 +69,29 @@ class Quality:
     """The quality of one interface's estimates on the minibatches on which it was sampled.
 
     history: against what was received. true: against the true gradient. warned: what has been warned of, once each.
+    most: of samples that are kept, for streams without end; beyond, every second of the older half is dropped.
+    advice: against estimates that are too long, and against those that point the wrong way.
     """
 
     cut: str
     history: list[Sample] = field(default_factory=list)
     true: list[TrueSample] = field(default_factory=list)
     warned: set[str] = field(default_factory=set)
+    most: int | None = None
+    advice: tuple[str, str] = ADVICE
+
+    @classmethod
+    def of_stream(cls, cut: str) -> Quality:
+        """That of estimates in a recurrent net, whose stream need not end."""
+        return cls(cut, most=STREAM, advice=STREAM_ADVICE)
 
     def add(self, step: int, estimate: Tensor, received: Tensor, scale: float) -> None:
         """Take one sample at minibatch `step`, from an estimate and a received gradient both multiplied by `scale`."""
         figures, error = compare(estimate, received)
         self.history.append(Sample(step, *figures, error / (scale * scale * max(received.shape[0], 1))))
         self._watch(self.history, "what comes back")
+        if self.most is not None and len(self.history) > self.most:
+            del self.history[: len(self.history) // 2 : 2]
 
     def add_true(self, step: int, estimate: Tensor, true: Tensor) -> None:
         """Take one sample against the true gradient, both in the same units."""
@@ -121,16 +146,16 @@ class Quality:
         if _lasting(last, RATIO_SAMPLES) and all(sample.norm_ratio > RATIO_BOUND for sample in last):
             self._warn(
                 f"ratio to {against}",
-                f"are {last[-1].norm_ratio:.3g} times as long as {against}, in {RATIO_SAMPLES} samples running; lower "
-                "the estimators' rate (estimator_lr=0.3), fit them first (warmup=200), or use estimator='default'",
+                f"are {last[-1].norm_ratio:.3g} times as long as {against}, in {RATIO_SAMPLES} samples running; "
+                + self.advice[0],
             )
         last = said[-AGAINST_SAMPLES:]
         mean = sum(sample.cosine for sample in last) / max(len(last), 1)
         if _lasting(last, AGAINST_SAMPLES) and mean < AGAINST and all(sample.cosine < 0 for sample in last):
             self._warn(
                 f"against {against}",
-                f"point against {against} (mean cosine {mean:.2f}, below 0 in {AGAINST_SAMPLES} samples running); use "
-                "feedback='true', fewer cuts, or estimator='default'",
+                f"point against {against} (mean cosine {mean:.2f}, below 0 in {AGAINST_SAMPLES} samples running); "
+                + self.advice[1],
             )
 
     def _warn(self, kind: str, what: str) -> None:

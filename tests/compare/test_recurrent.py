@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from torch import nn
 from syngrad import TruncatedBPTT
 from syngrad.cli import main
 from syngrad.compare import RecurrentComparison
-from syngrad.errors import ConfigError, TrainingError
-from syngrad.recurrent import Piece, RecurrentExperiment
+from syngrad.errors import ConfigError, SyngradError, TrainingError
+from syngrad.recurrent import Course, Piece, RecurrentExperiment
 from syngrad.results import aggregate, validate
 
 FILE = f"{Path(__file__).parent / 'recurring.py'}:echo"
@@ -157,6 +158,13 @@ def test_a_row_that_fails_leaves_the_others() -> None:
         ({"model": None}, "RecurrentExperiment.model must be a function, got NoneType"),
         ({"options": {"windows": 3}}, "the recurrent trainers take no option 'windows' here; valid: "),
         ({"rows": "bptt"}, "rows must be a list of texts"),
+        ({"rows": ["bptt", 3]}, r"rows must be a list of texts, as .* got \['bptt', 3\]"),
+        ({"estimator": 5}, "an estimator is a name, a module or a function that makes one, got int"),
+        ({"online": 5}, "int cannot be traced"),
+        ({"name": 3}, "RecurrentExperiment.name must be a text, got 3"),
+        ({"metric": None}, "RecurrentExperiment.metric must be a text, got None"),
+        ({"higher_is_better": "yes"}, "higher_is_better must be True, False or None, got 'yes'"),
+        ({"options": [1]}, "options must be a dict of keyword arguments, got list"),
         ({"rows": ["bptt", "x"]}, "unknown method of a recurrent experiment 'x'"),
     ],
 )
@@ -177,6 +185,74 @@ def test_what_lies_in_the_experiment_is_said_in_one_line() -> None:
         run(replace(echo(), model=lambda: 3))
     with pytest.raises(ConfigError, match="target nan must be a finite number"):
         RecurrentComparison(echo(), target=float("nan"))
+
+
+def boom(*_: Any) -> Any:
+    raise KeyError("gone")
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ({"take": lambda self: None}, r"take\(\) must return a Piece, as in Piece\(inputs, targets\), got NoneType"),
+        ({"take": boom}, r"take\(\) raised KeyError: 'gone'"),
+        ({"sample": lambda self: (1, 2)}, r"sample\(\) must return a Piece, .* got tuple"),
+        ({"probe": lambda self: 5}, r"probe\(\) must return a Piece or None, .* got int"),
+        ({"heard": boom}, r"heard\(\) raised KeyError"),
+        ({"examine": boom}, r"examine\(\) raised KeyError"),
+        ({"examine": lambda self, student: sys.exit(1)}, r"examine\(\) raised SystemExit"),
+        ({"examine": lambda self, student: None}, r"examine\(\) must return a number, got NoneType"),
+        ({"examine": lambda self, student: float("nan")}, r"examine\(\) gave nan, which nothing can be held against"),
+        ({"examine": lambda self, student: "1.5"}, r"examine\(\) must return a number, got str"),
+        ({"examine": lambda self, student: torch.ones(3)}, r"must return a number, got Tensor of shape \(3,\)"),
+    ],
+)
+def test_what_a_course_does_wrong_names_the_method(methods: dict[str, Any], said: str) -> None:
+    made = type("Wrong", (Echo,), methods)
+    with pytest.raises(TrainingError, match=said) as caught:
+        run(replace(echo(), course=made, epochs=1), ["synthetic"])
+    assert str(caught.value).startswith("experiment 'echo': ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_course_without_its_methods_says_which_it_needs() -> None:
+    class Empty(Course):
+        def __init__(self, n: int, seed: int) -> None:
+            pass
+
+    with pytest.raises(ConfigError, match=r"Empty has no take\(\)"):
+        run(replace(echo(), course=Empty))
+    with pytest.raises(ConfigError, match=r"Empty has no examine\(student\)"):
+        run(replace(echo(), course=type("Empty", (Empty,), {"take": Echo(4, 0).take})), ["bptt"])
+    with pytest.raises(TrainingError, match=r"experiment 'echo': model\(\) raised KeyError: 'gone'"):
+        run(replace(echo(), model=boom))
+
+
+def test_a_metric_may_be_a_tensor_and_is_kept_as_a_number() -> None:
+    tensor = type("Tensor", (Echo,), {"examine": lambda self, student: torch.tensor(1.5)})
+    made = run(replace(echo(), course=tensor, epochs=1), ["bptt"])
+    assert [type(value) for *_, value in made.rows[0].history] == [float]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"context": torch.zeros(4, 5, 2)},
+            r"context must be \(n, t, …\) with 8 steps as the inputs have, got \(4, 5, 2\)",
+        ),
+        ({"context": torch.zeros(4, 9)}, r"context must be .* got \(4, 9\)"),
+        ({"targets": torch.zeros(4, 7, dtype=torch.int64)}, r"targets must be .* got \(4, 7\)"),
+        ({"lengths": [8, 8, 8, 8]}, "a piece of a stream has no lengths"),
+    ],
+)
+def test_a_piece_of_a_stream_fits_together(change: dict[str, Any], said: str) -> None:
+    class Wrong(Echo):
+        def take(self) -> Piece:
+            return replace(super().take(), stream=True, **change)
+
+    with pytest.raises(SyngradError, match=said):
+        run(replace(echo(), course=Wrong), ["synthetic"])
 
 
 def test_the_command_writes_table_file_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +276,16 @@ def test_the_command_writes_table_file_and_report(tmp_path: Path, capsys: pytest
     other = json.loads(again.read_text(encoding="utf-8"))
     assert other["config"] == made["config"]
     assert [row["metric"]["value"] for row in other["results"]] == [row["metric"]["value"] for row in made["results"]]
+
+
+def test_a_baseline_that_is_not_among_the_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "r.html"
+    assert main(["compare", FILE, "--methods", "synthetic,zero", "--epochs", "1", "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "gap, ×: to bptt(2)" in said
+    assert "No verdict: there is no finished bptt(2) row to compare with." in said
+    assert "backprop" not in said
+    assert "gap to bptt(2)" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

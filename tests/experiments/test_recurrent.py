@@ -127,3 +127,14 @@ def test_rows_of_a_digit_are_asked_for_at_the_end() -> None:
     assert bool((piece.targets[:, :-1] == -100).all())
     assert torch.equal(piece.context[:, 5, :10].argmax(1), labels[:3])
     assert bool((piece.context[:, 5, 10:].argmax(1) == 5).all())
+
+
+@pytest.mark.parametrize("name", ["copy", "repeat-copy", "row-mnist"])
+def test_online_learning_fits_into_memory_as_the_experiment_is(name: str) -> None:
+    experiment = load_any(name)
+    assert isinstance(experiment, RecurrentExperiment)
+    student = experiment.student(experiment.ways(["online"])[0], 0)
+    piece = experiment.course(experiment.batch_size, 0).sample()
+    learner = student.learner  # type: ignore[attr-defined]
+    learner.bind(piece.inputs, piece.context)
+    learner.traces.prepare(experiment.batch_size)

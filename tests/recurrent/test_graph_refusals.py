@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import WIDE, N, Plain, T, sequences, two_clocks
+from tests.recurrent.graphs import WIDE, N, Plain, T, sequences, sgd, two_clocks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -234,3 +234,62 @@ def test_a_loss_that_cannot_be_used() -> None:
         graph.tick({"x": torch.zeros(N, WIDE)}, {"x": torch.zeros(N, 2)})
     with pytest.raises(ConfigError, match="targets for 'x' were given, which has no loss"):
         graph.evaluate({"x": torch.zeros(N, 2, WIDE)}, {"x": torch.zeros(N, 2, 2)})
+
+
+class Odd(nn.Module):
+    """A core that goes wrong in one way or another, from so many calls on."""
+
+    def __init__(self, wrong: str, at: int) -> None:
+        super().__init__()
+        self.into, self.wrong, self.left = nn.Linear(WIDE, 3).double(), wrong, at
+
+    def forward(self, x: Tensor, state: Any) -> Any:
+        made = self.into(x)
+        self.left -= 1
+        if self.left >= 0:
+            return made, made[:, -1]
+        if self.wrong == "raise":
+            raise ValueError("no\nmore")
+        states = {"none": None, "form": (made[:, -1], made[:, -1]), "shape": made[:, -1, :2], "samples": made[:1, -1]}
+        return made, states[self.wrong]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("raise", "at 'x': the core raised ValueError: no"),
+        ("none", "at 'x': the core Odd returned (outputs, None) and no state"),
+        ("form", "at 'x': the core's state changed: it was"),
+        ("shape", "at 'x': the core's state changed: one sample's part was"),
+        ("samples", "at 'x': the core's state"),
+    ],
+)
+def test_what_a_core_does_wrong_names_the_module(wrong: str, said: str, at: int) -> None:
+    if at == 0 and wrong in ("form", "shape"):
+        return  # that is then the state that it keeps
+    graph = Graph("linear", optimizer=sgd)
+    graph.add("x", Odd(wrong, at), recurrent=True, window=2, loss=lambda o, y: o.mean(), message=3)
+    with pytest.raises(SyngradError) as caught:
+        graph.run({"x": torch.zeros(3, 4, WIDE, dtype=torch.float64)}, {"x": torch.zeros(3, 4)})
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_an_optimiser_does_wrong_names_the_module() -> None:
+    class Broken(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            raise ValueError("no step")
+
+    graph = Graph("linear", optimizer=lambda params: Broken(params, 0.1))
+    graph.add("x", nn.GRU(WIDE, 3, batch_first=True).double(), loss=lambda o, y: o.mean())
+    with pytest.raises(SyngradError, match="at 'x': the optimizer Broken raised ValueError: no step"):
+        graph.run({"x": torch.zeros(3, 4, WIDE, dtype=torch.float64)}, {"x": torch.zeros(3, 4)})
+
+
+@pytest.mark.parametrize("given", [[1, 2], torch.zeros(3, 4)])
+def test_sequences_are_given_by_module(given: Any) -> None:
+    graph = Graph("linear", optimizer=sgd)
+    graph.add("x", nn.GRU(WIDE, 3), loss=lambda o, y: o.mean())
+    with pytest.raises(ConfigError, match="sequences are given by module, as in"):
+        graph.run(given)

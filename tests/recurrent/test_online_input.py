@@ -61,7 +61,7 @@ def use(online: OnlineBPLambda, **given: Any) -> None:
         ({"estimator": "low_rank(rank=2, outputs=9)"}, {}, "outputs=9 is more than the state's 3"),
         ({"loss_count": lambda y: -1.0}, {}, "loss_count gave -1"),
         ({"loss": lambda o, y: o}, {}, "loss must be a scalar"),
-        ({"loss": lambda o, y: 1 / 0}, {}, "step 0 failed: ZeroDivisionError"),
+        ({"loss": lambda o, y: 1 / 0}, {}, "the loss raised ZeroDivisionError"),
         ({"loss": lambda o, y: o.mean() * float("nan")}, {}, "the loss is nan at step 0"),
         ({}, {"lengths": [1, 9]}, "lengths must be 2 whole numbers from 1 to 5"),
         ({}, {"context": torch.zeros(N, STEPS, dtype=torch.int64)}, "give classes="),
@@ -194,6 +194,24 @@ def test_an_estimator_of_ones_own() -> None:
 
     with pytest.raises(ConfigError, match="Nothing has no describe"):
         use(trainer(Nothing))
+
+
+def test_traces_that_a_context_makes_long_are_refused_with_what_helps() -> None:
+    inputs, targets = data(True)
+    wide = torch.zeros(N, STEPS, 40, dtype=torch.float64)
+    with pytest.raises(
+        ConfigError, match=r"use 'low_rank\(rank=2, outputs=16\)', context=False in place of the 40 num"
+    ):
+        trainer("low_rank(rank=2)", trace_limit=1000).run(inputs, targets, context=wide)
+    blind = trainer("low_rank(rank=2, context=False)", trace_limit=1000)
+    blind.run(inputs, targets, context=wide)
+    assert blind.estimator is not None
+    assert blind.estimator.weight.shape == (HIDDEN, 3)
+    alike = trainer("low_rank(rank=2)")
+    alike.run(inputs, targets)
+    assert torch.equal(alike.estimator.weight, blind.estimator.weight)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="context must be True or False, got 3"):
+        trainer("linear(context=3)")
 
 
 def test_a_context_that_changes_is_refused() -> None:

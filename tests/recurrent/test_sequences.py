@@ -83,6 +83,41 @@ def test_sequences_of_unequal_length_are_as_each_by_itself() -> None:
     assert zeros == 2
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("horizon", [2, 3])
+@pytest.mark.parametrize("given", [[12, 8, 4], [12, 3, 6], [7, 12, 9]])
+def test_in_spans_of_windows_too_sequences_are_as_each_by_itself(horizon: int, lam: float, given: list[int]) -> None:
+    """Behind a sequence's end nothing is injected at the boundaries inside a span, and they are fitted to 0 or not."""
+    inputs, targets = data()
+    lengths = torch.tensor(given)
+    masked = targets.masked_fill(torch.arange(STEPS) >= lengths[:, None], -100)
+    together = Watched(0.1)
+    bptt, modules = made(together, 4, horizon=horizon, lam=lam)
+    bptt.run(inputs, masked, lengths)
+    found = sums(bptt, modules)
+    expected = [torch.zeros_like(p) for p in found]
+    fitted = torch.zeros(2, dtype=torch.float64)
+    for i, length in enumerate(given):
+        alone = Watched(0.1)
+        bptt, modules = made(alone, 4, horizon=horizon, lam=lam)
+        bptt.run(inputs[i : i + 1, :length], targets[i : i + 1, :length])
+        expected = [a + b for a, b in zip(expected, sums(bptt, modules), strict=True)]
+        if length % 4 == 0:  # at another the state behind the window is not the one at the end
+            fitted += teaching(alone)
+        else:
+            fitted += teaching(alone) - torch.tensor([1.0, 0.0], dtype=torch.float64)
+    alike(found, expected)
+    if lam < 1.0:  # else there are no boundaries inside a span
+        alike([teaching(together)], [fitted])
+
+
+def teaching(watched: Watched) -> Tensor:
+    """Of what it was fitted to: how many samples, and the sum of all numbers."""
+    received = [each for _, each in watched.fits]
+    sums = [float(sum(len(each) for each in received)), sum(float(each.sum()) for each in received)]
+    return torch.tensor(sums, dtype=torch.float64)
+
+
 def test_after_all_have_ended_no_window_is_run() -> None:
     inputs, targets = data()
     watched = Watched()

@@ -205,7 +205,7 @@ def _publish(comparison: Comparison | RecurrentComparison, options: dict[str, An
 
     baseline = comparison.description.get("baseline")
     aggregated = results.aggregate(comparison.rows, *([baseline] if baseline else []))
-    said = verdict(aggregated, comparison.target, recurrent=baseline is not None)
+    said = verdict(aggregated, comparison.target, baseline=baseline)
     environment = results.environment(comparison.threads)
     config = _resolved(comparison, options)
     document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)

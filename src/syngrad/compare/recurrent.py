@@ -15,6 +15,7 @@ from typing import Any
 
 from syngrad.compare.base import Base
 from syngrad.compare.contenders import Observer, readable
+from syngrad.compare.course import Checked
 from syngrad.compare.measure import synchronise
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.memory import SavedBytes
@@ -147,11 +148,11 @@ class RecurrentComparison(Base[Way]):
             course = self.experiment.course(self.experiment.batch_size, seed)
         except SyngradError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TrainingError(f"{said}: course() raised {first_line(error)}") from error
         if not isinstance(course, Course):
             raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
-        return course
+        return Checked(course, said)
 
     def _describe(self, student: Student) -> None:
         if self.description:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from syngrad.errors import ConfigError, first_line, short, unknown
+from syngrad.errors import ConfigError, SyngradError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
@@ -125,7 +125,9 @@ def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstima
 def _call(factory: Callable[..., nn.Module], binding: Binding) -> nn.Module:
     try:
         return factory(binding) if _takes_binding(factory) else factory()
-    except TypeError as error:
+    except (SyngradError, Warning):
+        raise
+    except Exception as error:
         name = getattr(factory, "__name__", type(factory).__name__)
         raise ConfigError(
             f"estimator {name} could not be made: {first_line(error)}; give a function of the binding, as in "

@@ -54,6 +54,8 @@ class LabelTable(nn.Module):
                 f"the estimator was bound with {self.kind} as context, but now got {type(context).__name__}"
             )
         flat = context.reshape(context.shape[0], -1) if self.kind == "vector" else context.reshape(-1)
+        if self.kind == "vector" and flat.shape[1] != self.size:
+            raise MessageError(f"the context had {self.size} numbers a sample, and {flat.shape[1]} now; keep it alike")
         if flat.shape[0] != n:
             if flat.shape[0] == 0 or n % flat.shape[0]:
                 raise MessageError(f"a context of shape {tuple(context.shape)} does not fit a message of {n} rows")

@@ -76,10 +76,13 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
     return Batch(args, kwargs, target, 1.0 / number, size)
 
 
-def finite(loss: Any, batch: Batch, where: str, *, sent: bool = False) -> Tensor:
+def finite(
+    loss: Any, batch: Batch, where: str, *, sent: bool = False, otherwise: Callable[[], str | None] | None = None
+) -> Tensor:
     """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault.
 
-    sent: whether the batch's input is what stages below have sent, and no data.
+    sent: whether the batch's input is what stages below have sent, and no data. otherwise: says what else it may be,
+    where the batch is finite.
     """
     value = scalar(loss).item()
     if math.isfinite(value):
@@ -87,6 +90,8 @@ def finite(loss: Any, batch: Batch, where: str, *, sent: bool = False) -> Tensor
         return checked
     part = first_nonfinite(batch)
     cause = f"the batch's {part} holds NaN or infinity" if part else "lower the learning rate or check the loss"
+    if part is None and otherwise is not None:
+        cause = otherwise() or cause
     if part == "input" and sent:
         cause = "what the stages below have sent holds NaN or infinity; check their data, or lower the learning rate"
     raise TrainingError(f"the loss is {value} {where}; {cause}")

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from syngrad.interface import Interface
 from syngrad.targets import mixed
@@ -41,12 +42,15 @@ class Pending:
 
     def fit(self, interface: Interface, received: Tensor, scale: float, kept: list[Tensor] | None = None) -> None:
         """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back. kept: what it has
-        estimated here with the weights that it has now, where all samples take part.
+        estimated here with the weights that it has now, where all samples take part. One sample of several is left
+        out where the estimator normalises over the batch: there is no such thing as the spread of one.
         """
         if self.rows is None:
             interface.fit([self.vector], self.context, [received], scale, kept)
         elif bool(self.rows.any()):
             rows = self.rows.nonzero().squeeze(1)
+            if len(rows) == 1 and any(isinstance(part, _BatchNorm) for part in interface.modules()):
+                return
             context = map_tensors(lambda leaf: leaf.index_select(0, rows), self.context)
             interface.fit([self.vector[rows]], context, [received[rows]], scale)
 
@@ -65,15 +69,24 @@ class Inner(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vector: Tensor, pending: Pending, interface: Interface, given: tuple[float, ...]) -> Tensor:
-        """The state itself. given: λ, c and the scale."""
-        ctx.rest = (pending, interface, given)
+    def forward(
+        ctx: Any,
+        vector: Tensor,
+        pending: Pending,
+        interface: Interface,
+        given: tuple[float, ...],
+        gone: Tensor | None,
+    ) -> Tensor:
+        """The state itself. given: λ, c and the scale. gone: samples that have ended, to whom nothing comes."""
+        ctx.rest = (pending, interface, given, gone)
         return vector.view_as(vector)
 
     @staticmethod
     def backward(ctx: Any, received: Tensor) -> Any:
         """See above."""
-        pending, interface, (lam, inject, scale) = ctx.rest
-        estimates, _ = interface.estimate([pending.vector], pending.context, scale, keep=False)
+        pending, interface, (lam, inject, scale), gone = ctx.rest
+        estimate = interface.estimate([pending.vector], pending.context, scale, keep=False)[0][0] * inject
+        if gone is not None:
+            received, estimate = (each.masked_fill(gone.unsqueeze(1), 0.0) for each in (received, estimate))
         pending.fit(interface, received, scale)
-        return mixed(received, estimates[0] * inject, lam), None, None, None
+        return mixed(received, estimate, lam), None, None, None, None

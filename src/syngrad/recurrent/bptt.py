@@ -16,7 +16,7 @@ from syngrad.groups import GroupOptions, OptimizerFactory
 from syngrad.interface import Interface, check_spec
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.boundary import Pending
-from syngrad.recurrent.checks import check_factor, check_least, check_rows
+from syngrad.recurrent.checks import check_factor, check_least, check_rows, check_time
 from syngrad.recurrent.learner import Learner, Schedule
 from syngrad.recurrent.parts import make, started, windows
 from syngrad.recurrent.window import Window, train
@@ -156,6 +156,9 @@ class TruncatedBPTT(Learner):
         Returns the mean of the windows' losses, weighted by what they average over, detached.
         """
         inputs, targets, context = (to_device(each, self.device) for each in (inputs, targets, context))
+        steps = self.core.steps(inputs)
+        check_time("targets", targets, self.core.time, steps)
+        check_time("context", context, self.core.time, steps)
         self.restart()
         total, weight = torch.zeros((), device=self.device), 0.0
         for window in windows(self, inputs, targets, lengths, context):
@@ -167,7 +170,7 @@ class TruncatedBPTT(Learner):
 
     def restart(self) -> None:
         """Begin new sequences with the next window: no state is carried on, and nothing is learnt across."""
-        self.state = self.pending = self.reset = None
+        self.state = self.pending = self.reset = self.unfit = None
 
     def bind(self, inputs: Any, context: Any = None) -> None:
         """Make estimator and optimiser for inputs like these; the first window does so by itself."""
@@ -178,12 +181,15 @@ class TruncatedBPTT(Learner):
         count = -(-steps // self.window)
         if self.horizon == 1:
             return [context]
-        made = [None] * count if context is None else list(context)
-        if len(made) != count:
-            raise MessageError(f"a span of {count} windows needs a list of so many contexts, got {len(made)}")
-        return made
+        if context is None:
+            return [None] * count
+        if not isinstance(context, list | tuple) or len(context) != count:
+            got = len(context) if isinstance(context, list | tuple) else type(context).__name__
+            raise MessageError(f"a span of {count} windows needs a list of so many contexts, got {got}")
+        return list(context)
 
     def _train(self, window: Window) -> Tensor:
         self.bind(window.inputs, window.contexts[-1])
+        self._seen(window.contexts[-1])
         with self._whole("window"):
             return train(self, window)

@@ -33,7 +33,10 @@ def check_rows(name: str, value: Any, n: int, device: torch.device, steps: int |
     """None, or one truth value a sample, (n,); with `steps` also one a sample and step, (n, steps)."""
     if value is None:
         return None
-    made = torch.as_tensor(value)
+    try:
+        made = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise MessageError(f"{name} must be a tensor of bool, one or more a sample, got {value!r:.40}") from None
     shapes = [(n,)] if steps is None else [(n,), (n, steps)]
     if made.dtype != torch.bool or tuple(made.shape) not in shapes:
         wished = " or ".join(str(shape) for shape in shapes)

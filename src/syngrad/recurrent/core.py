@@ -101,9 +101,17 @@ class Core:
         except SyngradError:
             raise
         except Exception as error:
-            raise TrainingError(f"the core raised {first_line(error)}") from error
-        if not isinstance(made, tuple) or len(made) != 2 or not tensors(made[1]):
-            got = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+            hint = "; on a CPU nn.LSTM has no float16: use bfloat16" if "primitive descriptor" in str(error) else ""
+            raise TrainingError(f"the core raised {first_line(error)}{hint}") from error
+        if isinstance(made, tuple) and len(made) == 2 and made[1] is not None and not tensors(made[1]):
+            raise MessageError(
+                f"the core {type(self.module).__name__} returned a state of {type(made[1]).__name__}, in which no "
+                "tensor is to be seen; a state is a tensor, or tuples, lists and dicts of them"
+            )
+        if not isinstance(made, tuple) or len(made) != 2 or made[1] is None:
+            got = type(made).__name__
+            if isinstance(made, tuple):
+                got = f"a tuple of {len(made)}" if len(made) != 2 else "(outputs, None)"
             raise MessageError(
                 f"the core {type(self.module).__name__} returned {got} and no state; a core returns (outputs, state), "
                 "as nn.LSTM does"

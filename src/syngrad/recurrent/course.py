@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from syngrad.errors import ConfigError
+
 if TYPE_CHECKING:
     from syngrad.recurrent.student import Student
 
@@ -28,14 +30,14 @@ class Course:
 
     def take(self) -> Piece:
         """What is learnt next."""
-        raise NotImplementedError
+        raise ConfigError(f"{type(self).__name__} has no take(); a course needs one, which returns a Piece")
 
     def heard(self, loss: float, piece: Piece) -> None:
         """The loss of the piece just learnt: a curriculum goes on by it."""
 
     def examine(self, student: Student) -> float:
         """The metric; in evaluation mode, on what is not learnt from."""
-        raise NotImplementedError
+        raise ConfigError(f"{type(self).__name__} has no examine(student); a course needs one, which returns a number")
 
     def sample(self) -> Piece:
         """Of a typical length: what step times and memory are taken on."""

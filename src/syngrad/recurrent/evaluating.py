@@ -38,7 +38,7 @@ def predict(run: Learner, inputs: Any) -> Any:
     """What the loss would be given, in evaluation mode."""
     with evaluating(modules(run)):
         outputs, _ = run.core.run(to_device(inputs, run.device), None)
-        return outputs if run.readout is None else run.readout(outputs)
+        return run.scores(outputs)
 
 
 def modules(run: Learner) -> list[nn.Module]:
@@ -65,15 +65,14 @@ def _loss(run: Learner, inputs: Any, targets: Any) -> Tensor:
     counts = _counts(run, targets, steps, core.size(inputs)) if steps > PIECE else []
     if not counts:
         outputs, _ = core.run(inputs, None)
-        return run.loss(outputs if run.readout is None else run.readout(outputs), targets)
+        return run.price(run.scores(outputs), targets)
     state: Any = None
     total, weight = torch.zeros((), device=run.device), sum(counts)
     for start, count in zip(range(0, steps, PIECE), counts, strict=True):
         stop = min(start + PIECE, steps)
         outputs, state = core.run(core.part(inputs, start, stop), state)
         if count > 0:
-            scores = outputs if run.readout is None else run.readout(outputs)
-            total = total + run.loss(scores, core.part(targets, start, stop)) * count
+            total = total + run.price(run.scores(outputs), core.part(targets, start, stop)) * count
     return total / weight if weight else total
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.groups import OptimizerFactory
 from syngrad.recurrent.bptt import TruncatedBPTT
 from syngrad.recurrent.checks import check_factor, check_least
@@ -74,6 +74,13 @@ class RecurrentExperiment:
                 raise ConfigError(
                     f"RecurrentExperiment.{part} must be a function, got {type(getattr(self, part)).__name__}"
                 )
+        for name in ("name", "metric", "dataset"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"RecurrentExperiment.{name} must be a text, got {getattr(self, name)!r:.40}")
+        if self.higher_is_better is not None and not isinstance(self.higher_is_better, bool):
+            raise ConfigError(f"higher_is_better must be True, False or None, got {self.higher_is_better!r:.40}")
+        if not isinstance(self.options, dict):
+            raise ConfigError(f"options must be a dict of keyword arguments, got {type(self.options).__name__}")
         for name, least in (("window", 1), ("batch_size", 1), ("steps", 1), ("epochs", 0)):
             setattr(self, name, check_least(name, getattr(self, name), least))
         if self.patience is not None:
@@ -92,6 +99,8 @@ class RecurrentExperiment:
         """Rows as they are asked for, checked. estimator: of those that name none, instead of the experiment's."""
         if isinstance(rows, str):
             raise ConfigError(f"rows must be a list of texts, got the text {rows!r:.40}")
+        if not isinstance(rows, Sequence) or not all(isinstance(row, str) for row in rows):
+            raise ConfigError(f"rows must be a list of texts, as ['bptt(8)', 'synthetic(8)'], got {rows!r:.40}")
         online = self.online if estimator is None else estimator
         boundary = self.estimator if estimator is None else estimator
         return ways(rows, window=self.window, estimator=boundary, online=online, lam=self.lam)
@@ -104,7 +113,13 @@ class RecurrentExperiment:
     def student(self, way: Way, seed: int, **more: Any) -> Student:
         """A fresh net that learns in this way. more: options instead of the experiment's."""
         torch.manual_seed(seed)
-        core, readout = parts(self.model(), self.name)
+        try:
+            made = self.model()
+        except SyngradError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TrainingError(f"experiment {self.name!r}: model() raised {first_line(error)}") from error
+        core, readout = parts(made, self.name)
         kind: type[Learner] = OnlineBPLambda if way.kind == "online" else TruncatedBPTT
         options = {name: value for name, value in {**self.options, **more}.items() if name in _options(kind)}
         common = {

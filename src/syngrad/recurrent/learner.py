@@ -4,6 +4,7 @@ window or step that fails leaves nothing behind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators import GradientEstimator
+from syngrad.estimators.regressors import Regressor
 from syngrad.execution.precision import Precision
 from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.guard import Guard, check_bound
@@ -25,6 +27,9 @@ from syngrad.recurrent.core import Core
 from syngrad.recurrent.evaluating import evaluate, predict
 from syngrad.recurrent.parts import Parts
 from syngrad.recurrent.saving import load_state_dict, state_dict
+from syngrad.recurrent.traceable import Traceable
+from syngrad.recurrent.unfit import carried
+from syngrad.targets import scalar
 from syngrad.trainer import options
 from syngrad.updates import Clipping
 
@@ -81,12 +86,15 @@ class Learner:
         for module in (core, readout):
             if module is not None:
                 module.to(self.device)
-        self.quality, self.quality_every = Quality(interface.name), check_least("quality_every", quality_every, 0)
+        self.quality = Quality.of_stream(interface.name)
+        self.quality_every = check_least("quality_every", quality_every, 0)
         #: windows, or steps, trained so far
         self.count = 0
         self.state: Any = None
         #: samples that start anew with the next window or step
         self.reset: Tensor | None = None
+        #: (n,), the window or step since which a sample's state has not been finite, −1 where it is; None where all are
+        self.unfit: Tensor | None = None
         self._parts: Parts | None = None
 
     @property
@@ -116,6 +124,18 @@ class Learner:
         """How many updates were skipped, by part."""
         return dict(self.guard.counts) if self.guard is not None else {}
 
+    def spoilt(self, what: str, reset: Tensor | None) -> str | None:
+        """Why a loss is not finite, where that lies in the state that was carried on: see unfit.py."""
+        return carried(self.unfit, reset, what, self.parts.stage.parameters)
+
+    def scores(self, outputs: Any) -> Any:
+        """What the loss is given: the outputs, or what the readout makes of them."""
+        return outputs if self.readout is None else _called("readout", self.readout, outputs)
+
+    def price(self, scores: Any, targets: Any, *known: float) -> Tensor:
+        """The loss, a scalar. known: what the default one averages over, where that is known already."""
+        return scalar(_called("loss", self.loss, scores, targets, *known))
+
     def evaluate(self, inputs: Any, targets: Any) -> Tensor:
         """The loss over whole sequences, without learning; with the default loss, or one that averages over what
         `loss_count` says, memory does not grow with their length.
@@ -138,9 +158,15 @@ class Learner:
 
     def count_losses(self, targets: Any, otherwise: int) -> float:
         """The number of losses that the loss averages over; 0 where there are none."""
-        count = otherwise if self._count is None else float(self._count(targets))
-        if not count >= 0:
-            raise TrainingError(f"loss_count gave {count:g}; it must be the number of losses, 0 or more")
+        if self._count is None:
+            return otherwise
+        made = _called("loss_count", self._count, targets)
+        try:
+            count = float(made)
+        except (TypeError, ValueError):
+            count = math.nan
+        if not 0 <= count < math.inf:
+            raise TrainingError(f"loss_count gave {made!r:.40}; it must be the number of losses, 0 or more")
         return count
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,6 +176,17 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; call `bind` first where nothing has been trained yet."""
         load_state_dict(self, state)
+
+    def _seen(self, context: Any) -> None:
+        """Refuse a context that the estimator was not bound to and would not look at."""
+        head = self.estimator
+        if context is None or not isinstance(head, Regressor | Traceable) or not head.context or head.binding is None:
+            return
+        if head.binding.context.kind == "none":
+            raise MessageError(
+                "a context is given now, and none was when the estimator was bound; give it from the first window on, "
+                "or to bind()"
+            )
 
     @contextmanager
     def _whole(self, what: str) -> Iterator[None]:
@@ -166,3 +203,13 @@ class Learner:
             if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
                 raise TrainingError(f"{what} {self.count} failed: {first_line(error)}") from error
             raise
+
+
+def _called(name: str, function: Callable[..., Any], *given: Any) -> Any:
+    """What the user's own function gives; what it raises is said in one line that names it."""
+    try:
+        return function(*given)
+    except (SyngradError, Warning):
+        raise
+    except Exception as error:
+        raise TrainingError(f"the {name} raised {first_line(error)}") from error

@@ -195,7 +195,7 @@ class OnlineBPLambda(Learner):
 
     def restart(self) -> None:
         """Begin new sequences with the next step: neither state nor traces are carried on."""
-        self.state = self.reset = None
+        self.state = self.reset = self.unfit = None
         if self.traces is not None:
             self.traces.clear()
 
@@ -251,6 +251,7 @@ class OnlineBPLambda(Learner):
 
     def _train(self, window: Window) -> tuple[Tensor, float]:
         self._bind(window.inputs, window.contexts[-1])
+        self._seen(window.contexts[-1])
         with self._whole("step"):
             return train(self, window)
 

@@ -13,6 +13,7 @@ from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
 from syngrad.recurrent.jacobian import unfused
 from syngrad.recurrent.traceable import Traceable
+from syngrad.recurrent.unfit import since, unfit
 from syngrad.recurrent.window import Window, begin, either, restarted
 
 if TYPE_CHECKING:
@@ -34,12 +35,16 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
             outputs, state = core.run(window.inputs, state)
         loss = torch.zeros((), device=run.device)
         if count > 0:
-            made = run.loss(outputs if run.readout is None else run.readout(outputs), window.targets)
-            loss = finite(made, Batch((window.inputs,), {}, window.targets, 1.0 / n, n), f"at step {run.count}")
+            made = run.price(run.scores(outputs), window.targets)
+            batch = Batch((window.inputs,), {}, window.targets, 1.0 / n, n)
+            loss = finite(made, batch, f"at step {run.count}", otherwise=lambda: run.spoilt("step", window.reset))
 
-    leaves = layout.leaves(state)
+    leaves = layout.leaves(state, n)
     vector = layout.vector([leaf.detach() for leaf in leaves])
-    gone = either(window.ends, window.dead)
+    gone, bad = either(window.ends, window.dead), unfit(layout, leaves)
+    spoilt = since(run.unfit, bad, gone, run.count)
+    if bad is not None:
+        gone, vector = either(gone, bad), vector.masked_fill(bad.unsqueeze(1), 0.0)
     estimator = run.estimator
     features, estimate = None, torch.zeros_like(vector)
     if isinstance(estimator, Traceable):
@@ -49,6 +54,9 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
         if gone is not None:
             estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
     received, jacobian = back(run, loss, count / n, leaves, estimate, came, n)
+    if bad is not None:
+        received = None if received is None else received.masked_fill(bad.unsqueeze(1), 0.0)
+        jacobian = None if jacobian is None else jacobian.masked_fill(bad.view(-1, 1, 1), 0.0)
 
     if traces is not None and isinstance(estimator, Traceable) and traces.features is not None:
         assert received is not None
@@ -63,7 +71,7 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
     if traces is not None and features is not None:
         traces.advance(jacobian, features, gone)
     run.state = layout.cut(state, False)[0]
-    run.reset = window.ends
+    run.reset, run.unfit = window.ends, spoilt
     run.count += 1
     return loss.detach(), count
 

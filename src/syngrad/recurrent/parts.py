@@ -80,9 +80,7 @@ def windows(
     steps, n = core.steps(inputs), core.size(inputs)
     ended = torch.full((n,), steps, device=run.device)
     if lengths is not None:
-        ended = torch.as_tensor(lengths).to(run.device)
-        if ended.shape != (n,) or ended.is_floating_point() or not bool(((ended >= 1) & (ended <= steps)).all()):
-            raise MessageError(f"lengths must be {n} whole numbers from 1 to {steps}, got {lengths!r:.60}")
+        ended = _whole(lengths, n, steps).to(run.device)
     span = run.window * run.horizon
     for start in range(0, steps, span):
         stop = min(start + span, steps)
@@ -93,10 +91,23 @@ def windows(
         window = Window(core.part(inputs, start, stop), core.part(targets, start, stop), contexts)
         gone = ended <= stop
         if bool(gone.any()):
-            window.ends, window.dead = ended == stop, ended < stop
+            window.ends, window.dead, window.left = ended == stop, ended < stop, ended - start
         yield window
         if bool(gone.all()):
             return
+
+
+def _whole(lengths: Any, n: int, steps: int) -> Tensor:
+    """(n,) whole numbers from 1 to `steps`, checked."""
+    refused = MessageError(f"lengths must be {n} whole numbers from 1 to {steps}, got {lengths!r:.60}")
+    try:
+        made = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refused from error
+    whole = not (made.is_floating_point() or made.is_complex() or made.dtype == torch.bool)
+    if not whole or made.shape != (n,) or not bool(((made >= 1) & (made <= steps)).all()):
+        raise refused
+    return made
 
 
 def started(first: Tensor, reset: Tensor | None) -> Tensor:

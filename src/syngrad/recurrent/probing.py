@@ -36,7 +36,7 @@ def probe(run: Learner, piece: Piece, at: int) -> None:
         state, leaves = layout.cut(state, True)
         outputs, _ = core.run(core.part(piece.inputs, at, steps), state)
         targets = core.part(piece.targets, at, steps)
-        loss = run.loss(outputs if run.readout is None else run.readout(outputs), targets)
+        loss = run.price(run.scores(outputs), targets)
         count = run.count_losses(targets, core.size(piece.inputs) * (steps - at))
         found: list[Tensor | None] = [None] * len(leaves)
         if loss.requires_grad:

@@ -23,6 +23,7 @@ def state_dict(run: Learner) -> dict[str, Any]:
         "pending": pending.state_dict() if pending is not None else None,
         "traces": traces.state_dict() if traces is not None else None,
         "reset": run.reset,
+        "unfit": run.unfit,
         "estimator": dict(run.interface.state_dict()),
         "auxiliary": dict(run.auxiliary.state_dict()),
         "optimizers": [optimizer.state_dict() for optimizer in parts.updates.optimizers],
@@ -61,6 +62,7 @@ def load_state_dict(run: Learner, state: dict[str, Any]) -> None:
             run.guard.load_state_dict(state["guard"])
         run.quality.load_state_dict(state["quality"])
         run.count, run.reset = int(state["count"]), state["reset"]
+        run.unfit = state.get("unfit")  # none in those of before it was kept
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"this state is of another trainer ({first_line(error):.160}); give it the same"

@@ -48,8 +48,8 @@ class Layout:
         """Numbers of one sample's state."""
         return sum(self.sizes)
 
-    def leaves(self, state: Any) -> list[Tensor]:
-        """The leaves that a gradient goes through, in order.
+    def leaves(self, state: Any, n: int | None = None) -> list[Tensor]:
+        """The leaves that a gradient goes through, in order. n: the samples that they should be of.
 
         Raises MessageError for a state of another form than it was at first, naming both.
         """
@@ -64,6 +64,11 @@ class Layout:
                 raise MessageError(
                     f"the core's state changed: one sample's part was {shape} at first, and a leaf of shape "
                     f"{tuple(leaf.shape)} has come now; a state must keep its shapes"
+                )
+            if row is not None and n is not None and leaf.shape[row] != n:
+                raise MessageError(
+                    f"the core's state is of {leaf.shape[row]} samples, in a leaf of shape {tuple(leaf.shape)}, and "
+                    f"the inputs are of {n}; a state keeps a part for each of them"
                 )
         return [flat[i] for i in self.moved]
 

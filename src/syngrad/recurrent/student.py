@@ -7,7 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from syngrad.errors import ConfigError
 from syngrad.recurrent.bptt import TruncatedBPTT
+from syngrad.recurrent.checks import check_time
 from syngrad.recurrent.course import Piece
 from syngrad.recurrent.online import OnlineBPLambda
 from syngrad.recurrent.probing import probe
@@ -65,11 +67,15 @@ class CoreStudent:
     def learn(self, piece: Piece) -> float:
         """Whole sequences by `run`; of a stream one window after the other."""
         learner = self.learner
+        core, steps = learner.core, learner.core.steps(piece.inputs)
         if not piece.stream:
             return float(learner.run(piece.inputs, piece.targets, piece.lengths, context=piece.context))
+        if piece.lengths is not None:
+            raise ConfigError("a piece of a stream has no lengths; leave out lengths= or stream=True")
         if isinstance(learner, OnlineBPLambda):
             return float(learner.step(piece.inputs, piece.targets, context=piece.context))
-        core, steps = learner.core, learner.core.steps(piece.inputs)
+        check_time("targets", piece.targets, core.time, steps)
+        check_time("context", piece.context, core.time, steps)
         total = torch.zeros((), device=learner.device)
         for start in range(0, steps, learner.window):
             stop = min(start + learner.window, steps)

@@ -37,6 +37,7 @@ from syngrad.spelled import call
 
 class Traceable(GradientEstimator):
     """ĝ = B·W·φ: see above. For an estimator of your own give :meth:`describe` and `width`, the numbers it makes.
+    context: whether it looks at one, where one is given; a wide one lengthens the traces by as much.
 
     W starts at zero. B is the identity unless `outputs` is fewer than the state's numbers.
     """
@@ -45,8 +46,12 @@ class Traceable(GradientEstimator):
     width: int = 0
     basis: Tensor | None
 
-    def __init__(self, outputs: int | None = None) -> None:
+    def __init__(self, outputs: int | None = None, context: bool = True) -> None:
         super().__init__()
+        if not isinstance(context, bool):
+            raise ConfigError(f"an estimator's context must be True or False, got {context!r:.40}")
+        if not context:  # a class may say so too
+            self.context = False
         self.outputs = outputs if outputs is None else _least("outputs", outputs)
 
     def build(self, binding: Binding) -> None:
@@ -126,8 +131,8 @@ class LowRank(Traceable):
 
     project: Tensor
 
-    def __init__(self, rank: int = 16, outputs: int | None = None) -> None:
-        super().__init__(outputs)
+    def __init__(self, rank: int = 16, outputs: int | None = None, context: bool = True) -> None:
+        super().__init__(outputs, context)
         self.rank = _least("rank", rank)
 
     def prepare(self, features: int) -> None:
@@ -145,8 +150,8 @@ class LowRank(Traceable):
 class Features(Traceable):
     """ĝ = W·[relu(V·s + v), context, 1]: a hidden layer that stays as it was drawn, not linear in the state."""
 
-    def __init__(self, width: int = 64, outputs: int | None = None) -> None:
-        super().__init__(outputs)
+    def __init__(self, width: int = 64, outputs: int | None = None, context: bool = True) -> None:
+        super().__init__(outputs, context)
         self.width = _least("width", width)
 
     def prepare(self, features: int) -> None:
@@ -202,7 +207,7 @@ def _parse(text: str) -> GradientEstimator:
     except TypeError:
         raise ConfigError(
             f"estimator {text!r:.60} has an option that {name!r} does not take; low_rank takes rank and outputs, "
-            "features takes width and outputs, linear takes outputs"
+            "features takes width and outputs, linear takes outputs, and all take context"
         ) from None
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError, TrainingError, warn
-from syngrad.recurrent.traceable import Traceable
+from syngrad.recurrent.traceable import LowRank, Traceable
 
 #: numbers that move on at once, beside the trace itself
 SCRATCH = 2**22
@@ -61,7 +61,13 @@ class Traces:
                     "'low_rank(rank=16)', a smaller batch, or lam=0"
                 ) from error
             return
-        shorter = "fewer outputs" if basis is not None else "'low_rank(rank=16)' or 'low_rank(rank=16, outputs=16)'"
+        shorter = "'low_rank(rank=16)' or 'low_rank(rank=16, outputs=16)'"
+        if basis is not None:
+            shorter = "fewer outputs"
+        elif isinstance(self.estimator, LowRank):
+            shorter = f"'low_rank(rank={self.estimator.rank}, outputs=16)'"
+        if self.estimator.context_size:
+            shorter += f", context=False in place of the {self.estimator.context_size} numbers that it sees"
         shape = " × ".join(map(str, (self._state, *weight.shape)))
         raise ConfigError(
             f"the traces of {type(self.estimator).__name__} take {size / 2**20:,.0f} MiB ({n} samples × {shape} "

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syngrad.errors import ConfigError, unknown
-from syngrad.estimators.registry import parse as parse_estimator
+from syngrad.interface import check_spec
 from syngrad.recurrent.traceable import template
 from syngrad.targets import check_lambda
 
@@ -68,8 +68,7 @@ def parse(text: str, *, window: int, estimator: Any, online: Any, lam: float = 0
         raise ConfigError(f"row {text!r} names no estimator; write {name.strip()}:linear")
     if kind == "online":
         spec = named or online
-        if isinstance(spec, str):
-            template(spec)
+        template(spec)
         return Way(kind, 1, lam if number is None else _lam(text, number), spec)
     if kind == "zero":
         if number is not None:
@@ -77,8 +76,8 @@ def parse(text: str, *, window: int, estimator: Any, online: Any, lam: float = 0
         return Way(kind)
     steps = window if number is None else _whole(text, number)
     spec = (named or estimator) if kind != "bptt" else ""
-    if isinstance(spec, str) and spec:
-        parse_estimator(spec)
+    if kind != "bptt":
+        check_spec(spec)
     return Way(kind, steps, 0.0, spec)
 
 

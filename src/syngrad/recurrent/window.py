@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from syngrad.errors import MessageError
+from syngrad.errors import MessageError, TrainingError
 from syngrad.execution.applying import apply
 from syngrad.execution.batch import Batch, finite
 from syngrad.memory import hold
 from syngrad.recurrent.boundary import Inner, Pending
+from syngrad.recurrent.unfit import since, unfit
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 class Window:
     """What one call trains on. contexts: one a window of the span. reset: (n,) or (n, t), samples that start anew
     before this step (the first). ends: (n,), whose sequence ends with the last step; dead: whose has ended earlier.
+    left: (n,), the steps that each sequence still has from the first on, where some end in the span.
     """
 
     inputs: Any
@@ -31,6 +33,7 @@ class Window:
     reset: Tensor | None = None
     ends: Tensor | None = None
     dead: Tensor | None = None
+    left: Tensor | None = None
 
 
 def train(run: TruncatedBPTT, window: Window) -> Tensor:
@@ -44,21 +47,31 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
     state, came = begin(run, n, wanted)
     with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
         outputs, state = forward(run, window, state, scale)
-        scores = outputs if run.readout is None else run.readout(outputs)
         known = (count,) if run.labels_counted else ()
-        loss = run.loss(scores, window.targets, *known)
-    checked = finite(loss, Batch((window.inputs,), {}, window.targets, scale, n), f"at window {run.count}")
+        loss = run.price(run.scores(outputs), window.targets, *known)
+    batch = Batch((window.inputs,), {}, window.targets, scale, n)
+    checked = finite(loss, batch, f"at window {run.count}", otherwise=lambda: run.spoilt("window", window.reset))
 
-    leaves, context = layout.leaves(state), window.contexts[-1]
+    leaves, context = layout.leaves(state, n), window.contexts[-1]
     after, cut = layout.cut(state, False)
-    gone = either(window.ends, window.dead)
+    gone, bad = either(window.ends, window.dead), unfit(layout, cut)
+    spoilt = since(run.unfit, bad, gone, run.count)
     vector, estimate, kept = None, None, None
     if not run.silent:
         vector = layout.vector(cut)
+        if bad is not None:
+            gone, vector = either(gone, bad), vector.masked_fill(bad.unsqueeze(1), 0.0)
         estimate, kept = estimated(run, vector, context, scale, wanted)
         if gone is not None:
             estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
     roots, gradients = [checked], [torch.full_like(checked, run.precision.factor)]
+    if not checked.requires_grad:
+        if count:
+            raise TrainingError(
+                "the loss depends on nothing that is trained; it is a function of the outputs that are given to it, "
+                "without detach() or item()"
+            )
+        roots, gradients = [], []  # that of a window without labels may be a constant
     if run.auxiliary.head is not None and estimate is not None:
         root, gradient = run.auxiliary.fit(
             run.auxiliary.first(outputs, core.time), estimate / scale, run.precision.factor
@@ -84,7 +97,7 @@ def train(run: TruncatedBPTT, window: Window) -> Tensor:
         rows = None if gone is None else ~gone
         run.pending = Pending(vector, context, rows, estimate / scale if sampled else None)
         hold((vector, run.pending.estimate), run.pending)
-    run.state = after
+    run.state, run.unfit = after, spoilt
     run.count += 1
     return checked.detach()
 
@@ -110,8 +123,11 @@ def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tup
         if start and run.lam < 1.0:
             leaves = run.parts.layout.leaves(state)
             vector = run.parts.layout.vector(leaves)
-            pending = Pending(vector.detach(), window.contexts[k - 1])
-            made: Any = Inner.apply(vector, pending, run.interface, (run.lam, run.inject, scale))  # type: ignore[no-untyped-call]
+            left = window.left
+            gone, rows = (None, None) if left is None else (left <= start, left >= start)
+            pending = Pending(vector.detach(), window.contexts[k - 1], rows)
+            given = (run.lam, run.inject, scale)
+            made: Any = Inner.apply(vector, pending, run.interface, given, gone)  # type: ignore[no-untyped-call]
             state = run.parts.layout.put(state, run.parts.layout.apart(made, leaves))
         reset = window.reset
         if reset is not None and reset.dim() == 2:
@@ -157,7 +173,7 @@ def estimated(
     interface, before = run.interface, run.pending
     if not (wanted and before is not None and before.rows is None and interface.heads[0].rowwise):
         return interface.estimate([vector], context, scale, keep=False)[0][0], None
-    if isinstance(context, Tensor) and isinstance(before.context, Tensor):
+    if isinstance(context, Tensor) and isinstance(before.context, Tensor) and context.shape == before.context.shape:
         context = torch.cat([before.context, context])
     elif context is not None or before.context is not None:
         return interface.estimate([vector], context, scale, keep=False)[0][0], None
@@ -180,7 +196,8 @@ def back(
     difference goes back once more.
     """
     if estimate is None:
-        torch.autograd.backward(roots, gradients)
+        if roots:
+            torch.autograd.backward(roots, gradients)
         return None
     inject = run.inject
     discount = inject if run.discount is None else run.discount
@@ -188,7 +205,8 @@ def back(
     reached = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
     ends = [leaves[k] for k in reached]
     injected = run.parts.layout.apart(estimate * inject if inject != 1.0 else estimate, leaves)
-    torch.autograd.backward([*roots, *ends], [*gradients, *(injected[k] for k in reached)], retain_graph=more)
+    if roots or ends:
+        torch.autograd.backward([*roots, *ends], [*gradients, *(injected[k] for k in reached)], retain_graph=more)
     if not came:
         return None
     found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in came]

@@ -13,7 +13,7 @@ from typing import Any
 
 from syngrad.report.curves import Curve, over_seeds
 from syngrad.report.looks import Look, css
-from syngrad.results import Aggregate
+from syngrad.results import BACKPROP, Aggregate
 
 
 @dataclass
@@ -39,13 +39,17 @@ class Figure:
 
 @dataclass
 class Measured:
-    """What figures are made of: the rows over their seeds with their looks, each with its seeds' own rows."""
+    """What figures are made of: the rows over their seeds with their looks, each with its seeds' own rows.
+
+    baseline: the name of what they are held against.
+    """
 
     rows: list[Aggregate]
     looks: list[Look]
     seeds: list[list[dict[str, Any]]]
     metric: str
     target: float | None
+    baseline: str = BACKPROP
 
     @property
     def percent(self) -> bool:

@@ -11,7 +11,7 @@ from syngrad.report import bars, figures, quality, sections
 from syngrad.report.figures import Measured
 from syngrad.report.frame import framed, plotly_js, policy, subtitle
 from syngrad.report.looks import looks
-from syngrad.results import Aggregate, finite
+from syngrad.results import BACKPROP, Aggregate, finite
 
 __all__ = ["measured", "page", "plotly_js", "policy"]
 
@@ -57,7 +57,8 @@ def measured(document: Mapping[str, Any]) -> Measured:
         for row in rows
     ]
     metric = rows[0].metric if rows else "loss"
-    return Measured(rows, looks(rows), seeds, metric, document["experiment"].get("target"))
+    baseline = document["experiment"].get("baseline") or BACKPROP
+    return Measured(rows, looks(rows), seeds, metric, document["experiment"].get("target"), baseline)
 
 
 def _complete(aggregates: Any) -> Any:

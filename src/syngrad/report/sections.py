@@ -141,7 +141,7 @@ def summary(m: Measured) -> str:
     rows: list[list[str]] = []
     whole: dict[int, str] = {}
     guarded, peak = any(row.guarded for row in m.rows), any(row.peak_memory_bytes is not None for row in m.rows)
-    base = next((row.label for row in m.rows if row.is_base), BACKPROP)
+    base = next((row.label for row in m.rows if row.is_base), m.baseline)
     heads = ["row", escape(m.unit), f"gap to {escape(base)}", "step", "kept", "cosine", "training"]
     heads += ["peak memory"] * peak + [f"to {escape(m.goal)}"] * (m.target is not None)
     heads += ["skipped updates"] * guarded

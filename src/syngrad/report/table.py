@@ -19,13 +19,15 @@ NONE = "–"
 NAMES = 12
 
 
-def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = None) -> list[str]:
+def table(
+    rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = None, baseline: str = BACKPROP
+) -> list[str]:
     """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
 
-    `gap` is to the baseline (backprop) with the same seed, in points for an accuracy, ± half its 95 % interval; the
+    `gap` is to the baseline with the same seed, in points for an accuracy, ± half its 95 % interval; the
     metric's own ± is the standard deviation over seeds. The two columns of × are multiples of the baseline's. The
     cosine is the mean over the interfaces. target: the metric's value; the seconds to it then stand in the place of
-    bytes and cosine.
+    bytes and cosine. baseline: its name, where it is not among the rows.
     """
     if not rows:
         return []
@@ -33,7 +35,7 @@ def table(rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = 
     unit = f"{rows[0].metric} %" if percent else rows[0].metric
     heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
     cells = [_cells(row, percent) if row.ok else None for row in rows]
-    base = next((row.label for row in rows if row.is_base), BACKPROP)
+    base = next((row.label for row in rows if row.is_base), baseline)
     legend = [LEGEND.format(base=base)] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
     if target is not None:
         goal = f"{target * 100:g} %" if percent else f"{target:g}"
@@ -113,8 +115,12 @@ def report(
     width: int = WIDTH,
 ) -> str:
     """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
+    described = document_["experiment"]
     blocks = [
-        table(rows, width, document_["experiment"].get("target")) + [PIECE] * ("steps" in document_["experiment"]),
+        [
+            *table(rows, width, described.get("target"), described.get("baseline") or BACKPROP),
+            *([PIECE] if "steps" in described else []),
+        ],
         interfaces(rows, width),
         textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
         textwrap.wrap(verdict, width),

@@ -50,18 +50,20 @@ class Verdict:
         return asdict(self)
 
 
-def verdict(rows: Sequence[Aggregate], target: float | None = None, *, recurrent: bool = False) -> Verdict:
+def verdict(rows: Sequence[Aggregate], target: float | None = None, *, baseline: str | None = None) -> Verdict:
     """The verdict on the first row that estimates gradients (or, without one, the first beside the baseline), against
     the baseline, `backprop`, with the same method's `local` beside it. target: the metric's value whose crossing was
-    timed. recurrent: what is sought is a better metric from windows as short, at a bearable price.
+    timed. baseline: another one's name, of a recurrent net: what is sought there is a better metric from windows as
+    short, at a bearable price.
     """
+    recurrent = baseline is not None
     done = [row for row in rows if row.ok]
     base = next((row for row in done if row.is_base), None)
     others = [row for row in done if not row.is_base]
     subject = next((row for row in others if row.estimator), others[0] if others else None)
     if base is None:
-        baseline = next((row.label for row in rows if row.is_base), BACKPROP)
-        return Verdict(f"No verdict: there is no finished {baseline} row to compare with.")
+        missing = next((row.label for row in rows if row.is_base), baseline or BACKPROP)
+        return Verdict(f"No verdict: there is no finished {missing} row to compare with.")
     if subject is None:
         return Verdict(f"No verdict: no row to hold against {base.label} has finished.")
     lead = "" if recurrent else "In one process "

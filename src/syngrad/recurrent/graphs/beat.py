@@ -148,6 +148,8 @@ def length(plans: Mapping[str, Plan], parts: tuple[Mapping[str, Any], ...]) -> i
     """
     counts: dict[str, int] = {}
     for part in parts:
+        if not isinstance(part, Mapping):
+            raise ConfigError(f"sequences are given by module, as in {{'fast': xs}}, got {type(part).__name__}")
         for name, tree in part.items():
             if name not in plans:
                 raise unknown("module", name, plans)

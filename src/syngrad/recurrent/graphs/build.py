@@ -13,7 +13,7 @@ from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
 from syngrad.interface import Interface, infer_context
 from syngrad.recurrent.graphs.beat import check_given, samples
-from syngrad.recurrent.graphs.calls import call, check_message, join, pick
+from syngrad.recurrent.graphs.calls import at, call, check_message, join, pick
 from syngrad.recurrent.graphs.mail import Edge, silent
 from syngrad.recurrent.graphs.node import Node, Stream
 from syngrad.recurrent.graphs.plan import Plan
@@ -195,7 +195,8 @@ def bind_state(
     if core is None:
         return
     joined = join(plan, [inputs.get(plan.name)], {name: messages[name] for name in plan.receives})
-    node.layout = layout(core, joined)
+    with at(plan.name):
+        node.layout = layout(core, joined)
     with untouched(plan.module), torch.no_grad():
         leaf = node.layout.leaves(core.run(joined, None)[1])[0]
     kind: Context = infer_context(contexts.get(plan.name), plan.classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,11 +39,21 @@ def call(plan: Plan, inputs: list[Any], messages: dict[str, Tensor], state: Any)
     """(output, state) of so many ticks. What goes wrong names the module."""
     joined = join(plan, inputs, messages)
     try:
-        return plan.core.run(joined, state) if plan.core is not None else (plan.module(joined), None)
-    except SyngradError as error:
-        raise type(error)(f"at {plan.name!r}: {error}") from error
+        with at(plan.name):
+            return plan.core.run(joined, state) if plan.core is not None else (plan.module(joined), None)
+    except SyngradError:
+        raise
     except Exception as error:
         raise TrainingError(f"module {plan.name!r} raised {first_line(error)}") from error
+
+
+@contextmanager
+def at(name: str) -> Iterator[None]:
+    """What Syngrad refuses inside it names the module."""
+    try:
+        yield
+    except SyngradError as error:
+        raise type(error)(f"at {name!r}: {error}") from error
 
 
 def repeated(message: Tensor, time: int, count: int) -> Tensor:

@@ -18,6 +18,7 @@ from syngrad.execution.applying import apply as apply_updates
 from syngrad.execution.batch import Batch, finite
 from syngrad.execution.precision import Precision
 from syngrad.recurrent.boundary import Pending
+from syngrad.recurrent.graphs.calls import at
 from syngrad.recurrent.graphs.node import Live, Node, Stream
 from syngrad.recurrent.graphs.sequences import stacked, value
 from syngrad.targets import scalar
@@ -73,8 +74,25 @@ def close(node: Node, stream: Stream, nodes: dict[str, Node]) -> Closed:
     number = scalar(loss).item()
     if not math.isfinite(number):
         inputs = tuple(value(turn.inputs) for turn in live.turns)
-        finite(loss, Batch(inputs, {}, target, 1.0 / count, stream.n), f"of {node.name!r} at step {stream.step}")
+        batch = Batch(inputs, {}, target, 1.0 / count, stream.n)
+        finite(loss, batch, f"of {node.name!r} at step {stream.step}", otherwise=lambda: spoilt(live))
     return Closed(node, loss, count, scores, number)
+
+
+def spoilt(live: Live) -> str | None:
+    """Why a loss is not finite, where that lies in what the module has heard, or in the state it has carried on."""
+    for (sender, step), heard in live.messages.items():
+        if not bool(torch.isfinite(heard.leaf).all()):
+            return (
+                f"the message of {sender!r} of step {step} that it hears is not finite; look at what {sender!r} was "
+                "given, and call restart() to begin anew"
+            )
+    if live.pending is not None and not bool(torch.isfinite(live.pending.vector).all()):
+        return (
+            "the state carried on from the window before is not finite; look at what it was given, and call restart() "
+            "to begin anew"
+        )
+    return None
 
 
 def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int) -> None:
@@ -103,7 +121,8 @@ def learn(closed: Closed, stream: Stream, nodes: dict[str, Node], sample: int) -
         if node.boundary is not None and not node.silent:
             sampled = bool(sample) and node.count % sample == sample - 1
             last = node.is_last(live.turns[-1].step, stream)
-            pending = end(node, live, roots, gradients, scale, last, sampled)
+            assert stream.n is not None
+            pending = end(node, live, stream.n, roots, gradients, scale, last, sampled)
         if roots:
             torch.autograd.backward(roots, gradients)
         hand_back(node, live, stream, nodes, scale)
@@ -123,6 +142,7 @@ def told_by(node: Node, sent: Any, receiver: str, scale: float, sample: int) -> 
 def end(
     node: Node,
     live: Live,
+    n: int,
     roots: list[Tensor],
     gradients: list[Tensor],
     scale: float,
@@ -132,7 +152,8 @@ def end(
     """Inject the estimate at the window's last state; the boundary that waits for what comes back."""
     assert node.layout is not None
     assert node.boundary is not None
-    leaves = node.layout.leaves(live.state)
+    with at(node.name):
+        leaves = node.layout.leaves(live.state, n)
     vector = node.layout.vector([leaf.detach() for leaf in leaves])
     context = value(live.turns[-1].context)
     if last:
@@ -168,7 +189,8 @@ def hand_back(node: Node, live: Live, stream: Stream, nodes: dict[str, Node], sc
 def update(node: Node) -> None:
     """Apply what has gathered."""
     if node.updates is not None:
-        apply_updates(node.updates, _PLAIN)
+        with at(node.name):
+            apply_updates(node.updates, _PLAIN)
         for scheduler in node.updates.schedulers:
             scheduler.step()
         node.count += 1

@@ -71,7 +71,7 @@ class Edge:
         self.name = interface.name
         #: nothing is foretold here, so nothing goes back from here
         self.silent = silent(interface)
-        self.quality = Quality(self.name)
+        self.quality = Quality.of_stream(self.name)
         self.staleness, self.late = Staleness(), Staleness()
         #: messages learnt from
         self.count = 0

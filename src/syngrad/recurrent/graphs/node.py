@@ -119,7 +119,7 @@ class Node:
         self.boundary: Interface | None = None
         self.inject = 1.0
         self.silent = False
-        self.quality = Quality(f"{plan.name}: state")
+        self.quality = Quality.of_stream(f"{plan.name}: state")
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
         self.periods: dict[str, int] = {}
