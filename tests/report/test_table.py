@@ -156,3 +156,20 @@ def test_a_long_name_breaks_where_the_estimator_begins() -> None:
     assert named("synthetic:linear", 12) == ["synthetic:", " linear"]
     assert named("mixed(0.5):low_rank(rank=128)", 14)[0] == "mixed(0.5):"
     assert all(len(line) <= 14 for line in named("mixed(0.5):low_rank(rank=128)", 14))
+
+
+def test_figures_are_rounded_further_before_a_line_is_too_long() -> None:
+    def lines(value: float) -> list[str]:
+        made = [
+            Aggregate(
+                name, "", "ok", 3, "bits per character", False, value, 0.012345, 0.1 * value, 0.01, 0.1234, 1.25,
+                1234 * 2**20, 1.25, base=name == "bptt(8)", metric_difference_interval=[-0.123, 0.123],
+            )
+            for name in ("bptt(8)", "bptt(20)")
+        ]  # fmt: skip
+        return table(made)
+
+    assert "2.346" in lines(2.3456)[2]
+    long = lines(-12345678.9)
+    assert max(map(len, long)) <= 80
+    assert "−1.23e+07" in long[2] or "−1.2e+07" in long[2]
