@@ -159,17 +159,17 @@ def test_a_long_name_breaks_where_the_estimator_begins() -> None:
 
 
 def test_figures_are_rounded_further_before_a_line_is_too_long() -> None:
-    def lines(value: float) -> list[str]:
+    def lines(spread: float) -> list[str]:
         made = [
             Aggregate(
-                name, "", "ok", 3, "bits per character", False, value, 0.012345, 0.1 * value, 0.01, 0.1234, 1.25,
-                1234 * 2**20, 1.25, base=name == "bptt(8)", metric_difference_interval=[-0.123, 0.123],
+                name, "linear", "ok", 3, "bits per character", False, 2.34567, spread, 0.234567, 0.01, 0.1234, 1.25,
+                123 * 2**20, 1.25, base=name == "bptt(8)", metric_difference_interval=[0.2 - spread, 0.2 + spread],
             )
-            for name in ("bptt(8)", "bptt(20)")
+            for name in ("bptt(8)", "auxiliary(8)")
         ]  # fmt: skip
         return table(made)
 
-    assert "2.346" in lines(2.3456)[2]
-    long = lines(-12345678.9)
+    assert "2.346 ±0.01" in lines(0.01)[2]
+    long = lines(0.0123456)
     assert max(map(len, long)) <= 80
-    assert "−1.23e+07" in long[2] or "−1.2e+07" in long[2]
+    assert "2.35 ±0.0123" in long[2]
