@@ -87,6 +87,7 @@ def test_with_lambda_zero_it_is_a_window_of_one_step(name: str, gamma: float, in
         time = int(first)
         losses = []
         inputs, targets = data(first, steps=12)
+        targets[(slice(None),) * time + (slice(3, 9),)] = -100  # asked for nothing, an optimiser's memory goes on
         for x, y in zip(inputs.split(1, time), targets.split(1, time), strict=True):
             losses.append(trainer.step(x, y))
         estimator = dict(trainer.estimator.named_parameters())

@@ -156,3 +156,20 @@ def test_a_long_name_breaks_where_the_estimator_begins() -> None:
     assert named("synthetic:linear", 12) == ["synthetic:", " linear"]
     assert named("mixed(0.5):low_rank(rank=128)", 14)[0] == "mixed(0.5):"
     assert all(len(line) <= 14 for line in named("mixed(0.5):low_rank(rank=128)", 14))
+
+
+def test_figures_are_rounded_further_before_a_line_is_too_long() -> None:
+    def lines(spread: float) -> list[str]:
+        made = [
+            Aggregate(
+                name, "linear", "ok", 3, "bits per character", False, 2.34567, spread, 0.234567, 0.01, 0.1234, 1.25,
+                123 * 2**20, 1.25, base=name == "bptt(8)", metric_difference_interval=[0.2 - spread, 0.2 + spread],
+            )
+            for name in ("bptt(8)", "auxiliary(8)")
+        ]  # fmt: skip
+        return table(made)
+
+    assert "2.346 ±0.01" in lines(0.01)[2]
+    long = lines(0.0123456)
+    assert max(map(len, long)) <= 80
+    assert "2.35 ±0.0123" in long[2]

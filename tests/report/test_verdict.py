@@ -239,3 +239,17 @@ def test_updates_that_were_skipped() -> None:
 def test_seeds_that_are_missing() -> None:
     rows = [base(), synthetic(0.8, 0.0, 0.5, seeds=2, failed=1, failure="failed: loss is nan")]
     assert "synthetic rests on 2 of 3 seeds: failed: loss is nan." in verdict(rows).reasons
+
+
+@pytest.mark.parametrize(
+    ("ratio", "gain", "pays"), [(1.3, 0.5, "yes"), (1.6, 0.5, "no"), (1.3, 0.002, "no"), (1.3, -0.5, "no")]
+)
+def test_of_a_recurrent_net_a_better_metric_at_a_bearable_price_pays(ratio: float, gain: float, pays: str) -> None:
+    kept: dict[str, Any] = {"metric_difference_interval": [gain - 0.001, gain + 0.001], "step_ratio": ratio}
+    plain = Aggregate("bptt(3)", "", "ok", 3, "length", True, 3.0, step_ratio=1.0, saved_ratio=1.0, base=True)
+    ours = Aggregate(
+        "synthetic(3)", "linear", "ok", 3, "length", True, 3 + gain, metric_difference=gain, saved_ratio=1.0, **kept
+    )
+    said = verdict([plain, ours], baseline="bptt(3)")
+    assert said.pays == pays
+    assert f"{ratio:.2f} × bptt(3)'s time" in said.text

@@ -33,7 +33,7 @@ def train(run: OnlineBPLambda, window: Window) -> tuple[Tensor, float]:
             state = restarted(run, state, window.reset)
         with unfused() if traces is not None and traces.decay > 0 else nullcontext():
             outputs, state = core.run(window.inputs, state)
-        loss = torch.zeros((), device=run.device)
+        loss = layout.leaves(state, n)[0].new_zeros(())
         if count > 0:
             made = run.price(run.scores(outputs), window.targets)
             batch = Batch((window.inputs,), {}, window.targets, 1.0 / n, n)
@@ -121,6 +121,10 @@ def back(
 def update(run: OnlineBPLambda, steps: int = 1) -> None:
     """Let the optimiser take what has gathered over some steps, their mean."""
     updates = run.parts.updates
+    # a step whose loss is not asked for has a gradient of 0 all the same: an optimiser with a memory moves on
+    for p in run.readout.parameters() if run.readout is not None else ():
+        if p.grad is None and p.requires_grad:
+            p.grad = torch.zeros_like(p)
     gathered = updates.gathered()
     if steps > 1 and gathered:
         torch._foreach_mul_(gathered, 1.0 / steps)

@@ -15,6 +15,8 @@ LEGEND = "gap, ×: to {base}; saved: kept for backward passes, the minibatch lef
 PIECE = "a step is a piece of what is learnt: as much time for every row"
 INTERVAL = "gap ±: half its 95 % interval, Student's t over differences paired by seed"
 NONE = "–"
+#: of a metric that is no accuracy: as many as there is room for
+DIGITS = (4, 3, 2)
 #: the narrowest the column of names gets before it is the figures that give way
 NAMES = 12
 
@@ -24,17 +26,22 @@ def table(
 ) -> list[str]:
     """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
 
-    `gap` is to the baseline with the same seed, in points for an accuracy, ± half its 95 % interval; the
-    metric's own ± is the standard deviation over seeds. The two columns of × are multiples of the baseline's. The
-    cosine is the mean over the interfaces. target: the metric's value; the seconds to it then stand in the place of
-    bytes and cosine. baseline: its name, where it is not among the rows.
+    `gap` is to the baseline with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ±
+    is the standard deviation over seeds. Where that would be too wide, figures are rounded further. The two columns of
+    × are multiples of the baseline's. The cosine is the mean over the interfaces. target: the metric's value; the
+    seconds to it then stand in the place of bytes and cosine. baseline: its name, where it is not among the rows.
     """
     if not rows:
         return []
+    made = [_table(rows, width, target, baseline, digits) for digits in DIGITS]
+    return next((lines for lines in made if max(map(len, lines)) <= width), made[-1])
+
+
+def _table(rows: Sequence[Aggregate], width: int, target: float | None, baseline: str, digits: int) -> list[str]:
     percent = rows[0].metric == "accuracy"
     unit = f"{rows[0].metric} %" if percent else rows[0].metric
     heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
-    cells = [_cells(row, percent) if row.ok else None for row in rows]
+    cells = [_cells(row, percent, digits) if row.ok else None for row in rows]
     base = next((row.label for row in rows if row.is_base), baseline)
     legend = [LEGEND.format(base=base)] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
     if target is not None:
@@ -149,8 +156,8 @@ def _plural(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _cells(row: Aggregate, percent: bool) -> list[str]:
-    factor, form = (100.0, ".1f") if percent else (1.0, ".4g")
+def _cells(row: Aggregate, percent: bool, digits: int) -> list[str]:
+    factor, form = (100.0, ".1f") if percent else (1.0, f".{digits}g")
     known = _told(row)
     step = None if row.step_s is None else row.step_s * 1000
     return [

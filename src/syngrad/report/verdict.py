@@ -21,6 +21,8 @@ SAME_SPEED = 0.03
 #: from here on less memory is worth something, and up to here the time that it costs is bearable
 LESS_MEMORY = 0.75
 BEARABLE_TIME = 1.5
+#: of a bearable loss: as much has to be gained before longer steps are worth it
+GAIN = 0.2
 
 
 @dataclass
@@ -72,7 +74,12 @@ def verdict(rows: Sequence[Aggregate], target: float | None = None, *, baseline:
     gap = subject.metric_difference
     lost = None if gap is None else loss(gap, subject.higher_is_better)
     made.pays = _pays(made, lost, small(subject, base))
-    if recurrent and made.faster_by is not None and lost is not None and -lost > noise(subject, base):
+    if (
+        recurrent
+        and made.faster_by is not None
+        and lost is not None
+        and -lost > max(noise(subject, base), GAIN * small(subject, base))
+    ):
         made.pays = "yes" if 1 / made.faster_by <= BEARABLE_TIME else made.pays
     parts = [part for part in (_speed(made.faster_by, base), ending(subject, base), _memory(made.memory_ratio)) if part]
     text = f"{lead}{subject.label} {join(parts)}" if parts else f"{subject.label} has no figures"
