@@ -30,8 +30,14 @@ def model() -> tuple[nn.Module, nn.Module]:
     return nn.GRU(BITS + 2, HIDDEN, batch_first=True), nn.Linear(HIDDEN, BITS)
 
 
+#: the estimate enters the core by so much, in a second group
+LESS: dict[str, Any] = {"steps": 28 * 100, "epochs": 4, "options": {"inject": 0.3}}
 CELLS: list[tuple[str, str, str, dict[str, Any]]] = [
     *(("row-mnist", "row-mnist", row, {"steps": 28 * 100, "epochs": 4}) for row in DIGITS),
+    *(
+        ("row-mnist, injected at 0.3", "row-mnist", row, LESS)
+        for row in ("synthetic(1)", "synthetic(2)", "online(0.9)")
+    ),
     *(("copy", "copy", row, {"model": model, "online": "linear", "steps": 1_200, "epochs": 10}) for row in COPY),
 ]
 
