@@ -155,6 +155,7 @@ def test_a_row_that_fails_leaves_the_others() -> None:
         ({"window": 0}, "window must be a whole number of at least 1, got 0"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
         ({"patience": 0}, "patience must be a whole number of at least 1"),
+        ({"patience": 2, "higher_is_better": None}, "with patience=2 it must be known whether more or less"),
         ({"model": None}, "RecurrentExperiment.model must be a function, got NoneType"),
         ({"options": {"windows": 3}}, "the recurrent trainers take no option 'windows' here; valid: "),
         ({"rows": "bptt"}, "rows must be a list of texts"),

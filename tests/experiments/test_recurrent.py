@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
+from syngrad.errors import ConfigError
 from syngrad.experiments import RECURRENT, char_lm, copying, digits, load_any, row_mnist
 from syngrad.recurrent import Course, RecurrentExperiment
 
@@ -138,3 +140,15 @@ def test_online_learning_fits_into_memory_as_the_experiment_is(name: str) -> Non
     learner = student.learner  # type: ignore[attr-defined]
     learner.bind(piece.inputs, piece.context)
     learner.traces.prepare(experiment.batch_size)
+
+
+@pytest.mark.parametrize(
+    "option", [{"options": {"clip_norm": 1.0}}, {"scheduler": torch.optim.lr_scheduler.ConstantLR}]
+)
+def test_two_clocks_refuse_what_only_one_side_would_heed(option: dict[str, object]) -> None:
+    experiment = load_any("two-clocks")
+    assert isinstance(experiment, RecurrentExperiment)
+    with pytest.raises(ConfigError, match=f"'two-clocks' takes no {next(iter(option))}="):
+        replace(experiment, **option)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"trained by bptt\(16\), bptt\(4\) or synthetic\(4\)"):
+        experiment.ways(["online"])

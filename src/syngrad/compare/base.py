@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ SEEDS, SEED = 10_000, 2**31
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Base(Generic[Key]):
+class Base(ABC, Generic[Key]):
     """Rows by key, in the order asked for. A subclass measures them beforehand, side by side, and trains each.
 
     labels: as they were asked for. epochs: of each run. The rest is as :class:`syngrad.compare.Comparison` explains it.
@@ -63,17 +64,17 @@ class Base(Generic[Key]):
             raise self.failures[0]
         return self.rows
 
+    @abstractmethod
     def side_by_side(self) -> dict[Key, Row]:
         """A row a key with its step time, its ratio to the baseline's, and its saved bytes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train(self, key: Key, row: Row) -> None:
         """Fill in what one run gives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def new_row(self, key: Key, seed: int) -> Row:
         """With its names, and nothing measured."""
-        raise NotImplementedError
 
     def taking_turns(
         self, steps: dict[Key, Callable[[Any], Any]], rows: dict[Key, Row], batches: Sequence[Any]

@@ -238,7 +238,7 @@ class _Run:
 
     def _remember(self, value: float) -> None:
         better = self.experiment.higher_is_better
-        if self.experiment.patience is None or better is None:
+        if self.experiment.patience is None:
             return
         if self.best is None or (value > self.best[0] if better else value < self.best[0]):
             states = [copy.deepcopy(module.state_dict()) for module in self.student.modules()]

@@ -115,7 +115,13 @@ class GraphStudent:
 
 
 class TwoClocks(RecurrentExperiment):
-    """Of the recurrent experiment's ways those that two nets have."""
+    """Of the recurrent experiment's ways those that two nets have, and of its options the optimiser alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {"scheduler": self.scheduler, "options": self.options or None, "loss": self.loss}
+        if ignored := next((name for name, value in given.items() if value is not None), None):
+            raise ConfigError(f"experiment {self.name!r} takes no {ignored}=: exact back-propagation would not heed it")
 
     def ways(self, rows: Sequence[str], estimator: Any = None) -> list[Way]:
         """Rows as they are asked for. Raises ConfigError for those that these nets cannot be trained in."""
@@ -132,7 +138,7 @@ class TwoClocks(RecurrentExperiment):
         """Fresh nets."""
         exact = way.window == PERIOD**2
         recipe = None if way.estimator is ESTIMATOR else way.estimator
-        options = {"optimizer": self.optimizer, **self.options, **more}
+        options = {"optimizer": self.optimizer, **more}
         graph = nets(PERIOD, recipe if way.estimates else "zero", seed, **options)
         return GraphStudent(graph, Whole(graph, self.optimizer) if exact else None)
 

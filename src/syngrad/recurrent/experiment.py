@@ -85,6 +85,11 @@ class RecurrentExperiment:
             setattr(self, name, check_least(name, getattr(self, name), least))
         if self.patience is not None:
             self.patience = check_least("patience", self.patience, 1)
+            if self.higher_is_better is None:
+                raise ConfigError(
+                    f"experiment {self.name!r}: with patience={self.patience} it must be known whether more or less of "
+                    f"{self.metric!r} is better; give higher_is_better=True or False"
+                )
         self.auxiliary = check_factor("auxiliary", self.auxiliary)
         for name in self.options:
             valid = sorted((_options(TruncatedBPTT) | _options(OnlineBPLambda)) - OWN)
