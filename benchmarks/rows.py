@@ -13,9 +13,9 @@ from typing import Any
 from syngrad.compare.network import Host
 from syngrad.compare.rivals import Plan, run_rival
 from syngrad.compare.rivals.names import RIVALS
-from syngrad.execution.hosts import launch_on
-from syngrad.execution.launch import launch
 from syngrad.experiments import registry
+from syngrad.launch.hosts import launch_on
+from syngrad.launch.launcher import launch
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 2

@@ -15,9 +15,9 @@ from worker import work
 
 from syngrad.callbacks import Callback
 from syngrad.compare.source import Source
+from syngrad.compare.training import Training
 from syngrad.experiments import registry
 from syngrad.metrics import higher_is_better
-from syngrad.training import Training
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import syngrad
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.pipeline.failures import report_failure
 
 
 class Epochs:

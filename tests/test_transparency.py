@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import (
+from tests._support.models import (
     CASES,
     OPTIMIZERS,
     Case,
@@ -20,7 +20,7 @@ from tests.models import (
     sgd,
     tensors_of,
 )
-from tests.training import case_trainer, trained
+from tests._support.training import case_trainer, trained
 from torch import Tensor, nn
 
 import syngrad

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
 import syngrad
-from syngrad.memory import SavedBytes
+from syngrad.core.memory import SavedBytes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import fused_adam, interleaved, paired, write

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from worker import Epochs, work
 
 import syngrad
+from syngrad.core.memory import SavedBytes
 from syngrad.experiments import registry
-from syngrad.memory import SavedBytes
 from syngrad.tree import tensors
 
 #: the minibatch whose saved activations are counted; later, so that feedback is under way

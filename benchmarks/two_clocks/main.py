@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from common import write  # noqa: E402
 
+from syngrad.estimators.losses import token_cross_entropy  # noqa: E402
 from syngrad.experiments.digits import images  # noqa: E402
 from syngrad.experiments.two_clocks import (  # noqa: E402
     ESTIMATOR,
@@ -29,7 +30,6 @@ from syngrad.experiments.two_clocks import (  # noqa: E402
     errors,
     nets,
 )
-from syngrad.losses import token_cross_entropy  # noqa: E402
 from syngrad.recurrent import Graph  # noqa: E402
 
 PERIOD, STREAMS = 4, 64

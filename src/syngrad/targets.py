@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from syngrad.checks import real
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.scalars import real
 
 
 def per_sample(g: Tensor, scale: float) -> Tensor:

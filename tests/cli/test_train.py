@@ -23,7 +23,7 @@ from syngrad.results import validate
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """import time
 
-from tests.small import data, experiment
+from tests._support.small import data, experiment
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -146,7 +146,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
         assert err.startswith("interrupted after minibatch ")
         assert err.endswith(f"go on with: syngrad train --resume {folder}\n")
         start = ["--resume", str(folder)]
-    from syngrad import checkpoint
+    from syngrad.runtime import checkpoint
 
     _, state = checkpoint.load(folder)
     epochs = state["epochs_done"] + 2

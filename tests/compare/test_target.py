@@ -10,8 +10,8 @@ from tests import small
 
 from syngrad import SyngradError, Trainer
 from syngrad.compare import Comparison
-from syngrad.history import Epoch, History
 from syngrad.results import Row, aggregate, document, environment, validate
+from syngrad.trainer.history import Epoch, History
 
 
 @pytest.fixture

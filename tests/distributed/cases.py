@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
-from syngrad.execution.pending import Record
-from syngrad.history import History
+from syngrad.core.pending import Record
+from syngrad.trainer.history import History
 
 #: options of the Trainer, by case
 CASES: dict[str, dict[str, Any]] = {
@@ -101,7 +101,7 @@ def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Take the cases in turn."""
     torch.set_num_threads(1)
-    from syngrad.execution.world import die_with_parent, world
+    from syngrad.launch.parent_death import die_with_parent, world
 
     die_with_parent()
     folder = Path(sys.argv[1])

@@ -25,11 +25,11 @@ from tests.distributed.cases import batches, left, trainer
 from torch import Tensor
 
 import syngrad
-from syngrad import checkpoint
 from syngrad.callbacks import Callback
-from syngrad.execution import ends
-from syngrad.execution.world import World, world
+from syngrad.launch.parent_death import World, world
 from syngrad.links import zeromq
+from syngrad.pipeline import neighbours as ends
+from syngrad.runtime import checkpoint
 
 #: longer than any test waits
 FOR_EVER_S = 600.0

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 import syngrad
 from syngrad.callbacks import Callback
 from syngrad.errors import TrainingError
-from syngrad.execution.world import die_with_launcher, world
-from syngrad.history import Epoch
+from syngrad.launch.parent_death import die_with_launcher, world
+from syngrad.trainer.history import Epoch
 
 
 class Listening(Callback):

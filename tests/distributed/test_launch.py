@@ -18,9 +18,9 @@ import pytest
 from tests.distributed.scripts import BOUND, REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
-from syngrad.execution import launch as launch_module
-from syngrad.execution import scratch as scratch_module
-from syngrad.execution.launch import launch
+from syngrad.launch import launcher as launch_module
+from syngrad.launch import scratch as scratch_module
+from syngrad.launch.launcher import launch
 
 pytestmark = pytest.mark.distributed
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_launched_is_refused(tmp_path: Path) -> None:
 
 LAUNCHER = """
 import sys
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
 launch([sys.executable, "-c", sys.argv[2], sys.argv[1]], 2)
 """
 

@@ -15,7 +15,7 @@ from tests.distributed.scripts import await_, lives
 
 from syngrad.compare.network import emulated, hosts, parse_link
 from syngrad.errors import LinkError
-from syngrad.execution.hosts import launch_on
+from syngrad.launch.hosts import launch_on
 
 pytestmark = pytest.mark.distributed
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from syngrad import Trainer, decouple
 from syngrad.estimators import Head
-from syngrad.experiment import Experiment
 from syngrad.experiments import BUILT_IN, cifar_cnn, load
 from syngrad.experiments.deep_mlp import deep_mlp
+from syngrad.experiments.experiment import Experiment
 
 #: name → sizes of one sample's message at every cut, as the experiment is cut
 MESSAGES: dict[str, list[tuple[int, ...]]] = {

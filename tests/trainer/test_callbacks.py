@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, momentum, tensors_of
-from tests.training import momentum_trainer, one_line, trainer_of
+from tests._support.models import CASES, assert_same, momentum, tensors_of
+from tests._support.training import momentum_trainer, one_line, trainer_of
 from torch import Tensor
 
 import syngrad
 from syngrad.callbacks import Callback, EarlyStopping
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.history import Epoch
+from syngrad.trainer.history import Epoch
 
 CASE = CASES["mlp"]
 

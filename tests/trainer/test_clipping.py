@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, CLASSES, adam, assert_same, momentum, tensors_of
-from tests.training import momentum_trainer, one_line
+from tests._support.models import CASES, CLASSES, adam, assert_same, momentum, tensors_of
+from tests._support.training import momentum_trainer, one_line
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 import syngrad
 from syngrad.errors import ConfigError
-from syngrad.updates import Clipping, clip, part_norms
+from syngrad.optim.updates import Clipping, clip, part_norms
 
 CASE = CASES["mlp"]
 

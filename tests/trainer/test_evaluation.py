@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, tensors_of, token_count, token_loss
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES, assert_same, tensors_of, token_count, token_loss
+from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from syngrad.config import Option, listed
+from syngrad.cli.config import Option, listed
 from syngrad.errors import ConfigError, TrainingError, first_line
 from syngrad.experiments import BUILT_IN, RECURRENT
 
 if TYPE_CHECKING:
-    from syngrad.experiment import Experiment
+    from syngrad.experiments.experiment import Experiment
     from syngrad.recurrent import RecurrentExperiment
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141

@@ -8,7 +8,7 @@ import typer
 
 from syngrad.cli.common import ANY_EXPERIMENT, INSTEAD, any_experiment_of, ending, number, whole
 from syngrad.cli.comparing import check_files, finish
-from syngrad.config import Option, command_line, kept, listed, resolve
+from syngrad.cli.config import Option, command_line, kept, listed, resolve
 from syngrad.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from syngrad.cli.comparing import check_files, finish
-from syngrad.config import command_line, kept, listed
+from syngrad.cli.config import command_line, kept, listed
 
 if TYPE_CHECKING:
     from syngrad.processes import Processes

@@ -10,15 +10,15 @@ import typer
 
 from syngrad.cli import workers
 from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
-from syngrad.config import Option, kept, listed, resolve
+from syngrad.cli.config import Option, kept, listed, resolve
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.links.world import world
 
 if TYPE_CHECKING:
     from syngrad.callbacks import Callback
-    from syngrad.history import Epoch
+    from syngrad.compare.training import Training
     from syngrad.trainer import Trainer
-    from syngrad.training import Training
+    from syngrad.trainer.history import Epoch
 
 #: every option, as a configuration's file and the results file know it
 OPTIONS = {
@@ -173,7 +173,8 @@ def _run_file(folder: str) -> str:
 
 def run(options: dict[str, Any], resume: bool) -> int:
     """The training that these options ask for: in this process, as one of several, or in workers started here."""
-    from syngrad import checkpoint, results
+    from syngrad import results
+    from syngrad.runtime import checkpoint
 
     place, folder = world(), options["save"]
     if not resume and place.size == 1 and (options["workers"] or 1) == 1:
@@ -224,7 +225,8 @@ def run(options: dict[str, Any], resume: bool) -> int:
 
 def _check_output(options: dict[str, Any], resume: bool) -> None:
     """Refuse at once what the run could not write in the end, or would write over."""
-    from syngrad import checkpoint, results
+    from syngrad import results
+    from syngrad.runtime import checkpoint
 
     if options["json"] is not None:
         results.check_writable(options["json"])
@@ -244,8 +246,8 @@ def _follow(training: Training) -> int:
 
 def _training(options: dict[str, Any], resume: bool) -> Training:
     from syngrad.callbacks import EarlyStopping, TensorBoard
-    from syngrad.groups import parse_groups
-    from syngrad.training import Training
+    from syngrad.compare.training import Training
+    from syngrad.optim.groups import parse_groups
 
     trainer = {name: options[name] for name in TRAINER if options[name] is not None}
     if options["guard"] is not None:
@@ -348,7 +350,7 @@ def _told(training: Training) -> Any:
 
 def _close(training: Training, folder: str | None, told: bool) -> None:
     """What is left to say at the end."""
-    from syngrad import checkpoint
+    from syngrad.runtime import checkpoint
 
     trainer = training.trainer
     if not told:

@@ -12,9 +12,9 @@ from syngrad.cli import one_line
 from syngrad.cli.common import INTERRUPTED, USAGE
 from syngrad.cli.train import run
 from syngrad.errors import TrainingError
-from syngrad.execution.reporting import introduced, report_failure
-from syngrad.execution.world import die_with_parent
+from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
+from syngrad.pipeline.failures import introduced, report_failure
 
 
 def main(text: str) -> int:

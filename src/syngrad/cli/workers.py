@@ -8,7 +8,7 @@ from typing import Any
 
 from syngrad.cli.common import INTERRUPTED
 from syngrad.errors import ConfigError
-from syngrad.experiment import check_count
+from syngrad.experiments.experiment import check_count
 from syngrad.links.world import world
 
 MOST, RESTARTS = 64, 3
@@ -37,8 +37,8 @@ def start(options: dict[str, Any], resume: bool, settings: dict[str, Any]) -> in
 
     settings: those of the options that say how the run is laid over them; refused here, before anything is started.
     """
-    from syngrad.execution.launch import launch
-    from syngrad.execution.settings import Settings
+    from syngrad.launch.launcher import launch
+    from syngrad.pipeline.options import Settings
 
     Settings(**settings)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from syngrad.compare.contenders import Observer, Silent
 from syngrad.compare.measure import THREADS, RowError, threads, turns
 from syngrad.errors import SyngradError, TrainingError, first_line
-from syngrad.experiment import check_count
+from syngrad.experiments.experiment import check_count
 from syngrad.results import Row
 
 #: more than anybody has time for; NumPy takes no larger seed

@@ -16,11 +16,11 @@ from syngrad.compare.measure import PERIOD, RowError, period, saved_bytes, windo
 from syngrad.compare.source import ExperimentError, Source
 from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError
-from syngrad.experiment import Experiment
-from syngrad.history import Epoch
+from syngrad.experiments.experiment import Experiment
 from syngrad.results import BACKPROP, Row, time_to_target
 from syngrad.results.record import record
 from syngrad.trainer import Trainer
+from syngrad.trainer.history import Epoch
 
 #: how often an epoch the metric is taken, at least, where the time to a target is asked for
 VALIDATIONS = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from syngrad.memory import SavedBytes
+from syngrad.core.memory import SavedBytes
 from syngrad.trainer import Trainer
 from syngrad.tree import tensors
 

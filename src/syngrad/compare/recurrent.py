@@ -17,8 +17,8 @@ from syngrad.compare.base import Base
 from syngrad.compare.contenders import Observer, readable
 from syngrad.compare.course import Checked
 from syngrad.compare.measure import synchronise
+from syngrad.core.memory import SavedBytes
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.memory import SavedBytes
 from syngrad.recurrent import RecurrentExperiment
 from syngrad.recurrent.course import Course, Piece
 from syngrad.recurrent.student import Student

@@ -11,9 +11,9 @@ from torch import nn
 
 from syngrad.compare.contenders import Contender
 from syngrad.compare.measure import size
+from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.experiment import Experiment
-from syngrad.network import DecoupledNetwork, decouple
+from syngrad.experiments.experiment import Experiment
 from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from syngrad.checks import whole
 from syngrad.data.image_folder import Pair
 from syngrad.errors import ConfigError
-from syngrad.scalars import whole
 
 
 def first(pair: Pair, limit: int | None, *, train: bool, more: str = "") -> Pair:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syngrad.checks import real
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
 from syngrad.estimators.bodies import body, flat, token_wise
@@ -35,9 +36,8 @@ from syngrad.estimators.closed_form import (
     through_normalisation,
     through_softmax,
 )
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import check_hidden, whole
-from syngrad.losses import count_targets, token_cross_entropy
-from syngrad.scalars import real
 from syngrad.targets import scalar
 
 ResultT = TypeVar("ResultT")

@@ -13,7 +13,7 @@ from syngrad.errors import ConfigError, SyngradError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
-from syngrad.spelled import call
+from syngrad.parse_call import call
 
 EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
 

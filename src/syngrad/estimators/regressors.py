@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad import scalars
+from syngrad import checks
 from syngrad.errors import ConfigError, MessageError
 from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, bad_label, exact, zero_
 from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
@@ -308,7 +308,7 @@ class LowRank(Regressor):
 
 def whole(name: str, value: Any, least: int) -> int:
     """`value` if it is a whole number of at least `least`."""
-    count = scalars.whole(value)
+    count = checks.whole(value)
     if count is None or count < least:
         raise ConfigError(f"an estimator's {name} must be a whole number of at least {least}, got {name}={value!r}")
     return count

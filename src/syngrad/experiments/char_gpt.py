@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from syngrad.data import TensorBatches, gutenberg
-from syngrad.experiment import Experiment
+from syngrad.experiments.experiment import Experiment
 
 WIDTH, HEADS, BLOCKS, LENGTH = 96, 4, 4, 64
 RATE, WARM_UP = 3e-3, 0.1

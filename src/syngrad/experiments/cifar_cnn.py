@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment
 from syngrad.experiments.cifar import cropped_data, data
+from syngrad.experiments.experiment import Experiment
 from syngrad.experiments.published import Published
 
 SMALL = (24, 48, 96)

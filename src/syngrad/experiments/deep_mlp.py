@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment, check_count
+from syngrad.experiments.experiment import Experiment, check_count
 from syngrad.experiments.fashion_mlp import WIDTH, data
 from syngrad.experiments.published import Published
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment
 from syngrad.experiments.cifar_cnn import PUBLISHED as PAPERS_NET
+from syngrad.experiments.experiment import Experiment
 from syngrad.experiments.fashion_mlp import data
 
 CHANNELS = (1, 16, 32, 64)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from syngrad.data import TensorBatches, fashion_mnist
-from syngrad.experiment import Experiment
+from syngrad.experiments.experiment import Experiment
 from syngrad.experiments.published import Published
 
 WIDTH = 256

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
-from syngrad.experiment import Experiment, check_count
-from syngrad.optimizers import parse_optimizer
+from syngrad.experiments.experiment import Experiment, check_count
+from syngrad.optim.factory import parse_optimizer
 from syngrad.recurrent import RecurrentExperiment
 
 #: name → (module, function)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from syngrad.data import TensorBatches
-from syngrad.experiment import Experiment
+from syngrad.experiments.experiment import Experiment
 
 JOINTS, WIDTH = 5, 128
 TRAINING, TEST = 20_000, 2_000

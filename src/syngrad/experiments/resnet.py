@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from syngrad.experiment import Experiment
 from syngrad.experiments.cifar import data
+from syngrad.experiments.experiment import Experiment
 from syngrad.experiments.published import Published
 
 CHANNELS = (16, 32, 64)

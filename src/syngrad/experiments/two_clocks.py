@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, unknown
-from syngrad.experiment import check_count
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.experiments.digits import images
-from syngrad.losses import count_targets, token_cross_entropy
+from syngrad.experiments.experiment import check_count
 from syngrad.recurrent import Graph
 
 HIDDEN, MESSAGE = 64, 32

@@ -2,7 +2,7 @@
 
 A link delivers every frame once and in the order in which it was sent, or says that it cannot any more: the other end
 is gone, silent, or speaks another language. It does not know what training is. Flow control is not its business either:
-whoever sends counts what is under way (execution/ends.py), so no link has to hold more than that.
+whoever sends counts what is under way (pipeline/neighbours.py), so no link has to hold more than that.
 """
 
 from __future__ import annotations

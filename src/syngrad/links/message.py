@@ -1,8 +1,8 @@
 """The wire format: a frame as a few buffers and back, without pickling anything and without copying what is large.
 
 The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, the structure of the body
-as JSON (see :mod:`syngrad.plain`), in which tensors stand by number, and the values of small tensors, one after another
-(every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
+as JSON (:mod:`syngrad.tagged_json`), in which tensors stand by number, and the values of small tensors, one after
+another (every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
 row by row. All sizes are there before anything is read:
 
     4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from syngrad import plain
+from syngrad import tagged_json
 from syngrad.errors import LinkError, MessageError, first_line
 from syngrad.links.link import Frame, Kind
 
@@ -95,7 +95,7 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     try:
         structure = _structure(frame.body, tensors, arrays).encode()
-    except plain.PlainError as error:
+    except tagged_json.PlainError as error:
         raise MessageError(f"this cannot cross a link: {_place(frame.body, error)}") from error
     except RecursionError as error:
         raise MessageError("this cannot cross a link: it is nested too deep, or holds itself") from error
@@ -176,7 +176,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     try:
         body = _body(_parsed(bytes(head[structure_at:small_at])), tensors)
-    except plain.PlainError as error:
+    except tagged_json.PlainError as error:
         _refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
@@ -200,7 +200,7 @@ def part_sizes(head: Buffer, source: str) -> list[int]:
 
 
 def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often.
+    """The JSON of :func:`syngrad.tagged_json.encode`, in a fraction of the time for what crosses most often.
 
     arrays: of the tensors that NumPy can look at as they are, that view.
     """
@@ -219,7 +219,7 @@ def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarr
     if kind is dict and len(body) > 1 and all(type(key) is str for key in body):
         items = [f"{_json(key)}:{_structure(each, tensors, arrays)}" for key, each in body.items()]
         return "{" + ",".join(items) + "}"
-    return _json(plain.encode(body, tensors))
+    return _json(tagged_json.encode(body, tensors))
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
@@ -239,11 +239,11 @@ def _descriptor(code: int, shape: tuple[int, ...]) -> bytes:
     return _DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)])
 
 
-def _place(body: Any, error: plain.PlainError) -> str:
+def _place(body: Any, error: tagged_json.PlainError) -> str:
     """The error once more, with the place in the whole body."""
     try:
-        plain.encode(body, {})
-    except plain.PlainError as again:
+        tagged_json.encode(body, {})
+    except tagged_json.PlainError as again:
         return str(again)
     return str(error)
 
@@ -282,14 +282,14 @@ class _Brought(dict[str, Tensor]):
 
 
 def _body(structure: Any, tensors: _Brought) -> Any:
-    """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
+    """:func:`syngrad.tagged_json.decode`, with a short cut for lists of tensors."""
     if type(structure) is list:
         return [_body(each, tensors) for each in structure]
     if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
         found = tensors.pop(name, None)
         if found is not None:
             return found
-    return plain.decode(structure, tensors)
+    return tagged_json.decode(structure, tensors)
 
 
 def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple[int, ...], int]]:

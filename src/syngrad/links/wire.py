@@ -59,7 +59,7 @@ class Wire:
         self.socket: zmq.Socket[bytes] = self._context.socket(kind)
         for option, value in (
             (zmq.MAXMSGSIZE, min(limit_bytes, PIECE_BYTES)),
-            # No limits on queued messages. Those under way are counted above (execution/ends.py), and nobody but the
+            # No limits on queued messages. Those under way are counted by whoever sends (pipeline/), and nobody but the
             # peer is let in (door.py). A limit on sending would block a process in the middle of a send, or drop a
             # frame; one on receiving stops ZeroMQ from reading at all, the peer's signs of life included, and its
             # time-out then ends the process (libzmq issue 4767).

@@ -20,7 +20,7 @@ from syngrad.partition.inputs import Example
 from syngrad.partition.program import Program, shared, trains
 from syngrad.partition.running import UnitError, said
 from syngrad.partition.segment import FIRST, Segment, segment_parameters
-from syngrad.untouched import untouched
+from syngrad.preserve_state import preserve_state
 
 _REPEATS = 5
 
@@ -101,7 +101,7 @@ def measured(
     """Seconds of forward and backward of each segment, and of the interface on each message, on the example."""
     costs: list[float] = []
     interface_costs: list[float] = []
-    with untouched(model), torch.enable_grad():
+    with preserve_state(model), torch.enable_grad():
         if not model.training:
             model.train()
         args, kwargs = example

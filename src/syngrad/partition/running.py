@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.partition.inputs import Example
-from syngrad.untouched import untouched
+from syngrad.preserve_state import preserve_state
 
 
 class UnitError(TrainingError):
@@ -24,7 +24,7 @@ def check_runs(model: nn.Module, example: Example) -> None:
     if not all(map(has_numbers, [*tensors, *model.parameters()])):
         return
     try:
-        with untouched(model), torch.no_grad():
+        with preserve_state(model), torch.no_grad():
             if not model.training:
                 model.train()
             model(*pytree.tree_map_only(Tensor, torch.clone, args), **pytree.tree_map_only(Tensor, torch.clone, kwargs))

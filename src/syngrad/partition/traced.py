@@ -18,7 +18,7 @@ from syngrad.partition.inputs import Inputs
 from syngrad.partition.program import PlaceError, RouteError
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, find_tensor
-from syngrad.untouched import untouched
+from syngrad.preserve_state import preserve_state
 
 
 class Modes(nn.Module):
@@ -43,11 +43,11 @@ class Traced:
         self._model = model
         self._route = route
         self._inputs = inputs
-        with untouched(model):
+        with preserve_state(model):
             if not model.training:
                 model.train()
             self._training = record()
-        with untouched(model):
+        with preserve_state(model):
             model.eval()
             self._evaluation = record()
         if _code(self._training) == _code(self._evaluation):

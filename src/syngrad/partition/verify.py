@@ -17,7 +17,7 @@ from syngrad.partition.inputs import Example
 from syngrad.partition.program import RouteError
 from syngrad.partition.running import has_numbers
 from syngrad.partition.segment import Segment
-from syngrad.untouched import untouched
+from syngrad.preserve_state import preserve_state
 
 
 def compose(segments: Sequence[Segment], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -49,7 +49,7 @@ def _outcome(
     model: nn.Module, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any], run: Callable[..., Any]
 ) -> Any:
     """Output, whether gradients flow into it, and the buffers afterwards."""
-    with untouched(model), torch.enable_grad():
+    with preserve_state(model), torch.enable_grad():
         if training != model.training:
             model.train(training)
         torch.manual_seed(0)

@@ -26,10 +26,10 @@ from syngrad.compare.rivals.names import RIVALS
 from syngrad.compare.source import Source
 from syngrad.errors import ConfigError, SyngradError
 from syngrad.estimators.registry import parse as parse_estimator
-from syngrad.execution.settings import Settings
-from syngrad.experiment import check_count
 from syngrad.experiments import registry
-from syngrad.methods import split_row
+from syngrad.experiments.experiment import check_count
+from syngrad.methods.policy import split_row
+from syngrad.pipeline.options import Settings
 from syngrad.results import Row, time_to_target
 
 #: what is compared where nobody says; "alone" is back-propagation in one process
@@ -131,8 +131,8 @@ class Processes:
         return run_rival(plan, self.workers, hosts=hosts)
 
     def _ours(self, label: str, seed: int, hosts: Sequence[Host] | None) -> dict[str, Any]:
-        from syngrad.execution.hosts import launch_on
-        from syngrad.execution.launch import launch
+        from syngrad.launch.hosts import launch_on
+        from syngrad.launch.launcher import launch
 
         alone = label.startswith("alone")
         threads = (os.cpu_count() or 1) if label == "alone(threads)" else self.threads

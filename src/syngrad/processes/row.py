@@ -14,11 +14,11 @@ from typing import Any
 
 from syngrad.compare.measure import threads
 from syngrad.compare.source import Source
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
+from syngrad.compare.training import Training
+from syngrad.core.memory import peak_memory_bytes
 from syngrad.experiments import registry
-from syngrad.memory import peak_memory_bytes
-from syngrad.training import Training
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.pipeline.failures import report_failure
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from syngrad.interface import Interface
+from syngrad.core.interface import Interface
 from syngrad.targets import mixed
 from syngrad.tree import map_tensors
 

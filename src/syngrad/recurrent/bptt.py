@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import Interface, check_spec
 from syngrad.errors import MessageError
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Zero
-from syngrad.execution.precision import Precision, parse_dtype
-from syngrad.groups import GroupOptions, OptimizerFactory
-from syngrad.interface import Interface, check_spec
+from syngrad.optim.groups import GroupOptions, OptimizerFactory
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.checks import check_factor, check_least, check_rows, check_time
 from syngrad.recurrent.learner import Learner, Schedule
 from syngrad.recurrent.parts import make, started, windows
 from syngrad.recurrent.window import Window, train
+from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.targets import check_lambda
 from syngrad.trainer import default_optimizer
 from syngrad.tree import to_device

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.checks import real, whole
 from syngrad.errors import ConfigError, MessageError
-from syngrad.scalars import real, whole
 from syngrad.tree import tensors
 
 

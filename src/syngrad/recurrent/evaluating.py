@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import MessageError
-from syngrad.losses import count_targets, token_cross_entropy
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.recurrent.checks import check_time
 from syngrad.tree import to_device
 

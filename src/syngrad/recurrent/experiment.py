@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.groups import OptimizerFactory
+from syngrad.optim.groups import OptimizerFactory
 from syngrad.recurrent.bptt import TruncatedBPTT
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.course import Course

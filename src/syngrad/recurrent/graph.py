@@ -47,11 +47,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
-from syngrad.groups import OptimizerFactory
-from syngrad.guard import Guard, check_bound
-from syngrad.interface import check_spec
+from syngrad.optim.groups import OptimizerFactory
+from syngrad.optim.guard import Guard, check_bound
+from syngrad.optim.updates import Clipping
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.evaluating import evaluating
 from syngrad.recurrent.graphs.beat import at, beat, check_given, due, length, samples
@@ -62,7 +63,6 @@ from syngrad.recurrent.graphs.plan import Join, Plan, check, concatenated, core_
 from syngrad.recurrent.graphs.saving import load_state_dict, state_dict
 from syngrad.trainer import default_optimizer, options
 from syngrad.tree import to_device
-from syngrad.updates import Clipping
 
 Given = Mapping[str, Any]
 

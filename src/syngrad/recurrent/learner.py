@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import Interface
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators import GradientEstimator
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import Regressor
-from syngrad.execution.precision import Precision
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
-from syngrad.guard import Guard, check_bound
-from syngrad.interface import Interface
-from syngrad.losses import count_targets, token_cross_entropy
-from syngrad.quality import Quality
+from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
+from syngrad.optim.guard import Guard, check_bound
+from syngrad.optim.updates import Clipping
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.core import Core
@@ -29,9 +28,10 @@ from syngrad.recurrent.parts import Parts
 from syngrad.recurrent.saving import load_state_dict, state_dict
 from syngrad.recurrent.traceable import Traceable
 from syngrad.recurrent.unfit import carried
+from syngrad.runtime.precision import Precision
+from syngrad.runtime.quality import Quality
 from syngrad.targets import scalar
 from syngrad.trainer import options
-from syngrad.updates import Clipping
 
 #: a factor, or a function of what was trained so far
 Schedule = float | Callable[[int], float]

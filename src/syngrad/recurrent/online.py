@@ -51,11 +51,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import Interface
 from syngrad.errors import ConfigError
 from syngrad.estimators import GradientEstimator
-from syngrad.execution.precision import Precision
-from syngrad.groups import GroupOptions, OptimizerFactory
-from syngrad.interface import Interface
+from syngrad.optim.groups import GroupOptions, OptimizerFactory
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least, check_rows, check_time
 from syngrad.recurrent.jacobian import Jacobian
@@ -65,6 +64,7 @@ from syngrad.recurrent.parts import make, windows
 from syngrad.recurrent.traceable import Traceable, template
 from syngrad.recurrent.traces import Traces
 from syngrad.recurrent.window import Window, either
+from syngrad.runtime.precision import Precision
 from syngrad.targets import check_lambda
 from syngrad.trainer import default_optimizer, options
 from syngrad.tree import to_device

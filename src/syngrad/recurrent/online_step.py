@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from syngrad.core.batch import Batch, finite
 from syngrad.estimators.base import add_grad
-from syngrad.execution.applying import apply
-from syngrad.execution.batch import Batch, finite
 from syngrad.recurrent.jacobian import unfused
 from syngrad.recurrent.traceable import Traceable
 from syngrad.recurrent.unfit import since, unfit
 from syngrad.recurrent.window import Window, begin, either, restarted
+from syngrad.runtime.applying import apply
 
 if TYPE_CHECKING:
     from syngrad.recurrent.online import OnlineBPLambda

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import infer_context
+from syngrad.core.stage import Stage
 from syngrad.errors import MessageError
 from syngrad.estimators.base import Binding
-from syngrad.groups import check_patterns, names_of
-from syngrad.interface import infer_context
+from syngrad.optim.groups import check_patterns, names_of
+from syngrad.optim.updates import Updates
+from syngrad.preserve_state import Buffers, preserve_state
 from syngrad.recurrent.state import Layout, layout
 from syngrad.recurrent.window import Window
-from syngrad.stage import Stage
 from syngrad.tree import map_tensors
-from syngrad.untouched import Buffers, untouched
-from syngrad.updates import Updates
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT
@@ -42,7 +42,7 @@ def make(run: TruncatedBPTT | OnlineBPLambda, inputs: Any, context: Any) -> Part
     """Find the state's layout, bind the estimator, make the optimiser."""
     core = run.core
     found = layout(core, inputs)
-    with untouched(core.module), torch.no_grad(), run.precision.autocast(run.device):
+    with preserve_state(core.module), torch.no_grad(), run.precision.autocast(run.device):
         one = map_tensors(lambda leaf: leaf.narrow(core.time, 0, 1), inputs)
         outputs, state = core.run(one, None)
     leaf = found.leaves(state)[0]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import MessageError
+from syngrad.preserve_state import preserve_state
 from syngrad.recurrent.course import Piece
-from syngrad.untouched import untouched
 
 if TYPE_CHECKING:
     from syngrad.recurrent.learner import Learner
@@ -30,7 +30,7 @@ def probe(run: Learner, piece: Piece, at: int) -> None:
     if not 0 < at < steps:
         raise MessageError(f"a boundary after {at} steps does not lie inside sequences of {steps}")
     parts = [module for module in (core.module, run.readout) if module is not None]
-    with untouched(*parts):
+    with preserve_state(*parts):
         with torch.no_grad():
             _, state = core.run(core.part(piece.inputs, 0, at), None)
         state, leaves = layout.cut(state, True)

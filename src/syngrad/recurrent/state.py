@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from syngrad.errors import MessageError
+from syngrad.preserve_state import preserve_state
 from syngrad.recurrent.core import Core
 from syngrad.tree import map_tensors, structure, tensors
-from syngrad.untouched import untouched
 
 
 class Layout:
@@ -152,7 +152,7 @@ def _plain(state: Any) -> bool:
 def _state(core: Core, inputs: Any, count: int) -> Any:
     index = torch.zeros(count, dtype=torch.int64, device=tensors(inputs)[0].device)
     one = map_tensors(lambda leaf: leaf.narrow(core.time, 0, 1).index_select(core.batch, index), inputs)
-    with untouched(core.module), torch.no_grad():
+    with preserve_state(core.module), torch.no_grad():
         return core.run(one, None)[1]
 
 

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syngrad.checks import whole
 from syngrad.errors import ConfigError, MessageError, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, bad_label
 from syngrad.estimators.registry import NAMED
 from syngrad.estimators.regressors import Zero
-from syngrad.scalars import whole
-from syngrad.spelled import call
+from syngrad.parse_call import call
 
 
 class Traceable(GradientEstimator):

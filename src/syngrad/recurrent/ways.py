@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError, unknown
-from syngrad.interface import check_spec
 from syngrad.recurrent.traceable import template
 from syngrad.targets import check_lambda
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from syngrad.core.batch import Batch, finite
+from syngrad.core.memory import hold
 from syngrad.errors import MessageError, TrainingError
-from syngrad.execution.applying import apply
-from syngrad.execution.batch import Batch, finite
-from syngrad.memory import hold
 from syngrad.recurrent.boundary import Inner, Pending
 from syngrad.recurrent.unfit import since, unfit
+from syngrad.runtime.applying import apply
 
 if TYPE_CHECKING:
     from syngrad.recurrent.bptt import TruncatedBPTT

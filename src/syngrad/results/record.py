@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from syngrad.history import History
 from syngrad.results.rows import Row
 from syngrad.results.series import thinned
+from syngrad.trainer.history import History
 
 
 def record(row: Row, history: History) -> None:

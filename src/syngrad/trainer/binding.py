@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from syngrad.execution.batch import Batch
-from syngrad.execution.pending import Record
-from syngrad.execution.probe import Probe
-from syngrad.execution.sequential import Sequential
-from syngrad.groups import check_patterns, matches, names_of
-from syngrad.quality import Quality
-from syngrad.stage import Stage
+from syngrad.core.batch import Batch
+from syngrad.core.pending import Record
+from syngrad.core.stage import Stage
+from syngrad.optim.groups import check_patterns, matches, names_of
+from syngrad.optim.updates import Updates
+from syngrad.runtime.probe import Probe
+from syngrad.runtime.quality import Quality
+from syngrad.runtime.runner import Sequential
 from syngrad.trainer import state
-from syngrad.updates import Updates
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer

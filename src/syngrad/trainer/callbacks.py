@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from syngrad.checks import whole
 from syngrad.errors import ConfigError
-from syngrad.history import Epoch
 from syngrad.metrics import HIGHER_IS_BETTER, higher_is_better
-from syngrad.scalars import whole
+from syngrad.trainer.history import Epoch
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer

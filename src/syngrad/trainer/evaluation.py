@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.batch import Batch, finite
 from syngrad.errors import SyngradError, TrainingError, first_line
-from syngrad.execution.batch import Batch, finite
-from syngrad.execution.precision import Precision
 from syngrad.metrics import Metric
+from syngrad.runtime.precision import Precision
 from syngrad.trainer.loaders import batches
 
 Loss = Callable[[Any, Any], Tensor]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syngrad.errors import ConfigError
-from syngrad.execution.ends import RemoteError
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_launcher
-from syngrad.history import History
+from syngrad.launch.parent_death import die_with_launcher
 from syngrad.links.world import world
+from syngrad.pipeline.failures import report_failure
+from syngrad.pipeline.neighbours import RemoteError
+from syngrad.trainer.history import History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loop import Run
 from syngrad.trainer.member import Member

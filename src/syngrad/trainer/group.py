@@ -1,4 +1,4 @@
-"""What the processes of a run have in common, from the Trainer's side: meeting, links, and how each ends."""
+"""What the processes of a run have in common, from the Trainer's side: rendezvous, links, and how each ends."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import SyngradError, first_line
-from syngrad.execution.asynchronous import Process, lasts, raised
-from syngrad.execution.ends import RemoteError
-from syngrad.execution.joining import Layout, connect
-from syngrad.execution.reporting import introduce, lasting, report_failure
-from syngrad.execution.trace import Trace
-from syngrad.links.meeting import Meeting
+from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.world import World
-from syngrad.memory import peak_memory_bytes
+from syngrad.pipeline.control import Process, lasts, raised
+from syngrad.pipeline.failures import introduce, lasting, report_failure
+from syngrad.pipeline.joining import Layout, connect
+from syngrad.pipeline.neighbours import RemoteError
+from syngrad.runtime.trace import Trace
 from syngrad.trainer import parts
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Group:
         self.trainer, self.place = trainer, place
         self.trace = Trace(trainer.settings.trace, place.size)
         self.meet_s = min(MEET_S, trainer.settings.timeout_s)
-        self.meeting = Meeting.join(self.meet_s)
+        self.rendezvous = Rendezvous.join(self.meet_s)
         self.process: Process | None = None
         self.layout = Layout([], [])
 
@@ -55,7 +55,7 @@ class Group:
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.process = connect(self.meeting, self.layout, trainer.settings, self.trace, free, depth, trainer.device)
+        self.process = connect(self.rendezvous, self.layout, trainer.settings, self.trace, free, depth, trainer.device)
         ends = self.process.ends
         execution.attach(ends)
         if trainer.inputs is not None and ends.above is not None:
@@ -122,12 +122,12 @@ class Group:
             self.process.fail(error)
         else:
             text = str(error) if isinstance(error, SyngradError) else first_line(error)
-            self.meeting.fail(text, for_good=lasting(error))
+            self.rendezvous.fail(text, for_good=lasting(error))
 
     def close(self) -> None:
-        """Leave: the links, the meeting, and an execution that runs all stages again."""
+        """Leave: the links, the rendezvous, and an execution that runs all stages again."""
         with ExitStack() as ends:
-            ends.callback(self.meeting.close)
+            ends.callback(self.rendezvous.close)
             if self.process is not None:
                 ends.callback(self.process.close)
         if self.trainer.execution is not None:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from syngrad import checkpoint
 from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
-from syngrad.history import Epoch, History
-from syngrad.plain import PlainError
-from syngrad.progress import bar
+from syngrad.runtime import checkpoint
+from syngrad.tagged_json import PlainError
 from syngrad.trainer import state
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import Place, length
 from syngrad.trainer.plan import AUTO, Plan
+from syngrad.trainer.progress_bar import bar
 from syngrad.trainer.team import Team
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from syngrad import plain
+from syngrad import tagged_json
+from syngrad.checks import real
+from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, MessageError, TrainingError
-from syngrad.execution.asynchronous import Orders
-from syngrad.execution.batch import Batch
-from syngrad.execution.joining import Layout, agree
 from syngrad.links.link import Frame
 from syngrad.links.world import World
-from syngrad.scalars import real
+from syngrad.pipeline.control import Orders
+from syngrad.pipeline.joining import Layout, agree
 from syngrad.trainer import parts, state
 from syngrad.trainer.group import Group
 from syngrad.trainer.loaders import Place
@@ -45,7 +45,7 @@ class Member(Group):
         """
         # rank 0 itself may wait for others until then
         wait_s = self.meet_s + self.trainer.settings.timeout_s
-        plan = self.meeting.wait("plan", wait_s, "the first minibatch of rank 0")
+        plan = self.rendezvous.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
             return None
         agree(self.identity(), plan["identity"], self.place.rank, self.place.host)
@@ -68,7 +68,7 @@ class Member(Group):
         if trainer.execution is None:
             if not trainer.net.segments:
                 trainer.net.requested_cuts, trainer.net.requested_stages = (cuts, None) if cuts else (None, 1)
-            trainer.bind_to(state.made(plain.decode(plan["example"], {})))
+            trainer.bind_to(state.made(tagged_json.decode(plan["example"], {})))
         if trainer.net.cuts != cuts:
             raise ConfigError(f"this process has cut the model at {trainer.net.cuts}, and rank 0 at {cuts}")
         names = [stage.name for stage in trainer.stages]

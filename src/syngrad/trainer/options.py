@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from syngrad.checks import real, whole
 from syngrad.errors import ConfigError, short
-from syngrad.methods import Policy
-from syngrad.scalars import real, whole
+from syngrad.methods.policy import Policy
 
 
 def check_callable(name: str, value: Any) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.stage import Stage
 
 
 def check_loss(loss: Any, model: nn.Module) -> None:

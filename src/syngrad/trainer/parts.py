@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.execution.delayed import Line
-from syngrad.execution.pending import Pending, Staleness
-from syngrad.execution.sequential import Sequential
-from syngrad.execution.unlocked import Target
+from syngrad.core.pending import Pending, Staleness
+from syngrad.methods.delayed import Line
+from syngrad.methods.unlocked import Target
+from syngrad.runtime.runner import Sequential
 from syngrad.tree import map_tensors
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.batch import Batch
 from syngrad.errors import SyngradError, TrainingError, first_line
-from syngrad.execution.asynchronous import Process
-from syngrad.execution.batch import Batch
-from syngrad.execution.ends import Sent
 from syngrad.links.link import Frame, Kind
+from syngrad.pipeline.control import Process
+from syngrad.pipeline.neighbours import Sent
 from syngrad.trainer.evaluation import Totals
 from syngrad.trainer.loaders import batches
 

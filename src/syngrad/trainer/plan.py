@@ -8,11 +8,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from syngrad import checkpoint
+from syngrad.checks import whole
 from syngrad.errors import CheckpointError, ConfigError
-from syngrad.history import Epoch
-from syngrad.scalars import whole
+from syngrad.runtime import checkpoint
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.history import Epoch
 
 AUTO = "auto"
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from syngrad import checkpoint
+from syngrad.core.batch import Batch
 from syngrad.errors import CheckpointError, SyngradError, first_line
-from syngrad.execution.batch import Batch
-from syngrad.plain import PlainError, encode
+from syngrad.runtime import checkpoint
+from syngrad.tagged_json import PlainError, encode
 from syngrad.tree import map_tensors
 
 if TYPE_CHECKING:

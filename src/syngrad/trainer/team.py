@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from syngrad import plain
+from syngrad import tagged_json
+from syngrad.core.decouple import seconds
+from syngrad.core.stage import undisturbed
 from syngrad.errors import ConfigError, LinkError, TrainingError
-from syngrad.execution.asynchronous import GO
-from syngrad.execution.joining import Layout
 from syngrad.links.world import World
-from syngrad.network import seconds
 from syngrad.partition.balance import measured
-from syngrad.stage import undisturbed
+from syngrad.pipeline.control import GO
+from syngrad.pipeline.joining import Layout
 from syngrad.trainer import parts, state
 from syngrad.trainer.group import Group
 from syngrad.trainer.piping import Evaluation
@@ -60,12 +60,12 @@ class Team(Group):
         tensors: dict[str, Any] = {}
         plan = {
             "identity": self.identity(),
-            "example": plain.encode(trainer.example, tensors),
+            "example": tagged_json.encode(trainer.example, tensors),
             "cuts": trainer.net.cuts,
             "spans": [list(span) for span in self.layout.spans],
             "feedback_every": trainer.policy.feedback_every,
         }
-        self.meeting.post("plan", plan)
+        self.rendezvous.post("plan", plan)
         self.link()
         assert self.process is not None
         others = [parts.take(trainer, span) for span in self.layout.spans[1:]]
@@ -181,7 +181,7 @@ class Team(Group):
     def finish(self, history: dict[str, Any]) -> None:
         """The run is over: every process gets the whole model and the history."""
         if self.process is None:  # there was nothing to train
-            self.meeting.post("plan", None)
+            self.rendezvous.post("plan", None)
             return
         model = dict(self.trainer.model.state_dict())
         buffers = state.transient(self.trainer.model)

@@ -10,34 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad import checkpoint, metrics
+from syngrad import metrics
+from syngrad.core.batch import Batch, Unpack, read, unpack
+from syngrad.core.decouple import DecoupledNetwork, decouple
+from syngrad.core.input_predictor import InputSpec
+from syngrad.core.input_predictor import check_spec as check_inputs
+from syngrad.core.interface import check_spec
+from syngrad.core.pending import Record
+from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
-from syngrad.execution.batch import Batch, Unpack, read, unpack
-from syngrad.execution.ends import Ends
-from syngrad.execution.pending import Record
-from syngrad.execution.precision import Precision, parse_dtype
-from syngrad.execution.sequential import Sequential
-from syngrad.execution.settings import DEPTH, DEPTH_OF_DELAYED, Settings
-from syngrad.groups import GroupOptions, OptimizerFactory, check_groups
-from syngrad.guard import Guard, check_bound
-from syngrad.history import Epoch, History
-from syngrad.inputs import InputSpec
-from syngrad.inputs import check_spec as check_inputs
-from syngrad.interface import check_spec
-from syngrad.methods import Method, Policy
-from syngrad.methods import parse as parse_method
-from syngrad.network import DecoupledNetwork, decouple
-from syngrad.quality import Quality
-from syngrad.stage import Stage
+from syngrad.methods.policy import Method, Policy
+from syngrad.methods.policy import parse as parse_method
+from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
+from syngrad.optim.guard import Guard, check_bound
+from syngrad.optim.updates import SCOPES, Clipping
+from syngrad.pipeline.neighbours import Ends
+from syngrad.pipeline.options import DEPTH, DEPTH_OF_DELAYED, Settings
+from syngrad.runtime import checkpoint
+from syngrad.runtime.precision import Precision, parse_dtype
+from syngrad.runtime.quality import Quality
+from syngrad.runtime.runner import Sequential
 from syngrad.trainer import binding, options, state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.configuration import configuration
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.fitting import fit
+from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.parameters import check_loss, check_model
 from syngrad.trainer.plan import Plan
-from syngrad.updates import SCOPES, Clipping
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -64,8 +65,8 @@ class Trainer:
     metric: "accuracy", "mse", "bits per character", or a function of (output, target).
     feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
     unless given); feedback_delay: applied d minibatches late. inputs: "linear", "mlp(width=256)" or a function, see
-    :mod:`syngrad.inputs`: each stage runs on a prediction of its input, so that none waits for those below it; over
-    several processes every process then reads the data itself. update_probability: sporadic updates. warmup:
+    :mod:`syngrad.core.input_predictor`: each stage runs on a prediction of its input, so that none waits for those
+    below it; over several processes every process then reads the data itself. update_probability: sporadic updates. warmup:
     minibatches of back-propagation in which the estimators are fitted but not applied.
     unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
     seed: of the estimators' start, the stages' dropout and sporadic updates. device: where to train. autocast:
@@ -73,7 +74,7 @@ class Trainer:
     progress: True, False, or None for a bar on terminals. quality_every: minibatches between samples of the estimates'
     quality against what comes back, true_every: against the true gradient of a part of the minibatch; 0 for none.
     queue_depth, message_dtype, place, link, link_key, timeout_s, trace: over several processes, see
-    :class:`syngrad.execution.settings.Settings`. record: `history.record` then says what was applied when; replay: such
+    :class:`syngrad.pipeline.options.Settings`. record: `history.record` then says what was applied when; replay: such
     a record, to be followed step by step in one process.
 
     Raises ConfigError at construction for what cannot be used, and TrainingError while training, each one line.

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from syngrad.errors import ConfigError, unknown
-from syngrad.experiment import check_count
+from syngrad.experiments.experiment import check_count
 
 RIVALS = ("plain", "ddp", "ddp:bf16", "ddp:periodic", "gpipe", "1f1b")
 #: steps between two averages of the models where nothing else is said

@@ -15,12 +15,12 @@ from torch.utils import _pytree as pytree
 from syngrad.compare.rivals.names import Rival
 from syngrad.compare.rivals.recipe import Recipe
 from syngrad.compare.rivals.world import World
+from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.execution.batch import Batch
 from syngrad.partition import Segment, balanced, segment_parameters, split
 from syngrad.partition.balance import measured
+from syngrad.preserve_state import preserve_state
 from syngrad.tree import tensors
-from syngrad.untouched import untouched
 
 #: numbers of microbatches that are tried, as far as they divide the batch
 TRIED = (1, 2, 4, 8, 16)
@@ -109,7 +109,7 @@ class Pipeline:
         structures = []
         self._sample_bytes = 0.0
         given: Any = (batch.args, batch.kwargs)
-        with untouched(self.recipe.model):
+        with preserve_state(self.recipe.model):
             for index, segment in enumerate(segments):
                 leaves, spec = pytree.tree_flatten(given)
                 strange = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
@@ -139,7 +139,7 @@ class Pipeline:
         times: dict[int, float] = {}
         for count in tried:
             steps = []
-            with untouched(self.recipe.model):
+            with preserve_state(self.recipe.model):
                 for _ in range(TRIAL):
                     self.world.barrier()
                     start = time.perf_counter()
@@ -159,7 +159,7 @@ class Pipeline:
         # a last, small batch may have fewer microbatches than 1f1b takes
         kind = "gpipe" if count < self.world.size else self.rival.kind
         if (batch.size, count) not in self._schedules:  # building runs the stages once on made-up numbers
-            with untouched(self.recipe.model):
+            with preserve_state(self.recipe.model):
                 self._run(batch, count, kind)
             self._forget()
         self._run(batch, count, kind)

@@ -10,8 +10,8 @@ from typing import Any
 
 from syngrad.compare.rivals.names import Rival, check_workers, parse_rival
 from syngrad.errors import ConfigError
-from syngrad.experiment import Experiment, check_count
 from syngrad.experiments import registry
+from syngrad.experiments.experiment import Experiment, check_count
 
 
 @dataclass(frozen=True)

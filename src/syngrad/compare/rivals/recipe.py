@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from syngrad import metrics
+from syngrad.core.batch import Batch, read, unpack
+from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.execution.batch import Batch, read, unpack
-from syngrad.execution.precision import Precision
-from syngrad.experiment import Experiment
-from syngrad.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
+from syngrad.experiments.experiment import Experiment
+from syngrad.optim.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
 from syngrad.partition import Segment
-from syngrad.stage import Stage
+from syngrad.runtime.precision import Precision
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.loaders import batches
 from syngrad.tree import map_tensors, tensors

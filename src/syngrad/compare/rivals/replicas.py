@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from syngrad.compare.rivals.names import Rival
 from syngrad.compare.rivals.recipe import Recipe, part_of
 from syngrad.compare.rivals.world import World
-from syngrad.execution.batch import Batch
+from syngrad.core.batch import Batch
 from syngrad.partition import split
 
 

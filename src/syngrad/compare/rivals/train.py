@@ -13,8 +13,8 @@ from syngrad.compare.rivals.plan import Plan
 from syngrad.compare.rivals.recipe import Recipe
 from syngrad.compare.rivals.replicas import Replica, Runner
 from syngrad.compare.rivals.world import World
+from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import TrainingError
-from syngrad.memory import peak_memory_bytes
 from syngrad.metrics import higher_is_better
 from syngrad.results.rows import Row
 from syngrad.trainer.loaders import length

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import Interface, infer_context
+from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
-from syngrad.interface import Interface, infer_context
+from syngrad.optim.updates import Updates
+from syngrad.preserve_state import preserve_state
 from syngrad.recurrent.graphs.beat import check_given, samples
 from syngrad.recurrent.graphs.calls import at, call, check_message, join, pick
 from syngrad.recurrent.graphs.mail import Edge, silent
 from syngrad.recurrent.graphs.node import Node, Stream
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.state import layout
-from syngrad.stage import Stage
-from syngrad.untouched import untouched
-from syngrad.updates import Updates
 
 if TYPE_CHECKING:
     from syngrad.recurrent.graph import Graph
@@ -159,7 +159,7 @@ def probe(plans: Mapping[str, Plan], inputs: Mapping[str, Any], n: int, device: 
             )
         for name in ready:
             plan = plans[name]
-            with untouched(plan.module), torch.no_grad():
+            with preserve_state(plan.module), torch.no_grad():
                 heard = {sender: found[sender] for sender in plan.receives}
                 output = pick(plan, call(plan, [inputs.get(name)], heard, None)[0], 0)
             found[name] = torch.zeros_like(check_message(name, output, None, n))
@@ -173,7 +173,7 @@ def asked(plan: Plan, inputs: Mapping[str, Any], messages: Mapping[str, Tensor])
     if plan.loss is None or not plan.receives:
         return None
     parts = [part for part in (plan.module, plan.readout) if part is not None]
-    with untouched(*parts), torch.no_grad():
+    with preserve_state(*parts), torch.no_grad():
         output = call(plan, [inputs.get(plan.name)], {sender: messages[sender] for sender in plan.receives}, None)[0]
         try:
             scores = pick(plan, output if plan.readout is None else plan.readout(output), 0)
@@ -197,7 +197,7 @@ def bind_state(
     joined = join(plan, [inputs.get(plan.name)], {name: messages[name] for name in plan.receives})
     with at(plan.name):
         node.layout = layout(core, joined)
-    with untouched(plan.module), torch.no_grad():
+    with preserve_state(plan.module), torch.no_grad():
         leaf = node.layout.leaves(core.run(joined, None)[1])[0]
     kind: Context = infer_context(contexts.get(plan.name), plan.classes)
     node.boundary = Interface(plan.estimator, classes=plan.classes, name=state_name(plan.name))

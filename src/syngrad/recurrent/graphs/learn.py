@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.core.batch import Batch, finite
 from syngrad.errors import MessageError, SyngradError, TrainingError, first_line
-from syngrad.execution.applying import apply as apply_updates
-from syngrad.execution.batch import Batch, finite
-from syngrad.execution.precision import Precision
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import at
 from syngrad.recurrent.graphs.node import Live, Node, Stream
 from syngrad.recurrent.graphs.sequences import stacked, value
+from syngrad.runtime.applying import apply as apply_updates
+from syngrad.runtime.precision import Precision
 from syngrad.targets import scalar
 
 _PLAIN = Precision(None)

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from syngrad.core.interface import Interface
+from syngrad.core.pending import Staleness
 from syngrad.estimators import Zero
-from syngrad.execution.pending import Staleness
-from syngrad.interface import Interface
-from syngrad.quality import Quality
+from syngrad.runtime.quality import Quality
 
 
 def heard(sent: int, every: int, listens_every: int, until: int | None = None) -> int:

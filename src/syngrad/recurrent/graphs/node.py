@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.interface import Interface
-from syngrad.quality import Quality
+from syngrad.core.interface import Interface
+from syngrad.core.stage import Stage
+from syngrad.optim.updates import Updates
+from syngrad.preserve_state import Buffers
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.calls import call, check_message, pick
 from syngrad.recurrent.graphs.mail import Edge, Sent, feedback_every, heard, number
 from syngrad.recurrent.graphs.plan import Plan
 from syngrad.recurrent.graphs.sequences import value
 from syngrad.recurrent.state import Layout
-from syngrad.stage import Stage
-from syngrad.untouched import Buffers
-from syngrad.updates import Updates
+from syngrad.runtime.quality import Quality
 
 
 @dataclass(eq=False)

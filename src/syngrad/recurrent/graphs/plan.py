@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError
-from syngrad.groups import OptimizerFactory
-from syngrad.interface import check_spec
+from syngrad.optim.groups import OptimizerFactory
 from syngrad.recurrent.checks import check_least
 from syngrad.recurrent.core import Core
 from syngrad.trainer import options

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils import _pytree as pytree
 
+from syngrad.core.pending import Staleness
 from syngrad.errors import CheckpointError, ConfigError, first_line
-from syngrad.execution.pending import Staleness
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.mail import Sent
 from syngrad.recurrent.graphs.node import Live, Node, Stream, Turn

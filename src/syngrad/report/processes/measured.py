@@ -14,7 +14,7 @@ from typing import Any
 from syngrad.report.timeline import idle
 from syngrad.results import BACKPROP, Aggregate
 
-#: by the row's label and its seed: what every process says of itself, see :class:`syngrad.history.History`
+#: by the row's label and its seed: what every process says of itself, see :class:`syngrad.trainer.history.History`
 Accounts = Mapping[tuple[str, int], Sequence[dict[str, Any]]]
 
 ALONE, ALL_THREADS = "alone", "alone(threads)"

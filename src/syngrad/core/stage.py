@@ -1,0 +1,118 @@
+"""A stage: a contiguous part of the model, its interface to the next, and its randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.core.input_predictor import InputPredictor
+from syngrad.core.interface import Interface
+from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.preserve_state import preserve_state
+
+
+class Randomness:
+    """A generator state of a stage's own, swapped in around its forward (about 2 µs).
+
+    Dropout then draws the same numbers in whatever order and whatever process the stages run.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self.state = torch.Generator().manual_seed(seed).get_state()
+        self.device_state: Tensor | None = None
+        if device.type == "cuda":
+            self.device_state = torch.Generator(device).manual_seed(seed).get_state()
+
+    def save(self) -> dict[str, Tensor]:
+        """Where the generators stand: one a device."""
+        return {"cpu": self.state} | ({"device": self.device_state} if self.device_state is not None else {})
+
+    def load(self, saved: dict[str, Tensor]) -> None:
+        """Put them back there. A run saved without this kind of device leaves the device's generator as it was."""
+        self.state = saved["cpu"].cpu()
+        if self.device_state is not None and "device" in saved:
+            self.device_state = saved["device"].cpu()
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The default generators hold this stage's state inside, and their own again outside."""
+        outside = torch.default_generator.get_state()
+        outside_device = torch.cuda.get_rng_state(self.device) if self.device_state is not None else None
+        torch.default_generator.set_state(self.state)
+        if self.device_state is not None:
+            torch.cuda.set_rng_state(self.device_state, self.device)
+        try:
+            yield
+        finally:
+            self.state = torch.default_generator.get_state()
+            torch.default_generator.set_state(outside)
+            if outside_device is not None:
+                self.device_state = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(outside_device, self.device)
+
+
+class Stage:
+    """One segment of the model at work: runs forward, and updates.
+
+    segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout. predictor:
+    of its input, where it runs on one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        segment: nn.Module,
+        interface: Interface | None,
+        seed: int,
+        device: torch.device,
+        predictor: InputPredictor | None = None,
+    ) -> None:
+        self.name, self.segment, self.interface, self.predictor = name, segment, interface, predictor
+        # frozen ones too: they may be trained later, and until then an optimiser passes them over
+        self.parameters = list(segment.parameters())
+        self.randomness = Randomness(seed, device)
+
+    @property
+    def estimator_parameters(self) -> list[nn.Parameter]:
+        """Those of the interface that this stage sends through, and of the predictor of its input."""
+        parts = [part for part in (self.interface, self.predictor) if part is not None]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        """The forward pass with this stage's own randomness; `stash` stands in for the parameters if given.
+
+        What the model itself raises comes out as a TrainingError naming the stage.
+        """
+        with self.randomness.swapped():
+            try:
+                if stash is not None:
+                    return torch.func.functional_call(self.segment, stash, args, kwargs)
+                return self.segment(*args, **kwargs)
+            except SyngradError:
+                raise
+            except Exception as error:
+                hint = ""
+                if "more than 1 value per channel" in str(error):
+                    hint = "; a batch of one cannot be batch-normalised: use drop_last=True or another batch size"
+                raise TrainingError(f"stage {self.name!r} raised {first_line(error)}{hint}") from error
+
+
+@contextmanager
+def undisturbed(stages: list[Stage]) -> Iterator[None]:
+    """Generators, the stages' own and the default ones, buffers and plain attributes are afterwards what they were.
+
+    See :func:`syngrad.preserve_state.preserve_state` for what cannot be put back.
+    """
+    randomness = [stage.randomness.save() for stage in stages]
+    parts = [part for stage in stages for part in (stage.segment, stage.interface, stage.predictor) if part is not None]
+    with preserve_state(*parts):  # the default generators too: a loss may draw from them
+        try:
+            yield
+        finally:
+            for stage, saved in zip(stages, randomness, strict=True):
+                stage.randomness.load(saved)

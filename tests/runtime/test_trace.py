@@ -1,0 +1,136 @@
+"""Where a process's time goes: sums that add up, the newest spans, and waits that are none of training's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from syngrad.links.link import Frame, Kind
+from syngrad.links.local import pair
+from syngrad.pipeline.neighbours import Above, Below, Sent
+from syngrad.runtime import trace as tracing
+from syngrad.runtime.trace import Trace
+
+
+class Clock:
+    """Each look at it takes a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1.0
+        return self.now
+
+    def time(self) -> float:
+        return 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(tracing, "time", made)
+    return made
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_span_within_another_counts_for_itself_alone() -> None:
+    trace = Trace(keep=True)
+    with trace.span("work"):
+        with trace.span("send"):
+            pass
+        with trace.span("wait above"):
+            pass
+    assert trace.seconds == {"send": 1.0, "wait above": 1.0, "work": 3.0}
+    assert [span[0] for span in trace.spans] == ["send", "wait above", "work"]
+    (_, _, begin, end) = trace.spans[-1]
+    assert end - begin == 5.0
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_span_may_be_named_when_it_ends() -> None:
+    trace = Trace()
+    with trace.span("wait below") as span:
+        span.name = "evaluate"
+    assert trace.seconds == {"evaluate": 1.0}
+    assert not trace.spans
+
+
+def test_of_a_long_run_the_newest_spans_are_kept_and_the_sums_go_on(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "MOST", 20)
+    trace = Trace(keep=True, processes=4)
+    for k in range(1000):
+        trace.minibatch = k
+        with trace.span("work"):
+            pass
+    state: dict[str, Any] = trace.state()
+    assert [span[1] for span in state["spans"]] == [995, 996, 997, 998, 999]
+    assert state["seconds"] == {"work": 1000.0}
+    assert clock.now > 1000
+
+
+def ends() -> tuple[Above, Below, Callable[[], None]]:
+    lower, upper = pair()
+    dtypes = ("float32", "float32")
+    above, below = Above(lower, 8, dtypes, Trace(), 10.0), Below(upper, dtypes, Trace(), 10.0)
+
+    def close() -> None:
+        lower.close()
+        upper.close()
+
+    return above, below, close
+
+
+def test_only_what_training_sends_is_counted_as_sent() -> None:
+    above, below, close = ends()
+    out = torch.zeros(4, 8)
+    above.send(Sent(0), out, None, [])
+    above.send(Sent(-4), out, None, [], Kind.EVALUATE)
+    above.tell("evaluating", {"state": torch.zeros(1000)})
+    below.done(0, [torch.zeros(4, 8)])
+    below.done(-4)
+    below.reply([torch.zeros(1000)])
+    assert above.sent_bytes == out.nbytes
+    assert below.sent_bytes >= out.nbytes
+    assert below.sent_bytes < 1000
+    assert set(above.trace.seconds) == set(below.trace.seconds) == {"send", "evaluate"}
+    close()
+
+
+@pytest.mark.parametrize(
+    ("frame", "named"),
+    [
+        (Frame(Kind.MESSAGE, 0, body=[None, None]), "wait below"),
+        (Frame(Kind.EVALUATE, -4, body=[None, None]), "evaluate"),
+        (Frame(Kind.ORDER, body=["epoch", None]), "orders"),
+    ],
+    ids=["message", "evaluate", "order"],
+)
+def test_a_wait_is_named_by_what_ends_it(frame: Frame, named: str) -> None:
+    above, below, close = ends()
+    later = threading.Timer(0.05, above.link.send, [frame])
+    later.start()
+    assert below.receive().kind == frame.kind
+    later.join()
+    assert set(below.trace.seconds) == {named}
+    close()
+
+
+@pytest.mark.parametrize(("step", "named"), [(0, "wait above"), (-4, "evaluate")])
+def test_a_wait_for_a_minibatch_that_is_evaluated_is_none_of_training(step: int, named: str) -> None:
+    above, below, close = ends()
+    kind = Kind.MESSAGE if step >= 0 else Kind.EVALUATE
+    (above.outstanding if step >= 0 else above.evaluating).append(Sent(step))
+    above.depth = 1
+    later = threading.Timer(0.05, below.link.send, [Frame(Kind.DONE, step, body=[None, []])])
+    later.start()
+    above.room(kind)
+    later.join()
+    assert set(above.trace.seconds) == {named}
+    close()
