@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import small
+from tests._support import small
 from torch import nn
 
 import syngrad

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests import small
+from tests._support import small
 from torch import nn
 
 from syngrad import SyngradError, Trainer, decouple

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests import small
+from tests._support import small
 from torch import nn
 
 from syngrad import Trainer, decouple

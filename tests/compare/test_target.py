@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests import small
+from tests._support import small
 
 from syngrad import SyngradError, Trainer
 from syngrad.compare import Comparison

@@ -66,8 +66,8 @@ class Trainer:
     feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
     unless given); feedback_delay: applied d minibatches late. inputs: "linear", "mlp(width=256)" or a function, see
     :mod:`syngrad.core.input_predictor`: each stage runs on a prediction of its input, so that none waits for those
-    below it; over several processes every process then reads the data itself. update_probability: sporadic updates. warmup:
-    minibatches of back-propagation in which the estimators are fitted but not applied.
+    below it; over several processes every process then reads the data itself. update_probability: sporadic
+    updates. warmup: minibatches of back-propagation in which the estimators are fitted but not applied.
     unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
     seed: of the estimators' start, the stages' dropout and sporadic updates. device: where to train. autocast:
     "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
