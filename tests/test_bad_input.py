@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 import syngrad
@@ -36,7 +37,7 @@ def train(
 ) -> None:
     """One epoch, and a step as large as there is."""
     net = decouple(model if model is not None else small.model(), cuts or ["2", "4"])
-    trainer = Trainer(net, loss=loss, progress=False, **{"metric": None, **options})
+    trainer = Trainer(net, loss=loss, progress=False, **keywords(**{"metric": None, **options}))
     trainer.fit(loader if loader is not None else TensorBatches(X, Y, batch_size=16), 1)
 
 

@@ -21,7 +21,6 @@ HANDED = {
         *("ConfigError", "CutError", "MessageError", "TrainingError", "CheckpointError", "LinkError"),
         "TrainingWarning",
     ),
-    "execution.settings": ("Settings",),
     "network": ("DecoupledNetwork",),
     "history": ("History", "Epoch"),
     "quality": ("Quality", "Sample", "TrueSample"),

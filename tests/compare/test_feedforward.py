@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 from syngrad import SyngradError, Trainer, decouple
@@ -207,7 +208,9 @@ def test_the_observer_hears_of_every_epoch() -> None:
 def trainer(method: str, estimator: str = "default", **more: Any) -> Trainer:
     net = decouple(small.model(), ["2", "4"])
     loss = nn.functional.cross_entropy
-    return Trainer(net, loss=loss, method=method, estimator=estimator, progress=False, quality_every=0, **more)
+    return Trainer(
+        net, loss=loss, method=method, estimator=estimator, progress=False, **keywords(quality_every=0, **more)
+    )
 
 
 def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.MonkeyPatch) -> None:

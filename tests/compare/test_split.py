@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 from syngrad import Trainer, decouple
@@ -26,8 +27,7 @@ def bound(method: str, estimator: str = "default", **more: Any) -> Trainer:
         method=method,
         estimator=estimator,
         progress=False,
-        quality_every=0,
-        **more,
+        **keywords(quality_every=0, **more),
     )
     made.bind(BATCH)
     return made

@@ -20,7 +20,7 @@ from syngrad.links.link import Link
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.pipeline.control import Process
 from syngrad.pipeline.neighbours import Above, Below, Ends
-from syngrad.pipeline.options import Settings
+from syngrad.pipeline.options import Distributed
 from syngrad.runtime.trace import Trace
 
 Span = tuple[int, int]
@@ -46,7 +46,7 @@ class Layout:
 def connect(
     rendezvous: Rendezvous,
     layout: Layout,
-    settings: Settings,
+    settings: Distributed,
     trace: Trace,
     free: bool,
     depth: int,
@@ -86,7 +86,7 @@ JOIN_S = 120.0
 
 
 def _links(
-    rendezvous: Rendezvous, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
+    rendezvous: Rendezvous, settings: Distributed, peer: Callable[[int], str], wait_s: float, me: str
 ) -> tuple[Link | None, Link | None]:
     """(to the process below, to the process above)."""
     from syngrad.links import zeromq  # here, so that a run in one process does not load it

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 #: seconds that the processes of a run may take to meet, or timeout_s where that is less: one may still be loading what
 #: another has at hand
 MEET_S = 300.0
-#: what may differ from process to process
-OWN = ("device",)
 
 
 class Group:
@@ -49,8 +47,8 @@ class Group:
         """Make this process's links, and let the execution run between them."""
         trainer = self.trainer
         execution = parts.running(trainer)
-        free = trainer.free
-        depth = trainer.settings.queue_depth
+        free = trainer.options.free
+        depth = trainer.options.queue_depth
         if not free:  # a fixed delay needs so many under way
             reach = trainer.method.delay * (len(trainer.stages) - self.span[1])
             depth = max(depth, max(trainer.policy.feedback_delay, reach) + 1)
@@ -75,21 +73,13 @@ class Group:
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same in every process."""
-        trainer, settings = self.trainer, self.trainer.settings
-        configuration = {n: value for n, value in trainer.configuration().items() if n not in OWN}
-        configuration |= {
-            "queue_depth": settings.queue_depth,
-            "link": settings.link,
-            "message_dtype": list(settings.dtypes),
-        }
-        if trainer.free:
-            configuration["feedback_delay"] = None
+        trainer = self.trainer
         model = {
             n: [list(t.shape), str(t.dtype)]
             for n, t in trainer.model.state_dict().items()
             if isinstance(t, torch.Tensor)
         }
-        return {"version": version(), "torch": torch.__version__, "option": configuration, "model": model}
+        return {"version": version(), "torch": torch.__version__, "option": trainer.options.shared(), "model": model}
 
     def report(self) -> dict[str, Any]:
         """What this process says of itself at the end."""

@@ -13,17 +13,12 @@ from syngrad.core.batch import Batch
 from syngrad.errors import CheckpointError, SyngradError, first_line
 from syngrad.runtime import checkpoint
 from syngrad.tagged_json import PlainError, encode
+from syngrad.trainer.options import RESUMED
 from syngrad.tree import map_tensors
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
 
-#: what has to be the same for a run to go on as if it had never stopped
-SAME = (
-    *("method", "estimator", "feedback", "feedback_every", "feedback_delay", "update_probability", "warmup", "seed"),
-    *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast", "groups", "freeze", "guard"),
-    *("loss", "scheduler", "scheduler_every", "inputs"),
-)
 EXAMPLE = "shape and dtype"
 
 
@@ -75,7 +70,7 @@ def restore(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], w
 
 def _check(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
     own, saved = trainer.configuration(), state["configuration"]
-    for name in SAME:
+    for name in RESUMED:
         if name in saved and own.get(name) != saved[name]:
             raise CheckpointError(
                 f"checkpoint {where!r} was made with {name}={saved[name]!r}, and this Trainer has {own.get(name)!r}; "

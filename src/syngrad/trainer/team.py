@@ -97,7 +97,7 @@ class Team(Group):
         """Let the others run ahead, on predictions of their inputs, but not past the minibatch `boundary`."""
         if self.trainer.inputs is None or self.process is None:
             return
-        now, depth = self.trainer.minibatches, self.trainer.settings.queue_depth
+        now, depth = self.trainer.minibatches, self.trainer.options.queue_depth
         until = min(boundary, now + depth)
         if until > self.allowed and self.allowed - now <= depth // 2:
             self.allowed = until

@@ -11,118 +11,77 @@ import torch
 from torch import Tensor, nn
 
 from syngrad import metrics
-from syngrad.core.batch import Batch, Unpack, read, unpack
+from syngrad.core.batch import Batch, read
 from syngrad.core.decouple import DecoupledNetwork, decouple
-from syngrad.core.input_predictor import InputSpec
-from syngrad.core.input_predictor import check_spec as check_inputs
-from syngrad.core.interface import check_spec
-from syngrad.core.pending import Record
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.estimators.registry import EstimatorSpec
-from syngrad.methods.policy import Method, Policy
-from syngrad.methods.policy import parse as parse_method
-from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
-from syngrad.optim.guard import Guard, check_bound
-from syngrad.optim.updates import SCOPES, Clipping
+from syngrad.optim.guard import Guard
 from syngrad.pipeline.neighbours import Ends
-from syngrad.pipeline.options import DEPTH, DEPTH_OF_DELAYED, Settings
+from syngrad.pipeline.options import Distributed
 from syngrad.runtime import checkpoint
+from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.options import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.quality import Quality
 from syngrad.runtime.runner import Sequential
-from syngrad.trainer import binding, options, state
+from syngrad.trainer import binding, state
 from syngrad.trainer.callbacks import Callback
-from syngrad.trainer.configuration import configuration
 from syngrad.trainer.evaluation import evaluate
 from syngrad.trainer.fitting import fit
 from syngrad.trainer.history import Epoch, History
+from syngrad.trainer.options import Options, takes
 from syngrad.trainer.parameters import check_loss, check_model
 from syngrad.trainer.plan import Plan
-
-
-def default_optimizer(params: Any) -> torch.optim.Optimizer:
-    """Adam, learning rate 1e-3, in its fused form."""
-    return torch.optim.Adam(params, 1e-3, fused=True)
 
 
 class Trainer:
     """Trains a network whose stages update by synthetic gradients, by back-propagation, or by anything between.
 
-    net: what :func:`syngrad.decouple` returned, or a plain module (for `backprop`).
-    loss: (output, target) → scalar, averaged over samples. loss_count: target → the number of sample losses that the
-    loss averages over; len(batch) unless tokens, padding or weights decide.
-    optimizer: parameter groups → any torch optimiser; weights and estimators are separate groups. optimizer_scope: one
-    for the whole "model" (faster, and the same for optimisers that act parameter by parameter), or one a "stage".
-    estimator_lr: the estimators' learning rate as a multiple of what it would be. groups: patterns of names →
-    options of their group, as in {"*.bias": {"weight_decay": 0.0}}; freeze: patterns of those that stand still.
-    scheduler: optimiser → scheduler, stepped every "epoch" or every "step" (scheduler_every).
-    clip_norm: the largest norm of a gradient, of each "stage" or of the whole "model" (clip_scope).
-    guard: an update whose gradient is not finite, or so many times as long as the longest of late, is skipped and
-    counted in `guarded`; None for no guard.
-    method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero". estimator: a name, with options if wished
-    ("mlp(hidden=2)"), a module with `forward(h, context)`, a function making one, or a mapping from cuts to these.
-    metric: "accuracy", "mse", "bits per character", or a function of (output, target).
-    feedback: "bootstrapped" or "true"; feedback_every: asked for on every n-th minibatch (the estimator's own wish
-    unless given); feedback_delay: applied d minibatches late. inputs: "linear", "mlp(width=256)" or a function, see
-    :mod:`syngrad.core.input_predictor`: each stage runs on a prediction of its input, so that none waits for those
-    below it; over several processes every process then reads the data itself. update_probability: sporadic
-    updates. warmup: minibatches of back-propagation in which the estimators are fitted but not applied.
-    unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
-    seed: of the estimators' start, the stages' dropout and sporadic updates. device: where to train. autocast:
-    "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
-    progress: True, False, or None for a bar on terminals. quality_every: minibatches between samples of the estimates'
-    quality against what comes back, true_every: against the true gradient of a part of the minibatch; 0 for none.
-    queue_depth, message_dtype, place, link, link_key, timeout_s, trace: over several processes, see
-    :class:`syngrad.pipeline.options.Settings`. record: `history.record` then says what was applied when; replay: such
-    a record, to be followed step by step in one process.
+    Args:
+        net: what :func:`syngrad.decouple` returned, or a plain module (for `backprop`).
+        loss: (output, target) → scalar, averaged over samples.
+        optimizer: parameter groups → any torch optimiser; weights and estimators are separate groups.
+        method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero".
+        estimator: a name, with options if wished ("mlp(hidden=2)"), a module with `forward(h, context)`, a function
+            making one, or a mapping from cuts to these.
+        metric: "accuracy", "mse", "bits per character", or a function of (output, target).
+        feedback: what comes back for a message, see :class:`syngrad.Feedback`; or its kind alone, "bootstrapped" or
+            "true".
+        inputs: "linear", "mlp(width=256)" or a function, see :mod:`syngrad.core.input_predictor`: each stage runs on a
+            prediction of its input, so that none waits for the previous ones; over several processes every process
+            then reads the data itself.
+        update_probability: each stage takes part in a minibatch's updates with this probability (sporadic updates).
+        distributed: how the run is laid over several processes, see :class:`syngrad.Distributed`.
+        loss_count: target → the number of sample losses that the loss averages over; len(batch) unless tokens, padding
+            or weights decide.
+        unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
+        scheduler: optimiser → scheduler.
+        scheduler_every: when it is stepped: every "epoch" or every "step".
+        optimizer_scope: one optimiser for the whole "model" (faster, and the same for those that act parameter by
+            parameter), or one a "stage".
+        estimator_lr: the estimators' learning rate as a multiple of what it would be.
+        groups: patterns of names → options of their group, as in {"*.bias": {"weight_decay": 0.0}}.
+        freeze: patterns of names of parameters that stand still.
+        clip_norm: the largest norm of a gradient; None for no clipping.
+        clip_scope: whose norm it is: of each "stage" or of the whole "model".
+        guard: an update whose gradient is not finite, or so many times as long as the longest of late, is skipped and
+            counted in `guarded`; None for no guard.
+        seed: of the estimators' start, the stages' dropout and sporadic updates.
+        device: where to train; None for where the model is.
+        autocast: "bfloat16" or "float16", whose loss is scaled as it needs; None for neither.
+        progress: True, False, or None for a bar on terminals.
 
-    Raises ConfigError at construction for what cannot be used, and TrainingError while training, each one line.
+    Raises:
+        ConfigError: at construction, for what cannot be used.
+        TrainingError: while training; each is one line.
     """
 
-    def __init__(
-        self,
-        net: DecoupledNetwork | nn.Module,
-        *,
-        loss: Callable[[Any, Any], Tensor],
-        optimizer: OptimizerFactory = default_optimizer,
-        method: str | Method = "synthetic",
-        estimator: EstimatorSpec = "default",
-        metric: str | metrics.Metric | None = None,
-        feedback: str = "bootstrapped",
-        feedback_every: int | None = None,
-        feedback_delay: int | None = None,
-        inputs: InputSpec | None = None,
-        update_probability: float = 1.0,
-        warmup: int = 0,
-        loss_count: Callable[[Any], float] | None = None,
-        unpack: Unpack = unpack,
-        scheduler: Callable[[Any], Any] | None = None,
-        scheduler_every: str = "epoch",
-        optimizer_scope: str = "model",
-        estimator_lr: float = 1.0,
-        groups: GroupOptions | None = None,
-        freeze: Sequence[str] = (),
-        clip_norm: float | None = None,
-        clip_scope: str = "stage",
-        guard: float | None = 100.0,
-        seed: int = 0,
-        device: str | torch.device | None = None,
-        autocast: str | torch.dtype | None = None,
-        progress: bool | None = None,
-        quality_every: int = 50,
-        true_every: int = 200,
-        queue_depth: int | None = None,
-        message_dtype: str | tuple[str, str] = "float32",
-        place: Sequence[int] | None = None,
-        link: str = "zeromq",
-        link_key: str | None = None,
-        timeout_s: float = 600.0,
-        trace: bool = False,
-        record: bool = False,
-        replay: Record | None = None,
-    ) -> None:
-        self.method = parse_method(method)
+    @takes(Options)
+    def __init__(self, net: DecoupledNetwork | nn.Module, options: Options) -> None:
+        #: all that was asked for
+        self.options = options
+        self.policy = options.policy
+        self.method = self.policy.method
         if not isinstance(net, DecoupledNetwork):
             if self.method.name != "backprop":
                 raise ConfigError(
@@ -130,54 +89,14 @@ class Trainer:
                     "net = syngrad.decouple(model, stages=2) and give that"
                 )
             net = decouple(net, stages=1)
-        options.check_callable("loss", loss)
-        check_loss(loss, net.model)
-        options.check_choice("scheduler_every", scheduler_every, ("epoch", "step"))
-        for name, scope in (("optimizer_scope", optimizer_scope), ("clip_scope", clip_scope)):
-            options.check_choice(name, scope, SCOPES)
-        self.quality_every = options.check_count("quality_every", quality_every)
-        self.true_every = options.check_count("true_every", true_every)
-        estimator_lr = options.check_positive("estimator_lr", estimator_lr)
-        if clip_norm is not None:
-            clip_norm = options.check_positive("clip_norm", clip_norm)
-        options.check_names("freeze", freeze)
-        check_groups(groups or {})
-        check_spec(estimator)
-        self.seed = options.check_seed(seed)
-        self.net, self.loss, self.loss_count, self.unpack = net, loss, loss_count, unpack
-        self.estimator, self.metric = estimator, metrics.resolve(metric)
-        late = 0 if feedback_delay is None else feedback_delay
-        self.policy = Policy(self.method, feedback, feedback_every or 1, late, update_probability, warmup)
-        if inputs is not None:
-            check_inputs(inputs)
-            options.check_unlocked(self.policy)
-        self.inputs = inputs
-        if queue_depth is None:
-            queue_depth = DEPTH_OF_DELAYED if self.method.name == "delayed" else DEPTH
-        self.settings = Settings(queue_depth, message_dtype, place, link, link_key, timeout_s, trace)
-        #: whether what comes from another process is applied as it comes: without a fixed delay
-        self.free = feedback_delay is None and not self.method.exact
-        self._recording, self._replay = record, replay
-        if feedback_every is not None and feedback_every != self.policy.feedback_every:
-            raise ConfigError(f"feedback_every must be a whole number of at least 1, got {feedback_every!r}")
-        self._feedback_every = None if feedback_every is None else self.policy.feedback_every
-        self._factory, self._scope, self._estimator_lr = optimizer, optimizer_scope, estimator_lr
-        self._scheduler_factory, self.scheduler_every = scheduler, scheduler_every
-        self._groups, self._freeze = dict(groups or {}), list(freeze)
-        self._clipping = None if clip_norm is None else Clipping(float(clip_norm), clip_scope)
-        bound = check_bound(guard)
-        self.guard = None if bound is None else Guard(bound)
-        self.precision = Precision(parse_dtype(autocast))
-        if self.precision.dtype == torch.float16:
-            if feedback_delay or self.method.name == "delayed":
-                raise ConfigError("autocast='float16' does not go with late gradients; use autocast='bfloat16'")
-            if self.guard is None:
-                raise ConfigError(
-                    "autocast='float16' needs the guard, which skips the updates that overflow; leave guard= as it is, "
-                    "or use autocast='bfloat16'"
-                )
-        self.progress = progress
-        self.device = options.device(device)
+        check_loss(options.loss, net.model)
+        self.net, self.loss, self.loss_count, self.unpack = net, options.loss, options.loss_count, options.unpack
+        self.estimator, self.metric, self.inputs = options.estimator, metrics.resolve(options.metric), options.inputs
+        self.feedback, self.settings = Feedback.of(options.feedback), Distributed.of(options.distributed)
+        self.seed, self.device, self.progress = options.seed, check_device(options.device), options.progress
+        self.scheduler_every = options.scheduler_every
+        self.guard = None if options.guard is None else Guard(options.guard)
+        self.precision = Precision(parse_dtype(options.autocast))
         self.execution: Sequential | None = None
         self.stages: list[Stage] = []
         self._bound: set[str] = set()
@@ -230,7 +149,7 @@ class Trainer:
     @property
     def replaying(self) -> bool:
         """Whether it follows a record step by step."""
-        return self._replay is not None
+        return self.settings.replay is not None
 
     @property
     def guarded(self) -> dict[str, int]:
@@ -247,7 +166,7 @@ class Trainer:
 
     def configuration(self) -> dict[str, Any]:
         """Every option, as plain data; functions and modules by their names."""
-        return configuration(self)
+        return self.options.configuration()
 
     def bind(self, batch: Any) -> None:
         """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
