@@ -12,7 +12,7 @@ from torch import Tensor
 
 from syngrad.core.interface import Interface
 from syngrad.core.memory import hold
-from syngrad.core.message import AwaitedInput, InFlight, StashedFlight, Inlet, Message, Minibatch, Outlet
+from syngrad.core.message import AwaitedInput, InFlight, Inlet, Message, Minibatch, Outlet, StashedFlight
 from syngrad.core.stage import Stage
 from syngrad.core.staleness import Record, Staleness
 from syngrad.methods.policy import Policy
@@ -127,13 +127,8 @@ class Actor:
             self.waiting.append(flight)
             hold((flight.leaves, flight.received), flight)
         else:
-            self.fit(flight, now.step)
-
-    def fit(self, flight: InFlight, applied: int) -> None:
-        """Fit now, with the update of minibatch `applied`."""
-        self.used(flight.step, applied)
-        assert flight.received is not None
-        self.interface.fit(flight.leaves, flight.context, flight.received, flight.scale, flight.kept)
+            self.used(flight.step, now.step)
+            self.interface.fit(flight.leaves, flight.context, flight.received or [], flight.scale, flight.kept)
 
     def used(self, step: int, applied: int) -> None:
         """Note that what came back for `step` joins the update of minibatch `applied`."""
@@ -144,7 +139,9 @@ class Actor:
     def use_waiting(self, step: int) -> None:
         """Fit to what has waited long enough: all of it is in before the estimate for minibatch `step` + 1."""
         while self.waiting and self._turn(self.index, self.waiting[0].step) <= step:
-            self.fit(self.waiting.popleft(), step)
+            flight = self.waiting.popleft()
+            self.used(flight.step, step)
+            self.interface.fit(flight.leaves, flight.context, flight.received or [], flight.scale, flight.kept)
 
     def use_awaited_inputs(self, step: int) -> None:
         """Fit the predictor of the input to what has come, and has waited long enough."""
@@ -175,5 +172,3 @@ class Actor:
         if self.training.replay is not None:  # what is not in it had not come before the run was over
             return self.training.replay.applied[index].get(step, math.inf)
         return step + self.training.policy.feedback_delay
-
-

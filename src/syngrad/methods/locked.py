@@ -103,9 +103,7 @@ class Mixed(Locked):
             backward(sent, mixture)
             actor.answer(flight.step, [gradient_of(leaf) for leaf in inputs])
 
-    def _past(
-        self, actor: Actor, flight: InFlight, received: list[Tensor], mixture: list[Tensor]
-    ) -> list[Tensor]:
+    def _past(self, actor: Actor, flight: InFlight, received: list[Tensor], mixture: list[Tensor]) -> list[Tensor]:
         """The real gradient goes through the stage to the estimators before it; its weights get the mixture."""
         graph = [(h, g, m) for h, g, m in zip(flight.sent, received, mixture, strict=True) if h.requires_grad]
         parts = [h for h, _, _ in graph]

@@ -42,7 +42,7 @@ class ControlChannel:
         name: how errors call this worker, as in "rank 1 on host b".
     """
 
-    def __init__(self, previous: Previous | None, next: Next | None, name: str) -> None:  # noqa: A002
+    def __init__(self, previous: Previous | None, next: Next | None, name: str) -> None:
         self.previous, self.next, self.name = previous, next, name
         if previous is not None and next is not None:
             previous.others, next.others = [next], [previous]

@@ -97,7 +97,7 @@ class Follower(Peer):
         if frame.minibatch != runner.count:
             raise MessageError(f"minibatch {frame.minibatch} came, and {runner.count} was due")
         with self.trace.span("work"):
-            runner.train(Batch((message,), {}, context, frame.scale, batch_size(message), frame.wanted))
+            runner.step(Batch((message,), {}, context, frame.scale, batch_size(message), frame.wanted))
 
     def _train_next(self, batches: Iterator[Any]) -> Callable[[], None]:
         """What trains on the next minibatch of the data, which this worker reads itself."""
@@ -107,7 +107,7 @@ class Follower(Peer):
             batch = self.work.read(next(batches))
             self.trace.minibatch = runner.count
             with self.trace.span("work"):
-                runner.train(batch)
+                runner.step(batch)
 
         return train
 

@@ -20,7 +20,7 @@ from syngrad.links.link import Link
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.pipeline.control import ControlChannel
 from syngrad.pipeline.neighbours import Next, Previous
-from syngrad.pipeline.options import Settings
+from syngrad.pipeline.options import Distributed
 from syngrad.runtime.trace import Trace
 
 Span = tuple[int, int]
@@ -46,7 +46,7 @@ class Layout:
 def connect(
     rendezvous: Rendezvous,
     layout: Layout,
-    settings: Settings,
+    settings: Distributed,
     trace: Trace,
     depth: int,
     device: torch.device | None = None,
@@ -88,7 +88,7 @@ JOIN_S = 120.0
 
 
 def _links(
-    rendezvous: Rendezvous, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
+    rendezvous: Rendezvous, settings: Distributed, peer: Callable[[int], str], wait_s: float, me: str
 ) -> tuple[Link | None, Link | None]:
     """(to the previous worker, to the next one)."""
     from syngrad.links import zeromq  # here, so that a run in one process does not load it
@@ -134,7 +134,10 @@ def _groups(
     rendezvous.post(f"device/{place.rank}", own)
     made: dict[bool, Link] = {}
     try:
-        for upper, other in ((False, place.rank + 1), (True, place.rank - 1)):  # the next one first: the last worker begins
+        for upper, other in (
+            (False, place.rank + 1),
+            (True, place.rank - 1),
+        ):  # the next one first
             if not 0 <= other < place.size:
                 continue
             name = peer(other)

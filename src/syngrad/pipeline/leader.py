@@ -6,9 +6,14 @@ It runs `fit` as one process alone would (trainer/loop.py), over the stages that
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 from syngrad import tagged_json
+from syngrad.core.batch import Batch
 from syngrad.core.decouple import seconds
 from syngrad.core.stage import undisturbed
 from syngrad.errors import ConfigError, LinkError, TrainingError
@@ -20,7 +25,7 @@ from syngrad.pipeline.joining import Layout
 from syngrad.pipeline.neighbours import Next
 from syngrad.pipeline.peer import Peer, Work
 from syngrad.runtime import state
-from syngrad.runtime.runner import Runner
+from syngrad.runtime.runner import Runner, Trained
 
 
 class Leader(Peer):
@@ -34,8 +39,6 @@ class Leader(Peer):
         self.allowed = 0
         #: one entry a worker, known after `gather`
         self.told: list[dict[str, Any]] = []
-        #: whether other workers hold newer stages than this one
-        self.divided = False
 
     @property
     def begun(self) -> bool:
@@ -110,12 +113,15 @@ class Leader(Peer):
         """Whether no worker can be ahead of this one."""
         return not self.work.unlocked or not self.begun or self.runner.count >= self.allowed
 
-    def sent(self, weight: float, size: int) -> None:
-        """A minibatch is on its way."""
-        self.waiting.append((self.runner.count - 1, weight, size))
+    def step(self, batch: Batch) -> list[Trained]:
+        """Send one minibatch on its way; the losses that have come since."""
+        with self.trace.span("work"):
+            self.trace.minibatch = self.runner.count
+            self.runner.step(batch)
+        self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
+        return self._losses_come()
 
-    def losses(self) -> list[tuple[int, float, float, int]]:
-        """(minibatches with it, loss, what it averages over, samples) for every loss that has come since."""
+    def _losses_come(self) -> list[Trained]:
         following = self.following
         found, following.losses = following.losses, []
         told = []
@@ -126,11 +132,13 @@ class Leader(Peer):
             expected, weight, size = self.waiting.popleft()
             if step != expected:
                 raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
-            told.append((expected + 1, loss, weight, size))
+            told.append(Trained(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
         return told
 
-    def settle(self) -> None:
-        """Wait until every minibatch that was sent is done with, in every worker."""
+    def settle(self) -> list[Trained]:
+        """Wait until every minibatch that was sent is done with, in every worker; the losses that have come since."""
+        if not self.begun:
+            return []
         if not self.level:
             raise TrainingError(
                 f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
@@ -139,6 +147,19 @@ class Leader(Peer):
         late = [each for part in self.control.order("settle") for each in part]
         self.runner.settle()
         self.following.losses.extend(sorted(late))  # that were to go with the next minibatch
+        return self._losses_come()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside it this worker's runner holds what all of them have trained; how it ends does not matter."""
+        if not self.begun or not self.runner.divided:
+            yield
+            return
+        self.gather()
+        try:
+            yield
+        finally:
+            self.release()
 
     def gather(self) -> None:
         """Take everything that the others have trained into this worker's runner: it is whole then."""
@@ -146,15 +167,16 @@ class Leader(Peer):
         for part in found:
             state.put(self.runner, part)
         self.told = [self.report(), *(part["process"] for part in found)]
-        self.divided = False
+        self.runner.divided = False
 
     def release(self) -> None:
         """Give up what of it others hold."""
-        self.divided = True
+        self.runner.divided = True
         state.release(self.runner, self.span)
 
-    def scheduled(self, loss: float | None) -> None:
+    def schedule_epoch(self, loss: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
+        self.runner.schedule_epoch(loss)
         self.control.order("epoch", loss)
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -168,6 +190,8 @@ class Leader(Peer):
 
     def flush(self) -> None:
         """Let all minibatches in flight end."""
+        if not self.begun:
+            return
         self.control.order("flush")
         self.runner.flush()
 

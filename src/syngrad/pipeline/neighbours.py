@@ -147,7 +147,7 @@ class Next(Neighbour):
             self._take(wait=True)
 
     def send(self, flight: InFlight, h: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
-        """Pass a message on, with the minibatch's context; `where` the differentiable leaves stand in the flattened h."""
+        """Pass a message on, with its context; `where` the differentiable leaves stand in the flattened h."""
         training = kind != Kind.EVALUATE
         with self.trace.span("send" if training else "evaluate"):
             # what is evaluated goes as it is, so that the metric is that of the model

@@ -42,7 +42,7 @@ class Work:
         free: whether feedback from another worker is used as it comes.
         unlocked: whether stages run on predictions of their inputs, so that every worker reads the data itself.
         device: where to train; None for where the model is.
-        configuration: the options that have to be the same in every worker.
+        shared: the options that have to be the same in every worker.
         read: a minibatch of the loader, taken apart.
         bind: (minibatch, cuts or None) → the runner, made with it as the example unless it is there already.
         metric: name and function, None for none.
@@ -54,7 +54,7 @@ class Work:
     free: bool
     unlocked: bool
     device: torch.device | None
-    configuration: Callable[[], dict[str, Any]]
+    shared: dict[str, Any]
     read: Callable[[Any], Batch]
     bind: Callable[[Batch, list[str] | None], Runner]
     metric: tuple[str, Metric] | None
@@ -116,18 +116,9 @@ class Peer:
 
     def identity(self) -> dict[str, Any]:
         """What has to be the same in every worker."""
-        work = self.work
-        settings = work.settings
-        option = work.configuration() | {
-            "queue_depth": work.depth,
-            "link": settings.link,
-            "message_dtype": list(settings.dtypes),
-        }
-        if work.free:
-            option["feedback_delay"] = None
-        tensors = {n: t for n, t in work.model.state_dict().items() if isinstance(t, torch.Tensor)}
+        tensors = {n: t for n, t in self.work.model.state_dict().items() if isinstance(t, torch.Tensor)}
         model = {n: [list(t.shape), str(t.dtype)] for n, t in tensors.items()}
-        return {"version": version(), "torch": torch.__version__, "option": option, "model": model}
+        return {"version": version(), "torch": torch.__version__, "option": self.work.shared, "model": model}
 
     def report(self) -> dict[str, Any]:
         """What this worker says of itself at the end."""
@@ -168,6 +159,7 @@ class Peer:
             if self.linked is not None:
                 ends.callback(self.linked.close)
         if self.bound is not None:
+            self.bound.divided = False
             self.bound.attach(Neighbours(0, len(self.bound.stages)))
 
 

@@ -38,12 +38,30 @@ from syngrad.methods.registry import RULES
 from syngrad.methods.unlocked import Unlocked
 from syngrad.optim.updates import Updates
 from syngrad.preserve_state import Buffers
+from syngrad.runtime.applying import apply
 from syngrad.runtime.channel import LocalChannel, Neighbours
 from syngrad.runtime.precision import Precision
 from syngrad.runtime.probe import Probe
 from syngrad.runtime.quality import Quality
 
 Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass
+class Trained:
+    """A minibatch whose loss is known.
+
+    Args:
+        count: minibatches with it.
+        loss: detached.
+        weight: what the loss averages over.
+        samples: its samples.
+    """
+
+    count: int
+    loss: Tensor
+    weight: float
+    samples: int
 
 
 @dataclass
@@ -115,6 +133,8 @@ class Runner:
         self.losses: list[list[float]] = []
         # the first estimates are exactly zero, and say nothing about the estimator
         self.next_sample = min(max(quality_every - 1, 0), 8)
+        #: whether other workers hold newer stages than this one
+        self.divided = False
         self._randomness: list[dict[str, Tensor]] = []
         self._draws: Tensor | None = None
         self._probe_next = 0
@@ -152,16 +172,6 @@ class Runner:
         """Inside it forwards run in the precision that was asked for."""
         return self.precision.autocast(self.device)
 
-    def train(self, batch: Batch) -> Tensor | None:
-        """One minibatch in its precision, and the schedules that go by minibatches; see :meth:`step`."""
-        with self.precision.autocast(self.device):
-            loss = self.step(batch)
-        if self.count == 1:  # forward may have registered some
-            self.check_parameters()
-        if self.scheduler_every == "step":
-            self._schedule()
-        return loss
-
     def schedule_epoch(self, loss: float | None) -> None:
         """Step the schedulers that go by epochs."""
         if self.scheduler_every == "epoch":
@@ -196,7 +206,7 @@ class Runner:
                 )
 
     def step(self, batch: Batch) -> Tensor | None:
-        """One minibatch: forward, backward, fit, update.
+        """One minibatch: forward, backward, fit, update, and the schedules that go by minibatches.
 
         Args:
             batch: from the data, or, where another worker runs the previous stage, what has come with its message.
@@ -217,25 +227,27 @@ class Runner:
         self._note()
         try:
             if self.probe is not None and self.probe.due(t):
-                self.probe.sample(t, batch)
+                with self.autocast():
+                    self.probe.sample(t, batch)
             now = Minibatch(t, batch, self.policy.wants_feedback(t), sampling, self._draw())
             rule = self.locked if self.policy.locked(t) else self.rule
             message = Message(batch.args, batch.kwargs, batch.wanted)
-            for k, actor in enumerate(self.own):
-                loss = rule.on_message(actor, message, now)
-                for sender, flight in self._come_back(k - 1):
-                    rule.on_feedback(sender, flight, now)
-                if k < len(self.channels):
-                    message = self.channels[k].take()
-            if self.neighbours.next is not None:
-                rule.await_feedback(self.own[-1], now)
-                for sender, flight in self._come_back(len(self.own) - 1):
-                    rule.on_feedback(sender, flight, now)
-            if self.unlocked:
-                self._take_inputs(t)
-            self.clock = t
-            rule.settle(self.own, now)
-            self.apply()
+            with self.autocast():
+                for k, actor in enumerate(self.own):
+                    loss = rule.on_message(actor, message, now)
+                    for sender, flight in self._come_back(k - 1):
+                        rule.on_feedback(sender, flight, now)
+                    if k < len(self.channels):
+                        message = self.channels[k].take()
+                if self.neighbours.next is not None:
+                    rule.await_feedback(self.own[-1], now)
+                    for sender, flight in self._come_back(len(self.own) - 1):
+                        rule.on_feedback(sender, flight, now)
+                if self.unlocked:
+                    self._take_inputs(t)
+                self.clock = t
+                rule.settle(self.own, now)
+                apply(self.updates, self.precision)
         except BaseException as error:
             self._forget(t)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
@@ -244,6 +256,10 @@ class Runner:
         self.count += 1
         if sampling:
             self.next_sample = t + self.quality_every
+        if self.count == 1:  # forward may have registered some
+            self.check_parameters()
+        if self.scheduler_every == "step":
+            self._schedule()
         return loss
 
     def _come_back(self, start: int) -> Iterator[tuple[Actor, InFlight]]:
@@ -258,27 +274,6 @@ class Runner:
                 yield self.own[k], self.channels[k].arrived.popleft()
                 k -= 1
 
-    def apply(self) -> None:
-        """The update, under float16 without the factor that its gradients carry, which then follows what was seen.
-
-        Raises:
-            TrainingError: for what the optimiser raises.
-        """
-        scaled = self.precision.dtype == torch.float16
-        if scaled:
-            self.precision.unscale(self.updates.gathered())
-        try:
-            self.updates.step_all()
-        except (SyngradError, Warning):  # a warning, where somebody has made errors of them
-            raise
-        except Exception as error:
-            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in self.updates.optimizers}))
-            raise TrainingError(
-                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
-            ) from error
-        if scaled:
-            self.precision.adapt(self.updates.overflowed)
-
     def flush(self) -> None:
         """Let the minibatches still in flight end (`delayed`): each goes back without a new one coming in."""
         while self.in_flight:
@@ -289,7 +284,7 @@ class Runner:
                 self._stand_in_line(self.clock + 1)
             self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
             self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH))
-            self.apply()
+            apply(self.updates, self.precision)
 
     def settle(self) -> None:
         """Have what has come back from the next worker, and what the previous one has sent, wait for its turn here."""

@@ -57,7 +57,7 @@ def take(runner: Runner, span: Span, *, whole: bool = False) -> dict[str, Any]:
         "guard": {key: {n: values[n] for n in names if n in values} for key, values in kept.items()},
         "quality": [quality.state_dict() for quality in runner.quality[lo:hi]],
         "extras": {} if whole else extras(runner, span),
-        "loss": dict(runner.loss.state_dict()) if isinstance(runner.loss, nn.Module) and hi == len(runner.stages) else {},
+        "loss": _loss_state(runner) if hi == len(runner.stages) else {},
         **take_common(runner),
     }  # fmt: skip
 
@@ -204,6 +204,11 @@ def put_transient(model: nn.Module, buffers: dict[str, Tensor]) -> None:
         else:
             first = next(model.parameters(), saved)
             owner.register_buffer(attribute, saved.to(first.device), persistent=False)
+
+
+def _loss_state(runner: Runner) -> dict[str, Any]:
+    """Of a loss that is a module; it belongs to the last stage."""
+    return dict(runner.loss.state_dict()) if isinstance(runner.loss, nn.Module) else {}
 
 
 def _flight(flight: StashedFlight) -> dict[str, Any]:

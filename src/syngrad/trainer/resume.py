@@ -1,69 +1,77 @@
-"""What a checkpoint of a Trainer holds, and how it is put back."""
+"""What a checkpoint of a Trainer holds, whether it fits another Trainer, and how it is put back.
+
+The model's and the optimisers' own state dicts stand in it as PyTorch makes them; everything else that a run changes is
+one part of all stages, as workers exchange it (runtime/state.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from syngrad.core.batch import Batch
+from syngrad.core.batch import example_batch
 from syngrad.errors import CheckpointError, SyngradError, first_line
 from syngrad.runtime import checkpoint
-from syngrad.tagged_json import PlainError, encode
-from syngrad.tree import map_tensors
+from syngrad.runtime import state as run_state
+from syngrad.trainer.options import RESUMED
+from syngrad.trainer.session import Session
 
-if TYPE_CHECKING:
-    from syngrad.trainer.trainer import Trainer
-
-#: what has to be the same for a run to go on as if it had never stopped
-SAME = (
-    *("method", "estimator", "feedback", "feedback_every", "feedback_delay", "update_probability", "warmup", "seed"),
-    *("optimizer_scope", "estimator_lr", "clip_norm", "clip_scope", "autocast", "groups", "freeze", "guard"),
-    *("loss", "scheduler", "scheduler_every", "inputs"),
-)
-EXAMPLE = "shape and dtype"
+#: of what a checkpoint holds; one of another form is refused
+FORM = 2
 
 
-def capture(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(the model's state dict, everything else), the tensors not copied."""
-    if trainer.execution is None:
+    runner = session.runner
+    if runner is None:
         raise CheckpointError("there is nothing to save before the first minibatch")
-    model = trainer.model.state_dict()
+    model = session.model.state_dict()
     return {name: value for name, value in model.items() if isinstance(value, Tensor)}, {
-        "configuration": trainer.configuration(),
+        "form": FORM,
+        "configuration": session.configuration(),
         "torch": torch.__version__,
-        "kinds": [type(optimizer).__name__ for optimizer in trainer.optimizers],
-        "options": trainer.execution.updates.options,
-        "cuts": trainer.net.cuts,
-        "example": trainer.example,
+        "kinds": [type(optimizer).__name__ for optimizer in session.optimizers],
+        "options": runner.updates.options,
+        "cuts": session.net.cuts,
+        "example": runner.example,
         "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
-        "buffers": transient(trainer.model),
-        "loss": dict(trainer.loss.state_dict()) if isinstance(trainer.loss, nn.Module) else None,
-        "estimators": dict(trainer.net.estimators.state_dict()),
-        "inputs": dict(trainer.net.inputs.state_dict()),
-        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [scheduler.state_dict() for scheduler in trainer.schedulers],
-        "randomness": [stage.randomness.save() for stage in trainer.stages],
-        "execution": trainer.execution.state_dict(),
-        "guard": trainer.guard.state_dict() if trainer.guard is not None else None,
-        "quality": [quality.state_dict() for quality in trainer.quality],
-        "train_s": trainer.train_s,
-        "epochs_done": trainer.epochs_done,
+        "buffers": run_state.transient(session.model),
+        "optimizers": [optimizer.state_dict() for optimizer in session.optimizers],
+        "stages": run_state.take(runner, (0, len(runner.stages)), whole=True),
+        "train_s": session.made.train_s,
+        "epochs_done": session.made.epochs,
     }
 
 
-def restore(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+def write(session: Session, root: Any, keep: int, **more: Any) -> Path:
+    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path."""
+    model, state = capture(session)
+    return checkpoint.save(root, model, {**state, **more}, keep)
+
+
+def restore(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
     """Put a captured state into a Trainer of the same configuration; what does not fit is refused beforehand.
 
-    Raises CheckpointError for another configuration, cuts or model, naming both values.
+    Args:
+        model, state: as :func:`capture` gave them.
+        where: the checkpoint's path, for errors.
+
+    Raises:
+        CheckpointError: for another form, configuration, cuts or model, naming both values.
     """
+    if state.get("form") != FORM:
+        raise CheckpointError(
+            f"checkpoint {where!r} was written by an earlier version of Syngrad; finish its run with that version, or "
+            "begin a new one from the weights in its model.safetensors"
+        )
     try:
-        _check(trainer, model, state, where)
-        _bind(trainer, state, where)
-        _put(trainer, model, state, where)
+        _check(session, model, state, where)
+        _bind(session, state, where)
+        _put(session, model, state, where)
     except SyngradError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
@@ -73,15 +81,15 @@ def restore(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], w
         ) from error
 
 
-def _check(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
-    own, saved = trainer.configuration(), state["configuration"]
-    for name in SAME:
+def _check(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    own, saved = session.configuration(), state["configuration"]
+    for name in RESUMED:
         if name in saved and own.get(name) != saved[name]:
             raise CheckpointError(
                 f"checkpoint {where!r} was made with {name}={saved[name]!r}, and this Trainer has {own.get(name)!r}; "
                 "give it the same"
             )
-    now = {name: value for name, value in trainer.model.state_dict().items() if isinstance(value, Tensor)}
+    now = {name: value for name, value in session.model.state_dict().items() if isinstance(value, Tensor)}
     for name in now.keys() ^ model.keys():
         has, lacks = ("this model", "the checkpoint") if name in now else ("the checkpoint", "this model")
         raise CheckpointError(f"checkpoint {where!r} is of another model: {has} has {name!r}, {lacks} does not")
@@ -93,36 +101,34 @@ def _check(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], wh
             )
 
 
-def _bind(trainer: Trainer, state: dict[str, Any], where: str) -> None:
+def _bind(session: Session, state: dict[str, Any], where: str) -> None:
     cuts = list(state["cuts"])
-    if trainer.execution is None:
+    if session.runner is None:
         if state["example"] is None:
             raise CheckpointError(
                 f"checkpoint {where!r} does not describe its minibatches; call trainer.bind(batch) before resuming"
             )
-        if trainer.net.requested_cuts is None and not trainer.net.segments:
-            trainer.net.requested_cuts, trainer.net.requested_stages = (cuts, None) if cuts else (None, 1)
-        trainer.bind_to(made(state["example"]))
-    if trainer.net.cuts != cuts:
-        raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {trainer.net.cuts}")
+        session.bind_to(example_batch(state["example"]), cuts if session.net.requested_cuts is None else None)
+    if session.net.cuts != cuts:
+        raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {session.net.cuts}")
 
 
-def _fits(trainer: Trainer, state: dict[str, Any], where: str) -> None:
+def _fits(session: Session, state: dict[str, Any], where: str) -> None:
     """Refuse other optimisers, groups or estimators before anything is moved."""
-    execution = trainer.execution
-    assert execution is not None
-    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+    runner = session.runner
+    assert runner is not None
+    kinds = [type(optimizer).__name__ for optimizer in session.optimizers]
     if state["kinds"] != kinds:
         raise CheckpointError(
             f"checkpoint {where!r} was made with optimizers {state['kinds']}, and this Trainer has {kinds}; give it "
             "the same"
         )
-    if len(state["schedulers"]) != len(trainer.schedulers):
+    schedulers = len(state["stages"]["schedulers"])
+    if schedulers != len(session.schedulers):
         raise CheckpointError(
-            f"checkpoint {where!r} has {len(state['schedulers'])} schedulers, and this Trainer "
-            f"{len(trainer.schedulers)}"
+            f"checkpoint {where!r} has {schedulers} schedulers, and this Trainer {len(session.schedulers)}"
         )
-    for own, saved in zip(execution.updates.options, state["options"], strict=True):
+    for own, saved in zip(runner.updates.options, state["options"], strict=True):
         for mine, its in zip_longest(own, saved, fillvalue={"name": "nothing"}):
             for name in sorted(mine.keys() | its.keys()):
                 if mine.get(name) != its.get(name):
@@ -130,39 +136,25 @@ def _fits(trainer: Trainer, state: dict[str, Any], where: str) -> None:
                         f"checkpoint {where!r} was made with {name}={its.get(name)!r} for {its.get('name')}, and this "
                         f"Trainer has {mine.get(name)!r}; give it the same"
                     )
-    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+    for optimizer, saved in zip(session.optimizers, state["optimizers"], strict=True):
         sizes = [len(group["params"]) for group in saved["param_groups"]]
         if sizes != [len(group["params"]) for group in optimizer.param_groups]:
             raise CheckpointError(f"checkpoint {where!r} has groups of {sizes} parameters; give this Trainer the same")
-    shapes = {name: tensor.shape for name, tensor in trainer.net.estimators.state_dict().items()}
-    if shapes != {name: tensor.shape for name, tensor in state["estimators"].items()}:
+    shapes = [{n: t.shape for n, t in i.state_dict().items()} for i in session.net.interfaces]
+    if shapes != [{n: t.shape for n, t in each.items()} for each in state["stages"]["estimators"][:-1]]:
         raise CheckpointError(f"checkpoint {where!r} has other estimators; give this Trainer the same")
 
 
-def _put(trainer: Trainer, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
-    execution = trainer.execution
-    assert execution is not None
-    _fits(trainer, state, where)
-    trainer.net.estimators.load_state_dict(state["estimators"])
-    trainer.net.inputs.load_state_dict(state.get("inputs", {}))
-    trainer.model.load_state_dict({**model, **state["model"]})
-    put_transient(trainer.model, state["buffers"])
-    if isinstance(trainer.loss, nn.Module) and state["loss"] is not None:
-        trainer.loss.load_state_dict(state["loss"])
-    for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    _fits(session, state, where)
+    session.model.load_state_dict({**model, **state["model"]})
+    run_state.put_transient(session.model, state["buffers"])
+    for optimizer, saved in zip(session.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
         as_saved(optimizer, saved)
-    for scheduler, saved in zip(trainer.schedulers, state["schedulers"], strict=True):
-        scheduler.load_state_dict(saved)
-    for stage, saved in zip(trainer.stages, state["randomness"], strict=True):
-        stage.randomness.load(saved)
-    device = next(trainer.model.parameters()).device
-    execution.load_state_dict(map_tensors(lambda t: t.to(device), state["execution"]))  # a generator takes its own back
-    if trainer.guard is not None and state["guard"] is not None:
-        trainer.guard.load_state_dict(state["guard"])
-    for quality, saved in zip(trainer.quality, state["quality"], strict=True):
-        quality.load_state_dict(saved)
-    trainer.train_s, trainer.epochs_done = float(state["train_s"]), int(state["epochs_done"])
+    run_state.put(session.bound, state["stages"])
+    run_state.put_common(session.bound, state["stages"])
+    session.made.train_s, session.made.epochs = float(state["train_s"]), int(state["epochs_done"])
 
 
 def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -184,58 +176,5 @@ def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
                 now[name] = torch.empty_like(parameter, dtype=found.dtype, device=found.device).copy_(found)
 
 
-def transient(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that are no part of the model's state dict, and belong to a run all the same."""
-    persistent = model.state_dict()
-    return {name: buffer for name, buffer in model.named_buffers() if name not in persistent}
-
-
-def put_transient(model: nn.Module, buffers: dict[str, Tensor]) -> None:
-    """Put them back; one of another shape, or that is made on first use, takes the saved one's place."""
-    for name, saved in buffers.items():
-        path, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(path)
-        now = owner._buffers.get(attribute)
-        if now is not None and now.shape == saved.shape:
-            now.copy_(saved)
-        else:
-            first = next(model.parameters(), saved)
-            owner.register_buffer(attribute, saved.to(first.device), persistent=False)
-
-
 def _describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def example_of(batch: Batch) -> Any:
-    """A minibatch's structure, shapes and dtypes as plain data; None where it holds anything but tensors and that."""
-    trees = [list(batch.args), dict(batch.kwargs), batch.target]
-    shapes = map_tensors(lambda t: {EXAMPLE: [list(t.shape), t.dtype]}, trees)
-    try:
-        encode(shapes, {})
-    except PlainError:
-        return None
-    return shapes
-
-
-def made(example: Any) -> Batch:
-    """A minibatch of zeros of that description, to bind estimators with: they look at shapes and dtypes alone."""
-    args, kwargs, target = _zeros(example)
-    return Batch(tuple(args), kwargs, target, 1.0, 1)
-
-
-def _zeros(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        if tree.keys() == {EXAMPLE}:
-            shape, dtype = tree[EXAMPLE]
-            return torch.zeros(shape, dtype=dtype)
-        return {key: _zeros(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map(_zeros, tree))
-    return tree
-
-
-def write(trainer: Trainer, root: Any, keep: int, **more: Any) -> Any:
-    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path."""
-    model, state = capture(trainer)
-    return checkpoint.save(root, model, {**state, **more}, keep)
