@@ -15,7 +15,7 @@ import pytest
 import syngrad
 from syngrad import Trainer, cli
 from syngrad.cli import main
-from syngrad.cli.compare import split_rows
+from syngrad.cli.options import listed
 from syngrad.compare import Comparison
 from syngrad.results import validate
 
@@ -221,7 +221,7 @@ def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: py
     ],
 )
 def test_commas_within_brackets_part_nothing(text: str, rows: list[str]) -> None:
-    assert split_rows(text) == rows
+    assert listed(text) == rows
 
 
 def test_the_module_is_the_same_program() -> None:

@@ -9,18 +9,18 @@ from syngrad.launch.parent_death import die_with_launcher
 from syngrad.links.world import world
 from syngrad.pipeline.failures import report_failure
 from syngrad.pipeline.neighbours import RemoteError
+from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.history import History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loop import Run
 from syngrad.trainer.member import Member
-from syngrad.trainer.plan import Plan
 from syngrad.trainer.team import Team
 
 if TYPE_CHECKING:
     from syngrad.trainer.trainer import Trainer
 
 
-def fit(trainer: Trainer, plan: Plan) -> History:
+def fit(trainer: Trainer, plan: FitArguments) -> History:
     """Train as planned; every process returns the same history, and its model is the whole trained one.
 
     Only process 0 reads the data, validates, calls callbacks, shows progress and writes files.
@@ -55,7 +55,7 @@ def check(trainer: Trainer) -> None:
             )
 
 
-def _lead(trainer: Trainer, plan: Plan, team: Team) -> History:
+def _lead(trainer: Trainer, plan: FitArguments, team: Team) -> History:
     try:
         return Run(trainer, plan, team).go()
     except RemoteError as failure:

@@ -20,10 +20,10 @@ from syngrad.runtime import checkpoint
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import state
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import Place, length
-from syngrad.trainer.plan import AUTO, Plan
 from syngrad.trainer.progress_bar import bar
 from syngrad.trainer.team import Team
 
@@ -59,7 +59,7 @@ class Run:
     """One call of `fit` at work; team: the other processes, where there are any."""
 
     trainer: Trainer
-    plan: Plan
+    plan: FitArguments
     team: Team | None = None
     partial: Partial = field(default_factory=Partial)
 

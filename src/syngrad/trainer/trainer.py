@@ -27,11 +27,11 @@ from syngrad.runtime.runner import Sequential
 from syngrad.trainer import binding, state
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.evaluation import evaluate
+from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.fitting import fit
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.options import Options, takes
 from syngrad.trainer.parameters import check_loss, check_model
-from syngrad.trainer.plan import Plan
 
 
 class Trainer:
@@ -256,8 +256,8 @@ class Trainer:
         Calling fit again without resume trains for so many epochs more.
         """
         self._check_parameters()
-        plan = Plan(loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks)
-        return fit(self, plan)
+        often = validate_every, save, save_every, keep, resume
+        return fit(self, FitArguments(loader, epochs, validate, on_epoch, *often, callbacks))
 
     def save(self, folder: str | Path, keep: int = 2) -> Path:
         """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.
