@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from syngrad.core.message import InFlight
 from syngrad.errors import LinkError
 from syngrad.links import local
 from syngrad.links.link import Frame, Kind
-from syngrad.core.message import InFlight
 from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime.trace import Trace
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from syngrad.core.message import InFlight
 from syngrad.links.link import Frame, Kind
 from syngrad.links.local import pair
-from syngrad.core.message import InFlight
 from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime import trace as tracing
 from syngrad.runtime.trace import Trace
