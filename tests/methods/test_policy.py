@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syngrad.errors import ConfigError
 from syngrad.methods.policy import Method, Policy
-from syngrad.methods.registry import parse, split_row
+from syngrad.methods.registry import RULES, parse, split_row
 
 
 @pytest.mark.parametrize(
