@@ -200,23 +200,24 @@ def _publish(comparison: Comparison | RecurrentComparison, options: dict[str, An
     they cannot be written.
     """
     from syngrad import results
+    from syngrad.report.measured import measured
     from syngrad.report.table import report
     from syngrad.report.verdict import verdict
 
-    baseline = comparison.description.get("baseline")
-    aggregated = results.aggregate(comparison.rows, *([baseline] if baseline else []))
-    said = verdict(aggregated, comparison.target, baseline=baseline)
     environment = results.environment(comparison.threads)
     config = _resolved(comparison, options)
-    document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)
+    document = results.document(environment, comparison.description, comparison.rows, None, config)
+    compared = measured(document)
+    said = verdict(compared)
+    document["verdict"] = said.to_dict()
     try:
         if options["json"] is not None:
             results.write(options["json"], document)
         if options["html"] is not None:
-            from syngrad.report.html import page
+            from syngrad.report.page import page
 
             results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
     finally:
-        print(report(document, aggregated, said.text, said.reasons))
+        print(report(document, compared, said))
     if options["html"] is not None:
         print(f"\nthe report: {options['html']}")

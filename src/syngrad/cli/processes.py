@@ -49,8 +49,10 @@ def _publish(comparison: Processes, options: dict[str, Any]) -> None:
     """Write the files first, and print all the same where they cannot be written."""
     from syngrad import results
     from syngrad.cli.compare import OPTIONS
-    from syngrad.report.processes import over, report, verdict
-    from syngrad.report.timeline import chrome
+    from syngrad.report.measured import measured
+    from syngrad.report.table import report
+    from syngrad.report.tracks import chrome
+    from syngrad.report.verdict import verdict
 
     environment = {**results.environment(comparison.threads), "link": str(comparison.link or "") or None}
     experiment = comparison.experiment
@@ -59,7 +61,7 @@ def _publish(comparison: Processes, options: dict[str, Any]) -> None:
     document = results.finite(
         results.document(environment, comparison.description, comparison.rows, None, config),
     )
-    compared = over(document, comparison.accounts)
+    compared = measured(document, comparison.accounts)
     said = verdict(compared)
     document["verdict"] = said.to_dict()
     try:
@@ -68,7 +70,7 @@ def _publish(comparison: Processes, options: dict[str, Any]) -> None:
         if options["trace"] is not None:
             results.write(options["trace"], chrome(comparison.accounts))
         if options["html"] is not None:
-            from syngrad.report.processes.page import page
+            from syngrad.report.page import page
 
             results.write_text(
                 options["html"], page(document, command_line(config, OPTIONS), accounts=comparison.accounts)
