@@ -1,4 +1,4 @@
-"""The report's figures of bars: time to target, where a step's time goes, memory; over workers, rates and what is sent."""
+"""The report's figures of bars: time to target, parts of a step, memory; over workers, rates and what is sent."""
 
 from __future__ import annotations
 

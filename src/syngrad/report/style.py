@@ -71,6 +71,6 @@ def styles(rows: Sequence[Aggregate]) -> list[Style]:
 
 
 def hatched(colour: str, pattern: str) -> dict[str, Any]:
-    """A bar's marker in a colour of the style sheet, hatched where a pattern is given."""
+    """A bar's marker in a colour of the style sheet; without hatching where the pattern is ""."""
     shape = {"shape": pattern, "bgcolor": css(colour), "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
-    return {"color": css(colour), "pattern": shape} if pattern else {"color": css(colour)}
+    return {"color": css(colour), "pattern": shape}

@@ -94,7 +94,8 @@ def _set_out(
     """The table's lines, and the failed rows' reasons that are not in them. in_full: whether those are wrapped, or else
     cut to their row's first line.
     """
-    widths = [max(map(len, column)) for column in zip(heads, *(row for row in rows if not isinstance(row, str)))]
+    figures = [row for row in rows if not isinstance(row, str)]
+    widths = [max(map(len, column)) for column in zip(heads, *figures, strict=True)]
     columns = sum(widths) + BETWEEN * len(widths)
     names = max(NAMES, min(max(len(row.label) for row in m.rows), width - columns))
     room = max(width - names - BETWEEN, 20)
