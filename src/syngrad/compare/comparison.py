@@ -18,7 +18,6 @@ from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError
 from syngrad.experiments.experiment import Experiment
 from syngrad.results import BACKPROP, Row, time_to_target
-from syngrad.results.record import record
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch
 
@@ -158,7 +157,7 @@ class Comparison(Base[Contender]):
             self.failed(row, error)
             return
         row.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else None
-        record(row, history)
+        row.record(history)
         if self.target is not None and self.higher_is_better is not None:
             row.time_to_target_s = time_to_target(row.history, self.target, self.higher_is_better)
         if epochs:

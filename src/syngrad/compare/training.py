@@ -17,7 +17,6 @@ from syngrad.errors import ConfigError
 from syngrad.experiments.experiment import Experiment, check_count
 from syngrad.methods.policy import parse as parse_method
 from syngrad.results import Row
-from syngrad.results.record import record
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch, History
 
@@ -96,7 +95,7 @@ class Training:
             optimizer=type(trainer.optimizers[0]).__name__ if trainer.execution is not None else None,
             trainer=trainer.configuration(),
         )
-        record(row, history)
+        row.record(history)
         if self.processes:
             settings = trainer.settings
             row.processes = len(self.processes)

@@ -19,7 +19,6 @@ from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from syngrad import __version__
 from syngrad.report import bars, figures, gradient_quality, tracks
@@ -99,7 +98,7 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
             "subtitle": _subtitle(told, m),
             "ran": (told.get("config") or {}).get("command", "compare"),
             "policy": policy(list(scripts.values())),
-            "style": Markup(_resource("page.css")),
+            "style": _resource("page.css"),
             "answer": (pays if pays in ANSWERS else "none", ANSWERS.get(pays, UNDECIDED)),
             "verdict": {"text": "", "reasons": [], **verdict},
             "tiles": tiles(m, verdict.get("row")),
@@ -118,7 +117,7 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
                 for figure in section.figures
                 for k, panel in enumerate(figure.panels)
             },
-            **{name: Markup(script) for name, script in scripts.items()},
+            **scripts,
         }
     )  # fmt: skip
 
