@@ -20,6 +20,7 @@ from syngrad.report.style import css
 Number = float | None
 #: over workers, seconds of training are drawn up to so many times those of Syngrad's slowest row, or of one alone
 AS_LONG = 2.0
+SECONDS = "seconds of training"
 
 
 @dataclass
@@ -148,18 +149,12 @@ def learning(m: Measured) -> list[Figure]:
     values = [(line, [seed["metric"]["history"] for seed in line.finished]) for line in m.done]
     losses = [(line, [seed.get("train_loss", []) for seed in line.finished]) for line in m.done]
     ends = "; at the end " + ", ".join(f"{line.label} {m.shown(line.row.value)}" for line in m.done)
-    epochs, seconds = f"{m.metric} against epochs", f"{m.metric} against seconds of training"
-    loss, loss_curves = "training loss against epochs", _curves(losses, "training loss")
+    loss, losses_drawn = "training loss against epochs", _curves(losses, "training loss")
+    untimed = "Evaluation is left out of the seconds."
     made = [
-        ("metric-epoch", epochs, "Taken on the test data.", ends, _curves(values, m.unit, m)),
-        (
-            "metric-seconds",
-            seconds,
-            "Evaluation is left out of the seconds.",
-            ends,
-            _curves(values, m.unit, m, seconds=True),
-        ),
-        ("loss-epoch", loss, "Averaged over each epoch.", "", loss_curves),
+        ("metric-epoch", f"{m.metric} against epochs", "Taken on the test data.", ends, _curves(values, m.unit, m)),
+        ("metric-seconds", f"{m.metric} against {SECONDS}", untimed, ends, _curves(values, m.unit, m, seconds=True)),
+        ("loss-epoch", loss, "Averaged over each epoch.", "", losses_drawn),
     ]
     return [
         Figure(name, title, caption + over, [Panel(title + said, *content)])
@@ -178,7 +173,7 @@ def _curves(
         curve = over_seeds(histories, 2, 1)
         data += drawn(curve, curve.seconds if seconds else list(curve.x), line, factor)
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "seconds of training" if seconds else "epochs"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": SECONDS if seconds else "epochs"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": unit}},
         "hovermode": "closest" if seconds else "x unified",
     }

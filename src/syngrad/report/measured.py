@@ -178,7 +178,9 @@ def _over_workers(line: Line, batch_size: int, accounts: Accounts) -> None:
     rates = _told(one["samples_per_s"] for one in done)
     line.rate, line.rate_spread = _mean(rates), statistics.stdev(rates) if len(rates) > 1 else None
     line.sent_bytes = _mean(_told(_a_minibatch(one, batch_size) for one in done))
-    line.staleness = _mean(_told(_stalest(one) for one in done)) if line.own else None
+    if line.own:
+        stalest = (max(_told(each["staleness"] for each in one["interfaces"]), default=None) for one in done)
+        line.staleness = _mean(_told(stalest))
     # under the label that was typed, which here may be another: an estimator's name is never left out of it
     typed = f"{row.method}:{row.estimator}" if row.estimator else row.method
     told = [found for one in done if (found := accounts.get((typed, one["seed"])))]
@@ -189,10 +191,6 @@ def _over_workers(line: Line, batch_size: int, accounts: Accounts) -> None:
 def _a_minibatch(one: Mapping[str, Any], batch_size: int) -> float | None:
     sent, rate, train_s = one["bytes_sent"], one["samples_per_s"], one["train_s"]
     return sent / (rate * train_s / batch_size) if sent is not None and rate and train_s else None
-
-
-def _stalest(one: Mapping[str, Any]) -> float | None:
-    return max(_told(each["staleness"] for each in one["interfaces"]), default=None)
 
 
 def _told(values: Iterable[float | None]) -> list[float]:

@@ -39,6 +39,8 @@ ANSWERS = {
 }
 UNDECIDED = "No answer."
 UNFINISHED = "No row has finished."
+UNSAMPLED = "No row estimates gradients, or nothing was sampled."
+UNTIMED = "Step times and memory were not taken."
 UNTRACED = "No row of Syngrad's over several processes has told where its time went; results files do not hold it."
 
 
@@ -186,12 +188,11 @@ def _sections_in_one_process(m: Measured) -> list[Section]:
     estimating = [line for line in m.done if finite_numbers(line.row.cosines.values())]
     learning = _drawn(*figures.learning(m), bars.target_time(m), figures.tradeoff(m))
     quality = _drawn(gradient_quality.by_interface(m), gradient_quality.over_time(m))
-    none = "No row estimates gradients, or nothing was sampled.", "Step times and memory were not taken."
     parts = [name for name, _, _ in bars.PARTS] if split is not None else []
     return [
         Section("learning", "Learning", "Learning", UNFINISHED, learning, "rows", m.done),
-        Section("gradients", "Gradients", "Gradient quality", none[0], quality, "rows", estimating),
-        Section("cost", "Cost", "Cost of a step", none[1], _drawn(split, bars.memory(m)), "part", parts),
+        Section("gradients", "Gradients", "Gradient quality", UNSAMPLED, quality, "rows", estimating),
+        Section("cost", "Cost", "Cost of a step", UNTIMED, _drawn(split, bars.memory(m)), "part", parts),
     ]
 
 
@@ -228,19 +229,16 @@ def _summary(m: Measured) -> Table:
         cells = [cell(line) for _, cell in columns] if row.ok else row.status
         rows.append(Row(row.label + of, cells, line.style))
     seeds = max((row.seeds for row in m.rows), default=1)
+    means = f"Means over {seeds} seeds, ± the standard deviation"
     if m.workers > 1:
-        said = "One seed: no spread can be given."
-        if seeds > 1:
-            said = f"Means over {seeds} seeds, ± the standard deviation."
+        said = f"{means}." if seeds > 1 else "One seed: no spread can be given."
         said += (
             " Sent: by all processes, for training. Staleness: minibatches between a message and the use of what came "
             "back for it, at the stalest interface. Peak memory: of the largest process, PyTorch itself included."
         )
     else:
-        said = "One seed: no spread and no interval can be given."
-        if seeds > 1:
-            said = f"Means over {seeds} seeds, ± the standard deviation; gaps are paired by seed, with their 95 % "
-            said += "interval."
+        said = f"{means}; gaps are paired by seed, with their 95 % interval."
+        said = said if seeds > 1 else "One seed: no spread and no interval can be given."
         said += f" Kept: for backward passes, at most. ×: of {m.base_label}'s. Training: seconds, evaluation left out."
     return Table(["row", *(head for head, _ in columns)], rows, said)
 
@@ -347,14 +345,13 @@ def _by_seed(m: Measured) -> Table:
 
 def _facts(pairs: Mapping[str, Any]) -> dict[str, str]:
     """Names and values in words, those that are unknown left out."""
-    told = {key: value for key, value in pairs.items() if value not in (None, "", [])}
-    return {key: _plain(value) for key, value in told.items()}
 
+    def plain(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    return {key: plain(value) for key, value in pairs.items() if value not in (None, "", [])}
 
 
 def _named_environment(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def time_to_target(
     Args:
         history: (epoch, seconds, value) of every validation, in order.
         target: a value of the metric.
-        higher_is_better: whether it is reached from below.
+        higher_is_better: whether more of the metric is better.
     """
     sign = 1.0 if higher_is_better else -1.0
     before: tuple[float, float] | None = None
