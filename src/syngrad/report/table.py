@@ -1,7 +1,8 @@
 """What is printed of a comparison: a table that fits a terminal of 80 columns, the verdict, and what was run on what.
 
-rich sets the table out. What it leaves to us is which columns there are, how far figures are rounded before a line is
-too long, where a name is broken, and that a failed row's reason stands across all columns of figures.
+rich sets every row out. What it leaves to us: which columns there are, how wide they are, since figures are rounded
+further before a line is too long, where a name is broken, and that a failed row's reason stands across all columns of
+figures, for which rich has no cell.
 """
 
 from __future__ import annotations
@@ -99,28 +100,27 @@ def _set_out(
     columns = sum(widths) + BETWEEN * len(widths)
     names = max(NAMES, min(max(len(row.label) for row in m.rows), width - columns))
     room = max(width - names - BETWEEN, 20)
-    lines, cut = [*_grid(names, widths, [("row", heads)]), "─" * min(width, names + columns)], []
+    lines, cut = [*_row("row", names, heads, widths), "─" * min(width, names + columns)], []
     for row, cells in zip(m.rows, rows, strict=True):
         name = "\n".join(named(row.label, names))
         if not isinstance(cells, str):
-            lines += _grid(names, widths, [(name, cells)])
+            lines += _row(name, names, cells, widths)
             continue
         said = textwrap.wrap(cells, room) if in_full else [textwrap.shorten(cells, room, placeholder=" …")]
         cut += [f"{row.label} {cells}"] * (not in_full and said != [cells])
-        lines += _grid(names, [room], [(name, ["\n".join(said)])], justify="left")
+        lines += _row(name, names, ["\n".join(said)], [room], "left")
     return lines, cut
 
 
-def _grid(
-    names: int, widths: Sequence[int], rows: Sequence[tuple[str, Sequence[str]]], justify: JustifyMethod = "right"
+def _row(
+    name: str, names: int, cells: Sequence[str], widths: Sequence[int], justify: JustifyMethod = "right"
 ) -> list[str]:
-    """Names to the left and figures in columns of these widths, as rich sets them out."""
+    """A row with its name to the left and its cells in columns of these widths, as rich sets it out."""
     grid = Table.grid(padding=(0, BETWEEN, 0, 0))
     grid.add_column(width=names)
     for width in widths:
         grid.add_column(width=width, justify=justify)
-    for name, cells in rows:
-        grid.add_row(name, *cells)
+    grid.add_row(name, *cells)
     room = names + sum(widths) + BETWEEN * len(widths)
     console = Console(file=io.StringIO(), width=room, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as caught:
@@ -190,7 +190,7 @@ def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
         figures = "  ".join(f"{cut}:\u00a0{number(value, '.2f')}" for cut, value in told.items())
         wrapped = "\n".join(textwrap.wrap(figures, room, break_on_hyphens=False)).replace("\u00a0", " ")
         name = "\n".join(named(row.label, names))
-        lines += [f"  {line}" for line in _grid(names, [room], [(name, [wrapped])], justify="left")]
+        lines += [f"  {line}" for line in _row(name, names, [wrapped], [room], "left")]
     return lines
 
 
