@@ -54,7 +54,7 @@ def main(spec: dict[str, Any], out: str) -> None:
     row = training.run().to_dict()
     if os.environ.get("RANK", "0") != "0":
         return
-    waits = ("wait above", "wait below")
+    waits = ("wait for next", "wait for previous")
     result = {
         "history": row["metric"]["history"],
         "train_s": row["train_s"],

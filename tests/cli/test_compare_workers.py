@@ -51,7 +51,7 @@ def test_the_report_with_its_timeline(
     assert all(each["trace"] is True for each in made_up)
     text = html.read_text(encoding="utf-8")
     assert 'id="figure-timeline-0"' in text
-    assert several.FAILURE.replace("'", "&#x27;") in text
+    assert several.FAILURE.replace("'", "&#39;") in text
     document = json.loads(file.read_text(encoding="utf-8"))
     validate(document)
     assert document["config"]["methods"] == rows.split(",")

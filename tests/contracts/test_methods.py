@@ -114,7 +114,7 @@ def check_a_failure_leaves_nothing(name: str) -> None:
         undisturbed.step(batch)
         if k == 4:
             broken = (batch[0], torch.full_like(batch[1], 9))
-            with pytest.raises(SyngradError, match="outside the model.s 3 outputs"):
+            with pytest.raises(SyngradError, match=r"outside the model.s 3 outputs"):
                 made.step(broken)
         made.step(batch)
     assert same(everything(made), everything(undisturbed))

@@ -26,17 +26,17 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 def test_what_lies_inside_a_work_counts_for_itself(modules: dict[str, Any]) -> None:
     spans = [
         ("work", 0, 0.0, 5.0),  # before the first that counts
-        ("wait below", 0, 5.0, 9.0),
+        ("wait for previous", 0, 5.0, 9.0),
         ("send", 1, 11.0, 12.0),
         ("work", 1, 10.0, 14.0),
-        ("wait below", 1, 14.0, 15.0),
-        ("wait above", 2, 16.0, 18.0),
+        ("wait for previous", 1, 14.0, 15.0),
+        ("wait for next", 2, 16.0, 18.0),
         ("work", 2, 15.0, 20.0),
-        ("wait above", 2, 20.0, 30.0),  # after the last work: the run is over
+        ("wait for next", 2, 20.0, 30.0),  # after the last work: the run is over
     ]
     found = modules["worker"].shares({"spans": spans}, 1)
-    assert found == pytest.approx({"work": 0.6, "send": 0.1, "wait below": 0.1, "wait above": 0.2})
-    assert modules["worker"].idle([found, {"work": 0.5, "wait below": 0.5}]) == pytest.approx(0.3)
+    assert found == pytest.approx({"work": 0.6, "send": 0.1, "wait for previous": 0.1, "wait for next": 0.2})
+    assert modules["worker"].idle([found, {"work": 0.5, "wait for previous": 0.5}]) == pytest.approx(0.3)
 
 
 def test_epochs_have_full_minibatches_alone(modules: dict[str, Any]) -> None:

@@ -131,7 +131,9 @@ def in_one_process(options: dict[str, Any]) -> int:
         comparison = RecurrentComparison(experiment, asked, **common)
     else:
         comparison = Comparison(experiment, ROWS if asked is None else asked, **common)
-    return finish(comparison, options["progress"], lambda: _publish(comparison, options))
+    return finish(
+        comparison, options["progress"], lambda: _publish(comparison, options, _resolved(comparison, options))
+    )
 
 
 def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> dict[str, Any]:
@@ -149,29 +151,47 @@ def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, A
     return kept("compare", OPTIONS, {**options, **filled})
 
 
-def _publish(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> None:
+def _publish(
+    comparison: Comparison | RecurrentComparison | Processes,
+    options: dict[str, Any],
+    config: dict[str, Any],
+    accounts: Any = None,
+    link: str | None = None,
+) -> None:
     """Write the files first: what is printed can be lost, what was measured must not be. And print all the same where
     they cannot be written.
+
+    Args:
+        config: the command's options, as the file and the report keep them.
+        accounts: what every worker says of itself, where there are several; link: what is emulated between them.
     """
     from syngrad import results
+    from syngrad.report.measured import measured
     from syngrad.report.table import report
     from syngrad.report.verdict import verdict
 
-    baseline = comparison.description.get("baseline")
-    aggregated = results.aggregate(comparison.rows, *([baseline] if baseline else []))
-    said = verdict(aggregated, comparison.target, baseline=baseline)
     environment = results.environment(comparison.threads)
-    config = _resolved(comparison, options)
-    document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)
+    if accounts is not None:
+        environment |= {"link": link}
+    document = results.document(environment, comparison.description, comparison.rows, None, config)
+    if accounts is not None:
+        document = results.finite(document)
+    compared = measured(document, accounts)
+    said = verdict(compared)
+    document["verdict"] = said.to_dict()
     try:
         if options["json"] is not None:
             results.write(options["json"], document)
-        if options["html"] is not None:
-            from syngrad.report.html import page
+        if accounts is not None and options["trace"] is not None:
+            from syngrad.report.tracks import chrome
 
-            results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
+            results.write(options["trace"], chrome(accounts))
+        if options["html"] is not None:
+            from syngrad.report.page import page
+
+            results.write_text(options["html"], page(document, command_line(config, OPTIONS), accounts=accounts))
     finally:
-        print(report(document, aggregated, said.text, said.reasons))
+        print(report(document, compared, said))
     if options["html"] is not None:
         print(f"\nthe report: {options['html']}")
 
@@ -204,36 +224,10 @@ def over_workers(options: dict[str, Any]) -> int:
 
 
 def _publish_workers(comparison: Processes, options: dict[str, Any]) -> None:
-    """Write the files first, and print all the same where they cannot be written."""
-    from syngrad import results
-    from syngrad.report.processes import over, report, verdict
-    from syngrad.report.timeline import chrome
-
-    environment = {**results.environment(comparison.threads), "link": str(comparison.link or "") or None}
     experiment = comparison.experiment
     filled = {"methods": comparison.labels, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
     config = kept("compare", OPTIONS, {**options, **filled})
-    document = results.finite(
-        results.document(environment, comparison.description, comparison.rows, None, config),
-    )
-    compared = over(document, comparison.accounts)
-    said = verdict(compared)
-    document["verdict"] = said.to_dict()
-    try:
-        if options["json"] is not None:
-            results.write(options["json"], document)
-        if options["trace"] is not None:
-            results.write(options["trace"], chrome(comparison.accounts))
-        if options["html"] is not None:
-            from syngrad.report.processes.page import page
-
-            results.write_text(
-                options["html"], page(document, command_line(config, OPTIONS), accounts=comparison.accounts)
-            )
-    finally:
-        print(report(document, compared, said))
-    if options["html"] is not None:
-        print(f"\nthe report: {options['html']}")
+    _publish(comparison, options, config, comparison.accounts, str(comparison.link or "") or None)
 
 
 def check_files(options: dict[str, Any], names: Sequence[str]) -> None:

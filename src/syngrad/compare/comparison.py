@@ -18,7 +18,6 @@ from syngrad.compare.split import split
 from syngrad.errors import ConfigError, CutError
 from syngrad.experiments.experiment import Experiment
 from syngrad.results import BACKPROP, Row, time_to_target
-from syngrad.results.record import record
 from syngrad.runtime.feedback import Feedback
 from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
@@ -161,7 +160,7 @@ class Comparison(Base[Contender]):
             self.failed(row, error)
             return
         row.peak_memory_bytes = torch.cuda.max_memory_allocated() if cuda else None
-        record(row, history)
+        row.record(history)
         if self.target is not None and self.higher_is_better is not None:
             row.time_to_target_s = time_to_target(row.history, self.target, self.higher_is_better)
         if epochs:

@@ -17,7 +17,6 @@ from syngrad.errors import ConfigError
 from syngrad.experiments.experiment import Experiment, check_count
 from syngrad.methods.registry import parse as parse_method
 from syngrad.results import Row
-from syngrad.results.record import record
 from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch, History
@@ -99,7 +98,7 @@ class Training:
             optimizer=type(trainer.optimizers[0]).__name__ if trainer.runner is not None else None,
             trainer=trainer.configuration(),
         )
-        record(row, history)
+        row.record(history)
         if self.processes:
             settings = trainer.settings
             row.processes = len(self.processes)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.report import made
 
-from syngrad.report.html import page, plotly_js, policy
+from syngrad.report.page import page, plotly_js, policy
 from syngrad.results import Row, validate
 
 DOCUMENTS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What the timeline draws: pieces that do not lie over one another, out of a stretch in which all processes train."""
+"""What the timeline draws: pieces that do not lie over one another, out of a stretch in which all workers train."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report import several
 
-from syngrad.report.processes.lanes import MINIBATCHES, Piece, Stretch, disjoint, lane, length, steady
+from syngrad.report.measured import NEXT, PREVIOUS
+from syngrad.report.tracks import MINIBATCHES, Piece, Stretch, disjoint, length, steady, track
 
 
 def test_a_span_within_another_stands_for_its_time() -> None:
-    spans = [["send", 1, 2.0, 3.0], ["wait above", 1, 4.0, 5.0], ["work", 1, 0.0, 6.0], ["work", 2, 6.0, 7.0]]
+    spans = [["send", 1, 2.0, 3.0], [NEXT, 1, 4.0, 5.0], ["work", 1, 0.0, 6.0], ["work", 2, 6.0, 7.0]]
     assert disjoint(spans) == [
         Piece("work", 1, 0.0, 2.0),
         Piece("send", 1, 2.0, 3.0),
         Piece("work", 1, 3.0, 4.0),
-        Piece("wait above", 1, 4.0, 5.0),
+        Piece(NEXT, 1, 4.0, 5.0),
         Piece("work", 1, 5.0, 6.0),
         Piece("work", 2, 6.0, 7.0),
     ]
@@ -44,8 +45,8 @@ def test_pieces_never_overlap_and_cover_what_the_spans_cover(drawn: list[tuple[i
 
 
 def test_the_stretch_is_the_last_one_that_is_long_enough() -> None:
-    processes = [several.account(0), several.account(1)]
-    found = steady(processes)
+    accounts = [several.account(0), several.account(1)]
+    found = steady(accounts)
     assert found is not None
     assert found.minibatches == 20
     assert found.begin == pytest.approx(1000.0 + 40 * 0.005 + 2 * 0.02)
@@ -75,9 +76,9 @@ def test_the_window_is_as_long_for_every_row() -> None:
     assert length([fast, Stretch(0.0, 12.0, 100)], 16) == pytest.approx(0.32), "and more where another is far slower"
 
 
-def test_a_lane_is_cut_at_the_window() -> None:
-    found = lane(several.account(1), 1000.001 + 5 * 0.005, 1000.001 + 7 * 0.005)
-    assert [piece.name for piece in found] == ["wait below", "work", "wait below", "work"]
+def test_a_track_is_cut_at_the_window() -> None:
+    found = track(several.account(1), 1000.001 + 5 * 0.005, 1000.001 + 7 * 0.005)
+    assert [piece.name for piece in found] == [PREVIOUS, "work", PREVIOUS, "work"]
     assert [piece.minibatch for piece in found] == [4, 5, 5, 6]
     assert found[0].begin == pytest.approx(0.0, abs=1e-9)
     assert found[-1].end <= 0.01

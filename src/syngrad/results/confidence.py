@@ -1,4 +1,4 @@
-"""Student's t: how far a mean over a few seeds may lie from the true one."""
+"""How far a mean over a few seeds may lie from the true one: Student's t, and the interval that follows from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ Z = 1.959964
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t with `freedom` ≥ 1 degrees of freedom.
+    """The 97.5 % quantile of Student's t, from a table to 10 degrees of freedom.
 
-    From a table to 10, beyond by the expansion in 1/freedom around the normal quantile, right to four digits.
+    Beyond, by the expansion in 1/freedom around the normal quantile, right to four digits.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
     """
     if freedom <= len(QUANTILES):
         return QUANTILES[freedom - 1]

@@ -1,4 +1,4 @@
-"""The report of a comparison over processes, as text and as figures."""
+"""The report of a comparison over workers, as text and as figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tests.report import made, several
 from tests.report.test_figures import plain
-from tests.report.test_html import Elements
+from tests.report.test_page import Elements
 
-from syngrad.report.frame import plotly_js
-from syngrad.report.processes import figures, over
-from syngrad.report.processes.page import page
+from syngrad.report import tracks
+from syngrad.report.measured import PREVIOUS, measured
+from syngrad.report.page import page, plotly_js
 from syngrad.results import validate
 
 
@@ -85,7 +85,7 @@ def test_the_order_of_the_page() -> None:
     said = " ".join(Elements(text).text)
     for each in (document["verdict"]["text"], *document["verdict"]["reasons"], several.FAILURE):
         assert each in said
-    for kind in figures.SAID.values():
+    for _, _, _, kind in tracks.SPANS:
         assert kind in said
     assert "syngrad compare fashion-mlp \\\n  --workers 2" in text
     assert list(drawn(text)) == [
@@ -101,22 +101,22 @@ def test_a_file_read_again_has_everything_but_the_timeline() -> None:
     assert "figure-rates-0" in drawn(text)
 
 
-def test_the_timeline_has_a_lane_a_process_and_says_who_waits() -> None:
+def test_the_timeline_has_a_track_a_worker_and_says_who_waits() -> None:
     document, accounts = whole()
-    figure = figures.timeline(over(document, accounts))
+    figure = tracks.timeline(measured(document, accounts))
     assert figure is not None
     assert [panel.heading for panel in figure.panels] == ["delayed", "synthetic:local", "synthetic"]
     for panel in figure.panels:
         kinds = {trace["name"]: trace for trace in panel.data}
-        assert set(kinds) <= {"work", "send", "wait below", "between"}
+        assert set(kinds) <= {"work", "send", PREVIOUS, "between"}
         assert set(kinds["work"]["y"]) == {"0", "1"}
-        assert set(kinds["wait below"]["y"]) == {"1"}
+        assert set(kinds[PREVIOUS]["y"]) == {"1"}
         assert panel.layout["yaxis"]["ticktext"] == [
             "process 0, stages 1–2<br>waits 3.1 %",
             "process 1, stage 3<br>waits 25 %",
         ]
         assert "process 1 works 6" in panel.alt
-        assert "waits for the process below 3" in panel.alt
+        assert "waits for the previous process 3" in panel.alt
         last = max(a + b for t in panel.data for a, b in zip(t["base"], t["x"], strict=True))
         assert last <= panel.layout["xaxis"]["range"][1] + 0.001
         assert sum(len(trace["y"]) for trace in panel.data) < 200
@@ -124,9 +124,9 @@ def test_the_timeline_has_a_lane_a_process_and_says_who_waits() -> None:
     assert len(windows) == 1
 
 
-def test_every_minibatch_has_its_number_once_in_a_lane() -> None:
+def test_every_minibatch_has_its_number_once_in_a_track() -> None:
     document, accounts = whole()
-    figure = figures.timeline(over(document, accounts))
+    figure = tracks.timeline(measured(document, accounts))
     assert figure is not None
     (work,) = [trace for trace in figure.panels[0].data if trace["name"] == "work"]
     numbers = [(y, text) for y, text in zip(work["y"], work["text"], strict=True) if text]
@@ -136,15 +136,15 @@ def test_every_minibatch_has_its_number_once_in_a_lane() -> None:
 def test_a_long_run_gives_no_long_file() -> None:
     document, accounts = whole()
     short = len(page(document, None, accounts))
-    for processes in accounts.values():
-        for process in processes:
-            process["spans"] = several.spans(process["rank"], minibatches=5000, every=2500)
+    for workers in accounts.values():
+        for worker in workers:
+            worker["spans"] = several.spans(worker["rank"], minibatches=5000, every=2500)
     assert abs(len(page(document, None, accounts)) - short) < 20_000
 
 
-def test_the_shares_of_a_process_add_up() -> None:
+def test_the_shares_of_a_worker_add_up() -> None:
     document, accounts = whole()
-    figure = figures.shares(over(document, accounts))
+    figure = tracks.shares(measured(document, accounts))
     assert figure is not None
     columns = zip(*(trace["x"] for trace in figure.panels[0].data), strict=True)
     assert [sum(column) for column in columns] == pytest.approx([100.0] * 6, abs=0.05)

@@ -1,4 +1,4 @@
-"""How a row looks wherever it is drawn: its colour, its dash and its marker, so that no figure rests on colour alone.
+"""How a row is drawn wherever it is: its colour, its dash and its marker, so that no figure rests on colour alone.
 
 Colours are names of CSS variables, resolved in the page, because they change with its colour scheme.
 """
@@ -25,8 +25,8 @@ def css(name: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Look:
-    """The look of one row; `index` counts the rows, `colour` is 0 for backprop."""
+class Style:
+    """The style of one row; `index` counts the rows, `colour` is 0 for backprop."""
 
     index: int
     colour: int
@@ -40,11 +40,11 @@ class Look:
 
     @property
     def band(self) -> dict[str, str]:
-        """The same, thin enough to lie behind lines."""
+        """Its colour, thin enough to lie behind lines."""
         return css(f"--band-{self.colour}")
 
     def trace(self, **more: Any) -> dict[str, Any]:
-        """A line with markers of this look, as Plotly has it. `meta` says which row it belongs to."""
+        """A line with markers in this style, as Plotly has it. `meta` says which row it belongs to."""
         return {
             "type": "scatter",
             "mode": "lines+markers",
@@ -56,15 +56,21 @@ class Look:
         }
 
 
-def looks(rows: Sequence[Aggregate]) -> list[Look]:
-    """One look a row: the baseline in the colour of ink, the others in turn."""
+def styles(rows: Sequence[Aggregate]) -> list[Style]:
+    """One style a row: the baseline in the colour of ink, the others in turn."""
     made, others = [], 0
     for index, row in enumerate(rows):
         if row.is_base:
-            made.append(Look(index, 0, "solid", "circle"))
+            made.append(Style(index, 0, "solid", "circle"))
         else:
             k = others % COLOURS
-            # after a round of colours the markers move on by one, so that no two looks are the same for 81 rows
-            made.append(Look(index, k + 1, DASHES[k], MARKERS[(k + others // COLOURS) % len(MARKERS)]))
+            # after a round of colours the markers move on by one, so that no two styles are the same for 81 rows
+            made.append(Style(index, k + 1, DASHES[k], MARKERS[(k + others // COLOURS) % len(MARKERS)]))
             others += 1
     return made
+
+
+def hatched(colour: str, pattern: str) -> dict[str, Any]:
+    """A bar's marker in a colour of the style sheet; without hatching where the pattern is ""."""
+    shape = {"shape": pattern, "bgcolor": css(colour), "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
+    return {"color": css(colour), "pattern": shape}

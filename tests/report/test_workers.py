@@ -1,4 +1,4 @@
-"""A comparison over processes as it is printed: rows that fit 80 columns, and who is fastest, and where it does not
+"""A comparison over workers as it is printed: rows that fit 80 columns, and who is fastest, and where it does not
 pay."""
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from tests.report import several
 
-from syngrad.report.processes import over, report, table, verdict
-from syngrad.report.timeline import idle
-from syngrad.report.verdict import Verdict
+from syngrad.report.measured import idle, measured
+from syngrad.report.table import report, table
+from syngrad.report.verdict import Verdict, verdict
 
 
 def told(rows: list[Any], target: float | None = None) -> Verdict:
-    return verdict(over(several.whole(rows, target), several.accounts(rows)))
+    return verdict(measured(several.whole(rows, target), several.accounts(rows)))
 
 
 def three(own: float, rival: float, alone: float = 100.0, top: float = 0.86, **more: Any) -> list[Any]:
@@ -29,7 +29,7 @@ def three(own: float, rival: float, alone: float = 100.0, top: float = 0.86, **m
 def test_no_line_is_wider_than_a_terminal_and_columns_are_aligned(target: float | None) -> None:
     rows = several.rows()
     document = several.whole(rows, target)
-    compared = over(document, several.accounts(rows))
+    compared = measured(document, several.accounts(rows))
     text = report(document, compared, verdict(compared))
     assert max(map(len, text.splitlines())) <= 80
     lines = table(compared)
@@ -41,7 +41,7 @@ def test_no_line_is_wider_than_a_terminal_and_columns_are_aligned(target: float 
 
 def test_the_figures_of_a_row() -> None:
     rows = several.rows()
-    compared = over(several.whole(rows), several.accounts(rows))
+    compared = measured(several.whole(rows), several.accounts(rows))
     lines = {line.split()[0]: line.split() for line in table(compared)[2:]}
     assert lines["alone"] == ["alone", "85.7", "20,000", "1.00", "–", "–", "–", "350", "MiB"]
     # 600 × 256 KiB over 5 × 10,000 samples in minibatches of 256
@@ -50,7 +50,7 @@ def test_the_figures_of_a_row() -> None:
 
 
 def test_a_failed_row_is_one_line_and_its_whole_reason_stands_below() -> None:
-    lines = table(over(several.whole(several.rows())))
+    lines = table(measured(several.whole(several.rows())))
     (line,) = [line for line in lines if line.startswith("gpipe  ")]
     assert "failed: row 'gpipe' over 2 workers" in line
     assert line.endswith(" …")
@@ -59,7 +59,7 @@ def test_a_failed_row_is_one_line_and_its_whole_reason_stands_below() -> None:
 
 
 def test_without_accounts_everything_but_idle_time_is_known() -> None:
-    compared = over(several.whole(several.rows()))
+    compared = measured(several.whole(several.rows()))
     assert all(line.idle is None for line in compared.lines)
     assert compared.workers == 2
 
@@ -144,6 +144,6 @@ def test_nothing_to_speak_of() -> None:
 
 def test_seeds_give_a_spread() -> None:
     rows = several.rows(seeds=3, failed=False)
-    lines = table(over(several.whole(rows), several.accounts(rows)))
+    lines = table(measured(several.whole(rows), several.accounts(rows)))
     assert "85.9 ±0.2" in lines[2]
     assert not any("One seed" in said for said in told(rows).reasons)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from syngrad.report.curves import known, over_seeds
-from syngrad.report.figures import Figure, Measured, Panel, drawn, escape
-from syngrad.report.looks import css
-from syngrad.results import Aggregate, thinned
+from syngrad.report.figures import Figure, Panel, drawn, over_seeds
+from syngrad.report.measured import Measured, finite_numbers
+from syngrad.report.style import css
+from syngrad.results import thinned
 
 #: interfaces that are drawn over time, at most
 PANELS = 12
@@ -21,23 +21,18 @@ def by_interface(m: Measured) -> Figure | None:
     cuts = _cuts(m)
     data: list[dict[str, Any]] = []
     said: list[str] = []
-    for row, look, _ in m.each():
-        values = row.cosines
-        if not known(list(values.values())):
+    hover = "%{fullData.name}: %{y:.3f}<extra></extra>"
+    for line in m.done:
+        values, true = line.row.cosines, [line.row.true_cosines.get(cut) for cut in cuts]
+        if not finite_numbers(values.values()):
             continue
         y = [values.get(cut) for cut in cuts]
-        hover = "%{fullData.name}: %{y:.3f}<extra></extra>"
-        data.append(look.trace(x=[escape(cut) for cut in cuts], y=y, name=escape(row.label), hovertemplate=hover))
-        said.append(f"{row.label} " + ", ".join(f"{cut} {_two(values.get(cut))}" for cut in cuts))
-        true = [row.true_cosines.get(cut) for cut in cuts]
-        if known(true):
-            data.append(
-                _open(
-                    look.trace(
-                        x=[escape(cut) for cut in cuts], y=true, name=f"{escape(row.label)}, true", hovertemplate=hover
-                    )
-                )
-            )
+        data.append(line.style.trace(x=cuts, y=y, name=line.label, hovertemplate=hover))
+        told = {cut: "unknown" if value is None else f"{value:.2f}" for cut, value in zip(cuts, y, strict=True)}
+        said.append(f"{line.label} " + ", ".join(f"{cut} {value}" for cut, value in told.items()))
+        if finite_numbers(true):
+            trace = line.style.trace(x=cuts, y=true, name=f"{line.label}, true", hovertemplate=hover)
+            data.append(_open(trace))
     if not data:
         return None
     layout = {
@@ -55,7 +50,7 @@ def by_interface(m: Measured) -> Figure | None:
 
 def over_time(m: Measured) -> Figure | None:
     """Cosine and norm ratio as they went, a panel an interface."""
-    cuts = [cut for cut in _cuts(m) if any(_series(seeds, cut, "history") for _, _, seeds in m.each())]
+    cuts = [cut for cut in _cuts(m) if any(_series(line.finished, cut, "history") for line in m.done)]
     chosen = thinned(cuts, PANELS)
     panels = [_panel(m, cut) for cut in chosen]
     if not panels:
@@ -72,28 +67,25 @@ def over_time(m: Measured) -> Figure | None:
 def _panel(m: Measured, cut: str) -> Panel:
     data: list[dict[str, Any]] = []
     said: list[str] = []
-    for row, look, seeds in m.each():
+    for line in m.done:
         for kind in ("history", "true_history"):
-            series = _series(seeds, cut, kind)
+            series = _series(line.finished, cut, kind)
             for column, axis in ((1, "y"), (2, "y2")):
                 curve = over_seeds(series, column)
-                traces = drawn(curve, curve.x, row, look, yaxis=axis)
+                traces = drawn(curve, curve.x, line, yaxis=axis)
                 if kind == "true_history":
                     traces = [_open(each) for each in traces if "fill" not in each]
                     for each in traces:
                         each["name"] += ", true"
                 data += traces
                 if kind == "history" and axis == "y" and curve.last is not None:
-                    said.append(f"{row.label} {curve.last:.2f}")
-    ratios = [value for trace in data if trace.get("yaxis") == "y2" for value in known(trace["y"]) if value > 0]
+                    said.append(f"{line.label} {curve.last:.2f}")
+    ratios = [
+        value for trace in data if trace.get("yaxis") == "y2" for value in finite_numbers(trace["y"]) if value > 0
+    ]
     wide = bool(ratios) and max(ratios) / min(ratios) > WIDE
-    guide = {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "line": {"color": css("--muted"), "dash": "dot", "width": 1},
-    }
+    stroke = {"color": css("--muted"), "dash": "dot", "width": 1}
+    guide = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "y2", "y0": 1, "y1": 1, "line": stroke}
     cosines = [trace for trace in data if trace.get("yaxis") == "y"]
     layout = {
         "xaxis": {"title": {"text": "minibatch"}, "anchor": "y2", "rangemode": "tozero"},
@@ -103,7 +95,7 @@ def _panel(m: Measured, cut: str) -> Panel:
             "domain": [0.0, 0.43],
             **({"type": "log", "dtick": 1} if wide else {"rangemode": "tozero"}),
         },
-        "shapes": [{**guide, "yref": "y2", "y0": 1, "y1": 1}],
+        "shapes": [guide],
         "hovermode": "closest",
     }
     alt = f"gradient quality at interface {cut} over time; last cosine: {', '.join(said) or 'unknown'}"
@@ -113,22 +105,21 @@ def _panel(m: Measured, cut: str) -> Panel:
 def _series(seeds: Sequence[dict[str, Any]], cut: str, kind: str) -> list[list[list[Any]]]:
     """One interface's samples, seed by seed, where there are any."""
     found = [each.get(kind) for seed in seeds for each in seed["interfaces"] if each["cut"] == cut]
-    return [points for points in found if points and any(known(point[1:3]) for point in points)]
+    return [points for points in found if points and any(finite_numbers(point[1:3]) for point in points)]
 
 
 def _cuts(m: Measured) -> list[str]:
-    rows: list[Aggregate] = [row for row, _, _ in m.each()]
-    return list(dict.fromkeys(cut for row in rows for cut in row.cosines))
+    return list(dict.fromkeys(cut for line in m.done for cut in line.row.cosines))
 
 
 def _range(traces: Sequence[dict[str, Any]]) -> list[float]:
     """From the lowest cosine or 0 to just above 1, so that the end is seen."""
-    values = [value for trace in traces for value in known(trace["y"])]
+    values = [value for trace in traces for value in finite_numbers(trace["y"])]
     return [min([-0.05, *(value - 0.05 for value in values)]), 1.05]
 
 
 def _open(trace: dict[str, Any]) -> dict[str, Any]:
-    """The same with open markers on a thin dotted line: against the true gradient."""
+    """A trace with open markers on a thin dotted line: against the true gradient."""
     line, marker = trace["line"], trace["marker"]
     return {
         **trace,
@@ -141,7 +132,3 @@ def _true(m: Measured) -> str:
     if any(row.true_cosines for row in m.rows):
         return " Open markers on dotted lines: against the true gradient, on the minibatches where it was computed."
     return ""
-
-
-def _two(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}"
