@@ -12,7 +12,7 @@ from torch import nn
 
 from syngrad import SyngradError, Trainer, decouple
 from syngrad.compare import Comparison, contenders
-from syngrad.compare.measure import saved_bytes, turns, windows
+from syngrad.compare.step_costs import saved_bytes, step_seconds, windows
 from syngrad.results import aggregate, document, environment, validate
 
 
@@ -219,7 +219,7 @@ def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.Monke
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "step", noted)
-    times = turns([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
+    times = step_seconds([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
     assert order[:6] == ["backprop", "zero", "zero", "backprop", "backprop", "zero"]
     assert [len(each) for each in times] == [12, 12]
 

@@ -8,7 +8,7 @@ from syngrad.cli.comparing import check_files, finish
 from syngrad.cli.config import command_line, kept, listed
 
 if TYPE_CHECKING:
-    from syngrad.processes import Processes
+    from syngrad.compare.over_workers import WorkersComparison
 
 #: what the processes of a row are told to use instead of the experiment's own
 INSTEAD = ("epochs", "batch_size", "optimizer", "cuts", "stages")
@@ -18,7 +18,7 @@ FILES = ("json", "html", "trace")
 
 def run(options: dict[str, Any]) -> int:
     """The comparison that these options ask for, published where they say."""
-    from syngrad.processes import Processes
+    from syngrad.compare.over_workers import WorkersComparison
 
     check_files(options, FILES)
     dtype = options["message_dtype"]
@@ -29,7 +29,7 @@ def run(options: dict[str, Any]) -> int:
     }
     cuts = options["cuts"]
     instead = {name: options[name] for name in INSTEAD} | {"cuts": listed(cuts) if cuts is not None else None}
-    comparison = Processes(
+    comparison = WorkersComparison(
         options["experiment"],
         options["workers"],
         None if options["methods"] is None else listed(options["methods"]),
@@ -45,7 +45,7 @@ def run(options: dict[str, Any]) -> int:
     return finish(comparison, options["progress"], lambda: _publish(comparison, options))
 
 
-def _publish(comparison: Processes, options: dict[str, Any]) -> None:
+def _publish(comparison: WorkersComparison, options: dict[str, Any]) -> None:
     """Write the files first, and print all the same where they cannot be written."""
     from syngrad import results
     from syngrad.cli.compare import OPTIONS

@@ -28,7 +28,8 @@ UNSUPPORTED = ("autocast", "clip_norm", "device")
 class Recipe:
     """What all rivals are made of. The model is made as the Trainer's is, from the same seed.
 
-    Raises ConfigError for an option that a rival would have to follow and cannot.
+    Raises:
+        ConfigError: An option that a rival would have to follow and cannot.
     """
 
     def __init__(self, experiment: Experiment, seed: int) -> None:
@@ -107,7 +108,7 @@ class Recipe:
         return self.share(output, part.target, part.size, whole.scale)
 
     def share(self, output: Any, target: Any, size: int, scale: float) -> Tensor:
-        """The same for a part of `size` samples of a minibatch of this scale."""
+        """The share that `size` samples have in the mean loss of a minibatch of this scale."""
         count = self.experiment.options.get("loss_count")
         number = float(size if count is None else count(target))
         if number == 0:  # padding alone, say, of which there is no mean
@@ -121,7 +122,7 @@ class Recipe:
 
 
 def part_of(batch: Batch, index: int, parts: int) -> Batch | None:
-    """The share of one process: consecutive samples, as many as the others' or one fewer; None for no sample.
+    """The share of one worker: consecutive samples, as many as the others' or one fewer; None for no sample.
 
     Its scale stays the whole minibatch's.
     """

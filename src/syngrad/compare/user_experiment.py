@@ -1,26 +1,28 @@
-"""What an experiment supplies to a comparison: networks, loaders, a few minibatches; and what goes wrong in it."""
+"""What a user's experiment supplies: networks, loaders, minibatches, a course; its faults are named as its own."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from torch import nn
 
-from syngrad.compare.contenders import Contender
-from syngrad.compare.measure import size
+from syngrad.compare.step_costs import size
 from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiments.experiment import Experiment
+from syngrad.recurrent import Course, Piece
+from syngrad.recurrent.student import Student
 from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
 
 BATCHES = 8
 #: minibatches that a loader without a length is read for, to learn how long a delay may be
 COUNTED = 1000
-#: options of the Trainer that a comparison decides itself
+#: arguments of the Trainer that a comparison decides itself
 OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
 
 
@@ -28,10 +30,10 @@ class ExperimentError(SyngradError):
     """What lies in the experiment itself, and so would fail every row."""
 
 
-class Source:
-    """An experiment's parts, made anew for every row, with its faults named as the experiment's own.
+class UserExperiment:
+    """A feed-forward experiment's parts, made anew for every row, with its faults named as the experiment's own.
 
-    cuts: where every network is cut; from `stages` alone until the first network that was balanced has settled them.
+    Where the experiment has `stages` alone, the first network that was balanced settles `cuts` for all.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -71,16 +73,18 @@ class Source:
             raise ExperimentError(f"{self._said}: data() must return (training loader, test loader)")
         return loaders
 
-    def batches(self, seed: int, contenders: Sequence[Contender], delay: object) -> list[Any]:
+    def batches(self, seed: int, delays: Sequence[tuple[str, int]]) -> list[Any]:
         """The first few minibatches of an epoch, as far as they are as large as the first.
 
-        Refused is a delay longer than an epoch, of a row or (`delay`) of the feedback.
+        Args:
+            seed: Of the order of the data.
+            delays: What has a delay of how many minibatches; one longer than an epoch is refused.
         """
         loader, _ = self.loaders(seed)
         try:
             iterator = iter(loader)
             batches = list(itertools.islice(iterator, BATCHES))
-            _check_delays(contenders, delay, loader, iterator, len(batches))
+            _check_delays(delays, loader, iterator, len(batches))
         except SyngradError:
             raise
         except (Exception, SystemExit) as error:
@@ -88,23 +92,6 @@ class Source:
         if not batches:
             raise TrainingError(f"{self._said}: the training loader yields no batch")
         return [batch for batch in batches if size(batch) == size(batches[0])]
-
-    def description(self, model: nn.Module, cuts: Sequence[str], seed: int, seeds: int = 1) -> dict[str, Any]:
-        """What the results file says of the experiment; how many samples an epoch has is known after one."""
-        return {
-            "name": self.experiment.name,
-            "model": type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "dataset": self.experiment.dataset,
-            "samples": None,
-            "batch_size": self.experiment.batch_size,
-            "epochs": self.experiment.epochs,
-            "stages": len(cuts) + 1,
-            "cuts": list(cuts),
-            "seed": seed,
-            "seeds": seeds,
-            "target": None,
-        }
 
     def epoch_length(self, seed: int) -> int:
         """The minibatches of an epoch; a loader that does not tell is run through once."""
@@ -118,13 +105,8 @@ class Source:
             raise ExperimentError(f"{self._said}: the loader raised {first_line(error)}") from error
 
 
-def _check_delays(
-    contenders: Sequence[Contender], late: object, loader: Iterable[Any], rest: Iterator[Any], taken: int
-) -> None:
+def _check_delays(delays: Sequence[tuple[str, int]], loader: Iterable[Any], rest: Iterator[Any], taken: int) -> None:
     """Refuse a delay longer than an epoch: nothing would come of it but a run up to its first update."""
-    delays = [(f"row {c.label!r}", c.method.delay) for c in contenders]
-    if isinstance(late, int):
-        delays.append(("option feedback_delay", late))
     longest = max(delay for _, delay in delays)
     if not taken or longest <= taken:
         return
@@ -137,3 +119,67 @@ def _check_delays(
                 f"{what}: a delay of {delay:.12g} minibatches is longer than an epoch, which has {epoch}; "
                 f"write at most {epoch}"
             )
+
+
+class CheckedCourse(Course):
+    """What another course says, checked; `said` begins each message.
+
+    Raises:
+        TrainingError: Whatever the course raises itself, what is no Piece, and an examination that gives no finite
+            number.
+    """
+
+    def __init__(self, course: Course, said: str) -> None:
+        self.course, self.said = course, said
+
+    def take(self) -> Piece:
+        """What is learnt next."""
+        return self._piece("take", self.course.take)
+
+    def sample(self) -> Piece:
+        """Of a typical length."""
+        own = type(self.course).sample is not Course.sample
+        return self._piece("sample" if own else "take", self.course.sample)
+
+    def probe(self) -> Piece | None:
+        """Where estimates are held against the true gradient."""
+        made = self._called("probe", self.course.probe)
+        return made if made is None or isinstance(made, Piece) else self._no_piece("probe", "a Piece or None", made)
+
+    def heard(self, loss: float, piece: Piece) -> None:
+        """The loss of the piece just learnt."""
+        self._called("heard", self.course.heard, loss, piece)
+
+    def examine(self, student: Student) -> float:
+        """The metric, as a plain number."""
+        made = self._called("examine", self.course.examine, student)
+        try:
+            value = float("" if isinstance(made, str) else made)
+        except (TypeError, ValueError, RuntimeError) as error:
+            shape = f" of shape {tuple(made.shape)}" if hasattr(made, "shape") else ""
+            raise TrainingError(
+                f"{self.said}: examine() must return a number, got {type(made).__name__}{shape}"
+            ) from error
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.said}: examine() gave {value}, which nothing can be held against; lower the learning rate, or "
+                "check the metric"
+            )
+        return value
+
+    def _piece(self, name: str, function: Callable[[], Any]) -> Piece:
+        made = self._called(name, function)
+        return made if isinstance(made, Piece) else self._no_piece(name, "a Piece", made)
+
+    def _no_piece(self, name: str, wished: str, made: Any) -> NoReturn:
+        raise TrainingError(
+            f"{self.said}: {name}() must return {wished}, as in Piece(inputs, targets), got {type(made).__name__}"
+        )
+
+    def _called(self, name: str, function: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return function(*given)
+        except (SyngradError, Warning):
+            raise
+        except (Exception, SystemExit) as error:
+            raise TrainingError(f"{self.said}: {name}() raised {first_line(error)}") from error
