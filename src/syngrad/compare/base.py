@@ -191,6 +191,15 @@ def check_target(target: float | None, metric: str, higher_is_better: bool | Non
     return float(target)
 
 
+def check_rows(labels: Sequence[str], rows: Sequence[Any], standing: Sequence[str]) -> None:
+    """Refuse two rows that are the same, and none at all; standing: the rows where nobody names any."""
+    twice = next((label for k, label in enumerate(labels) if rows[k] in rows[:k]), None)
+    if twice is not None:
+        raise ConfigError(f"row {twice!r} is there twice; name each row once")
+    if not labels:
+        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(standing)}")
+
+
 def readable(name: str) -> str:
     """A function's name for tables and files; "custom" for one that has none of its own (a lambda, a partial)."""
     return "custom" if name.startswith("<") or name == "partial" else name
@@ -226,9 +235,9 @@ def described(
         cuts: Names of the modules that begin a stage.
         seed: The first.
         seeds: How many from there.
-        samples: Of an epoch, where known; those of a loader are known after one.
+        samples: Of an epoch; a loader's are known after one.
         target: The metric's value that is timed.
-        more: Figures of a recurrent experiment.
+        more: What only a recurrent experiment has.
     """
     return {
         "name": experiment.name,

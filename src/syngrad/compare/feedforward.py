@@ -9,7 +9,16 @@ from typing import Any
 import torch
 
 from syngrad import metrics
-from syngrad.compare.base import Base, Observer, check_target, described, enter_step_times, estimator_name, metric_named
+from syngrad.compare.base import (
+    Base,
+    Observer,
+    check_rows,
+    check_target,
+    described,
+    enter_step_times,
+    estimator_name,
+    metric_named,
+)
 from syngrad.compare.step_costs import PERIOD, RowError, period, saved_bytes, split_seconds, windows
 from syngrad.compare.user_experiment import ExperimentError, UserExperiment
 from syngrad.errors import ConfigError, CutError
@@ -29,14 +38,7 @@ VALIDATIONS = 4
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """One row as it was asked for.
-
-    Args:
-        label: As it was typed.
-        method: Its method.
-        spec: What the Trainer is given as estimator.
-        estimator: The estimator's name in tables, "" for none.
-    """
+    """One row as it was asked for: `spec` is what the Trainer is given as estimator, `estimator` its name in tables."""
 
     label: str
     method: Method
@@ -45,11 +47,7 @@ class Contender:
 
 
 def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contender]:
-    """The rows of a comparison, checked before anything runs.
-
-    Args:
-        rows: Each `method[:estimator]`.
-        estimator: Of the rows that estimate and do not name one.
+    """The rows of a comparison, checked before anything runs; estimator: of those that estimate and name none.
 
     Raises:
         ConfigError: An unknown method or estimator, a row named twice, or none.
@@ -61,11 +59,7 @@ def contenders(rows: Sequence[str], estimator: Any = "default") -> list[Contende
         if isinstance(spec, str) and method.estimates:
             parse_estimator(spec)
         made.append(Contender(text.strip(), method, spec, estimator_name(spec)))
-    twice = [c.label for i, c in enumerate(made) if (c.method, c.spec) in [(d.method, d.spec) for d in made[:i]]]
-    if twice:
-        raise ConfigError(f"row {twice[0]!r} is there twice; name each row once")
-    if not made:
-        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
+    check_rows([contender.label for contender in made], [(c.method, c.spec) for c in made], ROWS)
     return made
 
 
@@ -213,21 +207,10 @@ class Comparison(Base[Contender]):
     # What is measured beforehand and trained is made the same way.
 
     def _trainer(self, contender: Contender, seed: int, **more: Any) -> Trainer:
-        experiment = self.experiment
-        torch.manual_seed(seed)
-        options = {"scheduler": experiment.scheduler, **self.options, **more}
+        options = {**self.options, **more}
         if contender.method.estimates:
             options["estimator"] = contender.spec
-        return Trainer(
-            self.source.network(),
-            loss=experiment.loss,
-            optimizer=experiment.optimizer,
-            method=contender.method,
-            metric=experiment.metric,
-            seed=seed,
-            progress=False,
-            **options,
-        )
+        return self.source.trainer(contender.method, seed, options)
 
     def new_row(self, contender: Contender, seed: int) -> Row:
         """With its names, and nothing measured."""

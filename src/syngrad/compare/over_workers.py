@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from syngrad.checks import check_whole
-from syngrad.compare.base import Observer, Silent, described, metric_named
+from syngrad.compare.base import Observer, Silent, check_rows, described, metric_named
 from syngrad.compare.rivals import RIVALS, RivalRun, parse_rival, run_rival
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.errors import ConfigError, SyngradError
@@ -153,12 +153,9 @@ class WorkersComparison:
         }
         command = [sys.executable, "-m", "syngrad.compare.training", json.dumps(spec)]
         workers: int | list[int] = 1 if alone else self.workers
-        if alone:
-            hosts = None
-        if hosts is not None:
-            number = len(hosts)
-            workers = [self.workers * (k + 1) // number - self.workers * k // number for k in range(number)]
-        made: dict[str, Any] = launched_result(command, workers, hosts, restarts=0, threads=threads)
+        if hosts is not None and not alone:
+            workers = [self.workers * (k + 1) // len(hosts) - self.workers * k // len(hosts) for k in range(len(hosts))]
+        made: dict[str, Any] = launched_result(command, workers, None if alone else hosts, restarts=0, threads=threads)
         if made["processes"]:
             self.accounts[label, seed] = made["processes"]
         self.description["samples"] = made["samples"]
@@ -173,11 +170,7 @@ def _labels(rows: Sequence[str] | None, estimator: str | None) -> list[str]:
     labels = [_checked(label.strip(), estimator) for label in (ROWS if rows is None else rows)]
     if rows is None:  # the estimator may have made two of them the same
         return list(dict.fromkeys(labels))
-    twice = next((label for k, label in enumerate(labels) if label in labels[:k]), None)
-    if twice is not None:
-        raise ConfigError(f"row {twice!r} is there twice; name each row once")
-    if not labels:
-        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
+    check_rows(labels, labels, ROWS)
     return labels
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from syngrad.compare.base import Base, Observer, check_target, described, enter_step_times, estimator_name
 from syngrad.compare.step_costs import synchronise
-from syngrad.compare.user_experiment import CheckedCourse
+from syngrad.compare.user_experiment import CheckedCourse, named
 from syngrad.core.memory import SavedBytes
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import ConfigError, TrainingError
 from syngrad.recurrent import RecurrentExperiment
 from syngrad.recurrent.course import Course, Piece
 from syngrad.recurrent.student import Student
@@ -137,12 +137,8 @@ class RecurrentComparison(Base[Way]):
 
     def _course(self, seed: int) -> Course:
         said = f"experiment {self.experiment.name!r}"
-        try:
+        with named(f"{said}: course()", TrainingError):
             course = self.experiment.course(self.experiment.batch_size, seed)
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise TrainingError(f"{said}: course() raised {first_line(error)}") from error
         if not isinstance(course, Course):
             raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
         return CheckedCourse(course, said)

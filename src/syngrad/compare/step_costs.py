@@ -36,33 +36,21 @@ class RowError(Exception):
 
 
 def step_seconds(steps: Sequence[Callable[[Any], Any]], batches: Sequence[Any], seconds: float) -> list[list[float]]:
-    """Time steps of several trainers that take turns, so that whatever else the machine does falls on all of them.
+    """Seconds of every step of several trainers that take turns: one list a trainer, all of one length.
 
     Args:
         steps: What takes a step of each trainer, from a minibatch.
         batches: The minibatches, which all get in this order, again and again.
         seconds: About how long it may take.
 
-    Returns:
-        One list a trainer with the seconds of its steps, all of one length.
-
     Raises:
         RowError: One of them failed.
     """
     times: list[list[float]] = [[] for _ in steps]
-    n = len(steps)
     start = time.perf_counter()
     for turn in itertools.count():
-        batch = batches[turn % len(batches)]
-        for k in range(n):
-            index = (turn + k) % n  # the first of a turn changes from turn to turn
-            before = time.perf_counter()
-            try:
-                steps[index](batch)
-            except Exception as error:
-                raise RowError(index, error) from error
-            synchronise()
-            times[index].append(time.perf_counter() - before)
+        for index, spent in take_turn(steps, turn, batches):
+            times[index].append(spent)
         if turn + 1 == WARM_UP:
             times = [[] for _ in steps]
             start = time.perf_counter()
@@ -70,6 +58,20 @@ def step_seconds(steps: Sequence[Callable[[Any], Any]], batches: Sequence[Any], 
         if done >= TURNS[1] or (done >= TURNS[0] and time.perf_counter() - start > seconds):
             return times
     raise AssertionError("unreachable")
+
+
+def take_turn(steps: Sequence[Callable[[Any], Any]], turn: int, batches: Sequence[Any]) -> Iterator[tuple[int, float]]:
+    """Take one step of each: its index and seconds. The first of a turn changes from turn to turn."""
+    batch = batches[turn % len(batches)]
+    for k in range(len(steps)):
+        index = (turn + k) % len(steps)
+        before = time.perf_counter()
+        try:
+            steps[index](batch)
+        except Exception as error:
+            raise RowError(index, error) from error
+        synchronise()
+        yield index, time.perf_counter() - before
 
 
 def windows(times: Sequence[float], length: int) -> list[float]:
@@ -188,12 +190,8 @@ def split_seconds(trainers: Sequence[Trainer], batches: Sequence[Any], window: i
     """
     clocks = [Clock(trainer) for trainer in trainers]
     for turn in range(SPLIT_WARM_UP + max(SPLIT_LEAST, 2 * window)):
-        for k in range(len(clocks)):
-            index = (turn + k) % len(clocks)
-            try:
-                clocks[index].step(batches[turn % len(batches)])
-            except Exception as error:
-                raise RowError(index, error) from error
+        for _ in take_turn([clock.step for clock in clocks], turn, batches):
+            continue
     counted = [clock.steps[SPLIT_WARM_UP:] for clock in clocks]
     return [
         {part: statistics.median(windows([step[part] for step in steps], window)) for part in PARTS}

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from syngrad.callbacks import Callback
 from syngrad.checks import check_whole
 from syngrad.compare.base import described, estimator_name, metric_named
@@ -33,7 +31,6 @@ from syngrad.methods.policy import parse as parse_method
 from syngrad.pipeline.failures import report_failure
 from syngrad.results import Row
 from syngrad.results.record import record
-from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch, History
 
 
@@ -42,14 +39,11 @@ class Training:
     """An experiment, a method, and how to run it.
 
     Args:
-        experiment: What is trained.
-        method: How.
+        experiment, method, seed: What is trained, how, and from which seed.
         estimator: None for the experiment's own.
-        seed: Of weights, data and everything drawn.
         threads: PyTorch's.
         options: Of the Trainer, over the experiment's own.
-        fit: Further arguments of `fit`.
-        callbacks: Told of the run by `fit`.
+        fit, callbacks: Further arguments of `fit`.
         progress: As the Trainer has it.
 
     Raises:
@@ -80,18 +74,7 @@ class Training:
             raise ConfigError(f"method {self.method!r} has no estimator, got {self.estimator!r}; leave it out")
         if self.estimator is not None:
             own["estimator"] = self.estimator
-        torch.manual_seed(self.seed)
-        self.trainer = Trainer(
-            self.source.network(),
-            loss=self.experiment.loss,
-            optimizer=self.experiment.optimizer,
-            scheduler=self.experiment.scheduler,
-            method=parsed,
-            metric=self.experiment.metric,
-            seed=self.seed,
-            progress=self.progress,
-            **{**own, **self.options},
-        )
+        self.trainer = self.source.trainer(parsed, self.seed, {**own, **self.options}, self.progress)
 
     def run(self, on_epoch: Callable[[Epoch], None] | None = None) -> Row:
         """Train, and say what came of it as a row of the results file."""

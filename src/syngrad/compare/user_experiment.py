@@ -6,14 +6,17 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from syngrad.compare.step_costs import size
 from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiments.experiment import Experiment
+from syngrad.methods.policy import Method
 from syngrad.recurrent import Course, Piece
 from syngrad.recurrent.student import Student
 from syngrad.trainer import Trainer
@@ -28,6 +31,19 @@ OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "see
 
 class ExperimentError(SyngradError):
     """What lies in the experiment itself, and so would fail every row."""
+
+
+@contextmanager
+def named(
+    what: str, kind: type[SyngradError] = ExperimentError, passing: type[Exception] = SyngradError
+) -> Iterator[None]:
+    """Give what a user's own code raises the name of that code, in one line; errors that say it themselves pass."""
+    try:
+        yield
+    except (SyngradError, passing):
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(f"{what} raised {first_line(error)}") from error
 
 
 class UserExperiment:
@@ -51,24 +67,31 @@ class UserExperiment:
 
     def network(self) -> DecoupledNetwork:
         """A fresh model, cut as all others are: where the stages are only counted, the first cuts hold for all."""
-        try:
+        with named(f"{self._said}: model()"):
             model = self.experiment.model()
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(f"{self._said}: model() raised {first_line(error)}") from error
         if not isinstance(model, nn.Module):
             raise ExperimentError(f"{self._said}: model() must return an nn.Module, got {type(model).__name__}")
         return decouple(model, self.cuts, stages=None if self.cuts else self.experiment.stages)
 
+    def trainer(self, method: Method, seed: int, options: dict[str, Any], progress: bool | None = False) -> Trainer:
+        """A trainer of a fresh network; options: all that it is given beside what the experiment says outright."""
+        torch.manual_seed(seed)
+        experiment = self.experiment
+        return Trainer(
+            self.network(),
+            loss=experiment.loss,
+            optimizer=experiment.optimizer,
+            method=method,
+            metric=experiment.metric,
+            seed=seed,
+            progress=progress,
+            **{"scheduler": experiment.scheduler, **options},
+        )
+
     def loaders(self, seed: int) -> tuple[Any, Any]:
         """The training and the test loader."""
-        try:
+        with named(f"{self._said}: data()"):
             loaders = self.experiment.data(self.experiment.batch_size, seed)
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(f"{self._said}: data() raised {first_line(error)}") from error
         if not isinstance(loaders, tuple) or len(loaders) != 2:
             raise ExperimentError(f"{self._said}: data() must return (training loader, test loader)")
         return loaders
@@ -81,14 +104,10 @@ class UserExperiment:
             delays: What has a delay of how many minibatches; one longer than an epoch is refused.
         """
         loader, _ = self.loaders(seed)
-        try:
+        with named(f"{self._said}: the loader"):
             iterator = iter(loader)
             batches = list(itertools.islice(iterator, BATCHES))
             _check_delays(delays, loader, iterator, len(batches))
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ExperimentError(f"{self._said}: the loader raised {first_line(error)}") from error
         if not batches:
             raise TrainingError(f"{self._said}: the training loader yields no batch")
         return [batch for batch in batches if size(batch) == size(batches[0])]
@@ -177,9 +196,5 @@ class CheckedCourse(Course):
         )
 
     def _called(self, name: str, function: Callable[..., Any], *given: Any) -> Any:
-        try:
+        with named(f"{self.said}: {name}()", TrainingError, passing=Warning):
             return function(*given)
-        except (SyngradError, Warning):
-            raise
-        except (Exception, SystemExit) as error:
-            raise TrainingError(f"{self.said}: {name}() raised {first_line(error)}") from error

@@ -32,12 +32,7 @@ _FORM = "write a delay and a rate, as in 20ms,100mbit"
 
 @dataclass(frozen=True)
 class EmulatedLink:
-    """What a link is like.
-
-    Args:
-        delay_s: Seconds from one end to the other.
-        bits_per_s: In each direction, whatever goes in the other.
-    """
+    """What a link is like: seconds from one end to the other, and a rate in each direction, whatever the other has."""
 
     delay_s: float
     bits_per_s: float
@@ -99,13 +94,7 @@ def _shown(value: float, units: dict[str, float], zero: str) -> str:
 
 @dataclass(frozen=True)
 class EmulatedHost:
-    """One end of the link.
-
-    Args:
-        namespace: The network namespace that stands for the host.
-        address: Its own on the link.
-        interface: The device that leads there.
-    """
+    """One end of the link: a network namespace, its address on the link, and the device that leads there."""
 
     namespace: str
     address: str

@@ -112,14 +112,7 @@ def build(mtu: int, window: int) -> tuple[int, int]:
 
 
 class Direction:
-    """One direction: packets go from one device to the other, late.
-
-    Args:
-        source, target: Descriptors of the two devices.
-        delay_s: Seconds on the line.
-        bits_per_s: How fast packets are put on it.
-        queue_bytes: How much may wait for that.
-    """
+    """One direction: packets read from descriptor `source` are written to `target` later."""
 
     def __init__(self, source: int, target: int, delay_s: float, bits_per_s: float, queue_bytes: int) -> None:
         self.source, self.target = source, target

@@ -126,16 +126,13 @@ def launch_on(
 def launched_result(
     command: Sequence[str], workers: int | Sequence[int], hosts: Sequence[Host] | None = None, **options: Any
 ) -> Any:
-    """Run a command that writes JSON to the file that its last argument names, here or on hosts: what it has written.
+    """Run a command that writes JSON to the file that its last argument names, and read it.
 
     Args:
         command: The program and its arguments but the last.
         workers: How many processes; on hosts, also how many on each.
         hosts: Where they run; this host alone where None.
-        options: Of :func:`syngrad.launch.launcher.launch` or :func:`launch_on`.
-
-    Raises:
-        SyngradError: As the launcher does.
+        options: Of :func:`syngrad.launch.launcher.launch` or :func:`launch_on`, which say what is raised.
     """
     from syngrad.launch.launcher import launch
 

@@ -96,14 +96,11 @@ class Failure:
     """How one worker ended, if not well.
 
     Args:
-        rank: The worker's.
-        who: What messages call it.
+        rank, who: The worker's number, and what messages call it.
         exit_code: As subprocess gives it: −9 for signal 9; None where it is not known.
         told_to: Whether the launcher itself ended it.
-        kind: The class of the error that the worker reported, "" where it did not report one.
-        line: That error in one line.
-        for_good: Whether the worker said that a restart would not help.
-        at: When it said so, in seconds since 1970.
+        kind, line, for_good, at: What the worker reported, if it did: the class of its error, that error in one line,
+            whether a restart would not help, and when that was, in seconds since 1970.
     """
 
     rank: int

@@ -20,10 +20,8 @@ from syngrad.partition import split
 class RivalWorker(Protocol):
     """One rival at work in one process.
 
-    Args:
-        sent_bytes: Tensors' contents that all workers together have sent for training so far, as the algorithms move
-            them, without headers.
-        microbatches, placement: For the row; None where there are none.
+    `sent_bytes` counts tensors' contents that all workers together have sent for training so far, as the algorithms
+    move them, without headers; `microbatches` and `placement` are for the row, None where there are none.
     """
 
     sent_bytes: int

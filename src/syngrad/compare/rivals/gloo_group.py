@@ -13,12 +13,7 @@ from torch import Tensor
 
 
 class GlooGroup:
-    """This worker among the others. One alone needs no others and starts nothing.
-
-    Args:
-        rank: This one's, 0 … size − 1.
-        size: How many there are.
-    """
+    """This worker, of `rank` 0 … `size` − 1, among the others. One alone needs no others and starts nothing."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size

@@ -31,10 +31,8 @@ TRIAL = 6
 class Block(nn.Module):
     """Consecutive segments, between messages taken apart into a flat row of tensors, which is all that can be sent.
 
-    Args:
-        segments: What this worker runs.
-        before, after: (structure, leaves with None for the tensors) of what goes in and comes out; None for the model's
-            own output, which is handed out as it is.
+    `before` and `after` are (structure, leaves with None for the tensors) of what goes in and comes out; None for the
+    model's own output, which is handed out as it is.
     """
 
     def __init__(self, segments: Sequence[Segment], before: Any, after: Any) -> None:

@@ -33,13 +33,7 @@ USER_ERROR, OTHER_ERROR = 2, 1
 
 @dataclass(frozen=True)
 class Rival:
-    """A rival's row, taken apart.
-
-    Args:
-        kind: plain, ddp, gpipe or 1f1b.
-        variant: Of ddp: bf16, periodic, or "" for neither.
-        every: Steps from one average of the models to the next, of ddp:periodic.
-    """
+    """A rival's row, taken apart: its kind, the variant of ddp ("" for none), and the steps between ddp's averages."""
 
     kind: str
     variant: str = ""
@@ -192,17 +186,13 @@ class RivalRun:
 def read(argv: Sequence[str]) -> tuple[RivalRun, str]:
     """The run that a command line asks for, and the file for its row."""
     parser = argparse.ArgumentParser("python -m syngrad.compare.rivals", description="Train one row's processes.")
-    for name in ("row", "experiment", "out"):
-        parser.add_argument(f"--{name}", required=True)
-    counts = ("seed", "threads", "epochs", "batch_size", "stages", "microbatches", "minibatches", "warm_up")
-    for name in (*counts, "validations"):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS)
-    for name in ("cuts", "place"):
-        parser.add_argument(f"--{name}", type=lambda text: text.split(","), default=argparse.SUPPRESS)
-    for name in ("optimizer", "state"):
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
-    for name in ("most_s", "target"):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=float, default=argparse.SUPPRESS)
+    parser.add_argument("--out", required=True)
+    kinds = {"int": int, "float": float, "str": str, "Sequence[str]": lambda text: text.split(",")}
+    for field in dataclasses.fields(RivalRun):
+        kind: Any = kinds[str(field.type).removesuffix(" | None")]
+        flags = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        required = field.default is dataclasses.MISSING
+        parser.add_argument(*flags, type=kind, required=required, default=argparse.SUPPRESS)
     given = vars(parser.parse_args(argv))
     out = given.pop("out")
     return RivalRun(**given), out
@@ -227,6 +217,7 @@ def run_rival(
         TrainingError: A worker failed, or the time is over; one line.
     """
     run.check(workers)
+    hosts = hosts or None
     said = f"row {run.row!r} over {workers} workers" if workers > 1 else f"row {run.row!r}"
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     with tempfile.TemporaryDirectory(prefix="syngrad-") as logs:
