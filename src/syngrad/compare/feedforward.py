@@ -24,9 +24,11 @@ from syngrad.compare.user_experiment import ExperimentError, UserExperiment
 from syngrad.errors import ConfigError, CutError
 from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiments.experiment import Experiment
-from syngrad.methods.policy import Method, split_row
+from syngrad.methods.policy import Method
+from syngrad.methods.registry import split_row
 from syngrad.results import BACKPROP, Row, time_to_target
 from syngrad.results.record import record
+from syngrad.runtime.feedback import Feedback
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch
 
@@ -133,7 +135,7 @@ class Comparison(Base[Contender]):
     def read_data(self) -> None:
         """Read the first few minibatches, and with them settle the cuts."""
         delays = [(f"row {c.label!r}", c.method.delay) for c in self.contenders]
-        if isinstance(late := self.options.get("feedback_delay"), int):
+        if isinstance(late := Feedback.of(self.options.get("feedback")).delay, int):
             delays.append(("option feedback_delay", late))
         self._batches = self.source.batches(self.seeds[0], delays)
         torch.manual_seed(self.seeds[0])
@@ -207,10 +209,8 @@ class Comparison(Base[Contender]):
     # What is measured beforehand and trained is made the same way.
 
     def _trainer(self, contender: Contender, seed: int, **more: Any) -> Trainer:
-        options = {**self.options, **more}
-        if contender.method.estimates:
-            options["estimator"] = contender.spec
-        return self.source.trainer(contender.method, seed, options)
+        own = {**self.options, "estimator": contender.spec} if contender.method.estimates else self.options
+        return self.source.trainer(contender.method, seed, own, more)
 
     def new_row(self, contender: Contender, seed: int) -> Row:
         """With its names, and nothing measured."""

@@ -25,8 +25,8 @@ from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiments import registry
 from syngrad.launch.emulated_link import EmulatedHost, emulated, parse_link
 from syngrad.launch.hosts import launched_result
-from syngrad.methods.policy import split_row
-from syngrad.pipeline.options import Settings
+from syngrad.methods.registry import split_row
+from syngrad.pipeline.options import Distributed
 from syngrad.results import Row, time_to_target
 
 #: what is compared where nobody says; "alone" is back-propagation in one process
@@ -79,7 +79,7 @@ class WorkersComparison:
         self.name, self.instead, self.options = experiment, dict(instead or {}), dict(options or {})
         self.experiment = registry.load(experiment, **self.instead)
         self.labels = _labels(rows, estimator)
-        self.settings = Settings(**self.options)
+        Distributed(**self.options)
         self.seeds = range(seed, seed + check_whole("seeds", seeds, 1))
         self.threads, self.target, self.observer = threads, target, observer or Silent()
         self.link = parse_link(link) if link is not None else None

@@ -27,7 +27,7 @@ from syngrad.errors import ConfigError
 from syngrad.experiments import registry
 from syngrad.experiments.experiment import Experiment
 from syngrad.launch.parent_death import die_with_parent
-from syngrad.methods.policy import parse as parse_method
+from syngrad.methods.registry import parse as parse_method
 from syngrad.pipeline.failures import report_failure
 from syngrad.results import Row
 from syngrad.results.record import record
@@ -42,7 +42,7 @@ class Training:
         experiment, method, seed: What is trained, how, and from which seed.
         estimator: None for the experiment's own.
         threads: PyTorch's.
-        options: Of the Trainer, over the experiment's own.
+        options: Of the Trainer, over the experiment's own, by their flat names (`feedback_every`, not `feedback`).
         fit, callbacks: Further arguments of `fit`.
         progress: As the Trainer has it.
 
@@ -74,7 +74,7 @@ class Training:
             raise ConfigError(f"method {self.method!r} has no estimator, got {self.estimator!r}; leave it out")
         if self.estimator is not None:
             own["estimator"] = self.estimator
-        self.trainer = self.source.trainer(parsed, self.seed, {**own, **self.options}, self.progress)
+        self.trainer = self.source.trainer(parsed, self.seed, own, self.options, self.progress)
 
     def run(self, on_epoch: Callable[[Epoch], None] | None = None) -> Row:
         """Train, and say what came of it as a row of the results file."""
@@ -97,7 +97,7 @@ class Training:
             threads=self.threads,
             metric=name,
             higher_is_better=better,
-            optimizer=type(trainer.optimizers[0]).__name__ if trainer.execution is not None else None,
+            optimizer=type(trainer.optimizers[0]).__name__ if trainer.runner is not None else None,
             trainer=trainer.configuration(),
         )
         record(row, history)
@@ -107,12 +107,12 @@ class Training:
             row.placement = ",".join(str(each["stages"][1] - each["stages"][0]) for each in self.processes)
             row.bytes_sent = sum(each["bytes_sent"] for each in self.processes)
             row.peak_memory_bytes = max(each["peak_memory_bytes"] or 0 for each in self.processes) or None
-            row.queue_depth, row.message_dtype = settings.queue_depth, "/".join(dict.fromkeys(settings.dtypes))
+            row.queue_depth, row.message_dtype = trainer.options.queue_depth, "/".join(dict.fromkeys(settings.dtypes))
         return row
 
     def description(self) -> dict[str, Any]:
         """What the results file says of the experiment."""
-        cuts = self.trainer.net.cuts if self.trainer.execution is not None else self.source.cuts or []
+        cuts = self.trainer.net.cuts if self.trainer.runner is not None else self.source.cuts or []
         return described(self.experiment, [self.trainer.model], cuts, self.seed, 1, samples=self.samples)
 
 

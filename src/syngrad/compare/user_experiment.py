@@ -19,14 +19,16 @@ from syngrad.experiments.experiment import Experiment
 from syngrad.methods.policy import Method
 from syngrad.recurrent import Course, Piece
 from syngrad.recurrent.student import Student
+from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
+from syngrad.trainer.options import MOVED, Options
 
 BATCHES = 8
 #: minibatches that a loader without a length is read for, to learn how long a delay may be
 COUNTED = 1000
 #: arguments of the Trainer that a comparison decides itself
-OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
+OWN = {"loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
 
 
 class ExperimentError(SyngradError):
@@ -59,8 +61,10 @@ class UserExperiment:
 
     def options(self) -> dict[str, Any]:
         """The experiment's options, checked to be the Trainer's."""
-        valid = sorted(set(inspect.signature(Trainer.__init__).parameters) - OWN)
-        for name in self.experiment.options:
+        valid = sorted(set(inspect.signature(Options).parameters) - OWN)
+        for name, value in self.experiment.options.items():
+            if name in MOVED:
+                raise ConfigError(f"{self._said}: {MOVED[name].moved(value)}")
             if name not in valid:
                 raise ConfigError(f"{self._said}: the Trainer takes no option {name!r} here; valid: {', '.join(valid)}")
         return dict(self.experiment.options)
@@ -73,8 +77,16 @@ class UserExperiment:
             raise ExperimentError(f"{self._said}: model() must return an nn.Module, got {type(model).__name__}")
         return decouple(model, self.cuts, stages=None if self.cuts else self.experiment.stages)
 
-    def trainer(self, method: Method, seed: int, options: dict[str, Any], progress: bool | None = False) -> Trainer:
-        """A trainer of a fresh network; options: all that it is given beside what the experiment says outright."""
+    def trainer(
+        self, method: Method, seed: int, own: dict[str, Any], over: dict[str, Any], progress: bool | None = False
+    ) -> Trainer:
+        """A trainer of a fresh network.
+
+        Args:
+            method, seed, progress: As the Trainer has them.
+            own: The experiment's own options.
+            over: Options that stand over those, by their flat names.
+        """
         torch.manual_seed(seed)
         experiment = self.experiment
         return Trainer(
@@ -85,7 +97,7 @@ class UserExperiment:
             metric=experiment.metric,
             seed=seed,
             progress=progress,
-            **{"scheduler": experiment.scheduler, **options},
+            **override(Options, {"scheduler": experiment.scheduler, **own}, over),
         )
 
     def loaders(self, seed: int) -> tuple[Any, Any]:

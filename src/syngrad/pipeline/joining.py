@@ -1,8 +1,8 @@
-"""How the processes of a run become neighbours: process 0 says what is to be run, all others agree, links are made.
+"""How the workers of a run become neighbours: the first says what is to be run, all others agree, links are made.
 
-0 posts the plan  →  every other process checks it against its own model, version and options, and binds
+0 posts the plan  →  every other worker checks it against its own model, version and options, and binds
 p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in
-                             place of that, meet at the run's store, below the name of its session
+                             place of that, meet at the run's store, to_previous the name of its session
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from syngrad.errors import ConfigError
 from syngrad.links.address import port_range
 from syngrad.links.link import Link
 from syngrad.links.rendezvous import Rendezvous
-from syngrad.pipeline.control import Process
-from syngrad.pipeline.neighbours import Above, Below, Ends
-from syngrad.pipeline.options import Settings
+from syngrad.pipeline.control import ControlChannel
+from syngrad.pipeline.neighbours import Next, Previous
+from syngrad.pipeline.options import Distributed
 from syngrad.runtime.trace import Trace
 
 Span = tuple[int, int]
@@ -28,17 +28,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which process runs which stages. names: of all stages, in order; spans: (first, last + 1) of every process."""
+    """Which worker runs which stages. names: of all stages, in order; spans: (first, last + 1) of every worker."""
 
     names: Sequence[str]
     spans: Sequence[Span]
 
     def of(self, rank: int, host: str) -> str:
-        """A process, as errors call it: by its stages, its rank and its host."""
+        """A worker, as errors call it: by its stages, its rank and its host."""
         return f"{self.stages(rank)} (rank {rank} on {host})"
 
     def stages(self, rank: int) -> str:
-        """The stages of a process, as errors call them."""
+        """The stages of a worker, as errors call them."""
         lo, hi = self.spans[rank]
         return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
 
@@ -46,15 +46,19 @@ class Layout:
 def connect(
     rendezvous: Rendezvous,
     layout: Layout,
-    settings: Settings,
+    settings: Distributed,
     trace: Trace,
-    free: bool,
     depth: int,
     device: torch.device | None = None,
-) -> Process:
-    """This process, linked with its neighbours. device: where it trains.
+) -> ControlChannel:
+    """Link this worker with its neighbours.
 
-    Raises LinkError, naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
+    Args:
+        depth: minibatches that may be under way to the next worker.
+        device: where this worker trains.
+
+    Raises:
+        LinkError: naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
     """
     place = rendezvous.world
     rank, last = place.rank, place.size - 1
@@ -67,28 +71,26 @@ def connect(
         return layout.of(other, str(host))
 
     if settings.link == "process_group":
-        below, above = _groups(rendezvous, device, peer, wait_s)
+        to_previous, to_next = _groups(rendezvous, device, peer, wait_s)
     else:
-        below, above = _links(rendezvous, settings, peer, wait_s, me)
-    lo, hi = layout.spans[rank]
-    ends = Ends(lo, hi, free=free)
-    if below is not None:
-        ends.below = Below(below, settings.dtypes, trace, settings.timeout_s)
-        ends.below.depth = depth
-    if above is not None:
-        ends.above = Above(above, depth, settings.dtypes, trace, settings.timeout_s)
-    assert (below is None) == (rank == 0) and (above is None) == (rank == last)  # noqa: PT018
-    return Process(ends, me)
+        to_previous, to_next = _links(rendezvous, settings, peer, wait_s, me)
+    assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
+    dtypes, timeout_s = settings.dtypes, settings.timeout_s
+    return ControlChannel(
+        Previous(to_previous, dtypes, trace, timeout_s) if to_previous is not None else None,
+        Next(to_next, depth, dtypes, trace, timeout_s) if to_next is not None else None,
+        me,
+    )
 
 
-#: seconds within which a process that has met the others has to be linked with them
+#: seconds within which a worker that has met the others has to be linked with them
 JOIN_S = 120.0
 
 
 def _links(
-    rendezvous: Rendezvous, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
+    rendezvous: Rendezvous, settings: Distributed, peer: Callable[[int], str], wait_s: float, me: str
 ) -> tuple[Link | None, Link | None]:
-    """(to the process below, to the process above)."""
+    """(to the previous worker, to the next one)."""
     from syngrad.links import zeromq  # here, so that a run in one process does not load it
 
     place = rendezvous.world
@@ -96,31 +98,31 @@ def _links(
     key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
     token = _token(rendezvous)
     listener = None
-    below: Link | None = None
-    above: Link | None = None
+    to_previous: Link | None = None
+    to_next: Link | None = None
     try:
         if rank > 0:
             listener = zeromq.listen(rendezvous.own_address(), port_range(), token, key, peer(rank - 1))
             rendezvous.post(f"address/{rank}", listener.address)
         if rank < last:
             address = str(rendezvous.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
-            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=rendezvous.check)
+            to_next = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=rendezvous.check)
         if listener is not None:
-            below = listener.accept(wait_s, look=rendezvous.check)
+            to_previous = listener.accept(wait_s, look=rendezvous.check)
     except BaseException as error:
-        if above is not None:  # it looks at this link alone by now, and would only see that it ends
-            Process(Ends(0, 0, above=Above(above, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
-        for each in (above, listener):
+        if to_next is not None:  # it looks at this link alone by now, and would only see that it ends
+            ControlChannel(None, Next(to_next, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
+        for each in (to_next, listener):
             if each is not None:
                 each.close()
         raise
-    return below, above
+    return to_previous, to_next
 
 
 def _groups(
     rendezvous: Rendezvous, device: torch.device | None, peer: Callable[[int], str], wait_s: float
 ) -> tuple[Link | None, Link | None]:
-    """The same by process groups of two. Tensors of two different GPUs go from one to the other."""
+    """Link by process groups of two. Tensors of two different GPUs go from one to the other."""
     from syngrad.links import process_group  # torch.distributed takes a while to import
 
     if port_range() is not None:
@@ -132,7 +134,10 @@ def _groups(
     rendezvous.post(f"device/{place.rank}", own)
     made: dict[bool, Link] = {}
     try:
-        for upper, other in ((False, place.rank + 1), (True, place.rank - 1)):  # above first: the last one begins
+        for upper, other in (
+            (False, place.rank + 1),
+            (True, place.rank - 1),
+        ):  # the next one first
             if not 0 <= other < place.size:
                 continue
             name = peer(other)
@@ -155,14 +160,15 @@ def _groups(
 
 
 def _token(rendezvous: Rendezvous) -> bytes:
-    """What only the processes of this attempt know."""
+    """What only the workers of this attempt know."""
     return bytes.fromhex(rendezvous.session.rpartition(".")[2])[:8]
 
 
 def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:
-    """Refuse a process that would run something else than process 0 does.
+    """Refuse a worker that would run something else than the first does.
 
-    Raises ConfigError, naming the first difference and both values.
+    Raises:
+        ConfigError: naming the first difference and both values.
     """
     for name in own.keys() | theirs.keys():
         mine, its = own.get(name), theirs.get(name)
