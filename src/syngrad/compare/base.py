@@ -6,7 +6,7 @@ import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
 from torch import nn
 
@@ -50,6 +50,23 @@ class Silent:
         """Tell nobody."""
 
 
+class Measuring(TypedDict, total=False):
+    """How a comparison in one process measures.
+
+    Args:
+        seed, seeds: The first seed, and how many from there; each row is run with every one. 0 and 1 unless given.
+        threads: PyTorch's, during the run; 1 unless given.
+        timing_s: Seconds, about, for which step times are taken, all rows together; 0 for not at all, 4 unless given.
+        observer: Told how far it is.
+    """
+
+    seed: int
+    seeds: int
+    threads: int
+    timing_s: float
+    observer: Observer | None
+
+
 class Base(ABC, Generic[Key]):
     """Rows by key, in the order asked for. A subclass makes what each trains, to be measured beforehand and trained.
 
@@ -57,7 +74,7 @@ class Base(ABC, Generic[Key]):
         keys: What the rows are known by here.
         labels: As they were asked for.
         epochs: Of each run.
-        seed, seeds, threads, timing_s, observer: As :class:`syngrad.compare.Comparison` explains them.
+        seed, seeds, threads, timing_s, observer: See :class:`Measuring`.
     """
 
     #: errors beforehand that are every row's, and so are raised
@@ -69,11 +86,11 @@ class Base(ABC, Generic[Key]):
         labels: Sequence[str],
         epochs: int,
         *,
-        seed: int,
-        seeds: int,
-        threads: int,
-        timing_s: float,
-        observer: Observer | None,
+        seed: int = 0,
+        seeds: int = 1,
+        threads: int = 1,
+        timing_s: float = 4.0,
+        observer: Observer | None = None,
     ) -> None:
         self.keys, self.labels, self.epochs = list(keys), list(labels), epochs
         check_whole("seed", seed, 0, SEED)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from syngrad import metrics
 from syngrad.compare.base import (
     Base,
-    Observer,
+    Measuring,
     check_rows,
     check_target,
     described,
@@ -75,11 +75,8 @@ class Comparison(Base[Contender]):
         experiment: What all rows train.
         rows: Each `method[:estimator]`.
         estimator: Of those that estimate and do not name one; the experiment's own where None.
-        seed, seeds: The first seed, and how many from there; each row is run with every one.
-        threads: PyTorch's, during the run.
-        timing_s: Seconds, about, for which step times are taken, all rows together; 0 for not at all.
         target: The metric's value whose first crossing is timed; the metric is then taken at least four times an epoch.
-        observer: Told how far it is.
+        measuring: See :class:`syngrad.compare.base.Measuring`.
 
     Raises:
         ConfigError: At construction, what cannot be used.
@@ -93,28 +90,16 @@ class Comparison(Base[Contender]):
         rows: Sequence[str] = ROWS,
         *,
         estimator: Any = None,
-        seed: int = 0,
-        seeds: int = 1,
-        threads: int = 1,
-        timing_s: float = 4.0,
         target: float | None = None,
-        observer: Observer | None = None,
+        **measuring: Unpack[Measuring],
     ) -> None:
         self.experiment = experiment
         self.source = UserExperiment(experiment)
         self.options = self.source.options()
         own = self.options.pop("estimator", "default")
         self.contenders = contenders(rows, own if estimator is None else estimator)
-        super().__init__(
-            self.contenders,
-            [contender.label for contender in self.contenders],
-            experiment.epochs,
-            seed=seed,
-            seeds=seeds,
-            threads=threads,
-            timing_s=timing_s,
-            observer=observer,
-        )
+        labels = [contender.label for contender in self.contenders]
+        super().__init__(self.contenders, labels, experiment.epochs, **measuring)
         self.metric_name, self.higher_is_better = metric_named(experiment)
         self.target = self._checked(target)
         self._validate_every: int | None = None

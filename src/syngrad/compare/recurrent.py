@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from syngrad.compare.base import Base, Observer, check_target, described, enter_step_times, estimator_name
+from syngrad.compare.base import Base, Measuring, check_target, described, enter_step_times, estimator_name
 from syngrad.compare.step_costs import synchronise
 from syngrad.compare.user_experiment import CheckedCourse, named
 from syngrad.core.memory import SavedBytes
@@ -36,7 +36,8 @@ class RecurrentComparison(Base[Way]):
         experiment: What all rows learn.
         rows: See recurrent/ways.py; the experiment's own where None.
         estimator: Of the rows that estimate and do not name one.
-        seed, seeds, threads, timing_s, target, observer: As for :class:`syngrad.compare.Comparison`.
+        target: The metric's value whose first crossing is timed.
+        measuring: See :class:`syngrad.compare.base.Measuring`.
 
     Raises:
         ConfigError: At construction, what cannot be used.
@@ -48,27 +49,14 @@ class RecurrentComparison(Base[Way]):
         rows: Sequence[str] | None = None,
         *,
         estimator: Any = None,
-        seed: int = 0,
-        seeds: int = 1,
-        threads: int = 1,
-        timing_s: float = 4.0,
         target: float | None = None,
-        observer: Observer | None = None,
+        **measuring: Unpack[Measuring],
     ) -> None:
         self.experiment = experiment
         labels = list(experiment.rows if rows is None else rows)
         self.ways = experiment.ways(labels, estimator)
         self.baseline = experiment.baseline(self.ways)
-        super().__init__(
-            self.ways,
-            labels,
-            experiment.epochs,
-            seed=seed,
-            seeds=seeds,
-            threads=threads,
-            timing_s=timing_s,
-            observer=observer,
-        )
+        super().__init__(self.ways, labels, experiment.epochs, **measuring)
         better, remedy = experiment.higher_is_better, "higher_is_better= of the experiment"
         self.target = check_target(target, experiment.metric, better, remedy)
 

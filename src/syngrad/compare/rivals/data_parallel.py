@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
@@ -11,48 +9,20 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.nn.parallel import DistributedDataParallel
 
 from syngrad.compare.rivals.gloo_group import GlooGroup
-from syngrad.compare.rivals.recipe import Recipe, part_of
+from syngrad.compare.rivals.recipe import Recipe, RivalWorker, part_of
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.partition import split
 
 
-class RivalWorker(Protocol):
-    """One rival at work in one process.
-
-    `sent_bytes` counts tensors' contents that all workers together have sent for training so far, as the algorithms
-    move them, without headers; `microbatches` and `placement` are for the row, None where there are none.
-    """
-
-    sent_bytes: int
-    microbatches: int | None
-    placement: str | None
-
-    def prepare(self, batch: Batch) -> None:
-        """Whatever is to be chosen or built beforehand, with a full minibatch as the example."""
-
-    def step(self, batch: Batch) -> None:
-        """Train on one minibatch, of which this process uses its own share."""
-
-    def collect(self) -> None:
-        """See to it that the first process's model is the trained one, for validation; training is not changed."""
-
-    def release(self) -> None:
-        """Go on training after :meth:`collect`."""
-
-
-class DataParallel:
+class DataParallel(RivalWorker):
     """`plain`, and `ddp` in all its variants.
 
     A share's loss is weighted so that the mean of the gradients is that of the whole minibatch's loss.
     """
 
-    microbatches: int | None = None
-    placement: str | None = None
-
     def __init__(self, rival: Rival, recipe: Recipe, group: GlooGroup) -> None:
-        self.recipe, self.group = recipe, group
-        self.sent_bytes = 0
+        super().__init__(rival, recipe, group)
         self.model: nn.Module = recipe.model
         self.averager: PeriodicModelAverager | None = None
         self._aside: list[Tensor] = []
@@ -76,9 +46,6 @@ class DataParallel:
         sizes = [b.numel() * b.element_size() for b in recipe.model.buffers()]
         self._buffer_bytes = (group.size - 1) * sum(sizes)  # which DDP sends from the first to all before a forward
         self.model = wrapped
-
-    def prepare(self, batch: Batch) -> None:
-        """There is nothing to choose."""
 
     def step(self, batch: Batch) -> None:
         """Forward, backward, with the others' gradients, and update; or update, and now and then the average."""

@@ -13,7 +13,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.utils import _pytree as pytree
 
 from syngrad.compare.rivals.gloo_group import GlooGroup
-from syngrad.compare.rivals.recipe import Recipe
+from syngrad.compare.rivals.recipe import Recipe, RivalWorker
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError
@@ -54,7 +54,7 @@ class Block(nn.Module):
         return sent[0] if len(sent) == 1 else sent
 
 
-class MicrobatchPipeline:
+class MicrobatchPipeline(RivalWorker):
     """One worker's block of stages. Every worker reads the data: the first uses the inputs, the last the targets."""
 
     def __init__(
@@ -65,11 +65,9 @@ class MicrobatchPipeline:
         place: Sequence[str] | None,
         microbatches: int | None = None,
     ) -> None:
-        self.rival, self.recipe, self.group = rival, recipe, group
+        super().__init__(rival, recipe, group)
         self.place = list(place) if place is not None else None
-        self.sent_bytes = 0
         self.microbatches = microbatches
-        self.placement: str | None = None
         self._scale = 1.0
         self._schedules: dict[tuple[int, int], Any] = {}
 
@@ -198,6 +196,3 @@ class MicrobatchPipeline:
     def collect(self) -> None:
         """Bring all stages' parameters and buffers to the first worker."""
         self.group.bring(self._owned)
-
-    def release(self) -> None:
-        """There is nothing to put back: what was brought is the others', and not trained here."""

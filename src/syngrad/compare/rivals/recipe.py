@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from syngrad import metrics
+from syngrad.compare.rivals.gloo_group import GlooGroup
+from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch, batches, read, unpack
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError
@@ -118,6 +121,37 @@ class Recipe:
         """The metric, or the loss where there is none, of the model on the test data."""
         found = evaluate(self.model, self.test, self.read, self.experiment.loss, self.metric, Precision(None))
         return found[self.metric[0] if self.metric is not None else "loss"]
+
+
+class RivalWorker(ABC):
+    """One rival at work in one process.
+
+    `sent_bytes` counts tensors' contents that all workers together have sent for training so far, as the algorithms
+    move them, without headers; `microbatches` and `placement` are for the row, None where there are none.
+    """
+
+    microbatches: int | None = None
+    placement: str | None = None
+
+    def __init__(self, rival: Rival, recipe: Recipe, group: GlooGroup) -> None:
+        self.rival, self.recipe, self.group = rival, recipe, group
+        self.sent_bytes = 0
+
+    def prepare(self, batch: Batch) -> None:
+        """Whatever is to be chosen or built beforehand, with a full minibatch as the example."""
+        return
+
+    @abstractmethod
+    def step(self, batch: Batch) -> None:
+        """Train on one minibatch, of which this worker uses its own share."""
+
+    @abstractmethod
+    def collect(self) -> None:
+        """See to it that the first worker's model is the trained one, for validation; training is not changed."""
+
+    def release(self) -> None:
+        """Put back what :meth:`collect` has moved, and go on training."""
+        return
 
 
 def part_of(batch: Batch, index: int, parts: int) -> Batch | None:
