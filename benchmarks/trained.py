@@ -14,8 +14,8 @@ from typing import Any
 from worker import work
 
 from syngrad.callbacks import Callback
-from syngrad.compare.source import Source
 from syngrad.compare.training import Training
+from syngrad.compare.user_experiment import UserExperiment
 from syngrad.experiments import registry
 from syngrad.metrics import higher_is_better
 
@@ -38,7 +38,7 @@ class Reached(Callback):
 
 def main(spec: dict[str, Any], out: str) -> None:
     experiment = registry.load(f"{NETS}:{spec['experiment']}", epochs=spec["epochs"])
-    length = Source(experiment).epoch_length(spec["seed"])
+    length = UserExperiment(experiment).epoch_length(spec["seed"])
     training = Training(
         experiment,
         spec["method"],

@@ -13,8 +13,9 @@ from torch import nn
 
 from syngrad import SyngradError, Trainer, decouple
 from syngrad.compare import Comparison, contenders
-from syngrad.compare.measure import saved_bytes, turns, windows
+from syngrad.compare.step_costs import saved_bytes, step_seconds, windows
 from syngrad.results import aggregate, document, environment, validate
+from syngrad.runtime.feedback import Feedback
 
 
 def run(*rows: str, **options: Any) -> Comparison:
@@ -95,7 +96,7 @@ def test_the_estimator_of_bare_rows() -> None:
 
 def test_the_experiments_own_estimator_is_the_default_one() -> None:
     template = nn.Linear(8, 8)
-    comparison = run("synthetic", options={"estimator": template, "quality_every": 1})
+    comparison = run("synthetic", options={"estimator": template, "feedback": Feedback(quality_every=1)})
     assert comparison.rows[0].estimator == "Linear"
     assert comparison.rows[0].ok
 
@@ -222,7 +223,7 @@ def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.Monke
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "step", noted)
-    times = turns([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
+    times = step_seconds([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
     assert order[:6] == ["backprop", "zero", "zero", "backprop", "backprop", "zero"]
     assert [len(each) for each in times] == [12, 12]
 

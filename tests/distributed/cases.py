@@ -102,7 +102,8 @@ def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Take the cases in turn."""
     torch.set_num_threads(1)
-    from syngrad.launch.parent_death import die_with_parent, world
+    from syngrad.launch.parent_death import die_with_parent
+    from syngrad.links.world import world
 
     die_with_parent()
     folder = Path(sys.argv[1])

@@ -26,8 +26,8 @@ from torch import Tensor
 
 import syngrad
 from syngrad.callbacks import Callback
-from syngrad.launch.parent_death import World, world
 from syngrad.links import zeromq
+from syngrad.links.world import World, world
 from syngrad.pipeline import neighbours
 from syngrad.runtime import checkpoint
 

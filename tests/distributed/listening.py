@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import syngrad
 from syngrad.callbacks import Callback
 from syngrad.errors import TrainingError
-from syngrad.launch.parent_death import die_with_launcher, world
+from syngrad.launch.parent_death import die_with_launcher
+from syngrad.links.world import world
 from syngrad.trainer.history import Epoch
 
 

@@ -55,7 +55,8 @@ sys.exit(1)
 #: bound to its launcher; says its process id in a file and sleeps
 BOUND = """
 import os, pathlib, sys, time
-from syngrad.launch.parent_death import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 die_with_parent()
 file = pathlib.Path(sys.argv[1]) / f"runs.{world().rank}.{world().attempt}"
 file.with_suffix(".new").write_text(str(os.getpid()))

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.distributed
 
 MEETING = """
 import os, signal, sys, time
-from syngrad.launch.parent_death import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 die_with_parent()
 from syngrad.errors import LinkError
 from syngrad.links.rendezvous import Rendezvous

@@ -39,7 +39,6 @@ ORDER = (
     ("__init__",),  # the public names; what stands below in this list is the command line's and may use them
     ("results",),
     ("compare",),
-    ("processes",),
     ("planner",),
     ("report",),
     ("cli",),

@@ -23,7 +23,7 @@ from syngrad.pipeline.options import Distributed
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison, RecurrentComparison
-    from syngrad.processes import Processes
+    from syngrad.compare.over_workers import WorkersComparison
 
 _FLAGS = derived(
     Distributed,
@@ -152,7 +152,7 @@ def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, A
 
 
 def _publish(
-    comparison: Comparison | RecurrentComparison | Processes,
+    comparison: Comparison | RecurrentComparison | WorkersComparison,
     options: dict[str, Any],
     config: dict[str, Any],
     accounts: Any = None,
@@ -198,7 +198,7 @@ def _publish(
 
 def over_workers(options: dict[str, Any]) -> int:
     """The comparison over several processes, each row a run of its own."""
-    from syngrad.processes import Processes
+    from syngrad.compare.over_workers import WorkersComparison
 
     check_files(options, ("json", "html", "trace"))
     dtype = options["message_dtype"]
@@ -207,7 +207,7 @@ def over_workers(options: dict[str, Any]) -> int:
         "message_dtype": dtype if dtype is None or "," not in dtype else tuple(listed(dtype)),
         "trace": options["trace"] is not None or options["html"] is not None or None,
     }
-    comparison = Processes(
+    comparison = WorkersComparison(
         options["experiment"],
         options["workers"],
         None if options["methods"] is None else listed(options["methods"]),
@@ -223,7 +223,7 @@ def over_workers(options: dict[str, Any]) -> int:
     return finish(comparison, options["progress"], lambda: _publish_workers(comparison, options))
 
 
-def _publish_workers(comparison: Processes, options: dict[str, Any]) -> None:
+def _publish_workers(comparison: WorkersComparison, options: dict[str, Any]) -> None:
     experiment = comparison.experiment
     filled = {"methods": comparison.labels, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
     config = kept("compare", OPTIONS, {**options, **filled})

@@ -1,1 +1,1 @@
-"""Starting processes: torchrun's agent, several hosts, and what a launcher knows of its workers."""
+"""Starting processes, on one host or several, ending them, and links between hosts that are only made up."""

@@ -13,21 +13,23 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
 from syngrad.launch.parent_death import LAUNCHER, die_with_parent
-from syngrad.launch.scratch import scratch
-from syngrad.launch.workers import Workers
-from syngrad.pipeline.failures import ERROR_FILE, Failure, cause, read_failure, report_failure
+from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
+from syngrad.pipeline.failures import ERROR_FILE, Failure, WorkersFailedError, cause, read_failure, report_failure
 
-#: seconds between two looks at the launchers
-LOOK_S = 0.05
+#: seconds from one check of the launchers to the next
+CHECK_S = 0.05
 #: seconds that the other launchers have to find out by themselves that one has given up
 SETTLE_S = 3.0
+#: exit code of a launcher that was told to end
+INTERRUPTED = 130
 
 _FREE_PORT = (
     "import socket, sys; s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET); "
@@ -36,11 +38,11 @@ _FREE_PORT = (
 
 
 class Host(Protocol):
-    """A host that programs can be started on from here. name: for errors. address: where the others reach it."""
+    """A host that programs can be started on from here."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """What errors call it."""
 
     @property
     def address(self) -> str:
@@ -60,47 +62,94 @@ def launch_on(
     environment: Mapping[str, str] | None = None,
     logs: Path | None = None,
     grace_s: float = 30.0,
+    limit_s: float | None = None,
 ) -> None:
-    """Run `command` on all hosts until all workers have ended well; ranks go by host, in the order given.
+    """Run a command on all hosts until all workers have ended well; ranks go by host, in the order given.
 
-    workers_each: how many on each host. logs: a folder for what workers and launchers print. The other options are
-    those of :func:`syngrad.launch.launcher.launch`.
+    Args:
+        hosts: Where it runs.
+        command: The program and its arguments.
+        workers_each: How many processes on each host, or on every one.
+        logs: A folder for what workers and launchers print.
+        restarts: How often all may be started again.
+        threads: Threads of each worker's mathematics.
+        environment: More variables for the workers.
+        grace_s: Seconds that they have to end after Ctrl-C, which they are handed.
+        limit_s: Seconds after which they are ended; None for no limit.
 
-    Raises the error of the launcher that gave up first, naming its host; LinkError where one is killed or a host cannot
-    be reached; and KeyboardInterrupt after Ctrl-C, once everything is gone.
+    Raises:
+        SyngradError: The error of the launcher that gave up first, naming its host, with a :class:`WorkersFailedError`
+            behind it (`__cause__`).
+        LinkError: A launcher is killed, or a host cannot be reached.
+        LaunchTimeoutError: They ran longer than `limit_s`.
+        KeyboardInterrupt: After Ctrl-C, once everything is gone.
     """
     each = [workers_each] * len(hosts) if isinstance(workers_each, int) else list(workers_each)
     if not hosts or len(each) != len(hosts):
         raise ConfigError(
             f"{len(hosts)} hosts cannot have {each} workers; give at least one host, and a number for each"
         )
+    deadline = time.monotonic() + (float("inf") if limit_s is None else limit_s)
     port, run_id = _free_port(hosts[0]), secrets.token_hex(8)
     with scratch() as folder:
         launchers: list[subprocess.Popen[bytes]] = []
-        watched = Workers()
+        watched = WorkerProcesses()
         try:
             for index, host in enumerate(hosts):
                 settings = {
+                    "host": host.name,
                     "command": list(command),
                     "workers": each[index],
-                    "restarts": restarts,
-                    "threads": threads,
                     "node": [index, len(hosts), hosts[0].address, port],
-                    "run_id": run_id,
-                    "environment": {"SYNGRAD_HOST": host.name, **(environment or {})},
                     "logs": None if logs is None else str(logs / host.name),
-                    "grace_s": grace_s,
-                    "host": host.name,
+                    "failures": str(_failures_file(folder, index)),
+                    "options": {
+                        "restarts": restarts,
+                        "threads": threads,
+                        "run_id": run_id,
+                        "environment": {"SYNGRAD_HOST": host.name, **(environment or {})},
+                        "grace_s": grace_s,
+                    },
                 }
                 launchers.append(_start(host, settings, folder / str(index), logs))
                 watched.started(launcher.pid for launcher in launchers)
-            _await(launchers, watched, grace_s)
+            _await(launchers, watched, grace_s, deadline)
         except BaseException:
             _end(launchers, watched, signal.SIGINT, grace_s)
             raise
-        failed = _failures(hosts, launchers, folder)
-    if failed is not None:
-        raise failed.error()
+        failed = _failed(hosts, launchers, folder)
+        if failed is not None:
+            failures = WorkersFailedError.read(_failures_file(folder, index) for index in range(len(hosts)))
+            raise failed.error() from failures
+
+
+def launched_result(
+    command: Sequence[str], workers: int | Sequence[int], hosts: Sequence[Host] | None = None, **options: Any
+) -> Any:
+    """Run a command that writes JSON to the file that its last argument names, and read it.
+
+    Args:
+        command: The program and its arguments but the last.
+        workers: How many processes; on hosts, also how many on each.
+        hosts: Where they run; this host alone where None.
+        options: Of :func:`syngrad.launch.launcher.launch` or :func:`launch_on`, which say what is raised.
+    """
+    from syngrad.launch.launcher import launch
+
+    with tempfile.TemporaryDirectory(prefix="syngrad-") as folder:
+        out = Path(folder, "result.json")
+        if hosts is not None:
+            launch_on(hosts, [*command, str(out)], workers, **options)
+        elif isinstance(workers, int):
+            launch([*command, str(out)], workers, **options)
+        else:
+            raise ConfigError(f"this host alone takes one number of workers, got {list(workers)}")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def _failures_file(folder: Path, index: int) -> Path:
+    """Where a host's launcher leaves how its workers ended."""
+    return folder / f"{index}.failures"
 
 
 def _start(host: Host, settings: dict[str, object], error_file: Path, logs: Path | None) -> subprocess.Popen[bytes]:
@@ -125,19 +174,23 @@ def _start(host: Host, settings: dict[str, object], error_file: Path, logs: Path
             output.close()
 
 
-def _await(launchers: Sequence[subprocess.Popen[bytes]], watched: Workers, grace_s: float) -> None:
-    """Until all have ended; where one gives up, the others are told to."""
+def _await(
+    launchers: Sequence[subprocess.Popen[bytes]], watched: WorkerProcesses, grace_s: float, limit: float
+) -> None:
+    """Until all have ended; where one gives up, the others have a little time to see it, and are then told to end."""
     deadline = None
     while None in (codes := [launcher.poll() for launcher in launchers]):
         if deadline is None and any(codes):
             deadline = time.monotonic() + SETTLE_S
         if deadline is not None and time.monotonic() > deadline:
             _end(launchers, watched, signal.SIGTERM, grace_s)
-        time.sleep(LOOK_S)
+        elif time.monotonic() > limit:
+            raise LaunchTimeoutError("the workers did not end in time")
+        time.sleep(CHECK_S)
 
 
 def _end(
-    launchers: Sequence[subprocess.Popen[bytes]], watched: Workers, number: signal.Signals, grace_s: float
+    launchers: Sequence[subprocess.Popen[bytes]], watched: WorkerProcesses, number: signal.Signals, grace_s: float
 ) -> None:
     """Tell those that run to end, and kill them when their workers have had their time."""
     for launcher in launchers:
@@ -151,7 +204,8 @@ def _end(
         watched.end()
 
 
-def _failures(hosts: Sequence[Host], launchers: Sequence[subprocess.Popen[bytes]], folder: Path) -> Failure | None:
+def _failed(hosts: Sequence[Host], launchers: Sequence[subprocess.Popen[bytes]], folder: Path) -> Failure | None:
+    """The launcher whose failure has caused the others', if any has failed."""
     found = []
     for index, (host, launcher) in enumerate(zip(hosts, launchers, strict=True)):
         if launcher.returncode:
@@ -174,10 +228,6 @@ def _free_port(host: Host) -> int:
     return int(done.stdout)
 
 
-#: exit code of a launcher that was told to end
-INTERRUPTED = 130
-
-
 def main(text: str) -> int:
     """One host's launcher; `text` holds its settings, as :func:`launch_on` writes them."""
     die_with_parent()
@@ -189,16 +239,14 @@ def main(text: str) -> int:
         launch(
             settings["command"],
             settings["workers"],
-            restarts=settings["restarts"],
-            threads=settings["threads"],
             node=Node(*settings["node"]),
-            run_id=settings["run_id"],
-            environment=settings["environment"],
             logs=Path(settings["logs"]) if settings["logs"] else None,
-            grace_s=settings["grace_s"],
             say=lambda line: print(f"host {host}: {line}", file=sys.stderr, flush=True),
+            **settings["options"],
         )
     except SyngradError as error:
+        if isinstance(error.__cause__, WorkersFailedError):
+            error.__cause__.write(Path(settings["failures"]))
         report_failure(error)
         return 2
     except KeyboardInterrupt:

@@ -1,14 +1,18 @@
 """Starts the workers of a run with torchrun's own elastic launcher, restarts them, and says in one line why it gave up.
 
-Import it where it is used: it takes torch.distributed.elastic in.
+Syngrad's workers and its rivals' are all started here, on several hosts by one launcher each (launch/hosts.py). Import
+it where it is used: it takes torch.distributed.elastic in.
 """
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import signal
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,25 +21,30 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
-from syngrad.launch.loopback import Loopback
 from syngrad.launch.parent_death import LAUNCHER
-from syngrad.launch.scratch import scratch
-from syngrad.launch.workers import Workers
-from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, cause, read_failure
+from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
+from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
 
-#: seconds between two looks at the workers
-LOOK_S = 0.1
+#: seconds from one check of the workers to the next
+CHECK_S = 0.1
 #: seconds that the others have to end by themselves once one has failed, and then to end when they are told to
 SETTLE_S, FAULT_S = 1.0, 5.0
-#: seconds within which the launchers of several hosts find each other
-MEET_S = 120
+#: seconds within which the launchers of several hosts find each other, and the workers of one host their store
+MEET_S, STORE_S = 120, 60
+LOOPBACK = "127.0.0.1"
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 #: the environment variable in which torchrun's launcher is told which signals to handle
@@ -44,7 +53,7 @@ _HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 @dataclass(frozen=True)
 class Node:
-    """This launcher among those of several hosts. address, port: where the launcher of rank 0 opens its store."""
+    """This launcher among those of several hosts; at `address` and `port` the launcher of rank 0 opens its store."""
 
     rank: int
     count: int
@@ -63,18 +72,36 @@ def launch(
     environment: Mapping[str, str] | None = None,
     logs: Path | None = None,
     grace_s: float = 30.0,
+    limit_s: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run `command` in `workers` processes on this host until all have ended well; returns how often it restarted them.
+    """Run a command in several processes on this host until all have ended well.
 
     When one fails, all are ended and started again, at most `restarts` times; not where it has said that this would not
-    help (:func:`syngrad.pipeline.failures.report_failure`). threads: of each worker's mathematics. node: this
-    launcher's place among those of several hosts, None where there is no other. environment: more variables for the
-    workers. logs: a folder for their output, which goes to this process's own otherwise. grace_s: seconds that they
-    have to end after Ctrl-C or SIGTERM, which they are handed. say: told in one line of every restart.
+    help (:func:`syngrad.pipeline.failures.report_failure`). No worker outlives the call.
 
-    Raises the SyngradError of the worker that failed, naming its rank; LinkError where the workers cannot be started;
-    and KeyboardInterrupt after Ctrl-C or SIGTERM, once they are gone. No worker outlives the call.
+    Args:
+        command: The program and its arguments.
+        workers: How many processes run it.
+        restarts: How often all may be started again.
+        threads: Threads of each worker's mathematics.
+        node: This launcher's place among those of several hosts; None where there is no other.
+        run_id: The run's name; a new one where None.
+        environment: More variables for the workers.
+        logs: A folder for their output, which goes to this process's own otherwise.
+        grace_s: Seconds that they have to end after Ctrl-C or SIGTERM, which they are handed.
+        limit_s: Seconds after which they are killed; None for no limit.
+        say: Told in one line of every restart.
+
+    Returns:
+        How often it restarted them.
+
+    Raises:
+        SyngradError: A worker failed; it is of that error's own kind, names the worker's rank, and has a
+            :class:`WorkersFailedError` behind it (`__cause__`) with what every worker left.
+        LinkError: The workers cannot be started.
+        LaunchTimeoutError: They ran longer than `limit_s`.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once they are gone.
     """
     if workers < 1 or restarts < 0 or threads < 1:
         raise ConfigError(
@@ -96,11 +123,11 @@ def launch(
             entrypoint=command[0],
             args=tuple(command[1:]),
             max_restarts=restarts,
-            monitor_interval=LOOK_S,
+            monitor_interval=CHECK_S,
             master_addr=node.address if node else None,
             master_port=node.port if node else None,
         )
-        agent = _Agent(spec, files, say or _silent)
+        agent = _Agent(spec, files, say or (lambda line: None), limit_s)
         try:
             with agent.interruptible(grace_s):
                 result = agent.run()
@@ -117,17 +144,13 @@ def launch(
         if agent.interrupted:
             raise KeyboardInterrupt
         if result is None or result.is_failed():
-            raise agent.error()
+            raise agent.error() from WorkersFailedError(agent.failures)
         return agent.restarted
-
-
-def _silent(line: str) -> None:
-    """Nobody asked to be told."""
 
 
 def _rendezvous(node: Node | None, run_id: str) -> RendezvousHandler:
     if node is None:
-        return Loopback(run_id)
+        return _Loopback(run_id)
     endpoint = f"[{node.address}]:{node.port}" if ":" in node.address else f"{node.address}:{node.port}"
     given = RendezvousParameters("static", endpoint, run_id, node.count, node.count, rank=node.rank, timeout=MEET_S)
     return get_rendezvous_handler(given)
@@ -143,6 +166,54 @@ def _environment(threads: int, more: Mapping[str, str] | None) -> dict[str, str]
         LAUNCHER: str(os.getpid()),
         **(more or {}),
     }
+
+
+class _Loopback(RendezvousHandler):
+    """The rendezvous of a launcher that is alone. torch's own opens its store, which asks nobody for a password, to
+    the whole network; this one listens on the loopback address, on a port that the kernel chooses.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        listening = socket.create_server((LOOPBACK, 0))
+        self._port = listening.getsockname()[1]
+        # the store closes it in the end
+        self._store = TCPStore(
+            LOOPBACK,
+            self._port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=STORE_S),
+            master_listen_fd=listening.detach(),
+        )
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """One launcher, the first of one."""
+        return RendezvousInfo(PrefixStore(self._run_id, self._store), 0, 1, RendezvousStoreInfo(LOOPBACK, self._port))
+
+    # The rest of torch's protocol: with one launcher there is nobody to wait for, and nobody who closes it.
+
+    def get_backend(self) -> str:
+        return "syngrad-loopback"
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True  # the workers use this very store
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        return
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run_id
+
+    def shutdown(self) -> bool:
+        return True  # the store ends with this object
 
 
 class _Files(LogsSpecs):
@@ -190,16 +261,18 @@ class _Files(LogsSpecs):
 class _Agent(LocalElasticAgent):
     """torchrun's launcher, which also knows what its workers say, and ends them in bounded time."""
 
-    def __init__(self, spec: WorkerSpec, files: _Files, say: Callable[[str], None]) -> None:
+    def __init__(self, spec: WorkerSpec, files: _Files, say: Callable[[str], None], limit_s: float | None) -> None:
         super().__init__(spec=spec, logs_specs=files)
-        self.workers = Workers()
+        self.workers = WorkerProcesses()
         self.restarted = 0
+        self.failures: list[Failure] = []
         self.interrupted: signal.Signals | None = None
         self._allowed = spec.max_restarts
         self._files, self._say = files, say
         self._starting = False
         self._cause: Failure | None = None
         self._grace_s = 0.0
+        self._limit_s, self._deadline = limit_s, time.monotonic() + (float("inf") if limit_s is None else limit_s)
 
     def error(self) -> SyngradError:
         """Why the launcher has given up."""
@@ -243,6 +316,7 @@ class _Agent(LocalElasticAgent):
                 os.environ[_HANDLED] = said
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """What a signal does: hand it on, unless workers are being started, who would be nobody's then."""
         if self.interrupted is not None:  # asked again: no more time
             self.workers.kill()
             return
@@ -255,7 +329,8 @@ class _Agent(LocalElasticAgent):
         if self.interrupted is not None:
             raise SignalException(f"got {self.interrupted.name}", self.interrupted)
 
-    # What follows overrides torch's, which runs it in turn.
+    # What follows overrides torch's, whose loop runs it: start the workers, then check them every CHECK_S seconds until
+    # all have ended; when one has failed, start all again or give up.
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._raise_interrupt()
@@ -270,9 +345,14 @@ class _Agent(LocalElasticAgent):
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if self._limit_s is not None and time.monotonic() > self._deadline:
+            self.workers.kill()
+            raise LaunchTimeoutError(f"the workers did not end within {self._limit_s:g} s")
+        # A worker that loses its neighbour fails too, a little later. Wait for it before torch ends what still runs:
+        # only then is it known who failed by himself, and what each has to say.
         ended = self.workers.settle(SETTLE_S)
         if any(ended.values()) and self.interrupted is None:
-            self.workers.kill_in(FAULT_S)
+            self.workers.kill_in(FAULT_S)  # torch waits longer, and for ever for one that is stopped
         result: RunResult = super()._monitor_workers(worker_group)
         if self.interrupted is None:
             self.workers.spare()
@@ -281,14 +361,14 @@ class _Agent(LocalElasticAgent):
         return result
 
     def _failed(self, group: WorkerGroup, result: RunResult, ended: Mapping[int, int]) -> None:
-        found = []
+        self.failures = []
         for worker in group.workers:
             files = self._files.error_files[worker.local_rank], self._files.worker_files[worker.local_rank]
             failure = result.failures.get(worker.global_rank)
             code = ended.get(worker.id, failure.exitcode if failure is not None else 0)
             if code:
-                found.append(read_failure(worker.global_rank, *files, code, worker.id not in ended))
-        self._cause = cause(found)
+                self.failures.append(read_failure(worker.global_rank, *files, code, worker.id not in ended))
+        self._cause = cause(self.failures)
         if self._cause is not None and self._cause.for_good:
             self._remaining_restarts = 0
         if self._remaining_restarts > 0:

@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,15 @@ WORKER_FILE = "SYNGRAD_WORKER_FILE"
 #: where torchrun reads why a worker failed
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
+#: what a reported error begins with that is none of Syngrad's own
+UNEXPECTED = "unexpected "
 #: an attribute of an error that was reported
 _REPORTED = "_syngrad_reported"
 #: bytes of either file that are read
 MOST = 1 << 20
+
+#: who this worker has said it is
+_who = ""
 
 
 def lasting(error: BaseException) -> bool:
@@ -36,12 +41,8 @@ def lasting(error: BaseException) -> bool:
     return isinstance(error, SyngradError) and not isinstance(error, LinkError)
 
 
-#: who this worker has said it is
-_who = ""
-
-
 def introduce(who: str) -> None:
-    """Tell the launcher who this worker is, as in "stages '4' to '8'": it names it so, whatever ends it."""
+    """Tell the launcher who this worker is, as in "stages '4' to '8'": it then names it so, whatever ends it."""
     global _who
     _who = " ".join(who.split())
     if path := os.environ.get(WORKER_FILE):
@@ -56,14 +57,17 @@ def introduced() -> str:
 def report_failure(error: BaseException, for_good: bool | None = None) -> None:
     """Leave a worker's error to the launcher, before it ends with an exit code that is not 0.
 
-    for_good: whether a restart would not help; :func:`lasting` says so where it is None. Does nothing where no launcher
-    asks, or where this very error was reported before.
+    Does nothing where no launcher asks, or where this very error was reported before.
+
+    Args:
+        error: Why the worker ends.
+        for_good: Whether a restart would not help; :func:`lasting` says so where it is None.
     """
     path = os.environ.get(ERROR_FILE)
     if not path or getattr(error, _REPORTED, False):
         return
     setattr(error, _REPORTED, True)
-    line = str(error) if isinstance(error, SyngradError) and str(error).strip() else f"unexpected {first_line(error)}"
+    line = str(error) if isinstance(error, SyngradError) and str(error).strip() else f"{UNEXPECTED}{first_line(error)}"
     line = " ".join(line.split())
     now = time.time()
     trace = line if isinstance(error, SyngradError) else "".join(traceback.format_exception(error))
@@ -79,7 +83,7 @@ def report_failure(error: BaseException, for_good: bool | None = None) -> None:
 
 
 def _write(path: str, text: str) -> None:
-    """In one piece, since the worker may be killed meanwhile; where that fails, on standard error at least."""
+    """Write a file in one piece, since the worker may be killed meanwhile; or to standard error where that fails."""
     try:
         Path(f"{path}.new").write_text(text, encoding="utf-8")
         os.replace(f"{path}.new", path)
@@ -91,8 +95,12 @@ def _write(path: str, text: str) -> None:
 class Failure:
     """How one worker ended, if not well.
 
-    exit_code: as subprocess gives it: −9 for signal 9, None where it is not known. told_to: whether the launcher itself
-    ended it. kind, line, for_good, at: what the worker said, if it did.
+    Args:
+        rank, who: The worker's number, and what messages call it.
+        exit_code: As subprocess gives it: −9 for signal 9; None where it is not known.
+        told_to: Whether the launcher itself ended it.
+        kind, line, for_good, at: What the worker reported, if it did: the class of its error, that error in one line,
+            whether a restart would not help, and when that was, in seconds since 1970.
     """
 
     rank: int
@@ -119,13 +127,14 @@ class Failure:
         return f"{self.who} ended with exit code {self.exit_code}, and did not say why"
 
     def error(self, addition: str = "") -> SyngradError:
-        """The same as an error of the worker's own kind, where that is one of Syngrad's."""
+        """An error that says it, of the worker's own kind where that is one of Syngrad's."""
         kind: Any = getattr(errors, self.kind, SyngradError)
         known = isinstance(kind, type) and issubclass(kind, SyngradError)
         return (kind if known else SyngradError)(self.text() + addition)
 
     def weight(self) -> tuple[int, float]:
         """Orders failures, the cause before what it has caused."""
+        # An error of its own is a cause; that a neighbour is gone, or that the launcher ended it, is a consequence.
         if self.line and self.for_good:
             return 0, self.at
         if self.line and self.kind != LinkError.__name__:
@@ -135,6 +144,24 @@ class Failure:
         if not self.line and not self.told_to:
             return 3, self.at
         return (4 if self.line else 5), self.at
+
+
+class WorkersFailedError(Exception):
+    """How every worker of a launch ended that did not end well: what stands behind the one error that is raised."""
+
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        super().__init__("; ".join(failure.text() for failure in failures))
+        self.failures = list(failures)
+
+    def write(self, path: Path) -> None:
+        """Leave them to a launcher of several hosts' launchers."""
+        path.write_text(json.dumps([asdict(failure) for failure in self.failures]), encoding="utf-8")
+
+    @classmethod
+    def read(cls, paths: Iterable[Path]) -> WorkersFailedError:
+        """What :meth:`write` has left, as far as there is any."""
+        documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+        return cls([Failure(**fields) for document in documents for fields in document])
 
 
 def read_failure(rank: int, error_file: Path, worker_file: Path, exit_code: int | None, told_to: bool) -> Failure:

@@ -1,4 +1,4 @@
-"""The comparison over several processes: every way to use them, on this host or between two emulated ones.
+"""The comparison over several workers: every way to use them, on this host or between two emulated ones.
 
 Each row is a run of its own, started in so many processes: Syngrad's methods, PyTorch's exact ones (rivals), and one
 process alone, with one thread and with all. All train the same experiment from the same seed; what is compared is the
@@ -10,24 +10,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from syngrad import metrics
-from syngrad.compare.contenders import Observer, Silent, readable
-from syngrad.compare.network import Host, emulated, parse_link
-from syngrad.compare.rivals import Plan, parse_rival, run_rival
-from syngrad.compare.rivals.names import RIVALS
-from syngrad.compare.source import Source
+from syngrad.checks import check_whole
+from syngrad.compare.base import Observer, Silent, check_rows, described, metric_named
+from syngrad.compare.rivals import RIVALS, RivalRun, parse_rival, run_rival
+from syngrad.compare.user_experiment import UserExperiment
 from syngrad.errors import ConfigError, SyngradError
 from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiments import registry
-from syngrad.experiments.experiment import check_count
+from syngrad.launch.emulated_link import EmulatedHost, emulated, parse_link
+from syngrad.launch.hosts import launched_result
 from syngrad.methods.registry import split_row
 from syngrad.pipeline.options import Distributed
 from syngrad.results import Row, time_to_target
@@ -39,14 +36,27 @@ MOST = 64
 KINDS = {name.partition(":")[0] for name in RIVALS}
 
 
-class Processes:
-    """Rows over `workers` processes of `threads` threads each; `rows` holds what is finished, also after an interrupt.
+class WorkersComparison:
+    """Rows over several workers; `rows` holds what is finished, also after an interrupt.
 
-    experiment: a built-in name or path/to/file.py:function; instead: what stands instead of its own options. estimator:
-    of the rows that estimate and do not name one. link: two hosts with so much delay and rate between them, as in
-    "20ms,100mbit" (needs root); None for this host alone.
+    A row that fails is kept as "failed: …".
 
-    Raises ConfigError at construction for what cannot be used. A row that fails is kept as "failed: …".
+    Args:
+        experiment: A built-in name or path/to/file.py:function.
+        workers: How many; each is a process of `threads` threads.
+        rows: `alone`, `alone(threads)`, a rival's row, or `method[:estimator]`.
+        estimator: Of the rows that estimate and do not name one.
+        instead: What stands instead of the experiment's own.
+        options: Of the Trainer, for a run over several workers.
+        seed, seeds: The first seed, and how many from there.
+        threads: PyTorch's, of each worker.
+        target: The metric's value whose first crossing is timed.
+        link: Two hosts with so much delay and rate between them, as in "20ms,100mbit" (needs root); None for this host
+            alone.
+        observer: Told how far it is.
+
+    Raises:
+        ConfigError: At construction, what cannot be used.
     """
 
     def __init__(
@@ -65,12 +75,12 @@ class Processes:
         link: str | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self.workers = check_count("workers", workers, 2, MOST)
+        self.workers = check_whole("workers", workers, 2, MOST)
         self.name, self.instead, self.options = experiment, dict(instead or {}), dict(options or {})
         self.experiment = registry.load(experiment, **self.instead)
         self.labels = _labels(rows, estimator)
         Distributed(**self.options)
-        self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
+        self.seeds = range(seed, seed + check_whole("seeds", seeds, 1))
         self.threads, self.target, self.observer = threads, target, observer or Silent()
         self.link = parse_link(link) if link is not None else None
         self.rows: list[Row] = []
@@ -80,13 +90,12 @@ class Processes:
 
     def run(self) -> list[Row]:
         """Train every row; in the order asked for, one a seed."""
-        source = Source(self.experiment)
         torch.manual_seed(self.seeds[0])
-        network = source.network()
-        cuts = list(self.experiment.cuts or [])
-        described = source.description(network.model, cuts, self.seeds[0], len(self.seeds))
-        stages = len(cuts) + 1 if cuts else int(self.experiment.stages or 1)
-        self.description = {**described, "stages": stages, "target": self.target}
+        model = UserExperiment(self.experiment).network().model
+        cuts, seeds = list(self.experiment.cuts or []), len(self.seeds)
+        self.description = described(self.experiment, [model], cuts, self.seeds[0], seeds, target=self.target)
+        if not cuts:
+            self.description["stages"] = int(self.experiment.stages or 1)
         self.observer.begin(len(self.labels) * len(self.seeds))
         failures: list[SyngradError] = []
         with emulated(self.link) if self.link is not None else nullcontext(None) as hosts:
@@ -105,12 +114,10 @@ class Processes:
         return self.rows
 
     def _failed(self, label: str, seed: int, error: SyngradError) -> Row:
-        resolved = metrics.resolve(self.experiment.metric)
-        name = readable(resolved[0]) if resolved else "loss"
-        better = metrics.higher_is_better(resolved)
+        name, better = metric_named(self.experiment)
         return Row(*_named(label), seed, status=f"failed: {error}", metric=name, higher_is_better=better)
 
-    def _row(self, label: str, seed: int, hosts: Sequence[Host] | None) -> Row:
+    def _row(self, label: str, seed: int, hosts: Sequence[EmulatedHost] | None) -> Row:
         made = self._rival(label, seed, hosts) if _kind(label) in KINDS else self._ours(label, seed, hosts)
         metric = made.pop("metric")
         plain = {name: value for name, value in made.items() if name in Row.__dataclass_fields__}
@@ -121,19 +128,16 @@ class Processes:
             row.time_to_target_s = time_to_target(row.history, self.target, row.higher_is_better)
         return row
 
-    def _rival(self, label: str, seed: int, hosts: Sequence[Host] | None) -> dict[str, Any]:
-        # a pipeline's processes part where Syngrad's would, if it is said where
+    def _rival(self, label: str, seed: int, hosts: Sequence[EmulatedHost] | None) -> dict[str, Any]:
+        # a pipeline's workers part where Syngrad's would, if it is said where
         cuts, place = self.experiment.cuts, None
         if cuts and len(cuts) + 1 == self.workers:
             place = list(cuts)
         instead = {name: value for name, value in self.instead.items() if value is not None}
-        plan = Plan(label, self.name, seed=seed, threads=self.threads, place=place, **instead)
-        return run_rival(plan, self.workers, hosts=hosts)
+        run = RivalRun(label, self.name, seed=seed, threads=self.threads, place=place, **instead)
+        return run_rival(run, self.workers, hosts=hosts)
 
-    def _ours(self, label: str, seed: int, hosts: Sequence[Host] | None) -> dict[str, Any]:
-        from syngrad.launch.hosts import launch_on
-        from syngrad.launch.launcher import launch
-
+    def _ours(self, label: str, seed: int, hosts: Sequence[EmulatedHost] | None) -> dict[str, Any]:
         alone = label.startswith("alone")
         threads = (os.cpu_count() or 1) if label == "alone(threads)" else self.threads
         method, _, estimator = ("backprop", "", "") if alone else label.partition(":")
@@ -147,17 +151,11 @@ class Processes:
             "options": {} if alone else self.options,
             "validations": 4,
         }
-        with tempfile.TemporaryDirectory(prefix="syngrad-") as folder:
-            out = Path(folder, "row.json")
-            command = [sys.executable, "-m", "syngrad.processes.row", json.dumps(spec), str(out)]
-            if hosts is None or alone:
-                launch(command, 1 if alone else self.workers, restarts=0, threads=threads)
-            else:
-                each = [
-                    self.workers * (i + 1) // len(hosts) - self.workers * i // len(hosts) for i in range(len(hosts))
-                ]
-                launch_on(hosts, command, each, restarts=0, threads=threads)
-            made: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        command = [sys.executable, "-m", "syngrad.compare.training", json.dumps(spec)]
+        workers: int | list[int] = 1 if alone else self.workers
+        if hosts is not None and not alone:
+            workers = [self.workers * (k + 1) // len(hosts) - self.workers * k // len(hosts) for k in range(len(hosts))]
+        made: dict[str, Any] = launched_result(command, workers, None if alone else hosts, restarts=0, threads=threads)
         if made["processes"]:
             self.accounts[label, seed] = made["processes"]
         self.description["samples"] = made["samples"]
@@ -172,11 +170,7 @@ def _labels(rows: Sequence[str] | None, estimator: str | None) -> list[str]:
     labels = [_checked(label.strip(), estimator) for label in (ROWS if rows is None else rows)]
     if rows is None:  # the estimator may have made two of them the same
         return list(dict.fromkeys(labels))
-    twice = next((label for k, label in enumerate(labels) if label in labels[:k]), None)
-    if twice is not None:
-        raise ConfigError(f"row {twice!r} is there twice; name each row once")
-    if not labels:
-        raise ConfigError(f"there are no rows to compare; name some, as in {','.join(ROWS)}")
+    check_rows(labels, labels, ROWS)
     return labels
 
 

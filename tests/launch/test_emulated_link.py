@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from syngrad.compare.network import Link, emulated, forwarder, hosts, parse_link
 from syngrad.errors import ConfigError
+from syngrad.launch import emulated_link, forwarder
+from syngrad.launch.emulated_link import EmulatedLink, able, check_emulation, emulated, parse_link
 
-needs_root = pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
+needs_root = pytest.mark.skipif(not able(), reason="needs root, /dev/net/tun and ip")
 
 SERVER = """
 import socket, sys
@@ -39,7 +40,7 @@ print(min(times))
 """
 HOLDER = """
 import sys, time
-from syngrad.compare.network import emulated, parse_link
+from syngrad.launch.emulated_link import emulated, parse_link
 with emulated(parse_link("1ms,1gbit")) as hosts:
     print(*[host.namespace for host in hosts], flush=True)
     time.sleep(100)
@@ -57,7 +58,7 @@ with emulated(parse_link("1ms,1gbit")) as hosts:
 )
 def test_a_link_is_read_and_shown(text: str, delay_s: float, bits_per_s: float, shown: str) -> None:
     link = parse_link(text)
-    assert link == Link(pytest.approx(delay_s), bits_per_s)
+    assert link == EmulatedLink(pytest.approx(delay_s), bits_per_s)
     assert str(link) == shown
     assert parse_link(str(link)) == link
 
@@ -100,11 +101,11 @@ def test_who_may_not_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="install iproute2"):
-        hosts.check_emulation()
+        check_emulation()
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(hosts, "TUN", Path("/dev/net/nothing"))
+    monkeypatch.setattr(emulated_link, "TUN", Path("/dev/net/nothing"))
     with pytest.raises(ConfigError, match="load module 'tun', or leave out --link"):
-        hosts.check_emulation()
+        check_emulation()
 
 
 @needs_root

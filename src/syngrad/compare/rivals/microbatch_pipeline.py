@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.utils import _pytree as pytree
 
-from syngrad.compare.rivals.names import Rival
-from syngrad.compare.rivals.recipe import Recipe
-from syngrad.compare.rivals.world import World
+from syngrad.compare.rivals.gloo_group import GlooGroup
+from syngrad.compare.rivals.recipe import Recipe, RivalWorker
+from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.partition import Segment, balanced, segment_parameters, split
@@ -31,8 +31,8 @@ TRIAL = 6
 class Block(nn.Module):
     """Consecutive segments, between messages taken apart into a flat row of tensors, which is all that can be sent.
 
-    before, after: (structure, leaves with None for the tensors) of what goes in and comes out; None for the model's own
-    output, which is handed out as it is.
+    `before` and `after` are (structure, leaves with None for the tensors) of what goes in and comes out; None for the
+    model's own output, which is handed out as it is.
     """
 
     def __init__(self, segments: Sequence[Segment], before: Any, after: Any) -> None:
@@ -54,22 +54,20 @@ class Block(nn.Module):
         return sent[0] if len(sent) == 1 else sent
 
 
-class Pipeline:
-    """One process's block of stages. Every process reads the data: the first uses the inputs, the last the targets."""
+class MicrobatchPipeline(RivalWorker):
+    """One worker's block of stages. Every worker reads the data: the first uses the inputs, the last the targets."""
 
     def __init__(
         self,
         rival: Rival,
         recipe: Recipe,
-        world: World,
+        group: GlooGroup,
         place: Sequence[str] | None,
         microbatches: int | None = None,
     ) -> None:
-        self.rival, self.recipe, self.world = rival, recipe, world
+        super().__init__(rival, recipe, group)
         self.place = list(place) if place is not None else None
-        self.sent_bytes = 0
         self.microbatches = microbatches
-        self.placement: str | None = None
         self._scale = 1.0
         self._schedules: dict[tuple[int, int], Any] = {}
 
@@ -77,19 +75,19 @@ class Pipeline:
 
     def prepare(self, batch: Batch) -> None:
         """Part the model, and find the number of microbatches with which a step takes least time, if none is given."""
-        recipe, world = self.recipe, self.world
+        recipe, group = self.recipe, self.group
         example = (batch.args, batch.kwargs)
-        self.place = world.agree(self._chosen(example) if world.first else None)
+        self.place = group.agree(self._chosen(example) if group.first else None)
         segments = split(recipe.model, cuts=self.place, example=example)
         self.placement = "; ".join(f"rank {k}: {segment.name}" for k, segment in enumerate(segments))
         self._describe(segments, batch)
-        recipe.own([segments[world.rank]])
+        recipe.own([segments[group.rank]])
         self._owned = [
             (owner, tensor)
             for owner, segment in enumerate(segments)
             for tensor in [*segment_parameters(segment), *(segment.tensor(name) for name in segment.buffer_names)]
         ]
-        torch.manual_seed(recipe.seed * 1_000_003 + world.rank)
+        torch.manual_seed(recipe.seed * 1_000_003 + group.rank)
         if self.microbatches is None:
             self.microbatches = self._best(batch)
 
@@ -97,7 +95,7 @@ class Pipeline:
         """Where the processes part: as asked for, or by measured cost at the experiment's own cuts, if it has any."""
         if self.place is not None:
             return self.place
-        experiment, size = self.recipe.experiment, self.world.size
+        experiment, size = self.recipe.experiment, self.group.size
         if experiment.cuts is None:
             return [segment.name for segment in split(self.recipe.model, stages=size, example=example)[1:]]
         segments = split(self.recipe.model, cuts=experiment.cuts, example=example)
@@ -120,16 +118,16 @@ class Pipeline:
                 structures.append((spec, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]))
                 args, kwargs = given
                 given = ((segment(*args, **kwargs),), {})
-                if segment is not segments[-1]:  # down it goes as it is, and up comes a gradient where there is one
+                if segment is not segments[-1]:  # it goes on as it is, and a gradient comes back where there is one
                     for leaf in tensors(given):
                         own = leaf.numel() * leaf.element_size() / batch.size
                         self._sample_bytes += own * (2 if leaf.requires_grad else 1)
-        last = self.world.rank == self.world.size - 1
-        after = None if last else structures[self.world.rank + 1]
-        self._block = Block([segments[self.world.rank]], structures[self.world.rank], after)
+        last = self.group.rank == self.group.size - 1
+        after = None if last else structures[self.group.rank + 1]
+        self._block = Block([segments[self.group.rank]], structures[self.group.rank], after)
 
     def _best(self, batch: Batch) -> int:
-        least = self.world.size if self.rival.kind == "1f1b" else 1  # that schedule needs as many as it has stages
+        least = self.group.size if self.rival.kind == "1f1b" else 1  # that schedule needs as many as it has stages
         tried = [count for count in TRIED if count >= least and batch.size % count == 0]
         if not tried:
             raise ConfigError(
@@ -141,13 +139,13 @@ class Pipeline:
             steps = []
             with preserve_state(self.recipe.model):
                 for _ in range(TRIAL):
-                    self.world.barrier()
+                    self.group.barrier()
                     start = time.perf_counter()
                     self._run(batch, count)
                     steps.append(time.perf_counter() - start)
                     self._forget()
             times[count] = statistics.median(steps[1:])
-        best: int = self.world.agree(min(times, key=lambda count: times[count]))
+        best: int = self.group.agree(min(times, key=lambda count: times[count]))
         return best
 
     # At work.
@@ -157,7 +155,7 @@ class Pipeline:
         assert self.microbatches is not None
         count = next(count for count in range(min(self.microbatches, batch.size), 0, -1) if batch.size % count == 0)
         # a last, small batch may have fewer microbatches than 1f1b takes
-        kind = "gpipe" if count < self.world.size else self.rival.kind
+        kind = "gpipe" if count < self.group.size else self.rival.kind
         if (batch.size, count) not in self._schedules:  # building runs the stages once on made-up numbers
             with preserve_state(self.recipe.model):
                 self._run(batch, count, kind)
@@ -173,17 +171,17 @@ class Pipeline:
             self._schedules[key] = self._schedule(count, kind or self.rival.kind)
         self._scale = batch.scale
         given: dict[str, Any] = {"return_outputs": False}
-        if self.world.rank == self.world.size - 1:
+        if self.group.rank == self.group.size - 1:
             if not isinstance(batch.target, Tensor):
                 raise TrainingError(
                     f"row {str(self.rival)!r} needs a target that is one tensor, got {type(batch.target).__name__}"
                 )
             given["target"] = batch.target
-        args = tensors((batch.args, batch.kwargs)) if self.world.first else []
+        args = tensors((batch.args, batch.kwargs)) if self.group.first else []
         self._schedules[key].step(*args, **given)
 
     def _schedule(self, count: int, kind: str) -> Any:
-        stage = PipelineStage(self._block, self.world.rank, self.world.size, torch.device("cpu"))
+        stage = PipelineStage(self._block, self.group.rank, self.group.size, torch.device("cpu"))
         made: Callable[..., Any] = ScheduleGPipe if kind == "gpipe" else Schedule1F1B
         # the losses are weighted here, each microbatch by what it averages over
         return made(stage, count, loss_fn=self._loss, scale_grads=False)
@@ -196,8 +194,5 @@ class Pipeline:
             parameter.grad = None
 
     def collect(self) -> None:
-        """Bring all stages' parameters and buffers to the first."""
-        self.world.bring(self._owned)
-
-    def release(self) -> None:
-        """Nothing: what was brought is the others' and not trained here."""
+        """Bring all stages' parameters and buffers to the first worker."""
+        self.group.bring(self._owned)

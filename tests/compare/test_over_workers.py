@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from syngrad.compare.over_workers import ROWS, WorkersComparison
 from syngrad.errors import ConfigError, LinkError
-from syngrad.processes import ROWS, Processes
 from syngrad.results import Row
 
 
 def labels(rows: list[str] | None, estimator: str | None = None) -> list[str]:
-    return Processes("regression", 2, rows, estimator=estimator).labels
+    return WorkersComparison("regression", 2, rows, estimator=estimator).labels
 
 
 def test_the_rows_where_nobody_names_any() -> None:
@@ -56,12 +56,12 @@ def test_what_cannot_be_compared(rows: list[str], estimator: str | None, said: s
 
 
 def test_a_row_that_fails_has_the_metric_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(self: Processes, label: str, seed: int, hosts: object) -> Row:
+    def fails(self: WorkersComparison, label: str, seed: int, hosts: object) -> Row:
         if label == "alone":
             raise LinkError("its process is gone")
         return Row("synthetic", "default", seed, metric="mse", higher_is_better=False)
 
-    monkeypatch.setattr(Processes, "_row", fails)
-    failed, done = Processes("regression", 2, ["alone", "synthetic"]).run()
+    monkeypatch.setattr(WorkersComparison, "_row", fails)
+    failed, done = WorkersComparison("regression", 2, ["alone", "synthetic"]).run()
     assert failed.status == "failed: its process is gone"
     assert (failed.metric, failed.higher_is_better) == (done.metric, done.higher_is_better)

@@ -1,11 +1,8 @@
-"""The processes of one run, as each of them sees the others."""
+"""The process group of a rival's run, as each of its workers sees the others."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,24 +11,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_PR_SET_PDEATHSIG = 1
-#: says to a worker who started it, so that it notices that this one died before it could ask to be told
-PARENT = "SYNGRAD_PARENT"
 
-
-class World:
-    """rank: this one's number; size: how many there are. One process alone needs no others and starts nothing."""
+class GlooGroup:
+    """This worker, of `rank` 0 … `size` − 1, among the others. One alone needs no others and starts nothing."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that measures and writes."""
+        """Whether this is the worker that measures and writes."""
         return self.rank == 0
 
     @classmethod
-    def join(cls, timeout_s: float = 600.0) -> World:
+    def join(cls, timeout_s: float = 600.0) -> GlooGroup:
         """Meet the others as torchrun's environment says; over gloo, whose interface GLOO_SOCKET_IFNAME names."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
@@ -85,13 +78,3 @@ class World:
             for tensor in tensors:
                 dist.all_reduce(tensor)
                 tensor.div_(self.size)
-
-
-def die_with_parent() -> None:
-    """End this process when the one that started it ends, whatever ends that; Linux only, elsewhere nothing."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = os.environ.get(PARENT)
-    if parent is not None and os.getppid() != int(parent):
-        sys.exit("the process that started this one is gone")

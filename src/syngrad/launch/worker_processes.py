@@ -1,18 +1,37 @@
-"""The worker processes of a launcher, and their end: asked first, killed when they have had time enough."""
+"""What a launcher holds while a launch lasts: its worker processes, and the folder of files that they leave.
+
+The processes are asked to end first, and killed when they have had time enough. The folder goes with the launch; one
+whose launcher was killed is removed by the next.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from syngrad.errors import SyngradError
 
 #: seconds until a process that was killed is gone
 KILLED_S = 5.0
+#: what the folders of launches are called
+PREFIX = "syngrad-launch-"
+#: seconds for which a folder that nobody holds may be one that is just being made
+YOUNG_S = 60.0
 
 
-class Workers:
+class LaunchTimeoutError(SyngradError):
+    """A launch has taken longer than it may."""
+
+
+class WorkerProcesses:
     """Child processes that each lead a process group of their own, by process id."""
 
     def __init__(self) -> None:
@@ -81,3 +100,33 @@ class Workers:
             return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         except ChildProcessError:
             return False
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder for the time of one launch, held by a lock that ends with this process, and removed at the end."""
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, or gone by now
+        try:
+            if os.fstat(lock).st_uid == os.getuid() and time.time() - os.fstat(lock).st_mtime > YOUNG_S:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue  # held: its launcher lives
+        finally:
+            os.close(lock)

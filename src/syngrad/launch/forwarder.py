@@ -1,14 +1,14 @@
-"""The link itself: a process that carries packets between two TUN devices, one in each network namespace.
+"""The emulated link itself: a process that carries packets between two TUN devices, one in each network namespace.
 
 It is run as a file and needs nothing but Python, so that it starts at once. It owns both devices and both namespaces:
 whatever ends it or the process that started it (which holds the other end of its standard input) takes them away.
 
-Each direction is a line of its own. A packet first waits for those before it, then takes size / rate to be put on the
+Each direction is a queue of its own. A packet first waits for those before it, then takes size / rate to be put on the
 line, then the delay to reach the other end; it is never handed over before that. One that finds more than the queue's
 bytes waiting is dropped, as a router would. A packet's size is that of IP, without Ethernet's share. TCP is this
 machine's own, with buffers that fill the link.
 
-    forwarder.py DELAY_S BITS_PER_S QUEUE_BYTES MTU WINDOW_BYTES PARENT_PID
+    forwarder.py DELAY_S BITS_PER_S QUEUE_BYTES MTU WINDOW_BYTES
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ from collections import deque
 from pathlib import Path
 from types import FrameType
 
+if __package__:
+    from syngrad.launch.parent_death import die_with_parent, lives
+else:  # run as a file, where there is no Syngrad: the file beside it needs nothing but Python either
+    sys.path.append(str(Path(__file__).parent))
+    from parent_death import die_with_parent, lives  # type: ignore[import-not-found, no-redef]
+
 PREFIX = "syngrad"
 DEVICE = "link0"
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 NAMESPACES = Path("/run/netns")
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-_PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK = 1, 29
+_PR_SET_TIMERSLACK = 29
 #: packets that a device holds until the forwarder comes to read them
 _DEVICE_QUEUE = 5000
 #: packets carried in one direction before it looks at the other
@@ -67,7 +73,7 @@ def sweep() -> None:
     """Take away what forwarders that were killed have left."""
     for path in NAMESPACES.glob(f"{PREFIX}-*-[ab]"):
         owner = path.name.split("-")[1]
-        if owner.isdigit() and not Path("/proc", owner).exists():
+        if owner.isdigit() and not lives(int(owner)):
             remove(int(owner))
 
 
@@ -105,12 +111,14 @@ def build(mtu: int, window: int) -> tuple[int, int]:
     return tuns[0], tuns[1]
 
 
-class Line:
-    """One direction."""
+class Direction:
+    """One direction: packets read from descriptor `source` are written to `target` later."""
 
     def __init__(self, source: int, target: int, delay_s: float, bits_per_s: float, queue_bytes: int) -> None:
         self.source, self.target = source, target
-        self.delay_s, self.per_byte, self.longest_s = delay_s, 8 / bits_per_s, queue_bytes * 8 / bits_per_s
+        self.delay_s, self.byte_s, self.longest_s = delay_s, 8 / bits_per_s, queue_bytes * 8 / bits_per_s
+        # The queue, and all that is on the line: (when it arrives, packet), in the order in which it was sent. Nobody
+        # moves a packet from one to the other: both times are known when it comes.
         self.under_way: deque[tuple[float, bytes]] = deque()
         #: when all that waits will have been put on the line
         self.busy_until = 0.0
@@ -126,7 +134,7 @@ class Line:
             start = max(now, self.busy_until)
             if start - now > self.longest_s:
                 continue  # the queue is full
-            self.busy_until = start + len(packet) * self.per_byte
+            self.busy_until = start + len(packet) * self.byte_s
             self.under_way.append((self.busy_until + self.delay_s, packet))
 
     def give(self) -> float | None:
@@ -143,10 +151,10 @@ class Line:
         return None
 
 
-def carry(lines: tuple[Line, Line]) -> None:
-    """Until the standard input ends, which the process that started this one holds."""
+def carry(directions: tuple[Direction, Direction]) -> None:
+    """Carry until the standard input ends, which the process that started this one holds."""
     parent = sys.stdin.fileno()
-    sources = {line.source: line for line in lines}
+    sources = {direction.source: direction for direction in directions}
     wait: float | None = None
     while True:
         readable = select.select([parent, *sources], [], [], wait)[0]
@@ -155,7 +163,7 @@ def carry(lines: tuple[Line, Line]) -> None:
         for source in readable:
             if source in sources:
                 sources[source].take()
-        waits = [left for line in lines if (left := line.give()) is not None]
+        waits = [left for direction in directions if (left := direction.give()) is not None]
         wait = min(waits, default=None)
 
 
@@ -165,16 +173,13 @@ def end(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Build, say so, carry, take away."""
+    """Build the link, say so, carry, take it away."""
     delay_s, bits_per_s = map(float, arguments[:2])
-    queue_bytes, mtu, window, parent = map(int, arguments[2:])
+    queue_bytes, mtu, window = map(int, arguments[2:])
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the others, who may still have something to say
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    libc.prctl(_PR_SET_TIMERSLACK, 1000)  # nanoseconds, instead of 50,000
-    if os.getppid() != parent:  # it died before the signal was asked for
-        return
+    die_with_parent(signal.SIGTERM)  # not killed: there is something to take away
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)  # nanoseconds, instead of 50,000
     os.setpriority(os.PRIO_PROCESS, 0, -20)  # what is carried late makes the link slower than it should be
     try:
         sweep()
@@ -182,8 +187,8 @@ def main(arguments: list[str]) -> None:
         print("ready", flush=True)
         carry(
             (
-                Line(one, other, delay_s, bits_per_s, queue_bytes),
-                Line(other, one, delay_s, bits_per_s, queue_bytes),
+                Direction(one, other, delay_s, bits_per_s, queue_bytes),
+                Direction(other, one, delay_s, bits_per_s, queue_bytes),
             )
         )
     finally:

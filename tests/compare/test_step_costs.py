@@ -13,9 +13,8 @@ from tests._support.options import keywords
 from torch import nn
 
 from syngrad import Trainer, decouple
-from syngrad.compare import split as module
-from syngrad.compare.measure import RowError
-from syngrad.compare.split import PARTS, Clock, split
+from syngrad.compare import step_costs
+from syngrad.compare.step_costs import PARTS, Clock, RowError, split_seconds
 
 BATCH = small.samples(16)
 
@@ -39,7 +38,7 @@ METHODS += [("delayed(1)", "default"), ("zero", "default")]
 
 @pytest.mark.parametrize(("method", "estimator"), METHODS)
 def test_every_part_is_told_and_only_estimators_estimate(method: str, estimator: str) -> None:
-    (spent,) = split([bound(method, estimator)], [BATCH], 1)
+    (spent,) = split_seconds([bound(method, estimator)], [BATCH], 1)
     assert tuple(spent) == PARTS
     assert spent["forward"] > 0
     assert spent["optimizer"] > 0
@@ -51,7 +50,7 @@ def test_every_part_is_told_and_only_estimators_estimate(method: str, estimator:
 def ticks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A clock that ticks once a reading, so that times are counts of readings."""
     numbers = itertools.count()
-    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(numbers)))
+    monkeypatch.setattr(step_costs.time, "perf_counter", lambda: float(next(numbers)))
     return numbers
 
 
@@ -96,5 +95,5 @@ def test_the_trainer_that_fails_is_named() -> None:
     failing.loss = lambda output, target: None  # type: ignore[assignment,return-value]
     failing.runner.loss = failing.loss  # type: ignore[union-attr]
     with pytest.raises(RowError) as caught:
-        split([fine, failing], [BATCH], 1)
+        split_seconds([fine, failing], [BATCH], 1)
     assert caught.value.index == 1

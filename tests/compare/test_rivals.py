@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from syngrad import Trainer
-from syngrad.compare.network import emulated, hosts, parse_link
-from syngrad.compare.rivals import RIVALS, Plan, Rival, parse_rival, run_rival
+from syngrad.compare.rivals import RIVALS, Rival, RivalRun, parse_rival, run_rival
 from syngrad.errors import ConfigError, SyngradError, TrainingError
 from syngrad.experiments import registry
+from syngrad.launch.emulated_link import able, emulated, parse_link
 
 #: in float64, a last minibatch of 7 (of which no number of microbatches but 1 and 7 is a divisor), a loss that counts
 OWN = """
@@ -132,7 +132,7 @@ def test_what_is_trained_is_what_backpropagation_trains(
 ) -> None:
     state = tmp_path / "state"
     spec = f"{own}:{experiment}"
-    found = run_rival(Plan(row, spec, epochs=epochs, state=str(state)), workers, timeout_s=100)
+    found = run_rival(RivalRun(row, spec, epochs=epochs, state=str(state)), workers, timeout_s=100)
     weights, values = reference(spec, epochs)
     for name, value in load_file(state).items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=tolerance)
@@ -167,7 +167,7 @@ def test_periodic_averaging_averages(own: str, tmp_path: Path) -> None:
     text = OWN.replace("randn(55,", "randn(16,").replace("y[::5] = -100", "").replace("momentum=0.9", "momentum=0.0")
     Path(own).write_text(text)
     spec = f"{own}:one"
-    found = run_rival(Plan("ddp:periodic(every=3)", spec, epochs=1, state=str(state)), 2, timeout_s=100)
+    found = run_rival(RivalRun("ddp:periodic(every=3)", spec, epochs=1, state=str(state)), 2, timeout_s=100)
     weights, _ = reference(spec, 1)
     for name, value in load_file(state).items():
         torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-12)
@@ -177,7 +177,7 @@ def test_periodic_averaging_averages(own: str, tmp_path: Path) -> None:
 @pytest.mark.distributed
 @pytest.mark.parametrize(("row", "workers"), [("ddp:periodic", 2), ("1f1b", 2)])
 def test_a_number_of_minibatches_is_timed(own: str, row: str, workers: int) -> None:
-    found = run_rival(Plan(row, f"{own}:one", minibatches=14), workers, timeout_s=100)
+    found = run_rival(RivalRun(row, f"{own}:one", minibatches=14), workers, timeout_s=100)
     assert found["samples_per_s"] > 0
     assert found["train_s"] > 0
     assert found["metric"]["history"] == []
@@ -186,25 +186,25 @@ def test_a_number_of_minibatches_is_timed(own: str, row: str, workers: int) -> N
 
 @pytest.mark.distributed
 def test_microbatches_are_not_tried_where_they_are_given(own: str) -> None:
-    found = run_rival(Plan("gpipe", f"{own}:one", microbatches=8, minibatches=7, warm_up=2), 2, timeout_s=100)
+    found = run_rival(RivalRun("gpipe", f"{own}:one", microbatches=8, minibatches=7, warm_up=2), 2, timeout_s=100)
     assert found["microbatches"] == 8
     assert found["bytes_sent"] == 2 * 7 * 16 * 8 * 8  # of the minibatches that are timed alone, 8 floats a sample
 
 
 @pytest.mark.distributed
 def test_a_run_ends_when_it_has_reached_its_target(own: str) -> None:
-    whole = run_rival(Plan("plain", f"{own}:one", epochs=2), 1, timeout_s=100)["metric"]["history"]
+    whole = run_rival(RivalRun("plain", f"{own}:one", epochs=2), 1, timeout_s=100)["metric"]["history"]
     target = whole[2][2]
-    found = run_rival(Plan("ddp", f"{own}:one", epochs=2, target=target + 1e-9), 2, timeout_s=100)
+    found = run_rival(RivalRun("ddp", f"{own}:one", epochs=2, target=target + 1e-9), 2, timeout_s=100)
     reached = next(index for index, point in enumerate(whole) if point[2] <= target + 1e-9)
     assert [point[0] for point in found["metric"]["history"]] == [point[0] for point in whole[: reached + 1]]
 
 
-@pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
+@pytest.mark.skipif(not able(), reason="needs root, /dev/net/tun and ip")
 @pytest.mark.distributed
 def test_a_run_between_two_hosts_stops_when_its_time_is_over(own: str) -> None:
     with emulated(parse_link("5ms,100mbit")) as pair:
-        found = run_rival(Plan("gpipe", f"{own}:one", epochs=50, most_s=1e-9), 2, pair, timeout_s=100)
+        found = run_rival(RivalRun("gpipe", f"{own}:one", epochs=50, most_s=1e-9), 2, pair, timeout_s=100)
     ((epoch, seconds, _),) = found["metric"]["history"]
     assert epoch == 0.25  # where it was first validated
     assert found["train_s"] == seconds >= 0.01  # every minibatch goes there and back
@@ -213,14 +213,14 @@ def test_a_run_between_two_hosts_stops_when_its_time_is_over(own: str) -> None:
 @pytest.mark.distributed
 def test_a_failing_worker_is_reported_in_one_line(own: str) -> None:
     with pytest.raises(TrainingError) as error:
-        run_rival(Plan("ddp", f"{own}:failing"), 2, timeout_s=100)
+        run_rival(RivalRun("ddp", f"{own}:failing"), 2, timeout_s=100)
     assert str(error.value) == "row 'ddp' over 2 workers: process 0 failed: ValueError: no loss today"
 
 
 @pytest.mark.distributed
 def test_a_run_that_takes_too_long_is_ended(own: str) -> None:
     with pytest.raises(TrainingError, match="row 'plain' did not end within 3 s"):
-        run_rival(Plan("plain", f"{own}:endless"), 1, timeout_s=3)
+        run_rival(RivalRun("plain", f"{own}:endless"), 1, timeout_s=3)
 
 
 @pytest.mark.distributed
@@ -239,7 +239,7 @@ def test_a_killed_worker_ends_the_run(own: str) -> None:
     killer.start()
     try:
         with pytest.raises(TrainingError, match="process 1 failed: it was ended by signal 9"):
-            run_rival(Plan("ddp", f"{own}:endless"), 2, timeout_s=100)
+            run_rival(RivalRun("ddp", f"{own}:endless"), 2, timeout_s=100)
     finally:
         killer.join()
     assert _workers(own) == []
@@ -248,8 +248,8 @@ def test_a_killed_worker_ends_the_run(own: str) -> None:
 @pytest.mark.distributed
 def test_no_worker_outlives_the_one_that_started_it(own: str) -> None:
     text = f"""
-from syngrad.compare.rivals import Plan, run_rival
-run_rival(Plan("ddp", "{own}:endless"), 2)
+from syngrad.compare.rivals import RivalRun, run_rival
+run_rival(RivalRun("ddp", "{own}:endless"), 2)
 """
     starter = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)
     try:
@@ -279,13 +279,13 @@ def test_what_cannot_run_is_refused_beforehand(
     own: str, row: str, workers: int, more: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        run_rival(Plan(row, f"{own}:one", **more), workers)
+        run_rival(RivalRun(row, f"{own}:one", **more), workers)
     assert said in str(error.value)
 
 
 def test_an_option_that_rivals_do_not_know_is_refused(own: str) -> None:
     with pytest.raises(SyngradError, match=r"option clip_norm=1\.0, which the rows of exact rivals do not know"):
-        run_rival(Plan("plain", f"{own}:clipped"), 1)
+        run_rival(RivalRun("plain", f"{own}:clipped"), 1)
 
 
 def test_rows_are_read_and_shown() -> None:
