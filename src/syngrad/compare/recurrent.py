@@ -17,9 +17,8 @@ from syngrad.compare.user_experiment import CheckedCourse, named
 from syngrad.core.memory import SavedBytes
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.recurrent import RecurrentExperiment
-from syngrad.recurrent.course import Course, Piece
-from syngrad.recurrent.student import Student
-from syngrad.recurrent.ways import Way
+from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
+from syngrad.recurrent.experiment import RecurrentMethod
 from syngrad.results import Row, thinned, time_to_target
 from syngrad.tree import tensors
 
@@ -27,14 +26,14 @@ from syngrad.tree import tensors
 PROBES = 8
 
 
-class RecurrentComparison(Base[Way]):
+class RecurrentComparison(Base[RecurrentMethod]):
     """A recurrent experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
 
     A row that fails while it runs is kept as "failed: …".
 
     Args:
         experiment: What all rows learn.
-        rows: See recurrent/ways.py; the experiment's own where None.
+        rows: See recurrent/recurrent_experiment.py; the experiment's own where None.
         estimator: Of the rows that estimate and do not name one.
         target: The metric's value whose first crossing is timed.
         measuring: See :class:`syngrad.compare.base.Measuring`.
@@ -54,45 +53,45 @@ class RecurrentComparison(Base[Way]):
     ) -> None:
         self.experiment = experiment
         labels = list(experiment.rows if rows is None else rows)
-        self.ways = experiment.ways(labels, estimator)
-        self.baseline = experiment.baseline(self.ways)
-        super().__init__(self.ways, labels, experiment.epochs, **measuring)
+        self.methods = experiment.ways(labels, estimator)
+        self.baseline = experiment.baseline(self.methods)
+        super().__init__(self.methods, labels, experiment.epochs, **measuring)
         better, remedy = experiment.higher_is_better, "higher_is_better= of the experiment"
         self.target = check_target(target, experiment.metric, better, remedy)
 
     # Beforehand: step times and what is kept, on a piece of typical length, learnt from again and again.
 
-    def label(self, way: Way) -> str:
+    def label(self, method: RecurrentMethod) -> str:
         """As it was typed."""
-        return way.method
+        return method.method
 
     def read_data(self) -> None:
         """Take the piece."""
         self._piece = self._course(self.seeds[0]).sample()
 
-    def throw_away(self, way: Way, row: Row) -> Student:
+    def throw_away(self, method: RecurrentMethod, row: Row) -> LearnerAdapter:
         """A student that has learnt from the piece."""
-        student = self.experiment.student(way, self.seeds[0], quality_every=0)
+        student = self.experiment.student(method, self.seeds[0], quality_every=0)
         student.learn(self._piece)
         row.saved_activation_bytes = _saved(student, self._piece)
         self._describe(student)
         return student
 
-    def time_steps(self, ready: dict[Way, Student], rows: dict[Way, Row]) -> None:
+    def time_steps(self, ready: dict[RecurrentMethod, LearnerAdapter], rows: dict[RecurrentMethod, Row]) -> None:
         """Fill in the step times."""
-        steps = {way: student.learn for way, student in ready.items()}
+        steps = {method: student.learn for method, student in ready.items()}
         enter_step_times(rows, self.taking_turns(steps, rows, [self._piece]), self.baseline)
 
     # Learning.
 
-    def train(self, way: Way, row: Row) -> None:
+    def train(self, method: RecurrentMethod, row: Row) -> None:
         """One run of one row."""
         experiment = self.experiment
-        label = way.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
+        label = method.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
         self.observer.note(f"{label}: epoch 0/{experiment.epochs}")
         advanced = 0
         try:
-            student = experiment.student(way, row.seed)
+            student = experiment.student(method, row.seed)
             course = self._course(row.seed)
             run = _Run(student, course, experiment)
             for epoch in range(1, experiment.epochs + 1):
@@ -123,15 +122,15 @@ class RecurrentComparison(Base[Way]):
 
     # What both are made of.
 
-    def _course(self, seed: int) -> Course:
+    def _course(self, seed: int) -> Curriculum:
         said = f"experiment {self.experiment.name!r}"
         with named(f"{said}: course()", TrainingError):
             course = self.experiment.course(self.experiment.batch_size, seed)
-        if not isinstance(course, Course):
+        if not isinstance(course, Curriculum):
             raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
         return CheckedCourse(course, said)
 
-    def _describe(self, student: Student) -> None:
+    def _describe(self, student: LearnerAdapter) -> None:
         if self.description:
             return
         experiment, steps = self.experiment, self.experiment.steps
@@ -140,12 +139,12 @@ class RecurrentComparison(Base[Way]):
         made = described(experiment, modules, [], first, many, samples=samples, target=self.target, steps=steps)
         self.description = {**made, "baseline": self.baseline.method}
 
-    def new_row(self, way: Way, seed: int) -> Row:
+    def new_row(self, method: RecurrentMethod, seed: int) -> Row:
         """With its names, and nothing measured."""
-        shown = "several" if isinstance(way.estimator, Mapping) else estimator_name(way.estimator)
+        shown = "several" if isinstance(method.estimator, Mapping) else estimator_name(method.estimator)
         experiment = self.experiment
         return Row(
-            way.method,
+            method.method,
             shown,
             seed,
             threads=self.threads,
@@ -157,7 +156,7 @@ class RecurrentComparison(Base[Way]):
 class _Run:
     """One student on its course: `seconds` of learning alone, `steps` of time."""
 
-    def __init__(self, student: Student, course: Course, experiment: RecurrentExperiment) -> None:
+    def __init__(self, student: LearnerAdapter, course: Curriculum, experiment: RecurrentExperiment) -> None:
         self.student, self.course, self.experiment = student, course, experiment
         self.seconds, self.steps = 0.0, 0
         self.history: list[tuple[float, float, float]] = []
@@ -211,7 +210,7 @@ class _Run:
             self.waited += 1
 
 
-def _saved(student: Student, piece: Piece) -> int:
+def _saved(student: LearnerAdapter, piece: SequenceBatch) -> int:
     """The most that is kept for backward passes at any moment of a piece, the piece itself left out."""
     given = tensors([piece.inputs, piece.targets, piece.context])
     with SavedBytes(*student.modules(), *student.estimators(), but=given) as meter:

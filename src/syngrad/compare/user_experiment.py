@@ -17,8 +17,8 @@ from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiments.experiment import Experiment
 from syngrad.methods.policy import Method
-from syngrad.recurrent import Course, Piece
-from syngrad.recurrent.student import Student
+from syngrad.recurrent import Curriculum, SequenceBatch
+from syngrad.recurrent.curriculum import LearnerAdapter
 from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
@@ -152,36 +152,38 @@ def _check_delays(delays: Sequence[tuple[str, int]], loader: Iterable[Any], rest
             )
 
 
-class CheckedCourse(Course):
+class CheckedCourse(Curriculum):
     """What another course says, checked; `said` begins each message.
 
     Raises:
-        TrainingError: Whatever the course raises itself, what is no Piece, and an examination that gives no finite
+        TrainingError: Whatever the course raises itself, what is no batch, and an examination that gives no finite
             number.
     """
 
-    def __init__(self, course: Course, said: str) -> None:
+    def __init__(self, course: Curriculum, said: str) -> None:
         self.course, self.said = course, said
 
-    def take(self) -> Piece:
+    def take(self) -> SequenceBatch:
         """What is learnt next."""
         return self._piece("take", self.course.take)
 
-    def sample(self) -> Piece:
+    def sample(self) -> SequenceBatch:
         """Of a typical length."""
-        own = type(self.course).sample is not Course.sample
+        own = type(self.course).sample is not Curriculum.sample
         return self._piece("sample" if own else "take", self.course.sample)
 
-    def probe(self) -> Piece | None:
+    def probe(self) -> SequenceBatch | None:
         """Where estimates are held against the true gradient."""
         made = self._called("probe", self.course.probe)
-        return made if made is None or isinstance(made, Piece) else self._no_piece("probe", "a Piece or None", made)
+        if made is None or isinstance(made, SequenceBatch):
+            return made
+        self._no_piece("probe", "a Piece or None", made)
 
-    def heard(self, loss: float, piece: Piece) -> None:
+    def heard(self, loss: float, piece: SequenceBatch) -> None:
         """The loss of the piece just learnt."""
         self._called("heard", self.course.heard, loss, piece)
 
-    def examine(self, student: Student) -> float:
+    def examine(self, student: LearnerAdapter) -> float:
         """The metric, as a plain number."""
         made = self._called("examine", self.course.examine, student)
         try:
@@ -198,9 +200,9 @@ class CheckedCourse(Course):
             )
         return value
 
-    def _piece(self, name: str, function: Callable[[], Any]) -> Piece:
+    def _piece(self, name: str, function: Callable[[], Any]) -> SequenceBatch:
         made = self._called(name, function)
-        return made if isinstance(made, Piece) else self._no_piece(name, "a Piece", made)
+        return made if isinstance(made, SequenceBatch) else self._no_piece(name, "a Piece", made)
 
     def _no_piece(self, name: str, wished: str, made: Any) -> NoReturn:
         raise TrainingError(

@@ -18,9 +18,9 @@ from torch import nn
 from syngrad.errors import ConfigError
 from syngrad.experiments.digits import images
 from syngrad.experiments.two_clocks import ESTIMATOR, Streams, Whole, adam, errors, nets
-from syngrad.recurrent import Course, Graph, Piece, RecurrentExperiment
-from syngrad.recurrent.student import Student
-from syngrad.recurrent.ways import Way
+from syngrad.recurrent import Curriculum, Graph, RecurrentExperiment, SequenceBatch
+from syngrad.recurrent.curriculum import LearnerAdapter
+from syngrad.recurrent.experiment import RecurrentMethod
 
 PERIOD = 4
 #: windows of a piece: a multiple of T, so that exact back-propagation has whole spans
@@ -32,18 +32,18 @@ PUBLISHED = ()
 """The paper shows curves of its own two nets; no figure of them could be checked."""
 
 
-class Counting(Course):
+class Counting(Curriculum):
     """n streams without end."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.streams = Streams(n, PERIOD, seed=seed)
 
-    def take(self) -> Piece:
+    def take(self) -> SequenceBatch:
         """The next windows."""
         inputs, targets, contexts = self.streams.take(WINDOWS)
-        return Piece(inputs, targets, contexts, stream=True)
+        return SequenceBatch(inputs, targets, contexts, stream=True)
 
-    def examine(self, student: Student) -> float:
+    def examine(self, student: LearnerAdapter) -> float:
         """The mean share of wrong counts, on test images."""
         assert isinstance(student, GraphStudent)
         found = errors(student.graph, Streams(EXAMINED, PERIOD, train=False, seed=SEED))
@@ -56,7 +56,7 @@ class GraphStudent:
     def __init__(self, graph: Graph, whole: Whole | None) -> None:
         self.graph, self.whole = graph, whole
 
-    def learn(self, piece: Piece) -> float:
+    def learn(self, piece: SequenceBatch) -> float:
         """The piece, going on from the last; the sum of both losses."""
         if self.whole is not None:
             losses = self.whole.run(piece.inputs, piece.targets)
@@ -64,12 +64,12 @@ class GraphStudent:
             losses = self.graph.run(piece.inputs, piece.targets, contexts=piece.context, ends=False)
         return float(sum(losses.values(), torch.zeros(())))
 
-    def steps(self, piece: Piece) -> int:
+    def steps(self, piece: SequenceBatch) -> int:
         """Images of a stream."""
         return int(piece.inputs["fast"].shape[1])
 
-    def probe(self, piece: Piece) -> None:
-        """Nothing: in a cycle without end there is no gradient of all that is to come."""
+    def probe(self, piece: SequenceBatch) -> None:
+        """Leaves estimates as they are: in a cycle without end there is no gradient of all that is to come."""
 
     def predict(self, inputs: Any) -> Any:
         """Both nets' scores."""
@@ -81,8 +81,7 @@ class GraphStudent:
 
     def modules(self) -> list[nn.Module]:
         """Both nets with their readouts."""
-        plans = self.graph.plans.values()
-        return [part for plan in plans for part in (plan.module, plan.readout) if part is not None]
+        return [part for spec in self.graph.specs.values() for part in spec.parts.values()]
 
     def estimators(self) -> list[nn.Module]:
         """Those at edges and states."""
@@ -93,7 +92,7 @@ class GraphStudent:
         return [*(edge.interface for edge in wired.edges), *states]
 
     def held_bytes(self) -> int:
-        """Nothing beside what autograd keeps."""
+        """None beside what autograd keeps."""
         return 0
 
     def interfaces(self) -> list[dict[str, Any]]:
@@ -115,7 +114,7 @@ class GraphStudent:
 
 
 class TwoClocks(RecurrentExperiment):
-    """Of the recurrent experiment's ways those that two nets have, and of its options the optimiser alone."""
+    """Of the recurrent experiment's methods those that two nets have, and of its options the optimiser alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,23 +122,23 @@ class TwoClocks(RecurrentExperiment):
         if ignored := next((name for name, value in given.items() if value is not None), None):
             raise ConfigError(f"experiment {self.name!r} takes no {ignored}=: exact back-propagation would not heed it")
 
-    def ways(self, rows: Sequence[str], estimator: Any = None) -> list[Way]:
+    def ways(self, rows: Sequence[str], estimator: Any = None) -> list[RecurrentMethod]:
         """Rows as they are asked for. Raises ConfigError for those that these nets cannot be trained in."""
         made = super().ways(rows, estimator)
-        for text, way in zip(rows, made, strict=True):
-            if way.window not in {"bptt": (PERIOD, PERIOD**2), "synthetic": (PERIOD,)}.get(way.kind, ()):
+        for text, method in zip(rows, made, strict=True):
+            if method.window not in {"bptt": (PERIOD, PERIOD**2), "synthetic": (PERIOD,)}.get(method.kind, ()):
                 raise ConfigError(
                     f"row {text!r}: two clocks of period {PERIOD} are trained by bptt({PERIOD**2}), bptt({PERIOD}) or "
                     f"synthetic({PERIOD})"
                 )
         return made
 
-    def student(self, way: Way, seed: int, **more: Any) -> Student:
+    def student(self, method: RecurrentMethod, seed: int, **more: Any) -> LearnerAdapter:
         """Fresh nets."""
-        exact = way.window == PERIOD**2
-        recipe = None if way.estimator is ESTIMATOR else way.estimator
+        exact = method.window == PERIOD**2
+        recipe = None if method.estimator is ESTIMATOR else method.estimator
         options = {"optimizer": self.optimizer, **more}
-        graph = nets(PERIOD, recipe if way.estimates else "zero", seed, **options)
+        graph = nets(PERIOD, recipe if method.estimates else "zero", seed, **options)
         return GraphStudent(graph, Whole(graph, self.optimizer) if exact else None)
 
 

@@ -175,7 +175,7 @@ class Whole:
         more: Callable[[Tensor, slice], Tensor] | None = None,
     ) -> None:
         self.more = more
-        self.fast, self.slow = graph.plans["fast"], graph.plans["slow"]
+        self.fast, self.slow = graph.specs["fast"], graph.specs["slow"]
         self.period = self.slow.every
         modules = [self.fast.module, self.fast.readout, self.slow.module, self.slow.readout]
         self.optimizer = optimizer([p for module in modules if module is not None for p in module.parameters()])

@@ -29,6 +29,11 @@ IMPLEMENTATIONS = ("fused", "foreach", "differentiable")
 FUSED_ON = ("cpu", "cuda")
 
 
+def default_optimizer(params: Any) -> torch.optim.Optimizer:
+    """Adam, learning rate 1e-3, in its fused form."""
+    return torch.optim.Adam(params, 1e-3, fused=True)
+
+
 def parse_optimizer(text: str) -> Callable[[Any], torch.optim.Optimizer]:
     """A function of parameters (or groups of them) from a name with options, as in `adamw(lr=1e-3, weight_decay=0.01)`.
 

@@ -1,8 +1,18 @@
-"""A complete run of a recurrent net in one object: what `syngrad compare` takes beside an Experiment."""
+"""A complete run of a recurrent net in one object, for `syngrad compare`, and the rows that it compares, by name:
+
+    bptt(T)        truncated back-propagation over windows of T; of the experiment's own length where none is given
+    synthetic(T)   bptt(T) with an estimate of what the truncation cuts off
+    auxiliary(T)   synthetic(T) with the auxiliary task beside it
+    online(λ)      a step at a time, by online BP(λ)
+    zero           a step at a time, and nothing comes back through time: the floor
+
+Where an estimate is made a row may name the estimator: `synthetic(8):mlp(batch_norm=False)`.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,44 +20,159 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.checks import check_not_negative, check_whole
+from syngrad.core.interface import check_spec
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
+from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import OptimizerFactory
 from syngrad.recurrent.bptt import TruncatedBPTT
-from syngrad.recurrent.checks import check_factor, check_least
-from syngrad.recurrent.course import Course
+from syngrad.recurrent.curriculum import CoreAdapter, Curriculum, LearnerAdapter
 from syngrad.recurrent.learner import Learner
 from syngrad.recurrent.online import OnlineBPLambda
-from syngrad.recurrent.student import CoreStudent, Student
-from syngrad.recurrent.ways import Way, parse, ways
-from syngrad.trainer import default_optimizer
+from syngrad.recurrent.traceable import template
+from syngrad.targets import check_lambda
 
+KINDS = ("bptt", "synthetic", "auxiliary", "online", "zero")
+WINDOWED = ("bptt", "synthetic", "auxiliary")
 ROWS = ("bptt", "synthetic", "auxiliary", "zero")
 #: options of the trainers that a comparison decides itself
 OWN = {"self", "core", "estimator", "window", "readout", "loss", "loss_count", "lam", "auxiliary", "optimizer",
        "scheduler", "seed", "update"}  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RecurrentMethod:
+    """How a row trains.
+
+    Attributes:
+        kind: of KINDS.
+        window: T, 1 for those that have none.
+        lam: λ of `online`.
+        estimator: as it was asked for; "" where none is made.
+    """
+
+    kind: str
+    window: int = 1
+    lam: float = 0.0
+    estimator: Any = ""
+
+    def __hash__(self) -> int:  # an estimator may be a mapping
+        return hash((self.kind, self.window, self.lam))
+
+    @property
+    def method(self) -> str:
+        """As a row of the results names it: `synthetic(8)`, `online(0.9)`, `zero`."""
+        if self.kind in WINDOWED:
+            return f"{self.kind}({self.window})"
+        return f"online({self.lam:g})" if self.kind == "online" else self.kind
+
+    @property
+    def estimates(self) -> bool:
+        """Whether gradients are estimated."""
+        return self.kind not in ("bptt", "zero")
+
+
+def parse_method(text: str, *, window: int, estimator: Any, online: Any, lam: float = 0.9) -> RecurrentMethod:
+    """The method that a row names.
+
+    Args:
+        text: as it is asked for, `kind(number):estimator`.
+        window: T where it does not say.
+        estimator: of a boundary, where it does not say.
+        online: of `online`, where it does not say.
+        lam: λ where it does not say.
+
+    Raises:
+        ConfigError: for an unknown kind (the valid ones listed), a number that does not do, or an estimator that is not
+            known, or has no place.
+    """
+    name, colon, named = text.partition(":")
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*", name)
+    kind = match[1] if match else name.strip()
+    if match is None or kind not in KINDS:
+        raise unknown("method of a recurrent experiment", kind, KINDS)
+    number, named = match[2], named.strip()
+    if colon and kind in ("bptt", "zero"):
+        raise ConfigError(f"row {text!r}: {kind} has no estimator; write {name.strip()}")
+    if colon and not named:
+        raise ConfigError(f"row {text!r} names no estimator; write {name.strip()}:linear")
+    if kind == "online":
+        spec = named or online
+        template(spec)
+        return RecurrentMethod(kind, 1, lam if number is None else _lam(text, number), spec)
+    if kind == "zero":
+        if number is not None:
+            raise ConfigError(f"row {text!r}: zero takes no number; write bptt({number}) for a window of {number}")
+        return RecurrentMethod(kind)
+    steps = window if number is None else _whole(text, number)
+    spec = (named or estimator) if kind != "bptt" else ""
+    if kind != "bptt":
+        check_spec(spec)
+    return RecurrentMethod(kind, steps, 0.0, spec)
+
+
+def parse_methods(rows: Sequence[str], **otherwise: Any) -> list[RecurrentMethod]:
+    """Several rows, see :func:`parse_method`. Raises ConfigError where one is there twice, or none is."""
+    made = [parse_method(text, **otherwise) for text in rows]
+    for k, method in enumerate(made):
+        if method in made[:k]:
+            raise ConfigError(f"row {rows[k]!r} is there twice; name each row once")
+    if not made:
+        raise ConfigError("there are no rows to compare; name some, as in bptt(8),synthetic(8)")
+    return made
+
+
+def _whole(text: str, number: str) -> int:
+    if not number.isdecimal() or (steps := int(number)) < 1:
+        raise ConfigError(f"row {text!r}: the window {number!r} must be a whole number of steps, at least 1")
+    return steps
+
+
+def _lam(text: str, number: str) -> float:
+    try:
+        return check_lambda(float(number))
+    except ValueError:
+        raise ConfigError(f"row {text!r}: {number!r} is not a number; write λ from 0 to 1") from None
+
+
 @dataclass
 class RecurrentExperiment:
     """Core, course, loss, metric, window, optimiser, batch size, and how long it learns.
 
-    model: makes (core, readout), or the core alone; its weights are drawn from the seed set just before. course:
-    (batch size, seed) → a :class:`Course`, made anew for every run. loss, loss_count: as for :class:`TruncatedBPTT`.
-    metric: what the course's examination gives, and higher_is_better whether more of it is better, None if nobody says.
-    window: T where a row does not say. estimator, online, lam, auxiliary: the estimator of a boundary, that of online
-    BP(λ), its λ, and the auxiliary task's weight, where a row does not say. rows: what is compared unless it is asked
-    for otherwise; the baseline is the first row of `bptt`.
-    An *epoch* is so many `steps` of time, of `batch_size` sequences side by side, and ends with the piece that reaches
-    them; `epochs` of them are learnt from. patience: epochs without a better metric after which learning stops, and the
-    best weights are put back; None for never.
-    options: further keyword arguments of TruncatedBPTT and OnlineBPLambda, as inject or clip_norm; each is given those
-    that it knows. name, dataset: for tables and files.
+    An *epoch* is so many `steps` of time, of `batch_size` sequences side by side, and ends with the batch that reaches
+    them.
 
-    Raises ConfigError for what is missing or cannot be used.
+    Attributes:
+        model: makes (core, readout), or the core alone; its weights are drawn from the seed set just before.
+        course: (batch size, seed) → a :class:`Curriculum`, made anew for every run.
+        loss: as for :class:`TruncatedBPTT`.
+        loss_count: as for :class:`TruncatedBPTT`.
+        metric: what the curriculum's examination gives.
+        higher_is_better: whether more of it is better; None if nobody says.
+        window: T where a row does not say.
+        estimator: of a boundary, where a row does not say.
+        online: the estimator of online BP(λ), where a row does not say.
+        lam: λ of online BP(λ), where a row does not say.
+        auxiliary: weight of the auxiliary task.
+        rows: what is compared unless it is asked for otherwise; the baseline is the first row of `bptt`.
+        optimizer: as for the trainers.
+        scheduler: as for the trainers.
+        batch_size: sequences side by side.
+        steps: of time, an epoch.
+        epochs: that are learnt from.
+        patience: epochs without a better metric after which learning stops, and the best weights are put back; None for
+            never.
+        name: for tables and files.
+        dataset: for tables and files.
+        options: further keyword arguments of TruncatedBPTT and OnlineBPLambda, as inject or clip_norm; each is given
+            those that it knows.
+
+    Raises:
+        ConfigError: for what is missing or cannot be used.
     """
 
     model: Callable[[], Any]
-    course: Callable[[int, int], Course]
+    course: Callable[[int, int], Curriculum]
     loss: Callable[[Any, Any], Tensor] | None = None
     loss_count: Callable[[Any], float] | None = None
     metric: str = "loss"
@@ -82,15 +207,15 @@ class RecurrentExperiment:
         if not isinstance(self.options, dict):
             raise ConfigError(f"options must be a dict of keyword arguments, got {type(self.options).__name__}")
         for name, least in (("window", 1), ("batch_size", 1), ("steps", 1), ("epochs", 0)):
-            setattr(self, name, check_least(name, getattr(self, name), least))
+            setattr(self, name, check_whole(name, getattr(self, name), least))
         if self.patience is not None:
-            self.patience = check_least("patience", self.patience, 1)
+            self.patience = check_whole("patience", self.patience, 1)
             if self.higher_is_better is None:
                 raise ConfigError(
                     f"experiment {self.name!r}: with patience={self.patience} it must be known whether more or less of "
                     f"{self.metric!r} is better; give higher_is_better=True or False"
                 )
-        self.auxiliary = check_factor("auxiliary", self.auxiliary)
+        self.auxiliary = check_not_negative("auxiliary", self.auxiliary)
         for name in self.options:
             valid = sorted((_options(TruncatedBPTT) | _options(OnlineBPLambda)) - OWN)
             if name not in valid:
@@ -100,23 +225,23 @@ class RecurrentExperiment:
                 )
         self.ways(self.rows)
 
-    def ways(self, rows: Sequence[str], estimator: Any = None) -> list[Way]:
-        """Rows as they are asked for, checked. estimator: of those that name none, instead of the experiment's."""
+    def ways(self, rows: Sequence[str], estimator: Any = None) -> list[RecurrentMethod]:
+        """Rows as they are asked for, checked; `estimator` is of those that name none, instead of the experiment's."""
         if isinstance(rows, str):
             raise ConfigError(f"rows must be a list of texts, got the text {rows!r:.40}")
         if not isinstance(rows, Sequence) or not all(isinstance(row, str) for row in rows):
             raise ConfigError(f"rows must be a list of texts, as ['bptt(8)', 'synthetic(8)'], got {rows!r:.40}")
         online = self.online if estimator is None else estimator
         boundary = self.estimator if estimator is None else estimator
-        return ways(rows, window=self.window, estimator=boundary, online=online, lam=self.lam)
+        return parse_methods(rows, window=self.window, estimator=boundary, online=online, lam=self.lam)
 
-    def baseline(self, rows: Sequence[Way]) -> Way:
+    def baseline(self, rows: Sequence[RecurrentMethod]) -> RecurrentMethod:
         """What the others are held against: the first that is truncated back-propagation, else of this window."""
-        return next((way for way in rows if way.kind == "bptt"), parse("bptt", window=self.window, estimator="",
-                                                                       online=""))  # fmt: skip
+        otherwise = parse_method("bptt", window=self.window, estimator="", online="")
+        return next((method for method in rows if method.kind == "bptt"), otherwise)
 
-    def student(self, way: Way, seed: int, **more: Any) -> Student:
-        """A fresh net that learns in this way. more: options instead of the experiment's."""
+    def student(self, method: RecurrentMethod, seed: int, **more: Any) -> LearnerAdapter:
+        """A fresh net that learns by this method; `more` are options instead of the experiment's."""
         torch.manual_seed(seed)
         try:
             made = self.model()
@@ -124,8 +249,8 @@ class RecurrentExperiment:
             raise
         except (Exception, SystemExit) as error:
             raise TrainingError(f"experiment {self.name!r}: model() raised {first_line(error)}") from error
-        core, readout = parts(made, self.name)
-        kind: type[Learner] = OnlineBPLambda if way.kind == "online" else TruncatedBPTT
+        core, readout = _parts(made, self.name)
+        kind: type[Learner] = OnlineBPLambda if method.kind == "online" else TruncatedBPTT
         options = {name: value for name, value in {**self.options, **more}.items() if name in _options(kind)}
         common = {
             "readout": readout,
@@ -137,13 +262,13 @@ class RecurrentExperiment:
             **options,
         }
         if kind is OnlineBPLambda:
-            return CoreStudent(OnlineBPLambda(core, way.estimator, lam=way.lam, **common), way.estimates)
-        weight = self.auxiliary if way.kind == "auxiliary" else 0.0
-        learner = TruncatedBPTT(core, way.estimator or "zero", way.window, auxiliary=weight, **common)
-        return CoreStudent(learner, way.estimates)
+            return CoreAdapter(OnlineBPLambda(core, method.estimator, lam=method.lam, **common), method.estimates)
+        weight = self.auxiliary if method.kind == "auxiliary" else 0.0
+        learner = TruncatedBPTT(core, method.estimator or "zero", method.window, auxiliary=weight, **common)
+        return CoreAdapter(learner, method.estimates)
 
 
-def parts(made: Any, name: str) -> tuple[nn.Module, nn.Module | None]:
+def _parts(made: Any, name: str) -> tuple[nn.Module, nn.Module | None]:
     """(core, readout) of what `model` returns."""
     core, readout = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(core, nn.Module) or not isinstance(readout, nn.Module | None):

@@ -25,6 +25,7 @@ from syngrad.errors import ConfigError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.methods.policy import Method, Policy
 from syngrad.methods.registry import parse as parse_method
+from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
 from syngrad.optim.updates import SCOPES
@@ -36,11 +37,6 @@ from syngrad.runtime.precision import parse_dtype
 P = ParamSpec("P")
 T = TypeVar("T")
 N = TypeVar("N")
-
-
-def default_optimizer(params: Any) -> torch.optim.Optimizer:
-    """Adam, learning rate 1e-3, in its fused form."""
-    return torch.optim.Adam(params, 1e-3, fused=True)
 
 
 def named(thing: Any) -> Any:

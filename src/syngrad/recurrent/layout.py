@@ -20,8 +20,14 @@ from syngrad.tree import map_tensors, structure, tensors
 
 
 class Layout:
-    """How the state of one core is put together. rows: of each leaf, the dimension of its samples, None for a leaf of
-    the whole batch. shapes: of each leaf, without that dimension. moved: the floating leaves that have samples.
+    """How the state of one core is put together: `moved` are its floating leaves that have samples, by index.
+
+    Args:
+        state: one such state, of any structure.
+        rows: of each leaf the dimension of its samples, None for a leaf of the whole batch.
+
+    Raises:
+        MessageError: for a state in which no floating tensor has a dimension for the samples.
     """
 
     def __init__(self, state: Any, rows: list[int | None]) -> None:
@@ -49,9 +55,10 @@ class Layout:
         return sum(self.sizes)
 
     def leaves(self, state: Any, n: int | None = None) -> list[Tensor]:
-        """The leaves that a gradient goes through, in order. n: the samples that they should be of.
+        """The leaves that a gradient goes through, in order, of a state of `n` samples.
 
-        Raises MessageError for a state of another form than it was at first, naming both.
+        Raises:
+            MessageError: for a state of another form than it was at first, naming both.
         """
         flat = self._flat(state)
         if flat is None:
@@ -81,7 +88,7 @@ class Layout:
         return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
     def apart(self, vector: Tensor, like: list[Tensor]) -> list[Tensor]:
-        """The other way round: (n, features) as tensors in the layout, and dtype, of `like`."""
+        """What :meth:`vector` put together: (n, features) as tensors in the layout, and dtype, of `like`."""
         found = []
         for i, part, leaf, simple in zip(self.moved, vector.split(self.sizes, 1), like, self._simple, strict=True):
             if simple:
@@ -133,10 +140,11 @@ class Layout:
         return flat if spec == self.spec else None
 
 
-def layout(core: Core, inputs: Any) -> Layout:
-    """The layout of the state that this core returns, found without leaving a trace on it.
+def find_layout(core: Core, inputs: Any) -> Layout:
+    """The layout of the state that this core returns for such inputs, found without leaving a trace on it.
 
-    Raises MessageError for a state in which no tensor has a dimension for the samples.
+    Raises:
+        MessageError: for a state in which no tensor has a dimension for the samples.
     """
     two, three = (_state(core, inputs, count) for count in (2, 3))
     a, b = pytree.tree_leaves(two), pytree.tree_leaves(three)

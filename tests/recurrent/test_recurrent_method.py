@@ -7,29 +7,29 @@ import re
 import pytest
 
 from syngrad.errors import ConfigError
-from syngrad.recurrent.ways import Way, parse, ways
+from syngrad.recurrent.experiment import RecurrentMethod, parse_method, parse_methods
 
 GIVEN = {"window": 8, "estimator": "linear", "online": "low_rank(rank=2)", "lam": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("text", "way", "method"),
+    ("text", "method", "shown"),
     [
-        ("bptt", Way("bptt", 8), "bptt(8)"),
-        (" bptt( 20 ) ", Way("bptt", 20), "bptt(20)"),
-        ("synthetic", Way("synthetic", 8, 0.0, "linear"), "synthetic(8)"),
-        ("synthetic(3):mlp(hidden=2, batch_norm=False)", Way("synthetic", 3, 0.0, "mlp(hidden=2, batch_norm=False)"),
-         "synthetic(3)"),
-        ("auxiliary(4)", Way("auxiliary", 4, 0.0, "linear"), "auxiliary(4)"),
-        ("online", Way("online", 1, 0.5, "low_rank(rank=2)"), "online(0.5)"),
-        ("online(1):linear", Way("online", 1, 1.0, "linear"), "online(1)"),
-        ("zero", Way("zero"), "zero"),
+        ("bptt", RecurrentMethod("bptt", 8), "bptt(8)"),
+        (" bptt( 20 ) ", RecurrentMethod("bptt", 20), "bptt(20)"),
+        ("synthetic", RecurrentMethod("synthetic", 8, 0.0, "linear"), "synthetic(8)"),
+        ("synthetic(3):mlp(hidden=2, batch_norm=False)",
+         RecurrentMethod("synthetic", 3, 0.0, "mlp(hidden=2, batch_norm=False)"), "synthetic(3)"),
+        ("auxiliary(4)", RecurrentMethod("auxiliary", 4, 0.0, "linear"), "auxiliary(4)"),
+        ("online", RecurrentMethod("online", 1, 0.5, "low_rank(rank=2)"), "online(0.5)"),
+        ("online(1):linear", RecurrentMethod("online", 1, 1.0, "linear"), "online(1)"),
+        ("zero", RecurrentMethod("zero"), "zero"),
     ],
 )  # fmt: skip
-def test_a_row_is_read(text: str, way: Way, method: str) -> None:
-    made = parse(text, **GIVEN)
-    assert made == way
-    assert made.method == method
+def test_a_row_is_read(text: str, method: RecurrentMethod, shown: str) -> None:
+    made = parse_method(text, **GIVEN)
+    assert made == method
+    assert made.method == shown
     assert made.estimates == (made.kind not in ("bptt", "zero"))
 
 
@@ -52,12 +52,12 @@ def test_a_row_is_read(text: str, way: Way, method: str) -> None:
 )
 def test_what_is_no_row_is_refused_in_one_line(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
-        parse(text, **GIVEN)
+        parse_method(text, **GIVEN)
     assert "\n" not in str(error.value)
 
 
 def test_rows_are_named_once_and_there_are_some() -> None:
     with pytest.raises(ConfigError, match=r"row 'bptt\(8\)' is there twice"):
-        ways(["bptt", "zero", "bptt(8)"], **GIVEN)
+        parse_methods(["bptt", "zero", "bptt(8)"], **GIVEN)
     with pytest.raises(ConfigError, match="there are no rows to compare"):
-        ways([], **GIVEN)
+        parse_methods([], **GIVEN)

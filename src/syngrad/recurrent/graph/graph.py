@@ -41,29 +41,24 @@ one batch, and resets in a stream, are the affair of :class:`TruncatedBPTT` alon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.checks import check_callable, check_positive, check_seed
-from syngrad.core.interface import check_spec
-from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
+from syngrad.errors import CheckpointError, ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
+from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import OptimizerFactory
-from syngrad.optim.guard import Guard, check_bound
-from syngrad.optim.updates import Clipping
-from syngrad.recurrent.checks import check_factor, check_least
-from syngrad.recurrent.evaluating import evaluating
-from syngrad.recurrent.graphs.beat import at, beat, check_given, due, length, samples
-from syngrad.recurrent.graphs.build import Wired, wire
-from syngrad.recurrent.graphs.learn import Closed
-from syngrad.recurrent.graphs.node import Live, Stream
-from syngrad.recurrent.graphs.plan import Join, Plan, check, concatenated, core_of, sizes
-from syngrad.recurrent.graphs.saving import load_state_dict, state_dict
-from syngrad.runtime.options import check_device
-from syngrad.trainer import default_optimizer
+from syngrad.optim.guard import Guard
+from syngrad.recurrent.core import evaluating
+from syngrad.recurrent.graph.messages import ModuleState, Stream
+from syngrad.recurrent.graph.module import Join, ModuleSpec, concatenated, core_of, message_shape
+from syngrad.recurrent.graph.node import ClosedWindow
+from syngrad.recurrent.graph.tick import MeanLosses, at, check_given, due, length, samples, tick
+from syngrad.recurrent.graph.wiring import GraphOptions, Wired, wire
 from syngrad.tree import to_device
 
 Given = Mapping[str, Any]
@@ -72,16 +67,23 @@ Given = Mapping[str, Any]
 class Graph:
     """Modules, who hears whom, and a clock; see the head of this file for what happens when.
 
-    estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names of
-    edges ("fast→slow") and states ("fast: state"), or "default", to these. "zero" foretells nothing: what is "zero"
-    everywhere leaves everybody with their own losses. On an edge to a module with a loss it may be a head, "default",
-    "local" or "sobolev": it predicts what the receiver will be asked, which is then the sender's context.
-    inject: factor of the estimates where they enter a module, for all, or by the same names (1 for those not named). In
-    a stream without end, and in cycles, estimates are made of estimates: where they grow, a factor below 1 holds them.
-    optimizer: parameters → optimiser, one a module, of its weights and of its estimators; estimator_lr, scheduler,
-    clip_norm (of each module's weights), guard, seed, device: as for :class:`syngrad.Trainer`; a scheduler steps with
-    every update of its module.
-    quality_every: so many messages of an edge from one sample of its estimates' quality to the next; 0 for none.
+    Args:
+        estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names
+            of edges ("fast→slow") and states ("fast: state"), or "default", to these. "zero" foretells nothing: what is
+            "zero" everywhere leaves everybody with their own losses. On an edge to a module with a loss it may be a
+            head, "default", "local" or "sobolev": it predicts what the receiver will be asked, which is then the
+            sender's context.
+        optimizer: parameters → optimiser, one a module, of its weights and of its estimators.
+        estimator_lr: as for :class:`syngrad.Trainer`.
+        scheduler: as for the Trainer; it steps with every update of its module.
+        inject: factor of the estimates where they enter a module, for all, or by the names of edges and states (1 for
+            those not named). In a stream without end, and in cycles, estimates are made of estimates: where they grow,
+            a factor below 1 holds them.
+        clip_norm: the largest norm of the gradient of a module's weights.
+        guard: as for the Trainer.
+        seed: of the estimators' start and of dropout.
+        device: where to train; the CPU unless given.
+        quality_every: messages of an edge from one sample of its estimates' quality to the next; 0 for none.
     """
 
     def __init__(
@@ -98,22 +100,11 @@ class Graph:
         device: str | torch.device | None = None,
         quality_every: int = 50,
     ) -> None:
-        check_spec(estimator)
-        check_callable("optimizer", optimizer, "(output, target)")
-        self.estimator, self.optimizer, self.scheduler = estimator, optimizer, scheduler
-        self.estimator_lr = check_positive("estimator_lr", estimator_lr)
-        self.inject: float | dict[str, float] = (
-            {name: check_factor(f"inject of {name!r}", factor) for name, factor in inject.items()}
-            if isinstance(inject, Mapping)
-            else check_factor("inject", inject)
-        )
-        self.clipping = None if clip_norm is None else Clipping(check_positive("clip_norm", clip_norm))
-        bound = check_bound(guard)
-        self.guard = None if bound is None else Guard(bound)
-        self.seed = check_seed(seed)
-        self.device = check_device(device) or torch.device("cpu")
-        self.quality_every = check_least("quality_every", quality_every, 0)
-        self.plans: dict[str, Plan] = {}
+        options = {name: value for name, value in locals().items() if name != "self"}
+        self._options = GraphOptions(**options)
+        self.guard = None if self._options.guard is None else Guard(self._options.guard)
+        self.device, self.quality_every = self._options.device, self._options.quality_every
+        self.specs: dict[str, ModuleSpec] = {}
         self.stream = Stream({}, True)
         self._wired: Wired | None = None
 
@@ -137,44 +128,50 @@ class Graph:
     ) -> None:
         """One module more. Its output is its message: one floating tensor, (n, …).
 
-        every: steps between two of its ticks. receives: the names of those it hears; they may be added later, and it
-        may be among them. recurrent: whether it is called (inputs, state) → (outputs, state) over time, (n, t, …), as
-        for :class:`TruncatedBPTT`; that is known of PyTorch's layers and cells. window: of a recurrent one, the ticks
-        from one update to the next.
-        join: (inputs, messages by sender) → what the module is called with; inputs are None where it is given none.
-        Unless given, all side by side along the last dimension.
-        loss: (outputs, targets) → scalar, a mean; over a window's ticks, (n, t, …), where the module is recurrent.
-        loss_count: targets → the losses it averages over; all of them, n·t, unless given. readout: output → what the
-        loss is given instead. message: the shape of one sample's message, needed of one module in a cycle at least.
-        classes: how many there are, where contexts are labels. estimator, optimizer: its own instead of the graph's.
+        Args:
+            name: by which inputs, messages and reports name it.
+            module: what it is.
+            every: steps between two of its ticks.
+            window: of a recurrent one, the ticks from one update to the next.
+            receives: the names of those it hears; they may be added later, and it may be among them.
+            recurrent: whether it is called (inputs, state) → (outputs, state) over time, (n, t, …), as for
+                :class:`TruncatedBPTT`; that is known of PyTorch's layers and cells.
+            loss: (outputs, targets) → scalar, a mean; over a window's ticks, (n, t, …), where the module is recurrent.
+            loss_count: targets → the losses it averages over; all of them, n·t, unless given.
+            readout: output → what the loss is given instead.
+            join: (inputs, messages by sender) → what the module is called with; inputs are None where it is given none.
+                Unless given, all side by side along the last dimension.
+            message: the shape of one sample's message, needed of one module in a cycle at least.
+            classes: how many there are, where contexts are labels.
+            estimator: its own instead of the graph's.
+            optimizer: its own instead of the graph's.
 
-        Raises ConfigError for what cannot be used, a name that is there already among it.
+        Raises:
+            ConfigError: for what cannot be used, a name that is there already among it.
         """
         if self._wired is not None:
             raise ConfigError(f"module {name!r} came after the graph was bound; add all modules before the first step")
-        if name in self.plans:
+        if name in self.specs:
             raise ConfigError(f"there is a module {name!r} already; give each its own name")
-        plan = Plan(
+        spec = ModuleSpec(
             name,
             module,
             core_of(name, module, recurrent),
             every,
             window,
-            receives if isinstance(receives, str) else tuple(receives),  # type: ignore[arg-type]  # checked below
+            receives if isinstance(receives, str) else tuple(receives),  # type: ignore[arg-type]  # checked there
             loss,
             loss_count,
             readout,
             join,
-            sizes(name, message),
+            message_shape(name, message),
             classes,
-            self.estimator if estimator is None else estimator,
-            self.optimizer if optimizer is None else optimizer,
+            self._options.estimator if estimator is None else estimator,
+            self._options.optimizer if optimizer is None else optimizer,
         )
-        check(plan)
-        for part in (module, readout):
-            if part is not None:
-                part.to(self.device)
-        self.plans[name] = plan
+        for part in spec.parts.values():
+            part.to(self.device)
+        self.specs[name] = spec
 
     @property
     def wired(self) -> Wired:
@@ -202,34 +199,46 @@ class Graph:
     def bind(self, inputs: Given, contexts: Given | None = None) -> None:
         """Find the shapes of messages and states, make estimators and optimisers; the first step does so by itself.
 
-        inputs, contexts: as for :meth:`tick` at step 0. Raises ConfigError for a graph that cannot be put together.
+        Args:
+            inputs: as for :meth:`tick` at step 0.
+            contexts: as for :meth:`tick` at step 0.
+
+        Raises:
+            ConfigError: for a graph that cannot be put together.
         """
         if self._wired is None:
-            self._wired = wire(self, to_device(inputs, self.device), to_device(contexts or {}, self.device))
+            inputs, contexts = to_device(inputs, self.device), to_device(contexts or {}, self.device)
+            self._wired = wire(self.specs, self._options, self.guard, inputs, contexts)
             self.restart()
 
     def restart(self) -> None:
         """Begin new sequences with the next step, which is step 0: no state is carried on, no message heard, and what
         has not come back never comes. Windows that are open are dropped.
         """
-        self.stream = Stream({name: Live() for name in self.wired.nodes}, True)
+        self.stream = Stream({name: ModuleState() for name in self.wired.nodes}, True)
 
     def tick(
         self, inputs: Given, targets: Given | None = None, *, contexts: Given | None = None, ends: bool = False
     ) -> dict[str, Tensor]:
         """One step of the clock, going on from the last.
 
-        inputs, targets, contexts: by module, of those that tick now, (n, …). contexts: what a module's estimators may
-        look at beside the message made now, and the state at the end of a window. ends: the sequences end with this
-        step: all windows end, at their last states nothing is injected, and the next step begins anew.
+        Where something is wrong with the data, weights and clock stay as they were, and the step may be made again.
 
-        Returns the losses of the modules whose window ended and has targets, detached. Where something is wrong with
-        the data, weights and clock stay as they were, and the step may be made again.
+        Args:
+            inputs: by module, of those that tick now, (n, …).
+            targets: by module, of those that tick now and have a loss.
+            contexts: by module, what its estimators may look at beside the message made now, and the state at the end
+                of a window.
+            ends: whether the sequences end with this step: all windows end, at their last states nothing is injected,
+                and the next step begins anew.
+
+        Returns:
+            The losses of the modules whose window ended and has targets, detached.
         """
         inputs, targets, contexts = (self._given(each) for each in (inputs, targets, contexts))
         self._check(inputs, targets, contexts)
         n = samples(self.stream, (inputs, targets))
-        closed = self._beat((inputs, targets, contexts), n, ends)
+        closed = self._tick((inputs, targets, contexts), n, ends)
         if ends:
             self.restart()
         return {each.node.name: each.loss.detach() for each in closed if each.loss is not None}
@@ -240,30 +249,36 @@ class Graph:
         """Many steps: whole sequences from their first step to their last, or with ends=False a piece of a stream that
         goes on from where it stopped.
 
-        inputs, targets, contexts: (n, ticks, …) by module, over its own ticks. Since the end is known, nothing is
-        foretold for messages that nobody will hear any more.
+        Since the end is known, nothing is foretold for messages that nobody will hear any more.
 
-        Returns each module's loss, averaged over its windows, detached.
+        Args:
+            inputs: by module, (n, ticks, …), over its own ticks.
+            targets: by module, with the same ticks.
+            contexts: by module, with the same ticks.
+            ends: whether they are whole sequences.
+
+        Returns:
+            Each module's loss, averaged over its windows, detached.
         """
         parts = tuple(self._given(each) for each in (inputs, targets, contexts))
-        steps = length(self.plans, parts)
+        steps = length(self.specs, parts)
         if self._wired is None:
-            self.bind(*(at(parts[k], self.plans, 0) for k in (0, 2)))
+            self.bind(*(at(parts[k], self.specs, 0) for k in (0, 2)))
         if ends:
             self.restart()
             self.stream.until = steps
-        elif off := [n for n, p in self.plans.items() if self.stream.step % p.every]:
+        elif off := [n for n, p in self.specs.items() if self.stream.step % p.every]:
             raise MessageError(
                 f"step {self.stream.step} lies between two ticks of {off[0]!r}, so a piece of its ticks cannot begin "
                 "here; use pieces of whole periods, or tick()"
             )
-        mean = Mean()
+        mean = MeanLosses()
         try:
             self._check(*parts)
             n = samples(self.stream, parts)
             for step in range(steps):
-                given = tuple(due(part, self.plans, step) for part in parts)
-                for each in self._beat(given, n, ends and step == steps - 1):
+                given = tuple(due(part, self.specs, step) for part in parts)
+                for each in self._tick(given, n, ends and step == steps - 1):
                     mean.add(each)
         finally:
             if ends:
@@ -272,28 +287,34 @@ class Graph:
 
     @torch.no_grad()
     def evaluate(self, inputs: Given, targets: Given | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """(losses, scores) over whole sequences, (n, ticks, …) by module, without learning; the training stream stays
-        where it is. scores: what each module's loss is given at all its ticks, (n, ticks, …) if it is recurrent in that
-        order itself.
+        """What the modules say of whole sequences, without learning; the training stream stays where it is.
+
+        Args:
+            inputs: by module, (n, ticks, …).
+            targets: by module, with the same ticks.
+
+        Returns:
+            The losses by module; and by module what its loss is given at all its ticks, (n, ticks, …) if it is
+            recurrent in that order itself.
         """
         parts = tuple(self._given(each) for each in (inputs, targets, {}))
-        steps = length(self.plans, parts)
+        steps = length(self.specs, parts)
         # estimators are bound by what is trained on, contexts among it: until then these nodes are for once
-        nodes = (self._wired or wire(self, at(parts[0], self.plans, 0), {})).nodes
-        stream = Stream({name: Live() for name in nodes}, False, until=steps)
-        mean = Mean()
+        nodes = (self._wired or wire(self.specs, self._options, self.guard, at(parts[0], self.specs, 0), {})).nodes
+        stream = Stream({name: ModuleState() for name in nodes}, False, until=steps)
+        mean = MeanLosses()
         scores: dict[str, list[Any]] = {name: [] for name in nodes}
-        check_given(self.plans, 0, parts)
+        check_given(self.specs, 0, parts)
         n = samples(stream, parts)
         with evaluating([node.stage.segment for node in nodes.values()]):
             for step in range(steps):
-                given = tuple(due(part, self.plans, step) for part in parts)
-                for each in beat(nodes, stream, given, n=n, ends=step == steps - 1):
+                given = tuple(due(part, self.specs, step) for part in parts)
+                for each in tick(nodes, stream, given, n=n, ends=step == steps - 1):
                     mean.add(each)
                     scores[each.node.name].append(each.scores)
         joined = {
-            name: plan.core.joined(scores[name]) if plan.core is not None else torch.stack(scores[name], 1)
-            for name, plan in self.plans.items()
+            name: spec.core.joined(scores[name]) if spec.core is not None else torch.stack(scores[name], 1)
+            for name, spec in self.specs.items()
         }
         return mean.found(), joined
 
@@ -318,13 +339,45 @@ class Graph:
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the next step goes, but for the weights of modules and readouts.
 
-        Raises ConfigError in the middle of a window of which somebody has heard; the error says where one may save.
+        Raises:
+            ConfigError: in the middle of a window of which somebody has heard; the error says where one may save.
         """
-        return state_dict(self)
+        wired, stream = self.wired, self.stream
+        for name, each in stream.modules.items():
+            if each.done:
+                period = math.lcm(*(node.spec.every * node.spec.window for node in wired.nodes.values()))
+                raise ConfigError(
+                    f"at step {stream.step} {name!r} is in the middle of a window that somebody has heard of, whose "
+                    f"graph cannot be saved; save at multiples of {period} steps, where no window is open"
+                )
+        return {
+            **stream.state_dict(),
+            "nodes": {name: node.state_dict() for name, node in wired.nodes.items()},
+            "edges": [edge.state_dict() for edge in wired.edges],
+            "guard": self.guard.state_dict() if self.guard is not None else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the graph has to be bound. Raises CheckpointError for a state of another graph."""
-        load_state_dict(self, state)
+        """Go on from there; the graph has to be bound.
+
+        Raises:
+            CheckpointError: for a state of another graph.
+        """
+        wired = self.wired
+        try:
+            if state["nodes"].keys() != wired.nodes.keys():
+                raise ValueError(f"it has modules {', '.join(state['nodes'])}")
+            for name, node in wired.nodes.items():
+                node.load_state_dict(state["nodes"][name])
+            for edge, saved in zip(wired.edges, state["edges"], strict=True):
+                edge.load_state_dict(saved)
+            if self.guard is not None and state["guard"] is not None:
+                self.guard.load_state_dict(state["guard"])
+            self.stream = Stream.restored(state, {name: node.layout for name, node in wired.nodes.items()})
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"this state is of another graph ({first_line(error):.160}); give it the same"
+            ) from error
 
     def _given(self, each: Given | None) -> Given:
         made: Given = to_device({} if each is None else each, self.device)
@@ -333,7 +386,7 @@ class Graph:
     def _check(self, inputs: Given, targets: Given, contexts: Given) -> None:
         """Bind, where that has not been, and refuse what cannot be given at this step, or from it on."""
         self.bind(inputs, contexts)
-        check_given(self.plans, self.stream.step, (inputs, targets, contexts))
+        check_given(self.specs, self.stream.step, (inputs, targets, contexts))
         for name, context in contexts.items():
             if context is not None and name not in self.wired.contexts:
                 raise MessageError(
@@ -341,31 +394,11 @@ class Graph:
                     "give it from step 0 on, or to bind()"
                 )
 
-    def _beat(self, given: tuple[Given, ...], n: int, ends: bool) -> list[Closed]:
+    def _tick(self, given: tuple[Given, ...], n: int, ends: bool) -> list[ClosedWindow]:
         step = self.stream.step
         try:
-            return beat(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
+            return tick(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
         except BaseException as error:
             if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
                 raise TrainingError(f"step {step} failed: {first_line(error)}") from error
             raise
-
-
-class Mean:
-    """Each module's loss, averaged over its windows by the number of losses that each of them averages over."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-        self.like: dict[str, Tensor] = {}
-
-    def add(self, closed: Closed) -> None:
-        """One window more."""
-        if closed.loss is not None:
-            sums = self.sums.setdefault(closed.node.name, [0.0, 0.0])
-            sums[0] += closed.value * closed.count
-            sums[1] += closed.count
-            self.like[closed.node.name] = closed.loss.detach()
-
-    def found(self) -> dict[str, Tensor]:
-        """By module, as its loss is."""
-        return {name: self.like[name].new_tensor(a / b) for name, (a, b) in self.sums.items()}
