@@ -45,12 +45,12 @@ class Counting(Curriculum):
 
     def examine(self, student: LearnerAdapter) -> float:
         """The mean share of wrong counts, on test images."""
-        assert isinstance(student, GraphStudent)
+        assert isinstance(student, GraphAdapter)
         found = errors(student.graph, Streams(EXAMINED, PERIOD, train=False, seed=SEED))
         return (found["fast"] + found["slow"]) / 2
 
 
-class GraphStudent:
+class GraphAdapter:
     """Two nets that tick at two rates; whole: what trains them exactly, where that is asked for."""
 
     def __init__(self, graph: Graph, whole: Whole | None) -> None:
@@ -139,7 +139,7 @@ class TwoClocks(RecurrentExperiment):
         recipe = None if method.estimator is ESTIMATOR else method.estimator
         options = {"optimizer": self.optimizer, **more}
         graph = nets(PERIOD, recipe if method.estimates else "zero", seed, **options)
-        return GraphStudent(graph, Whole(graph, self.optimizer) if exact else None)
+        return GraphAdapter(graph, Whole(graph, self.optimizer) if exact else None)
 
 
 def clocks() -> RecurrentExperiment:

@@ -50,7 +50,7 @@ class Auxiliary(nn.Module):
         Args:
             output: (n, …), the window's first.
             estimate: (n, features), Ĝ at its end, in the units of one sample.
-            factor: what the whole loss is multiplied by before it goes backward.
+            factor: what the whole loss is multiplied by.
         """
         head = self.head
         assert head is not None

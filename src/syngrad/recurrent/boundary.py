@@ -31,18 +31,12 @@ from syngrad.tree import map_tensors
 
 @dataclass
 class Pending:
-    """A boundary that waits for what comes back with the next window.
+    """A boundary that waits for what comes back with the next window."""
 
-    Attributes:
-        vector: (n, features), the state there.
-        context: what the estimator looked at beside it.
-        rows: (n,) of bool, the samples that take part; None for all.
-        estimate: (n, features), what was injected, in the units of one sample, where its quality is measured.
-    """
-
-    vector: Tensor
-    context: Any
-    rows: Tensor | None = None
+    vector: Tensor  # (n, features), the state there
+    context: Any  # what the estimator looked at beside it
+    rows: Tensor | None = None  # (n,) of bool, the samples that take part; None for all
+    #: (n, features), what was injected, in the units of one sample, where its quality is measured
     estimate: Tensor | None = None
 
     def fit(self, interface: Interface, received: Tensor, scale: float, kept: list[Tensor] | None = None) -> None:

@@ -31,7 +31,8 @@ class TruncatedBPTT(Learner):
         loss = bptt.step(inputs, targets)          # one window; the state is carried on from the last one
         loss = bptt.run(inputs, targets, lengths)  # whole sequences, from their first step to their last
 
-    A window that fails leaves weights, state and estimator as they were.
+    A window that fails leaves weights, state and estimator as they were. What is not named here (optimizer,
+    estimator_lr, groups, guard, seed, autocast) is as for :class:`syngrad.Trainer`.
 
     Args:
         core: `nn.LSTM`, `nn.GRU`, `nn.RNN`, a cell, or a module (inputs, state) → (outputs, state) of the user's own,
@@ -51,15 +52,9 @@ class TruncatedBPTT(Learner):
         discount: its factor in the estimator's own target; `inject` where None, which costs nothing, see boundary.py.
         auxiliary: weight of predicting the next boundary's estimate from the window's first output, see auxiliary.py.
         classes: number of labels, where the context is labels.
-        optimizer: as for :class:`syngrad.Trainer`.
-        estimator_lr: as for the Trainer.
-        groups: as for the Trainer.
-        scheduler: as for the Trainer; it steps with every update.
-        clip_norm: as for the Trainer, of core and readout together.
-        guard: as for the Trainer.
-        seed: of the estimator's start and the core's dropout.
+        scheduler: optimiser → scheduler, which steps with every update.
+        clip_norm: the largest norm of the gradient of core and readout together.
         device: where to train; where the core is unless given.
-        autocast: as for the Trainer.
         quality_every: windows from one sample of the estimates' quality to the next; 0 for none.
 
     Raises:

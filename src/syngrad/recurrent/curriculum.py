@@ -116,6 +116,7 @@ class CoreAdapter:
 
     def __init__(self, learner: TruncatedBPTT | OnlineBPLambda, estimates: bool) -> None:
         self.learner, self.estimates = learner, estimates
+        self.predict, self.evaluate = learner.predict, learner.evaluate
 
     def learn(self, batch: SequenceBatch) -> float:
         """Whole sequences by `run`; of a stream one window after the other."""
@@ -152,17 +153,9 @@ class CoreAdapter:
         for at in boundaries[:: max(len(boundaries) // PROBED, 1)][:PROBED]:
             probe(self.learner, batch, at)
 
-    def predict(self, inputs: Any) -> Any:
-        """What the loss is given, for whole sequences, in evaluation mode."""
-        return self.learner.predict(inputs)
-
-    def evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """The loss over whole sequences, without learning."""
-        return self.learner.evaluate(inputs, targets)
-
     def modules(self) -> list[nn.Module]:
         """Core and readout."""
-        return [module for module in (self.learner.core.module, self.learner.readout) if module is not None]
+        return self.learner.modules
 
     def estimators(self) -> list[nn.Module]:
         """The boundary's estimator, and the auxiliary task's head."""
@@ -203,8 +196,7 @@ def probe(learner: TruncatedBPTT | OnlineBPLambda, batch: SequenceBatch, at: int
     core, layout, steps = learner.core, learner.parts.layout, learner.core.steps(batch.inputs)
     if not 0 < at < steps:
         raise MessageError(f"a boundary after {at} steps does not lie inside sequences of {steps}")
-    parts = [module for module in (core.module, learner.readout) if module is not None]
-    with preserve_state(*parts):
+    with preserve_state(*learner.modules):
         with torch.no_grad():
             _, state = core.run(core.part(batch.inputs, 0, at), None)
         state, leaves = layout.cut(state, True)

@@ -42,19 +42,12 @@ OWN = {"self", "core", "estimator", "window", "readout", "loss", "loss_count", "
 
 @dataclass(frozen=True)
 class RecurrentMethod:
-    """How a row trains.
+    """How a row trains."""
 
-    Attributes:
-        kind: of KINDS.
-        window: T, 1 for those that have none.
-        lam: λ of `online`.
-        estimator: as it was asked for; "" where none is made.
-    """
-
-    kind: str
-    window: int = 1
-    lam: float = 0.0
-    estimator: Any = ""
+    kind: str  # of KINDS
+    window: int = 1  # T, 1 for those that have none
+    lam: float = 0.0  # λ of `online`
+    estimator: Any = ""  # as it was asked for; "" where none is made
 
     def __hash__(self) -> int:  # an estimator may be a mapping
         return hash((self.kind, self.window, self.lam))
@@ -140,13 +133,11 @@ class RecurrentExperiment:
     """Core, course, loss, metric, window, optimiser, batch size, and how long it learns.
 
     An *epoch* is so many `steps` of time, of `batch_size` sequences side by side, and ends with the batch that reaches
-    them.
+    them. What is not named here (loss, loss_count, optimizer, scheduler) is as for :class:`TruncatedBPTT`.
 
     Attributes:
         model: makes (core, readout), or the core alone; its weights are drawn from the seed set just before.
         course: (batch size, seed) → a :class:`Curriculum`, made anew for every run.
-        loss: as for :class:`TruncatedBPTT`.
-        loss_count: as for :class:`TruncatedBPTT`.
         metric: what the curriculum's examination gives.
         higher_is_better: whether more of it is better; None if nobody says.
         window: T where a row does not say.
@@ -155,8 +146,6 @@ class RecurrentExperiment:
         lam: λ of online BP(λ), where a row does not say.
         auxiliary: weight of the auxiliary task.
         rows: what is compared unless it is asked for otherwise; the baseline is the first row of `bptt`.
-        optimizer: as for the trainers.
-        scheduler: as for the trainers.
         batch_size: sequences side by side.
         steps: of time, an epoch.
         epochs: that are learnt from.

@@ -44,21 +44,13 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class Parts:
-    """What the first window or step decides.
+    """What the first window or step decides."""
 
-    Attributes:
-        layout: of the core's state.
-        stage: core, readout and auxiliary head, with their randomness.
-        updates: the optimiser of these and of the estimator.
-        buffers: to be put back where a window fails.
-        feedback_every: windows from one fit of the estimator to the next.
-    """
-
-    layout: Layout
-    stage: Stage
-    updates: Updates
-    buffers: Buffers
-    feedback_every: int
+    layout: Layout  # of the core's state
+    stage: Stage  # core, readout and auxiliary head, with their randomness
+    updates: Updates  # the optimiser of these and of the estimator
+    buffers: Buffers  # to be put back where a window fails
+    feedback_every: int  # windows from one fit of the estimator to the next
 
 
 class Learner(ABC):
@@ -74,6 +66,8 @@ class Learner(ABC):
         self.core, self.interface = Core(core, options.batch_first), interface
         self.loss: Callable[..., Tensor] = options.loss or token_cross_entropy
         self._count = options.loss_count or (count_targets if options.loss is None else None)
+        #: whether `count_losses` gives the default loss's own count, so that it need not count once more
+        self.labels_counted = self.loss is token_cross_entropy and self._count is count_targets
         self._inject = options.inject
         self.optimizer, self.groups, self.scheduler = options.optimizer, dict(options.groups or {}), options.scheduler
         self.estimator_lr, self.lam = options.estimator_lr, options.lam
@@ -84,7 +78,7 @@ class Learner(ABC):
         parameter = next(core.parameters(), None)
         self.device = options.device or (parameter.device if parameter is not None else torch.device("cpu"))
         self.readout = options.readout
-        for module in self._modules:
+        for module in self.modules:
             module.to(self.device)
         self.quality = Quality.of_stream(interface.name)
         self.quality_every = options.quality_every
@@ -134,11 +128,6 @@ class Learner(ABC):
         """The loss, a scalar; `known` is what the default one averages over, where that is known already."""
         return scalar(_called("loss", self.loss, scores, targets, *known))
 
-    @property
-    def labels_counted(self) -> bool:
-        """Whether `count_losses` gives the default loss's own count, so that it need not count once more."""
-        return self.loss is token_cross_entropy and self._count is count_targets
-
     def count_losses(self, targets: Any, otherwise: int) -> float:
         """The number of losses that the loss averages over; 0 where there are none, `otherwise` where nobody says."""
         if self._count is None:
@@ -161,7 +150,7 @@ class Learner(ABC):
         """
         inputs, targets = to_device(inputs, self.device), to_device(targets, self.device)
         core, steps = self.core, self.core.steps(inputs)
-        with evaluating(self._modules):
+        with evaluating(self.modules):
             counts = self._counts(targets, steps, core.size(inputs)) if steps > PIECE else []
             if not counts:
                 return self.price(self.scores(core.run(inputs, None)[0]), targets)
@@ -177,7 +166,7 @@ class Learner(ABC):
     @torch.no_grad()
     def predict(self, inputs: Any) -> Any:
         """What the loss would be given for whole sequences from their beginning, in evaluation mode."""
-        with evaluating(self._modules):
+        with evaluating(self.modules):
             outputs, _ = self.core.run(to_device(inputs, self.device), None)
             return self.scores(outputs)
 
@@ -197,7 +186,7 @@ class Learner(ABC):
         return counts if whole else []
 
     @property
-    def _modules(self) -> list[nn.Module]:
+    def modules(self) -> list[nn.Module]:
         """What is trained for good: core and readout."""
         return [module for module in (self.core.module, self.readout) if module is not None]
 

@@ -167,11 +167,7 @@ class OnlineBPLambda(Learner):
     def run(self, inputs: Any, targets: Any, lengths: Any = None, *, context: Any = None) -> Tensor:
         """Learn from whole sequences, step by step, from their first to their last.
 
-        Args:
-            inputs: with time, of any number of steps.
-            targets: of the same steps; those behind a sequence's end are the loss's affair (−100 for the default one).
-            lengths: (n,), the steps of each sequence where they are unequal.
-            context: as for :meth:`step`.
+        What is given is as for :meth:`syngrad.TruncatedBPTT.run`, but `context`, which is as for :meth:`step`.
 
         Returns:
             The mean loss, detached.

@@ -26,24 +26,15 @@ NAMED = 8
 
 @dataclass
 class Window:
-    """A window, or a span of them that is trained in one step of the optimiser.
+    """A window, or a span of them that is trained in one step of the optimiser."""
 
-    Attributes:
-        inputs: with a dimension of time, as the core takes them.
-        targets: what the loss is given for them.
-        contexts: what the estimator may look at, one a window of the span.
-        reset: (n,) or (n, t) of bool, samples that start anew before this step (the first).
-        ends: (n,) of bool, samples whose sequence ends with the last step.
-        dead: (n,) of bool, samples whose sequence has ended earlier.
-        left: (n,), the steps that each sequence still has from the first on, where some end in the span.
-    """
-
-    inputs: Any
-    targets: Any
-    contexts: list[Any]
-    reset: Tensor | None = None
-    ends: Tensor | None = None
-    dead: Tensor | None = None
+    inputs: Any  # with a dimension of time, as the core takes them
+    targets: Any  # what the loss is given for them
+    contexts: list[Any]  # what the estimator may look at, one a window of the span
+    reset: Tensor | None = None  # (n,) or (n, t) of bool, samples that start anew before this step (the first)
+    ends: Tensor | None = None  # (n,) of bool, samples whose sequence ends with the last step
+    dead: Tensor | None = None  # (n,) of bool, samples whose sequence has ended earlier
+    #: (n,), the steps that each sequence still has from the first on, where some end in the span
     left: Tensor | None = None
 
 
@@ -61,7 +52,7 @@ def windows(
     """Whole sequences in spans of `horizon` windows, one after the other; who has ended is told with each.
 
     Args:
-        core: says where time and samples are.
+        core: says where inputs, targets and context have time and samples.
         inputs: of whole sequences, from their first step to their last.
         targets: with the same steps.
         lengths: (n,), the steps of each sequence; None where all are as long as the inputs.
@@ -136,11 +127,7 @@ def nonfinite(layout: Layout, leaves: list[Tensor]) -> Tensor | None:
 def nonfinite_since(before: Tensor | None, found: Tensor | None, gone: Tensor | None, count: int) -> Tensor | None:
     """(n,), the window since which a sample's state has not been finite, −1 where it is; None where all are well.
 
-    Args:
-        before: what this returned for the window before.
-        found: whose state is not finite after this one, as :func:`nonfinite` says.
-        gone: whose sequence has ended, and who is not asked any more.
-        count: the window's number.
+    From what it was `before` window `count`, who is `found` by :func:`nonfinite` after it, and who has ended, `gone`.
     """
     if found is None:
         return None
@@ -152,11 +139,8 @@ def nonfinite_since(before: Tensor | None, found: Tensor | None, gone: Tensor | 
 def blame_state(since: Tensor | None, reset: Tensor | None, what: str, weights: Iterable[Tensor]) -> str | None:
     """Why a loss is not finite, where the state that its window went on from was not; None where it was.
 
-    Args:
-        since: as :func:`nonfinite_since` returned it for the window before.
-        reset: samples that started anew with this one, (n,) or (n, t).
-        what: "window" or "step".
-        weights: of core and readout.
+    `since` is of the window before, `reset` (n,) or (n, t) of those that started anew with this one, `what` "window" or
+    "step", and `weights` those of core and readout.
     """
     if since is None:
         return None

@@ -58,7 +58,8 @@ from syngrad.recurrent.graph.messages import ModuleState, Stream
 from syngrad.recurrent.graph.module import Join, ModuleSpec, concatenated, core_of, message_shape
 from syngrad.recurrent.graph.node import ClosedWindow
 from syngrad.recurrent.graph.tick import MeanLosses, at, check_given, due, length, samples, tick
-from syngrad.recurrent.graph.wiring import GraphOptions, Wired, wire
+from syngrad.recurrent.graph.wiring import Wired, wire
+from syngrad.recurrent.options import GraphOptions
 from syngrad.tree import to_device
 
 Given = Mapping[str, Any]
@@ -67,6 +68,8 @@ Given = Mapping[str, Any]
 class Graph:
     """Modules, who hears whom, and a clock; see the head of this file for what happens when.
 
+    What is not named here (estimator_lr, guard, seed) is as for :class:`syngrad.Trainer`.
+
     Args:
         estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names
             of edges ("fast→slow") and states ("fast: state"), or "default", to these. "zero" foretells nothing: what is
@@ -74,14 +77,11 @@ class Graph:
             head, "default", "local" or "sobolev": it predicts what the receiver will be asked, which is then the
             sender's context.
         optimizer: parameters → optimiser, one a module, of its weights and of its estimators.
-        estimator_lr: as for :class:`syngrad.Trainer`.
-        scheduler: as for the Trainer; it steps with every update of its module.
+        scheduler: optimiser → scheduler; it steps with every update of its module.
         inject: factor of the estimates where they enter a module, for all, or by the names of edges and states (1 for
             those not named). In a stream without end, and in cycles, estimates are made of estimates: where they grow,
             a factor below 1 holds them.
         clip_norm: the largest norm of the gradient of a module's weights.
-        guard: as for the Trainer.
-        seed: of the estimators' start and of dropout.
         device: where to train; the CPU unless given.
         quality_every: messages of an edge from one sample of its estimates' quality to the next; 0 for none.
     """
@@ -100,10 +100,9 @@ class Graph:
         device: str | torch.device | None = None,
         quality_every: int = 50,
     ) -> None:
-        options = {name: value for name, value in locals().items() if name != "self"}
-        self._options = GraphOptions(**options)
-        self.guard = None if self._options.guard is None else Guard(self._options.guard)
-        self.device, self.quality_every = self._options.device, self._options.quality_every
+        options = self._options = GraphOptions.of(locals())
+        self.guard = None if options.guard is None else Guard(options.guard)
+        self.device, self.quality_every = options.device or torch.device("cpu"), options.quality_every
         self.specs: dict[str, ModuleSpec] = {}
         self.stream = Stream({}, True)
         self._wired: Wired | None = None
@@ -199,16 +198,14 @@ class Graph:
     def bind(self, inputs: Given, contexts: Given | None = None) -> None:
         """Find the shapes of messages and states, make estimators and optimisers; the first step does so by itself.
 
-        Args:
-            inputs: as for :meth:`tick` at step 0.
-            contexts: as for :meth:`tick` at step 0.
+        What is given is as for :meth:`tick` at step 0.
 
         Raises:
             ConfigError: for a graph that cannot be put together.
         """
         if self._wired is None:
             inputs, contexts = to_device(inputs, self.device), to_device(contexts or {}, self.device)
-            self._wired = wire(self.specs, self._options, self.guard, inputs, contexts)
+            self._wired = wire(self.specs, self._options, self.guard, self.device, inputs, contexts)
             self.restart()
 
     def restart(self) -> None:
@@ -227,8 +224,7 @@ class Graph:
         Args:
             inputs: by module, of those that tick now, (n, …).
             targets: by module, of those that tick now and have a loss.
-            contexts: by module, what its estimators may look at beside the message made now, and the state at the end
-                of a window.
+            contexts: by module, what its estimators may look at beside a message made now, or a window's last state.
             ends: whether the sequences end with this step: all windows end, at their last states nothing is injected,
                 and the next step begins anew.
 
@@ -247,9 +243,7 @@ class Graph:
         self, inputs: Given, targets: Given | None = None, *, contexts: Given | None = None, ends: bool = True
     ) -> dict[str, Tensor]:
         """Many steps: whole sequences from their first step to their last, or with ends=False a piece of a stream that
-        goes on from where it stopped.
-
-        Since the end is known, nothing is foretold for messages that nobody will hear any more.
+        goes on from where it stopped. Nothing is foretold for messages that nobody will hear any more.
 
         Args:
             inputs: by module, (n, ticks, …), over its own ticks.
@@ -300,7 +294,8 @@ class Graph:
         parts = tuple(self._given(each) for each in (inputs, targets, {}))
         steps = length(self.specs, parts)
         # estimators are bound by what is trained on, contexts among it: until then these nodes are for once
-        nodes = (self._wired or wire(self.specs, self._options, self.guard, at(parts[0], self.specs, 0), {})).nodes
+        first, common = at(parts[0], self.specs, 0), (self._options, self.guard, self.device)
+        nodes = (self._wired or wire(self.specs, *common, first, {})).nodes
         stream = Stream({name: ModuleState() for name in nodes}, False, until=steps)
         mean = MeanLosses()
         scores: dict[str, list[Any]] = {name: [] for name in nodes}
@@ -319,10 +314,9 @@ class Graph:
         return mean.found(), joined
 
     def report(self) -> list[dict[str, Any]]:
-        """One row an edge, and one a state: the quality of the estimates there against what came back, as in the
-        results file. Of edges also staleness, in updates that the sender made between a message and its feedback, mean
-        and most; late_steps, the same in steps of the clock; and how many messages have been learnt from. What comes
-        back at a state is one update old, that of the window which it ends.
+        """One row an edge, and one a state: the quality of the estimates there, as in the results file. Of edges also
+        staleness, the sender's updates between a message and its feedback, mean and most; late_steps, that in steps of
+        the clock; and the messages learnt from. What comes back at a state is one update old.
         """
         edges = [
             {
@@ -398,7 +392,7 @@ class Graph:
         step = self.stream.step
         try:
             return tick(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
-        except BaseException as error:
-            if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
-                raise TrainingError(f"step {step} failed: {first_line(error)}") from error
+        except (SyngradError, Warning):
             raise
+        except Exception as error:
+            raise TrainingError(f"step {step} failed: {first_line(error)}") from error

@@ -11,7 +11,7 @@ A stream is one run through time: training has one, and every evaluation one of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,16 @@ from torch.utils import _pytree as pytree
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graph.module import value
 from syngrad.recurrent.layout import Layout
+
+
+def edge_name(sender: str, receiver: str) -> str:
+    """How the place of one module's message to another is called."""
+    return f"{sender}→{receiver}"
+
+
+def state_name(name: str) -> str:
+    """How the place of a module's state at the end of its window is called."""
+    return f"{name}: state"
 
 
 def ticks_heard(sent: int, every: int, listens_every: int, until: int | None = None) -> int:
@@ -47,27 +57,17 @@ def message_number(sent: int, every: int, listens_every: int) -> int:
 
 @dataclass(eq=False)
 class Message:
-    """One message, from when it is made until all that hear it have learnt from it.
+    """One message, from when it is made until all that hear it have learnt from it."""
 
-    Attributes:
-        value: (n, …), detached.
-        step: at which it was made.
-        stamp: updates that the sender had made by then.
-        context: what the sender's estimators look at beside it.
-        ticks: of each module that hears it, at how many of its ticks.
-        used: how many of these have been learnt from.
-        received: the sum of what came back from there, in the units of one sample.
-        estimate: what was injected instead, where quality is sampled.
-    """
-
-    value: Tensor
-    step: int
-    stamp: int
-    context: Any = None
-    ticks: dict[str, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
+    value: Tensor  # (n, …), detached
+    step: int  # at which it was made
+    stamp: int  # updates that the sender had made by then
+    context: Any = None  # what the sender's estimators look at beside it
+    ticks: dict[str, int] = field(default_factory=dict)  # of each module that hears it, at how many of its ticks
+    used: dict[str, int] = field(default_factory=dict)  # how many of these have been learnt from
+    #: the sum of what came back from there, in the units of one sample
     received: dict[str, Tensor] = field(default_factory=dict)
-    estimate: dict[str, Tensor] = field(default_factory=dict)
+    estimate: dict[str, Tensor] = field(default_factory=dict)  # what was injected instead, where quality is sampled
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors; its dictionaries are copies."""
@@ -95,43 +95,23 @@ class Tick:
 
 @dataclass
 class ModuleState:
-    """Where a module stands in a stream.
+    """Where a module stands in a stream."""
 
-    Attributes:
-        state: after the last tick that has been run.
-        pending: the boundary before the open window.
-        outbox: its last message, not delivered yet.
-        ticks: of the window that is open.
-        done: how many of them have been run.
-        outputs: in so many calls as there are of these.
-        begin: leaves of the state that the window began with, where what comes back there is wanted.
-        heard: the messages of the window, by sender and step.
-        sent: its own messages of the window, as they are in its graph.
-    """
-
-    state: Any = None
-    pending: Pending | None = None
-    outbox: Message | None = None
-    ticks: list[Tick] = field(default_factory=list)
-    done: int = 0
-    outputs: list[Any] = field(default_factory=list)
+    state: Any = None  # after the last tick that has been run
+    pending: Pending | None = None  # the boundary before the open window
+    outbox: Message | None = None  # its last message, not delivered yet
+    ticks: list[Tick] = field(default_factory=list)  # of the window that is open
+    done: int = 0  # how many of them have been run
+    outputs: list[Any] = field(default_factory=list)  # in so many calls as there are of these
+    #: leaves of the state that the window began with, where what comes back there is wanted
     begin: list[Tensor] = field(default_factory=list)
-    heard: dict[tuple[str, int], Heard] = field(default_factory=dict)
+    heard: dict[tuple[str, int], Heard] = field(default_factory=dict)  # the messages of the window, by sender and step
+    #: its own messages of the window, as they are in its graph
     sent: list[tuple[Tensor, Message]] = field(default_factory=list)
 
     def copy(self) -> ModuleState:
         """To go back to where a step fails."""
-        return ModuleState(
-            self.state,
-            self.pending,
-            self.outbox,
-            [*self.ticks],
-            self.done,
-            [*self.outputs],
-            self.begin,
-            {**self.heard},
-            [*self.sent],
-        )
+        return replace(self, ticks=[*self.ticks], outputs=[*self.outputs], heard={**self.heard}, sent=[*self.sent])
 
     def blame(self) -> str | None:
         """Why a loss is not finite, where that lies in what was heard, or in the state that was carried on."""
@@ -151,28 +131,20 @@ class ModuleState:
 
 @dataclass
 class Stream:
-    """A run through time.
+    """A run through time."""
 
-    Attributes:
-        modules: where each module stands, by name.
-        learning: whether anything is trained by it.
-        step: the clock's, of the step that comes next.
-        n: samples; None before the first step.
-        until: the step before which it ends, where that is known.
-        current: the message that was delivered last, by sender and receiver.
-    """
-
-    modules: dict[str, ModuleState]
-    learning: bool
-    step: int = 0
-    n: int | None = None
-    until: int | None = None
+    modules: dict[str, ModuleState]  # where each module stands, by name
+    learning: bool  # whether anything is trained by it
+    step: int = 0  # the clock's, of the step that comes next
+    n: int | None = None  # samples; None before the first step
+    until: int | None = None  # the step before which it ends, where that is known
+    #: the message that was delivered last, by sender and receiver
     current: dict[tuple[str, str], Message] = field(default_factory=dict)
 
     def copy(self) -> Stream:
         """To go back to where a step fails."""
         modules = {name: each.copy() for name, each in self.modules.items()}
-        return Stream(modules, self.learning, self.step, self.n, self.until, {**self.current})
+        return replace(self, modules=modules, current={**self.current})
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data and tensors, of a moment at which no open window has been run in part. A message that is met in

@@ -23,7 +23,16 @@ from syngrad.estimators import Zero
 from syngrad.optim.updates import Updates
 from syngrad.preserve_state import Buffers
 from syngrad.recurrent.boundary import Pending
-from syngrad.recurrent.graph.messages import Heard, Message, ModuleState, Stream, Tick, message_number, ticks_heard
+from syngrad.recurrent.graph.messages import (
+    Heard,
+    Message,
+    ModuleState,
+    Stream,
+    Tick,
+    message_number,
+    state_name,
+    ticks_heard,
+)
 from syngrad.recurrent.graph.module import ModuleSpec, naming, stacked, value
 from syngrad.recurrent.layout import Layout
 from syngrad.runtime.applying import apply
@@ -107,21 +116,13 @@ class Edge:
 
 @dataclass
 class ClosedWindow:
-    """A window that has run forward.
+    """A window that has run forward."""
 
-    Attributes:
-        node: whose it is.
-        loss: in the graph; None for none.
-        count: of losses that it averages over; 1/count scales all that goes backward.
-        scores: what the loss was given.
-        value: the loss as a number.
-    """
-
-    node: Node
-    loss: Tensor | None
-    count: float
-    scores: Any
-    value: float = 0.0
+    node: Node  # whose it is
+    loss: Tensor | None  # in the graph; None for none
+    count: float  # of losses that it averages over; 1/count scales all that goes backward
+    scores: Any  # what the loss was given
+    value: float = 0.0  # the loss as a number
 
 
 class Node:
@@ -146,7 +147,7 @@ class Node:
         #: the interface at the end of its window; factor and quality of the estimates there
         self.boundary: Interface | None = None
         self.inject = 1.0
-        self.quality = Quality.of_stream(f"{spec.name}: state")
+        self.quality = Quality.of_stream(state_name(spec.name))
         #: those it hears, and those that hear it, by name
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
@@ -202,50 +203,50 @@ class Node:
 
     def run(self, stream: Stream) -> None:
         """Run the ticks that wait."""
-        live = stream.modules[self.name]
-        while live.done < len(live.ticks):
-            first, stop = live.ticks[live.done], live.done + 1
-            while stop < len(live.ticks) and live.ticks[stop].heard == first.heard:  # the same objects: eq is identity
+        own = stream.modules[self.name]
+        while own.done < len(own.ticks):
+            first, stop = own.ticks[own.done], own.done + 1
+            while stop < len(own.ticks) and own.ticks[stop].heard == first.heard:  # the same objects: eq is identity
                 stop += 1
-            self._run_together(stream, live, live.ticks[live.done : stop])
-            live.done = stop
+            self._run_together(stream, own, own.ticks[own.done : stop])
+            own.done = stop
 
-    def _run_together(self, stream: Stream, live: ModuleState, ticks: list[Tick]) -> None:
+    def _run_together(self, stream: Stream, own: ModuleState, ticks: list[Tick]) -> None:
         """Run ticks that hear the same messages in one call."""
         n, learning = stream.n, stream.learning and self.active
         assert n is not None
         # the window's first call: its state is cut here, and its leaves are where feedback will come back to
-        if learning and live.done == 0 and live.state is not None and self.layout is not None:
+        if learning and own.done == 0 and own.state is not None and self.layout is not None:
             assert self.boundary is not None
             if self.boundary.wants_feedback and self.count % self.boundary.heads[0].feedback_every == 0:
-                live.state, live.begin = self.layout.cut(live.state, True)
+                own.state, own.begin = self.layout.cut(own.state, True)
         messages = {
-            sender: self._hear(live, self.senders[sender], message, len(ticks), n, learning)
+            sender: self._hear(own, self.senders[sender], message, len(ticks), n, learning)
             for sender, message in ticks[0].heard.items()
         }
         with torch.set_grad_enabled(learning), self._drawing(stream):
-            output, live.state = self.spec.call([tick.inputs for tick in ticks], messages, live.state)
-        live.outputs.append(output)
+            output, own.state = self.spec.call([tick.inputs for tick in ticks], messages, own.state)
+        own.outputs.append(output)
         for k, tick in enumerate(ticks):
             if heard := self.hears(tick.step, stream.until):
                 made = self.spec.check_message(self.spec.pick(output, k), self.shape, n)
-                live.outbox = Message(made.detach(), tick.step, self.count, value(tick.context), heard)
-                live.sent.append((made, live.outbox))
+                own.outbox = Message(made.detach(), tick.step, self.count, value(tick.context), heard)
+                own.sent.append((made, own.outbox))
 
     def _hear(
-        self, live: ModuleState, edge: Edge, message: Message | None, ticks: int, n: int, learning: bool
+        self, own: ModuleState, edge: Edge, message: Message | None, ticks: int, n: int, learning: bool
     ) -> Tensor:
         """A message as this module hears it at so many ticks more; zeros before the first."""
         sender = edge.sender
         if message is None:
             return torch.zeros(n, *sender.shape, dtype=sender.dtype, device=self.stage.randomness.device)
         key = (sender.name, message.step)
-        if (before := live.heard.get(key)) is not None:
-            live.heard[key] = before._replace(ticks=before.ticks + ticks)
+        if (before := own.heard.get(key)) is not None:
+            own.heard[key] = before._replace(ticks=before.ticks + ticks)
         else:
             wanted = learning and sender.active and edge.wants(message.step)
-            live.heard[key] = Heard(message.value.detach().requires_grad_(wanted), message, ticks)
-        return live.heard[key].leaf
+            own.heard[key] = Heard(message.value.detach().requires_grad_(wanted), message, ticks)
+        return own.heard[key].leaf
 
     def close(self, stream: Stream) -> ClosedWindow:
         """Run what waits of a window, and find its loss.
@@ -255,10 +256,10 @@ class Node:
             MessageError: for targets at some of its ticks alone.
         """
         self.run(stream)
-        spec, live, n = self.spec, stream.modules[self.name], stream.n
+        spec, own, n = self.spec, stream.modules[self.name], stream.n
         assert n is not None
-        outputs = spec.core.joined(live.outputs) if spec.core is not None else live.outputs[0]
-        given = [tick.target for tick in live.ticks]
+        outputs = spec.core.joined(own.outputs) if spec.core is not None else own.outputs[0]
+        given = [tick.target for tick in own.ticks]
         ticks = float(n * len(given))
         missing = sum(target is None for target in given)
         try:
@@ -284,8 +285,8 @@ class Node:
             raise TrainingError(f"loss_count of {self.name!r} gave {count:g}; it must be the positive number of losses")
         number = scalar(loss).item()
         if not math.isfinite(number):
-            batch = Batch(tuple(value(tick.inputs) for tick in live.ticks), {}, target, 1.0 / count, n)
-            finite(loss, batch, f"of {self.name!r} at step {stream.step}", otherwise=live.blame)
+            batch = Batch(tuple(value(tick.inputs) for tick in own.ticks), {}, target, 1.0 / count, n)
+            finite(loss, batch, f"of {self.name!r} at step {stream.step}", otherwise=own.blame)
         return ClosedWindow(self, loss, count, scores, number)
 
     # Backward and update.
@@ -294,7 +295,7 @@ class Node:
         """The backward pass of one window, from its loss, its messages and its last state at once. What comes back goes
         to the estimators of those it has heard, and to that of its own last state; every `sample`-th is measured.
         """
-        live, scale = stream.modules[self.name], 1.0 / closed.count
+        own, scale = stream.modules[self.name], 1.0 / closed.count
         pending = None
         if self.active:
             roots: list[Tensor] = []
@@ -302,7 +303,7 @@ class Node:
             if closed.loss is not None and closed.loss.requires_grad:
                 roots.append(closed.loss)
                 gradients.append(torch.ones_like(closed.loss))
-            for made, message in live.sent:
+            for made, message in own.sent:
                 edges = [self.listeners[receiver] for receiver in message.ticks]
                 told = [edge.estimate_for(message, scale, sample) for edge in edges if not edge.silent]
                 if made.requires_grad and told:
@@ -313,9 +314,9 @@ class Node:
                 pending = self._close_boundary(stream, roots, gradients, scale, sampled)
             if roots:
                 torch.autograd.backward(roots, gradients)
-            self._hand_back(live, stream.step, scale)
-        state = self.layout.cut(live.state, False)[0] if self.layout is not None else None
-        stream.modules[self.name] = ModuleState(state=state, pending=pending, outbox=live.outbox)
+            self._hand_back(own, stream.step, scale)
+        state = self.layout.cut(own.state, False)[0] if self.layout is not None else None
+        stream.modules[self.name] = ModuleState(state=state, pending=pending, outbox=own.outbox)
 
     def _close_boundary(
         self, stream: Stream, roots: list[Tensor], gradients: list[Tensor], scale: float, sampled: bool
@@ -323,14 +324,14 @@ class Node:
         """Inject the estimate at the window's last state; the boundary that waits for what comes back. Behind the last
         state of a sequence there is nothing: no estimate is injected, and the estimator is fitted to 0.
         """
-        live = stream.modules[self.name]
+        own = stream.modules[self.name]
         assert self.layout is not None
         assert self.boundary is not None
         with naming(self.name):
-            leaves = self.layout.leaves(live.state, stream.n)
+            leaves = self.layout.leaves(own.state, stream.n)
         vector = self.layout.vector([leaf.detach() for leaf in leaves])
-        context = value(live.ticks[-1].context)
-        if self.is_last(live.ticks[-1].step, stream):
+        context = value(own.ticks[-1].context)
+        if self.is_last(own.ticks[-1].step, stream):
             if self.boundary.wants_feedback:
                 self.boundary.fit([vector], context, [torch.zeros_like(vector)], scale)
             return None
@@ -342,16 +343,16 @@ class Node:
                 gradients.append(gradient)
         return Pending(vector, context, None, estimate / scale if sampled else None)
 
-    def _hand_back(self, live: ModuleState, step: int, scale: float) -> None:
+    def _hand_back(self, own: ModuleState, step: int, scale: float) -> None:
         """What came back at the state before the window, and at the messages heard in it, to their estimators."""
-        if live.begin and live.begin[0].requires_grad and live.pending is not None:
+        if own.begin and own.begin[0].requires_grad and own.pending is not None:
             assert self.layout is not None
             assert self.boundary is not None
-            received = self.layout.vector([gradient_of(leaf) for leaf in live.begin])
-            if live.pending.estimate is not None:
-                self.quality.add(self.count, live.pending.estimate * scale, received, scale)
-            live.pending.fit(self.boundary, received, scale)
-        for (sender, _), heard in live.heard.items():
+            received = self.layout.vector([gradient_of(leaf) for leaf in own.begin])
+            if own.pending.estimate is not None:
+                self.quality.add(self.count, own.pending.estimate * scale, received, scale)
+            own.pending.fit(self.boundary, received, scale)
+        for (sender, _), heard in own.heard.items():
             if heard.leaf.requires_grad:
                 self.senders[sender].feed(heard.message, heard.ticks, gradient_of(heard.leaf) / scale, step)
 

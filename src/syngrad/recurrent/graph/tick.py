@@ -76,8 +76,8 @@ def tick(
             raise
     else:
         for each in closed:
-            live = stream.modules[each.node.name]
-            stream.modules[each.node.name] = ModuleState(state=live.state, outbox=live.outbox)
+            own = stream.modules[each.node.name]
+            stream.modules[each.node.name] = ModuleState(state=own.state, outbox=own.outbox)
     stream.step += 1
     for node in nodes.values():
         node.keep()
@@ -188,17 +188,15 @@ class MeanLosses:
     """Each module's loss, averaged over its windows by the number of losses that each of them averages over."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, list[float]] = {}
-        self.like: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[float, float, Tensor]] = {}
 
     def add(self, closed: ClosedWindow) -> None:
         """One window more."""
         if closed.loss is not None:
-            sums = self.sums.setdefault(closed.node.name, [0.0, 0.0])
-            sums[0] += closed.value * closed.count
-            sums[1] += closed.count
-            self.like[closed.node.name] = closed.loss.detach()
+            total, count, _ = self._sums.get(closed.node.name, (0.0, 0.0, closed.loss))
+            total, count = total + closed.value * closed.count, count + closed.count
+            self._sums[closed.node.name] = (total, count, closed.loss.detach())
 
     def found(self) -> dict[str, Tensor]:
         """By module, as its loss is."""
-        return {name: self.like[name].new_tensor(a / b) for name, (a, b) in self.sums.items()}
+        return {name: like.new_tensor(total / count) for name, (total, count, like) in self._sums.items()}

@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.checks import check_callable, check_device, check_not_negative, check_positive, check_seed, check_whole
-from syngrad.core.interface import Interface, check_spec, infer_context
+from syngrad.core.interface import Interface, infer_context
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
-from syngrad.estimators.registry import EstimatorSpec
-from syngrad.optim.groups import OptimizerFactory
-from syngrad.optim.guard import Guard, check_bound
+from syngrad.optim.guard import Guard
 from syngrad.optim.updates import Clipping, Updates
 from syngrad.preserve_state import preserve_state
-from syngrad.recurrent.graph.messages import Stream
+from syngrad.recurrent.graph.messages import Stream, edge_name, state_name
 from syngrad.recurrent.graph.module import ModuleSpec, naming
 from syngrad.recurrent.graph.node import Edge, Node
 from syngrad.recurrent.graph.tick import check_given, samples
 from syngrad.recurrent.layout import find_layout
-
-
-@dataclass(frozen=True)
-class GraphOptions:
-    """What all modules of a graph have in common, checked; :class:`Graph` says what each means."""
-
-    estimator: EstimatorSpec
-    optimizer: OptimizerFactory
-    estimator_lr: float
-    scheduler: Callable[[Any], Any] | None
-    inject: float | Mapping[str, float]
-    clip_norm: float | None
-    guard: float | None
-    seed: int
-    device: torch.device
-    quality_every: int
-
-    def __post_init__(self) -> None:
-        check_spec(self.estimator)
-        check_callable("optimizer", self.optimizer, "(output, target)")
-        inject = self.inject
-        checked = {
-            "estimator_lr": check_positive("estimator_lr", self.estimator_lr),
-            "inject": {name: check_not_negative(f"inject of {name!r}", factor) for name, factor in inject.items()}
-            if isinstance(inject, Mapping)
-            else check_not_negative("inject", inject),
-            "clip_norm": None if self.clip_norm is None else check_positive("clip_norm", self.clip_norm),
-            "guard": check_bound(self.guard),
-            "seed": check_seed(self.seed),
-            "device": check_device(self.device) or torch.device("cpu"),
-            "quality_every": check_whole("quality_every", self.quality_every, 0),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
+from syngrad.recurrent.options import GraphOptions
 
 
 @dataclass(frozen=True)
@@ -77,6 +41,7 @@ def wire(
     specs: Mapping[str, ModuleSpec],
     options: GraphOptions,
     guard: Guard | None,
+    device: torch.device,
     inputs: Mapping[str, Any],
     contexts: Mapping[str, Any],
 ) -> Wired:
@@ -89,14 +54,14 @@ def wire(
     check_wiring(specs)
     check_given(specs, 0, (inputs, {}, contexts))
     n = samples(Stream({}, False), (inputs, {}))
-    messages = probe(specs, inputs, n, options.device)
+    messages = probe(specs, inputs, n, device)
     active = reached(specs, {name for name, spec in specs.items() if any(p.requires_grad for p in spec.parameters)})
     nodes = {}
     for k, (name, spec) in enumerate(specs.items()):
-        stage = Stage(name, nn.ModuleDict(spec.parts), None, options.seed + k, options.device)
+        stage = Stage(name, nn.ModuleDict(spec.parts), None, options.seed + k, device)
         nodes[name] = Node(spec, messages[name].shape[1:], messages[name].dtype, stage, name in active)
     factors = injected(options.inject, specs)
-    with torch.random.fork_rng(devices=[options.device] if options.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
         for node in nodes.values():
             bind_state(node, inputs, messages, contexts)
@@ -114,18 +79,8 @@ def wire(
                 edge = Edge(sender, node, interface, factors.get(interface.name, 1.0))
                 node.senders[name] = sender.listeners[node.name] = edge
     for node in nodes.values():
-        optimize(node, options, guard)
+        optimize(node, options, guard, device)
     return Wired(nodes, frozenset(name for name, each in contexts.items() if each is not None))
-
-
-def edge_name(sender: str, receiver: str) -> str:
-    """How the place of one module's message to another is called."""
-    return f"{sender}→{receiver}"
-
-
-def state_name(name: str) -> str:
-    """How the place of a module's state at the end of its window is called."""
-    return f"{name}: state"
 
 
 def injected(inject: float | Mapping[str, float], specs: Mapping[str, ModuleSpec]) -> dict[str, float]:
@@ -239,17 +194,17 @@ def _dtype(spec: ModuleSpec) -> torch.dtype:
     return next((p.dtype for p in spec.parameters if p.is_floating_point()), torch.get_default_dtype())
 
 
-def optimize(node: Node, options: GraphOptions, guard: Guard | None) -> None:
+def optimize(node: Node, options: GraphOptions, guard: Guard | None, device: torch.device) -> None:
     """The module's own optimiser: of its weights, and of the estimators that it updates from."""
     if not node.active:
         return
-    parts = [Stage(i.name, nn.Module(), i, options.seed, options.device) for i in node.interfaces]
+    parts = [Stage(i.name, nn.Module(), i, options.seed, device) for i in node.interfaces]
     stages = [node.stage, *parts]
     if not any(p.requires_grad for p in node.stage.parameters):  # one that only hands gradients on still estimates
         held = nn.ModuleList(node.interfaces)
         if not any(True for _ in held.parameters()):
             return
-        stages = [Stage(node.name, held, None, options.seed, options.device)]
+        stages = [Stage(node.name, held, None, options.seed, device)]
     node.updates = Updates(
         stages,
         node.spec.optimizer,
