@@ -217,7 +217,8 @@ class TruncatedBPTT(Learner):
         # without labels a window's estimate weighs what it does elsewhere
         count = float(self.count_losses(window.targets, n * steps))
         scale = self.precision.factor / (count or float(n * steps))
-        wanted = pending is not None and interface.wants_feedback and self.count % self.parts.feedback_every == 0
+        due = self.count % interface.heads[0].feedback_every == 0
+        wanted = pending is not None and interface.wants_feedback and due
         # forward: where feedback is wanted, `came` are the leaves at which it will have come back
         state, came = self._begin(n, wanted)
         with self.parts.stage.randomness.swapped(), self.precision.autocast(self.device):

@@ -50,7 +50,6 @@ class Parts:
     stage: Stage  # core, readout and auxiliary head, with their randomness
     updates: Updates  # the optimiser of these and of the estimator
     buffers: Buffers  # to be put back where a window fails
-    feedback_every: int  # windows from one fit of the estimator to the next
 
 
 class Learner(ABC):
@@ -282,7 +281,7 @@ class Learner(ABC):
             guard=self.guard,
             clipping=self.clipping,
         )
-        return Parts(layout, stage, updates, Buffers([whole, interface]), interface.heads[0].feedback_every)
+        return Parts(layout, stage, updates, Buffers([whole, interface]))
 
     def _begin(self, n: int, wanted: bool) -> tuple[Any, list[Tensor]]:
         """The state to go on from, cut from its graph, and its leaves where what comes back at them is wanted."""

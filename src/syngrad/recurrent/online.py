@@ -216,13 +216,8 @@ class OnlineBPLambda(Learner):
             fresh = _at(reset, k, 0)
             if self.reset is not None and (fresh is None or len(self.reset) == len(fresh)):
                 fresh = either(self.reset, fresh)
-            yield Window(
-                core.part(inputs, k, k + 1),
-                core.part(targets, k, k + 1),
-                [core.at(context, k)],
-                fresh,
-                _at(ends, k, steps - 1),
-            )
+            x, y = (core.part(each, k, k + 1) for each in (inputs, targets))
+            yield Window(x, y, [core.at(context, k)], fresh, _at(ends, k, steps - 1))
 
     def _learn(self, steps: Iterable[Window]) -> Tensor:
         total, weight, count = torch.zeros((), device=self.device), 0.0, 0

@@ -23,16 +23,6 @@ from syngrad.recurrent.graph.module import value
 from syngrad.recurrent.layout import Layout
 
 
-def edge_name(sender: str, receiver: str) -> str:
-    """How the place of one module's message to another is called."""
-    return f"{sender}→{receiver}"
-
-
-def state_name(name: str) -> str:
-    """How the place of a module's state at the end of its window is called."""
-    return f"{name}: state"
-
-
 def ticks_heard(sent: int, every: int, listens_every: int, until: int | None = None) -> int:
     """At how many of its ticks a module hears a message: those in [sent + every, sent + 2·every), before step `until`.
 
@@ -99,7 +89,7 @@ class ModuleState:
 
     state: Any = None  # after the last tick that has been run
     pending: Pending | None = None  # the boundary before the open window
-    outbox: Message | None = None  # its last message, not delivered yet
+    latest: Message | None = None  # its last message, not delivered yet
     ticks: list[Tick] = field(default_factory=list)  # of the window that is open
     done: int = 0  # how many of them have been run
     outputs: list[Any] = field(default_factory=list)  # in so many calls as there are of these
@@ -150,40 +140,41 @@ class Stream:
         """Plain data and tensors, of a moment at which no open window has been run in part. A message that is met in
         several places is written once, and elsewhere by its index.
         """
-        book: list[Message] = []
+        messages: list[Message] = []
 
-        def page(message: Message | None) -> int | None:
-            if message is not None and not any(each is message for each in book):
-                book.append(message)
-            return next((k for k, each in enumerate(book) if each is message), None)
+        def index(message: Message | None) -> int | None:
+            if message is not None and not any(each is message for each in messages):
+                messages.append(message)
+            return next((k for k, each in enumerate(messages) if each is message), None)
 
         modules = {
             name: {
                 "state": pytree.tree_leaves(each.state) if each.state is not None else None,
                 "pending": each.pending.state_dict() if each.pending is not None else None,
-                "outbox": page(each.outbox),
+                "outbox": index(each.latest),
                 "turns": [
                     {
                         "step": tick.step,
                         **{part: value(getattr(tick, part)) for part in ("inputs", "target", "context")},
-                        "heard": {sender: page(message) for sender, message in tick.heard.items()},
+                        "heard": {sender: index(message) for sender, message in tick.heard.items()},
                     }
                     for tick in each.ticks
                 ],
             }
             for name, each in self.modules.items()
         }
-        current = [[sender, receiver, page(message)] for (sender, receiver), message in self.current.items()]
-        messages = [message.state_dict() for message in book]
-        return {"step": self.step, "n": self.n, "lives": modules, "current": current, "messages": messages}
+        current = [[sender, receiver, index(message)] for (sender, receiver), message in self.current.items()]
+        written = [message.state_dict() for message in messages]
+        # these names are those of the files that there are already
+        return {"step": self.step, "n": self.n, "lives": modules, "current": current, "messages": written}
 
     @staticmethod
     def restored(state: dict[str, Any], layouts: Mapping[str, Layout | None]) -> Stream:
         """The stream of a :meth:`state_dict`; `layouts` are of the modules' states, None for one that has none."""
-        book = [Message(**Message(**each).state_dict()) for each in state["messages"]]
+        messages = [Message(**Message(**each).state_dict()) for each in state["messages"]]
 
-        def message(page: int | None) -> Message | None:
-            return None if page is None else book[page]
+        def message(index: int | None) -> Message | None:
+            return None if index is None else messages[index]
 
         modules = {}
         for name, saved in state["lives"].items():
@@ -191,10 +182,10 @@ class Stream:
             if held is not None and layout is not None:
                 held = pytree.tree_unflatten(held, layout.spec)
             ticks = [
-                Tick(**{**tick, "heard": {sender: message(page) for sender, page in tick["heard"].items()}})
+                Tick(**{**tick, "heard": {sender: message(index) for sender, index in tick["heard"].items()}})
                 for tick in saved["turns"]
             ]
             pending = None if saved["pending"] is None else Pending(**saved["pending"])
-            modules[name] = ModuleState(state=held, pending=pending, outbox=message(saved["outbox"]), ticks=ticks)
-        current = {(sender, receiver): book[page] for sender, receiver, page in state["current"]}
+            modules[name] = ModuleState(state=held, pending=pending, latest=message(saved["outbox"]), ticks=ticks)
+        current = {(sender, receiver): messages[index] for sender, receiver, index in state["current"]}
         return Stream(modules, True, int(state["step"]), state["n"], None, current)

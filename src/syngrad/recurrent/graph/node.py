@@ -23,16 +23,7 @@ from syngrad.estimators import Zero
 from syngrad.optim.updates import Updates
 from syngrad.preserve_state import Buffers
 from syngrad.recurrent.boundary import Pending
-from syngrad.recurrent.graph.messages import (
-    Heard,
-    Message,
-    ModuleState,
-    Stream,
-    Tick,
-    message_number,
-    state_name,
-    ticks_heard,
-)
+from syngrad.recurrent.graph.messages import Heard, Message, ModuleState, Stream, Tick, message_number, ticks_heard
 from syngrad.recurrent.graph.module import ModuleSpec, naming, stacked, value
 from syngrad.recurrent.layout import Layout
 from syngrad.runtime.applying import apply
@@ -147,7 +138,7 @@ class Node:
         #: the interface at the end of its window; factor and quality of the estimates there
         self.boundary: Interface | None = None
         self.inject = 1.0
-        self.quality = Quality.of_stream(state_name(spec.name))
+        self.quality = Quality.of_stream(f"{spec.name}: state")
         #: those it hears, and those that hear it, by name
         self.senders: dict[str, Edge] = {}
         self.listeners: dict[str, Edge] = {}
@@ -230,8 +221,8 @@ class Node:
         for k, tick in enumerate(ticks):
             if heard := self.hears(tick.step, stream.until):
                 made = self.spec.check_message(self.spec.pick(output, k), self.shape, n)
-                own.outbox = Message(made.detach(), tick.step, self.count, value(tick.context), heard)
-                own.sent.append((made, own.outbox))
+                own.latest = Message(made.detach(), tick.step, self.count, value(tick.context), heard)
+                own.sent.append((made, own.latest))
 
     def _hear(
         self, own: ModuleState, edge: Edge, message: Message | None, ticks: int, n: int, learning: bool
@@ -316,7 +307,7 @@ class Node:
                 torch.autograd.backward(roots, gradients)
             self._hand_back(own, stream.step, scale)
         state = self.layout.cut(own.state, False)[0] if self.layout is not None else None
-        stream.modules[self.name] = ModuleState(state=state, pending=pending, outbox=own.outbox)
+        stream.modules[self.name] = ModuleState(state=state, pending=pending, latest=own.latest)
 
     def _close_boundary(
         self, stream: Stream, roots: list[Tensor], gradients: list[Tensor], scale: float, sampled: bool

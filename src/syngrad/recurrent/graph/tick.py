@@ -77,7 +77,7 @@ def tick(
     else:
         for each in closed:
             own = stream.modules[each.node.name]
-            stream.modules[each.node.name] = ModuleState(state=own.state, outbox=own.outbox)
+            stream.modules[each.node.name] = ModuleState(state=own.state, latest=own.latest)
     stream.step += 1
     for node in nodes.values():
         node.keep()
@@ -102,7 +102,7 @@ def _deliver(nodes: dict[str, Node], stream: Stream) -> None:
         if not receivers:
             continue
         node.run(stream)
-        sent = stream.modules[node.name].outbox
+        sent = stream.modules[node.name].latest
         assert sent is not None
         assert sent.step == made
         for receiver in receivers:

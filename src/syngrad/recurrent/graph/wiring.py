@@ -16,7 +16,7 @@ from syngrad.estimators.base import Binding, Context
 from syngrad.optim.guard import Guard
 from syngrad.optim.updates import Clipping, Updates
 from syngrad.preserve_state import preserve_state
-from syngrad.recurrent.graph.messages import Stream, edge_name, state_name
+from syngrad.recurrent.graph.messages import Stream
 from syngrad.recurrent.graph.module import ModuleSpec, naming
 from syngrad.recurrent.graph.node import Edge, Node
 from syngrad.recurrent.graph.tick import check_given, samples
@@ -81,6 +81,16 @@ def wire(
     for node in nodes.values():
         optimize(node, options, guard, device)
     return Wired(nodes, frozenset(name for name, each in contexts.items() if each is not None))
+
+
+def edge_name(sender: str, receiver: str) -> str:
+    """How the place of one module's message to another is called."""
+    return f"{sender}→{receiver}"
+
+
+def state_name(name: str) -> str:
+    """How the place of a module's state at the end of its window is called."""
+    return f"{name}: state"
 
 
 def injected(inject: float | Mapping[str, float], specs: Mapping[str, ModuleSpec]) -> dict[str, float]:
@@ -198,8 +208,7 @@ def optimize(node: Node, options: GraphOptions, guard: Guard | None, device: tor
     """The module's own optimiser: of its weights, and of the estimators that it updates from."""
     if not node.active:
         return
-    parts = [Stage(i.name, nn.Module(), i, options.seed, device) for i in node.interfaces]
-    stages = [node.stage, *parts]
+    stages = [node.stage, *(Stage(i.name, nn.Module(), i, options.seed, device) for i in node.interfaces)]
     if not any(p.requires_grad for p in node.stage.parameters):  # one that only hands gradients on still estimates
         held = nn.ModuleList(node.interfaces)
         if not any(True for _ in held.parameters()):
