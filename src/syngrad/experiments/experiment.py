@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from syngrad.checks import whole
 from syngrad.errors import ConfigError
 from syngrad.metrics import Metric
+from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import OptimizerFactory
-from syngrad.trainer import default_optimizer
 
 
 @dataclass

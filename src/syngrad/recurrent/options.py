@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from syngrad.checks import (
     check_callable,
     check_choice,
-    check_device,
     check_not_negative,
     check_positive,
     check_seed,
@@ -23,6 +22,7 @@ from syngrad.errors import ConfigError
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
+from syngrad.runtime.options import check_device
 from syngrad.runtime.precision import parse_dtype
 from syngrad.targets import check_lambda
 
