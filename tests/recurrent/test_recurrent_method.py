@@ -7,7 +7,7 @@ import re
 import pytest
 
 from syngrad.errors import ConfigError
-from syngrad.recurrent.experiment import RecurrentMethod, parse_method, parse_methods
+from syngrad.recurrent.recurrent_experiment import RecurrentMethod, parse_method, parse_methods
 
 GIVEN = {"window": 8, "estimator": "linear", "online": "low_rank(rank=2)", "lam": 0.5}
 

@@ -18,7 +18,7 @@ from syngrad.core.memory import SavedBytes
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.recurrent import RecurrentExperiment
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
-from syngrad.recurrent.experiment import RecurrentMethod
+from syngrad.recurrent.recurrent_experiment import RecurrentMethod
 from syngrad.results import Row, thinned, time_to_target
 from syngrad.tree import tensors
 

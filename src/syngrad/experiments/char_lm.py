@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from syngrad.experiments.char_gpt import text
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
-from syngrad.recurrent.experiment import RecurrentExperiment
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
 EMBEDDED, HIDDEN, RATE = 32, 128, 2e-3
 #: characters of one piece of a stream; a multiple of 8 and of 20, so that windows of both come out even

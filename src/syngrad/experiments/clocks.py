@@ -20,7 +20,7 @@ from syngrad.experiments.digits import images
 from syngrad.experiments.two_clocks import ESTIMATOR, Streams, Whole, adam, errors, nets
 from syngrad.recurrent import Curriculum, Graph, RecurrentExperiment, SequenceBatch
 from syngrad.recurrent.curriculum import LearnerAdapter
-from syngrad.recurrent.experiment import RecurrentMethod
+from syngrad.recurrent.recurrent_experiment import RecurrentMethod
 
 PERIOD = 4
 #: windows of a piece: a multiple of T, so that exact back-propagation has whole spans

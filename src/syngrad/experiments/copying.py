@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
-from syngrad.recurrent.experiment import RecurrentExperiment
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
 BITS, HIDDEN, RATE = 8, 128, 1e-3
 #: bits a bit under which a lesson counts as learnt, and what its running mean keeps a minibatch

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from syngrad.experiments.digits import images
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
-from syngrad.recurrent.experiment import RecurrentExperiment
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
 ROWS, CLASSES, HIDDEN, RATE = 28, 10, 32, 2e-3
 EXAMINED = 2_000

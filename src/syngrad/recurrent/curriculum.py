@@ -147,8 +147,7 @@ class CoreAdapter:
         """At a few boundaries, at whole windows where there are any."""
         if not self.estimates:
             return
-        steps = self.learner.core.steps(batch.inputs)
-        window = self.learner.window
+        steps, window = self.learner.core.steps(batch.inputs), self.learner.window
         boundaries = list(range(window, steps, window))
         for at in boundaries[:: max(len(boundaries) // PROBED, 1)][:PROBED]:
             probe(self.learner, batch, at)
