@@ -11,7 +11,7 @@ from tests._support import small
 from tests._support.options import keywords
 from torch import nn
 
-from syngrad import SyngradError, Trainer, decouple
+from syngrad import Feedback, SyngradError, Trainer, decouple
 from syngrad.compare import Comparison, contenders
 from syngrad.compare.measure import saved_bytes, turns, windows
 from syngrad.results import aggregate, document, environment, validate
@@ -95,7 +95,7 @@ def test_the_estimator_of_bare_rows() -> None:
 
 def test_the_experiments_own_estimator_is_the_default_one() -> None:
     template = nn.Linear(8, 8)
-    comparison = run("synthetic", options={"estimator": template, "quality_every": 1})
+    comparison = run("synthetic", options={"estimator": template, "feedback": Feedback(quality_every=1)})
     assert comparison.rows[0].estimator == "Linear"
     assert comparison.rows[0].ok
 
