@@ -11,7 +11,7 @@ from tests._support import small
 from tests._support.options import keywords
 from torch import nn
 
-from syngrad import SyngradError, Trainer, decouple
+from syngrad import Feedback, SyngradError, Trainer, decouple
 from syngrad.compare import Comparison, contenders
 from syngrad.compare.step_costs import saved_bytes, step_seconds, windows
 from syngrad.results import aggregate, document, environment, validate
