@@ -9,7 +9,7 @@ from typing import Any
 MORE = "**"
 
 
-def call(text: str) -> tuple[str, dict[str, Any]]:
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     """The name, and its options; their values are literals. Raises ValueError for whatever else it is.
 
     What is written `**more` has the name :data:`MORE`, which nothing takes.

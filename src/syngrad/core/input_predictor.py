@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from syngrad.checks import whole
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
-from syngrad.parse_call import call
+from syngrad.parse_call import parse_call
 from syngrad.tree import tensors
 
 NAMED = ("linear", "mlp")
@@ -126,7 +126,7 @@ def make(spec: InputSpec, args: tuple[Any, ...], kwargs: dict[str, Any], message
 def _parse(text: str) -> int:
     """The width of the hidden layer, 0 for none."""
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(f"cannot read inputs={text!r}; write linear, mlp, or mlp(width=256)") from None
     if name not in NAMED:

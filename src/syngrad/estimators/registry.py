@@ -13,7 +13,7 @@ from syngrad.errors import ConfigError, SyngradError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
-from syngrad.parse_call import call
+from syngrad.parse_call import parse_call
 
 EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
 
@@ -55,7 +55,7 @@ NAMED: dict[str, Callable[..., GradientEstimator]] = {
 def parse(text: str) -> GradientEstimator:
     """An unbound estimator from a name with options, as in `mlp(hidden=2, width=64)`."""
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(
             f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)"

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from syngrad.errors import ConfigError, first_line, unknown
-from syngrad.parse_call import MORE, call
+from syngrad.parse_call import MORE, parse_call
 
 #: the classes by name, in lower case; LBFGS would evaluate the loss again within a step, which stages cannot do
 NAMED: dict[str, type[torch.optim.Optimizer]] = {
@@ -62,7 +62,7 @@ def option_names(name: str) -> list[str]:
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
         if MORE in options:
             raise ValueError(text)
     except ValueError:

@@ -50,9 +50,9 @@ from torch import Tensor, nn
 from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
+from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import OptimizerFactory
 from syngrad.optim.guard import Guard, check_bound
-from syngrad.optim.updates import Clipping
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.evaluating import evaluating
 from syngrad.recurrent.graphs.beat import at, beat, check_given, due, length, samples

@@ -17,9 +17,9 @@ from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingErro
 from syngrad.estimators import GradientEstimator
 from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import Regressor
+from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import Guard, check_bound
-from syngrad.optim.updates import Clipping
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.checks import check_factor, check_least
 from syngrad.recurrent.core import Core

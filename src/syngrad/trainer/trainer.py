@@ -22,9 +22,10 @@ from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.methods.policy import Method, Policy
 from syngrad.methods.policy import parse as parse_method
+from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import Guard, check_bound
-from syngrad.optim.updates import SCOPES, Clipping
+from syngrad.optim.updates import SCOPES
 from syngrad.pipeline.neighbours import Ends
 from syngrad.pipeline.options import DEPTH, DEPTH_OF_DELAYED, Settings
 from syngrad.runtime import checkpoint
