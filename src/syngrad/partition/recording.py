@@ -118,7 +118,7 @@ class Trace:
             return False  # an entry that torch.export makes up for the nodes it adds itself
 
     def _stacks(self, node: fx.Node) -> Iterator[dict[str, tuple[str, Any]]]:
-        """The modules a node was recorded in. A node that holds a sub-graph (a region under no_grad) has those inside."""
+        """The modules a node was recorded in; one that holds a sub-graph (a region under no_grad) has those inside."""
         subgraphs = [
             self.constants[str(given.target)]
             for given in node.all_input_nodes
