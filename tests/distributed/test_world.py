@@ -10,8 +10,7 @@ import pytest
 
 from syngrad.errors import ConfigError, LinkError
 from syngrad.launch.parent_death import World, world
-from syngrad.links.address import own_address, port_range
-from syngrad.links.world import agent_hosts_store, master
+from syngrad.links.world import agent_hosts_store, master, own_address, port_range
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")
 OTHERS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", "SYNGRAD_HOST")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import zmq
 
-from syngrad.links import local, process_group, zeromq
-from syngrad.links.door import knock
-from syngrad.links.link import Link
-from syngrad.links.zeromq import Key, ZeromqLink
+from syngrad.links import LINKS, process_group, zeromq
+from syngrad.links.auth import Key, set_credentials
+from syngrad.links.link import Link, LinkRequest
+from syngrad.links.world import World
+from syngrad.links.zeromq import ZeromqLink
 
 TOKEN, WAIT_S = b"a token", 20.0
 UPPER, LOWER = "stage '2' (rank 1)", "stage '0' (rank 0)"
@@ -77,13 +79,13 @@ def address_of(upper: ZeromqLink) -> str:
 def foreign_socket(
     address: str, identity: bytes | None = None, token: bytes | None = None
 ) -> Iterator[zmq.Socket[bytes]]:
-    """identity: its routing id. token: what it shows at the door; None: it does not know that there is one."""
+    """identity: its routing id. token: what it shows; None: it does not know that it is asked."""
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
     if identity is not None:
         dealer.routing_id = identity
     if token is not None:
-        knock(dealer, None, token)
+        set_credentials(dealer, None, token)
     dealer.connect(address)
     try:
         yield dealer
@@ -100,11 +102,58 @@ def group_pair(**options: Any) -> tuple[Link, Link]:
     return lower, aside.result()
 
 
+class ThreadRendezvous:
+    """A rendezvous of workers that are threads of one process: what links use of it, without a store."""
+
+    session = "0.00112233445566778899"
+
+    def __init__(self, rank: int, size: int, posted: dict[str, Any], changed: threading.Condition) -> None:
+        self.world = World(rank, size, rank, size, 0, "run", "here")
+        self._posted, self._changed = posted, changed
+
+    def post(self, key: str, value: Any) -> None:
+        with self._changed:
+            self._posted[key] = value
+            self._changed.notify_all()
+
+    def wait(self, key: str, timeout_s: float, who: str) -> Any:
+        with self._changed:
+            assert self._changed.wait_for(lambda: key in self._posted, timeout_s), who
+            return self._posted[key]
+
+    def at_store(self, name: str, call: Callable[[Any], Any], timeout_s: float) -> Any:
+        with self._changed:
+            store = self._posted.setdefault(f"store/{name}", dist.HashStore())
+        return call(store)
+
+    def check(self) -> None:
+        """Nobody fails here."""
+
+    def own_address(self) -> str:
+        return HOST
+
+
+def registered_pair(kind: str) -> tuple[Link, Link]:
+    """(lower, upper) ends as two workers make them by what is registered under this name."""
+    posted: dict[str, Any] = {}
+    changed = threading.Condition()
+
+    def request(rank: int) -> LinkRequest:
+        rendezvous: Any = ThreadRendezvous(rank, 2, posted, changed)
+        return LinkRequest(rendezvous, lambda other: (LOWER, UPPER)[other], WAIT_S, lambda link, error: None)
+
+    aside = Aside(lambda: LINKS[kind](request(1)))
+    nothing, lower = LINKS[kind](request(0))
+    upper, nothing_either = aside.result()
+    assert nothing is None
+    assert nothing_either is None
+    return lower, upper
+
+
+#: every registered kind as a run makes it, and what else there is of them
 OPEN: dict[str, Callable[[], tuple[Link, Link]]] = {
-    "local": lambda: local.pair(LOWER, UPPER),
-    "zeromq": zeromq_pair,
+    **{kind: partial(registered_pair, kind) for kind in LINKS},
     "zeromq, encrypted": lambda: zeromq_pair(Key(SECRET)),
-    "process group": group_pair,
     # gloo in place of NCCL, and the CPU in place of a GPU
-    "process group, from device to device": lambda: group_pair(device=torch.device("cpu"), backend="gloo"),
+    "process_group, from device to device": lambda: group_pair(device=torch.device("cpu"), backend="gloo"),
 }

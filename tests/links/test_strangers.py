@@ -25,7 +25,7 @@ from tests.links.opening import (
 )
 
 from syngrad.errors import TrainingWarning
-from syngrad.links.key import Key
+from syngrad.links.auth import Key
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen

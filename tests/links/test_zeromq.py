@@ -29,8 +29,7 @@ from tests.links.opening import (
 
 from syngrad.errors import ConfigError, LinkError, MessageError
 from syngrad.links import message, zeromq
-from syngrad.links.door import Door
-from syngrad.links.key import Key
+from syngrad.links.auth import Key, ZapAuthenticator
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
@@ -137,16 +136,16 @@ def test_another_version_is_named_at_both_ends() -> None:
         assert newer.recv() == b"syngrad link 1"
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
-    door = Door.of(router, None, TOKEN)
+    authenticator = ZapAuthenticator(router, None, TOKEN)
     port = router.bind_to_random_port(f"tcp://{HOST}")
     aside = Aside(lambda: connect(f"tcp://{HOST}:{port}", TOKEN, None, UPPER, WAIT_S))
-    assert door.socket.poll(10_000)
-    door.answer()
+    assert authenticator.socket.poll(10_000)
+    authenticator.answer()
     router.send_multipart([router.recv_multipart()[0], b"syngrad link 0"])
     with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) speaks version '0'"):
         aside.result()
     router.close(0)
-    door.close()
+    authenticator.close()
     context.term()
     assert message.VERSION == 1
 

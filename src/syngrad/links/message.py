@@ -2,8 +2,8 @@
 
 The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, the structure of the body
 as JSON (:mod:`syngrad.tagged_json`), in which tensors stand by number, and the values of small tensors, one after
-another (every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
-row by row. All sizes are there before anything is read:
+another (every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values
+stand row by row. All sizes are there before anything is read:
 
     4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
     d scale · I tensors · I bytes of structure                                              48 bytes

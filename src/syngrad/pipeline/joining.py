@@ -7,16 +7,15 @@ p posts where it listens  →  p − 1 connects there, encrypted if asked for, a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from syngrad.errors import ConfigError
-from syngrad.links.address import port_range
-from syngrad.links.link import Link
+from syngrad.links import LINKS
+from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.pipeline.control import Process
 from syngrad.pipeline.neighbours import Above, Below, Ends
@@ -66,10 +65,10 @@ def connect(
         host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
-    if settings.link == "process_group":
-        below, above = _groups(rendezvous, device, peer, wait_s)
-    else:
-        below, above = _links(rendezvous, settings, peer, wait_s, me)
+    def report(link: Link, error: BaseException) -> None:
+        Process(Ends(0, 0, above=Above(link, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
+
+    below, above = LINKS[settings.link](LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device))
     lo, hi = layout.spans[rank]
     ends = Ends(lo, hi, free=free)
     if below is not None:
@@ -83,80 +82,6 @@ def connect(
 
 #: seconds within which a process that has met the others has to be linked with them
 JOIN_S = 120.0
-
-
-def _links(
-    rendezvous: Rendezvous, settings: Settings, peer: Callable[[int], str], wait_s: float, me: str
-) -> tuple[Link | None, Link | None]:
-    """(to the process below, to the process above)."""
-    from syngrad.links import zeromq  # here, so that a run in one process does not load it
-
-    place = rendezvous.world
-    rank, last = place.rank, place.size - 1
-    key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
-    token = _token(rendezvous)
-    listener = None
-    below: Link | None = None
-    above: Link | None = None
-    try:
-        if rank > 0:
-            listener = zeromq.listen(rendezvous.own_address(), port_range(), token, key, peer(rank - 1))
-            rendezvous.post(f"address/{rank}", listener.address)
-        if rank < last:
-            address = str(rendezvous.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
-            above = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=rendezvous.check)
-        if listener is not None:
-            below = listener.accept(wait_s, look=rendezvous.check)
-    except BaseException as error:
-        if above is not None:  # it looks at this link alone by now, and would only see that it ends
-            Process(Ends(0, 0, above=Above(above, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
-        for each in (above, listener):
-            if each is not None:
-                each.close()
-        raise
-    return below, above
-
-
-def _groups(
-    rendezvous: Rendezvous, device: torch.device | None, peer: Callable[[int], str], wait_s: float
-) -> tuple[Link | None, Link | None]:
-    """The same by process groups of two. Tensors of two different GPUs go from one to the other."""
-    from syngrad.links import process_group  # torch.distributed takes a while to import
-
-    if port_range() is not None:
-        raise ConfigError(
-            "SYNGRAD_PORTS is set, and link='process_group' listens on any free port; unset it, or use link='zeromq'"
-        )
-    place = rendezvous.world
-    own = f"{place.host} {device}" if device is not None and device.type == "cuda" else ""
-    rendezvous.post(f"device/{place.rank}", own)
-    made: dict[bool, Link] = {}
-    try:
-        for upper, other in ((False, place.rank + 1), (True, place.rank - 1)):  # above first: the last one begins
-            if not 0 <= other < place.size:
-                continue
-            name = peer(other)
-            its = rendezvous.wait(f"device/{other}", wait_s, name)
-            join = functools.partial(
-                process_group.join,
-                upper=upper,
-                token=_token(rendezvous),
-                peer=name,
-                timeout_s=wait_s,
-                address=rendezvous.own_address(),
-                device=device if own and its and own != its else None,
-            )
-            made[upper] = rendezvous.at_store(f"{min(place.rank, other)}", join, wait_s)
-    except BaseException:
-        for link in made.values():
-            link.close()
-        raise
-    return made.get(True), made.get(False)
-
-
-def _token(rendezvous: Rendezvous) -> bytes:
-    """What only the processes of this attempt know."""
-    return bytes.fromhex(rendezvous.session.rpartition(".")[2])[:8]
 
 
 def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:
