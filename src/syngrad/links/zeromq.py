@@ -17,7 +17,16 @@ from syngrad.errors import LinkError, first_line
 from syngrad.links.auth import Key
 from syngrad.links.link import Frame, Kind, LinkRequest, Links
 from syngrad.links.message import VERSION, decode, encode, session
-from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, PART_BYTES, SILENCE_MS, Wire, join_split, split_large
+from syngrad.links.wire import (
+    HEARTBEAT_MS,
+    LIMIT_BYTES,
+    PART_BYTES,
+    SILENCE_MS,
+    Wire,
+    join_split,
+    readable,
+    split_large,
+)
 from syngrad.links.world import port_range
 
 #: milliseconds that the last frames get to leave when a link is closed
@@ -82,13 +91,13 @@ class ZeromqLink:
         if self._closed or self._lost is not None or self._wire.lost_lately():
             self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
-        sizes = [len(part) for part in parts]
-        if max(sizes) > self._wire.limit_bytes:
+        largest, size = max(map(len, parts)), sum(map(len, parts))
+        if largest > self._wire.limit_bytes:
             raise LinkError(
-                f"{max(sizes)} bytes in one tensor for {self.peer} are more than its link carries "
+                f"{largest} bytes in one tensor for {self.peer} are more than its link carries "
                 f"({self._wire.limit_bytes}); send smaller ones"
             )
-        if max(sizes) > PART_BYTES:
+        if largest > PART_BYTES:
             parts = split_large(parts, self.peer)
         try:
             if self._to is not None:
@@ -100,7 +109,7 @@ class ZeromqLink:
         except zmq.ZMQError as error:
             self._lose(_GONE, error)
         self._sequence += 1
-        self.sent_bytes += sum(sizes)
+        self.sent_bytes += size
 
     def receive(self, timeout_s: float | None = None) -> Frame | None:
         """See :class:`syngrad.links.link.Link`."""
@@ -111,10 +120,8 @@ class ZeromqLink:
                 return frame
             if self._closed or self._lost is not None:
                 self.check()
-            if (
-                self._wire.lost_lately() if timeout_s == 0 else self._wire.lost()
-            ):  # what came before that is here by now
-                frame = self._take()
+            if self._wire.lost_lately() if timeout_s == 0 else self._wire.lost():
+                frame = self._take()  # what came before the loss is here by now
                 if frame is None:
                     self._lose(_GONE)
                 return frame
@@ -149,11 +156,9 @@ class ZeromqLink:
     def _take(self) -> Frame | None:
         """The next frame that is here already."""
         while self._lost is None or self._lost == _GONE:
-            try:
-                part = self._socket.recv(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
+            if not readable(self._socket):  # it costs less than the exception of a receive in vain
                 return None
-            parts = [part]
+            parts = [part := self._socket.recv(zmq.DONTWAIT, copy=False)]
             while part.more:
                 parts.append(part := self._socket.recv(copy=False))
             if self._to is not None and parts.pop(0).bytes != self._to:
@@ -162,7 +167,7 @@ class ZeromqLink:
             buffers: list[Any] = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
-                if any(len(buffer) == PART_BYTES for buffer in buffers):
+                if PART_BYTES in map(len, buffers):
                     buffers = join_split(buffers, self.peer)
                 frame = decode(buffers, self._due, self._token, self.peer)
             except LinkError as error:
