@@ -1,4 +1,4 @@
-"""A stage: a contiguous part of the model, its interface to the next, and its randomness."""
+"""A stage: a contiguous part of the model with its interface to the next one, its parameters and its randomness."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from syngrad.preserve_state import preserve_state
 
 
 class Stage:
-    """One segment of the model at work: runs forward, and updates.
+    """One segment of the model at work, with all that is its own.
 
-    segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout. predictor:
-    of its input, where it runs on one.
+    Args:
+        name: the cut that starts it, "input" for the first.
+        segment: the user's own modules.
+        interface: to the next stage, None for the last.
+        seed: of its dropout.
+        device: where it runs.
+        predictor: of its input, where it runs on one.
     """
 
     def __init__(
@@ -44,9 +49,15 @@ class Stage:
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """The forward pass with this stage's own randomness; `stash` stands in for the parameters if given.
+        """The forward pass with this stage's own randomness.
 
-        What the model itself raises comes out as a TrainingError naming the stage.
+        Args:
+            args: the stage's message, or the model's arguments.
+            stash: stands in for the parameters, by name, where it is given.
+            kwargs: the model's.
+
+        Raises:
+            TrainingError: naming the stage, where the model itself raises.
         """
         with self.randomness.swapped():
             try:

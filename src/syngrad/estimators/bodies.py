@@ -36,7 +36,7 @@ class Column(nn.Module):
     """(n,) → (n, 1): a message of one number a sample."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """The same numbers as a column."""
+        """(n,) → (n, 1)."""
         return h.unsqueeze(-1)
 
 
@@ -52,7 +52,7 @@ class ImageStem(nn.Module):
     """Brings a picture to at most `size`×`size` before the linear layers, by halving it as often as that takes.
 
     Each time by a 3×3 convolution of stride 2 and a ReLU, the last of them `width` channels wide, each before half as
-    wide: what a network itself does further up, so that a stage is asked for what its successors can use. Without a
+    wide: what a network itself does further on, so that a stage is asked for what its successors can use. Without a
     width by averaging alone, which throws the detail away and is far behind. Weights are laid out with the channels
     last, which makes convolutions on a CPU about twice as fast.
     """
@@ -109,8 +109,13 @@ class Dense(nn.Module):
 def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, norm: bool) -> nn.Sequential:
     """A head's network for this message and output.
 
-    hidden: layers of `width` units before the last. channels, pool: of an image's stem. norm: normalise each sample (in
-    a sequence each token) first, without weights.
+    Args:
+        binding: the message, the model's output and the loss.
+        hidden: layers before the last.
+        width: units of each of those.
+        channels: of an image's stem.
+        pool: the side to which the stem brings an image.
+        norm: normalise each sample (in a sequence each token) first, without weights.
     """
     first: list[nn.Module] = [Column()] if not binding.shape else []
     rest = list(unnormalised(binding, hidden, width, channels, pool))

@@ -28,7 +28,7 @@ def local(**options: Any) -> Head:
 
 
 def sobolev(**options: Any) -> Head:
-    """The same head, fitted also to the gradient that comes back."""
+    """A head as `local`'s, fitted also to the gradient that comes back."""
     return Head(**{**BY_MESSAGE, "derivative": 0.1, **options})
 
 
@@ -95,8 +95,14 @@ def adopt(module: Any) -> GradientEstimator:
 def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstimator:
     """A bound estimator for one leaf of one interface.
 
-    spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding,
-    called; or a mapping from a cut's name (or "default") to any of these.
+    Args:
+        spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding,
+            called; or a mapping from a cut's name (or "default") to any of these.
+        binding: the leaf, and what else sizes follow from.
+        cut: the interface's name.
+
+    Raises:
+        ConfigError: for a spec that makes no estimator, or none for such a message.
     """
     if isinstance(spec, Mapping):
         if cut not in spec and "default" not in spec:

@@ -19,7 +19,7 @@ from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
 
 
 class Zero(GradientEstimator):
-    """δ̂ = 0: nothing comes. The floor under every other estimator; stages below the last one stand still."""
+    """δ̂ = 0: nothing comes. The floor under every other estimator; stages before the last one stand still."""
 
     wants_feedback = False
 
@@ -28,11 +28,11 @@ class Zero(GradientEstimator):
         return torch.zeros_like(h)
 
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
-        """Zeros, and nothing to keep."""
+        """Zeros; `fit` will want none of this run."""
         return torch.zeros_like(h), None
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
-        """Nothing to fit."""
+        """What has no parameters learns from no gradient."""
 
 
 class LabelTable(nn.Module):
@@ -180,8 +180,14 @@ class Linear(Regressor):
 class MLP(Regressor):
     """hidden × (Linear, batch norm, ReLU), then a Linear that starts at zero; 0 to 3 hidden layers, labels joined to h.
 
-    The paper's plain estimator is `MLP(hidden=2, width=1024, context=False)`. width: of the hidden layers, by default
-    that of a row. Without hidden layers it is the linear estimator, fitted through autograd.
+    The paper's plain estimator is `MLP(hidden=2, width=1024, context=False)`. Without hidden layers it is the linear
+    estimator, fitted through autograd.
+
+    Args:
+        hidden: layers before the last, 0 to 3.
+        width: of those; None: that of a row.
+        batch_norm: whether each of them is batch-normalised.
+        context: whether it sees labels.
     """
 
     def __init__(
@@ -223,7 +229,14 @@ class Conv(Regressor):
     """hidden × (conv, batch norm, ReLU), then a conv that starts at zero; labels enter as constant planes.
 
     For images and, with one dimension, sequences. The paper's App. C.1 estimator is `Conv(hidden=2, width=128,
-    kernel=5, context=False)`. kernel must be odd, so that the picture keeps its size.
+    kernel=5, context=False)`.
+
+    Args:
+        hidden: convolutions before the last, 0 to 3.
+        width: their channels; None: those of the message.
+        kernel: the side of each; odd, so that the picture keeps its size.
+        batch_norm: whether each of them is batch-normalised.
+        context: whether it sees labels.
     """
 
     def __init__(
@@ -280,6 +293,10 @@ class LowRank(Regressor):
 
     For messages where a full matrix would cost as much as a layer: 2·rank multiply-adds a feature instead of `width`.
     Images are taken whole, so that it sees every pixel.
+
+    Args:
+        rank: numbers in the middle.
+        context: whether it sees labels.
     """
 
     def __init__(self, rank: int = 16, context: bool = True) -> None:

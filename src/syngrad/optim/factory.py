@@ -32,9 +32,11 @@ FUSED_ON = ("cpu", "cuda")
 def parse_optimizer(text: str) -> Callable[[Any], torch.optim.Optimizer]:
     """A function of parameters (or groups of them) from a name with options, as in `adamw(lr=1e-3, weight_decay=0.01)`.
 
-    Names are those of torch.optim, in upper or lower case. Raises ConfigError, in one line, for an unknown name (the
-    valid ones listed), an option that the optimiser does not take (those that it takes listed), and values that it
-    refuses.
+    Names are those of torch.optim, in upper or lower case.
+
+    Raises:
+        ConfigError: in one line, for an unknown name (the valid ones listed), an option that the optimiser does not
+            take (those that it takes listed), and values that it refuses.
     """
     name, options = _read(text)
     if name not in NAMED:

@@ -42,10 +42,18 @@ class Part:
 class Updates:
     """All optimisers of a network.
 
-    factory: parameter groups → optimiser. scope: "stage" makes one optimiser a stage, "model" one for all, which is
-    faster and numerically the same for every optimiser that acts parameter by parameter. scheduler: optimiser →
-    scheduler, one an optimiser. names, groups: as for :func:`parameter_groups`. guard, clipping: None
-    for neither. tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
+    Args:
+        stages: whose weights and estimators they update.
+        factory: parameter groups → optimiser.
+        scope: "stage" makes one optimiser a stage, "model" one for all, which is faster and numerically the same for
+            every optimiser that acts parameter by parameter.
+        estimator_lr: the estimators' learning rate as a multiple of the weights'.
+        scheduler: optimiser → scheduler, one an optimiser.
+        names: as for :func:`parameter_groups`.
+        groups: likewise.
+        guard: decides which updates are made; None: all are.
+        clipping: how long gradients may be; None: as long as they are.
+        tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class Updates:
         self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
 
     def step_all(self) -> None:
-        """Apply what has gathered in `.grad`, guarded and clipped, and clear it."""
+        """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
         if self.guard is not None or self.clipping is not None:
             self._admit()
         for optimizer in self.optimizers:
