@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,12 +14,10 @@ from syngrad.estimators.base import Binding, zero_
 from syngrad.estimators.closed_form import EPSILON
 
 
-def layers(sizes: list[int]) -> nn.Sequential:
-    """Linear, ReLU, …, Linear; the last one starts at zero."""
-    parts: list[nn.Module] = []
-    for a, b in pairwise(sizes[:-1]):
-        parts += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*parts, zero_(nn.Linear(sizes[-2], sizes[-1])))
+def layers(sizes: list[int], make: Callable[[int, int], nn.Module] = nn.Linear) -> nn.Sequential:
+    """Layer, ReLU, …, layer; the last one starts at zero."""
+    parts = [part for a, b in pairwise(sizes[:-1]) for part in (make(a, b), nn.ReLU())]
+    return nn.Sequential(*parts, zero_(make(sizes[-2], sizes[-1])))
 
 
 class Reshaped(nn.Module):
@@ -91,11 +91,7 @@ class Dense(nn.Module):
 
     def __init__(self, channels: int, hidden: list[int], output: torch.Size) -> None:
         super().__init__()
-        sizes = [channels, *hidden, output[0]]
-        parts: list[nn.Module] = []
-        for a, b in pairwise(sizes[:-1]):
-            parts += [nn.Conv2d(a, b, 1), nn.ReLU()]
-        self.body = nn.Sequential(*parts, zero_(nn.Conv2d(sizes[-2], sizes[-1], 1)))
+        self.body = layers([channels, *hidden, output[0]], partial(nn.Conv2d, kernel_size=1))
         self.size = tuple(output[1:])
 
     def forward(self, h: Tensor) -> Tensor:

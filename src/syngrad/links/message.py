@@ -142,24 +142,24 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     """
     head = parts[0] if parts else b""
     if len(head) < _HEADER.size:
-        _refuse(source, "it is too short")
+        refuse(source, "it is too short")
     magic, version, kind, flags, zero, its_token, its_sequence, minibatch, scale, count, length = _HEADER.unpack_from(
         head
     )
     if magic != MAGIC:
-        _refuse(source, "it is not Syngrad's")
+        refuse(source, "it is not Syngrad's")
     if version != VERSION:
-        _refuse(source, f"it has wire version {version}, and this Syngrad speaks {VERSION}; use the same everywhere")
+        refuse(source, f"it has wire version {version}, and this Syngrad speaks {VERSION}; use the same everywhere")
     if its_token != token:
-        _refuse(source, "it belongs to another connection")
+        refuse(source, "it belongs to another connection")
     if its_sequence != sequence:
-        _refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
+        refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
     if kind not in _KINDS or flags & ~_WANTED or zero:
-        _refuse(source, f"kind {kind} with flags {flags} is unknown")
+        refuse(source, f"kind {kind} with flags {flags} is unknown")
     structure_at = _HEADER.size + count * _DESCRIPTOR.size
     small_at = structure_at + length
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
-        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+        refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     made: list[Tensor] = []
     small, part = small_at, 1
     for dtype, shape, size in _described(bytes(head[_HEADER.size : structure_at]), source):
@@ -170,10 +170,10 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
             buffer, at = parts[part] if part < len(parts) else b"", 0
             part += 1
         if at + size > len(buffer) or (buffer is not head and size != len(buffer)):
-            _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
+            refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
         made.append(_tensor(dtype, shape, buffer, at, size))
     if small != len(head) or part != len(parts):
-        _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
+        refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     structure = bytes(head[structure_at:small_at])
     if count < len(_LISTS) and structure == _LISTS[count]:
         return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), made)
@@ -181,11 +181,11 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     try:
         body = _body(_parsed(structure), tensors)
     except tagged_json.PlainError as error:
-        _refuse(source, str(error))
+        refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
+        refuse(source, f"its structure cannot be read ({first_line(error):.80})")
     if tensors:
-        _refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
+        refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
@@ -195,10 +195,10 @@ def part_sizes(head: Buffer, source: str) -> list[int]:
     Raises LinkError for what is not the first part of a frame.
     """
     if len(head) < _HEADER.size:
-        _refuse(source, "it is too short")
+        refuse(source, "it is too short")
     *_, count, length = _HEADER.unpack_from(head)
     if _HEADER.size + count * _DESCRIPTOR.size + length > len(head):
-        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+        refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     described = _described(bytes(head[_HEADER.size : _HEADER.size + count * _DESCRIPTOR.size]), source)
     return [size for _, _, size in described if size > SMALL_BYTES]
 
@@ -298,7 +298,7 @@ def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple
     try:
         return _claims(descriptors) if len(descriptors) <= _REMEMBERED_BYTES else _claims.__wrapped__(descriptors)
     except ValueError as error:
-        _refuse(source, str(error))
+        refuse(source, str(error))
 
 
 @functools.lru_cache(maxsize=64)
@@ -341,5 +341,6 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
-def _refuse(source: str, why: str) -> NoReturn:
+def refuse(source: str, why: str) -> NoReturn:
+    """Raise the LinkError of a frame that is not what it should be."""
     raise LinkError(f"a frame from {source} is refused: {why}")

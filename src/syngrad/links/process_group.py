@@ -21,7 +21,7 @@ import threading
 import time
 from collections import deque
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +30,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 from syngrad.errors import ConfigError, LinkError, first_line
 from syngrad.links.link import Frame, Kind, LinkRequest, Links
-from syngrad.links.message import decode, encode, part_sizes, session
+from syngrad.links.message import decode, encode, part_sizes, refuse, session
 from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS
 from syngrad.links.world import port_range
 from syngrad.tree import map_tensors, tensors
@@ -195,12 +195,12 @@ class ProcessGroupLink:
         block = self._block()
         magic, count, length = _PREFIX.unpack_from(block)
         if magic != _MAGIC or length > LIMIT_BYTES:
-            _refuse(self.peer, "its first block is not Syngrad's")
+            refuse(self.peer, "its first block is not Syngrad's")
         inside = length <= _BLOCK_BYTES - _PREFIX.size
         head = block[_PREFIX.size : _PREFIX.size + length] if inside else self._read(length)
         sizes = part_sizes(head, self.peer)
         if len(sizes) != count or sum(sizes) > LIMIT_BYTES:
-            _refuse(self.peer, f"it claims {count} parts and {sum(sizes)} bytes")
+            refuse(self.peer, f"it claims {count} parts and {sum(sizes)} bytes")
         frame = decode([head, *map(self._read, sizes)], self._due, self._token, self.peer)
         self._due += 1
         if self._device is not None:
@@ -246,7 +246,7 @@ class ProcessGroupLink:
         for place, dtype, shape in found:
             size = math.prod(shape) * dtype.itemsize
             if size > LIMIT_BYTES:
-                _refuse(self.peer, f"a tensor of {size} bytes is too large")
+                refuse(self.peer, f"a tensor of {size} bytes is too large")
             room = torch.empty(size, dtype=torch.uint8, device=self._device)
             self._in.recv([room], self._other, 0).wait(_FOREVER)
             self.received_bytes += size
@@ -364,7 +364,3 @@ def _gloo(store: Any, rank: int, timeout_s: float, address: str | None) -> Any:
     options._timeout = timedelta(seconds=timeout_s)
     options._devices = [made.create_default_device() if address is None else made.create_device(hostname=address)]
     return made(store, rank, 2, options)
-
-
-def _refuse(peer: str, why: str) -> NoReturn:
-    raise LinkError(f"a frame from {peer} is refused: {why}")

@@ -6,9 +6,9 @@ that restarts because another did does not count at all. So rank 0 opens a sessi
 the spot, and lets in whoever asks for it *now*: all keys of an attempt begin with the name of its session.
 
     RUN/refused              why no attempt of this run can succeed
-    RUN/asks/RANK            a word made on the spot, by a rank that wants to be let in
-    RUN/let in/WORD          rank 0's answer to it: the name of the session
-    RUN/SESSION/here/WORD    who asked so is in
+    RUN/asks/RANK            a nonce made on the spot, by a rank that wants to be let in
+    RUN/let in/NONCE         rank 0's answer to it: the name of the session
+    RUN/SESSION/here/NONCE   who asked so is in
     RUN/SESSION/failed       why this attempt is over
     RUN/SESSION/at/KEY       what was posted
     RUN/SESSION/group/NAME/… what the members of a process group tell each other
@@ -184,20 +184,20 @@ class Rendezvous:
 
     def _let_all_in(self, deadline: float, timeout_s: float) -> None:
         session = f"{self.world.attempt}.{secrets.token_hex(8)}"
-        words: dict[int, bytes] = {}
+        nonces: dict[int, bytes] = {}
         missing = set(range(1, self.world.size))
 
         def look() -> bool | None:
             self._raise_failure()
             for rank in range(1, self.world.size):
-                word = self._store.get(f"{self._run}/asks/{rank}")
-                if word is not None and word != words.get(rank):
-                    # Perhaps a word of the lost attempt, which nobody waits for any more: then another will follow.
+                nonce = self._store.get(f"{self._run}/asks/{rank}")
+                if nonce is not None and nonce != nonces.get(rank):
+                    # Perhaps a nonce of the lost attempt, which nobody waits for any more: then another will follow.
                     # A rank that was in already asks again where its launcher has started it anew by itself.
-                    self._store.set(f"{self._run}/let in/{_text(word)}", session.encode())
-                    words[rank] = word
+                    self._store.set(f"{self._run}/let in/{_text(nonce)}", session.encode())
+                    nonces[rank] = nonce
                     missing.add(rank)
-                elif word is not None and self._store.get(f"{self._run}/{session}/here/{_text(word)}") is not None:
+                elif nonce is not None and self._store.get(f"{self._run}/{session}/here/{_text(nonce)}") is not None:
                     missing.discard(rank)
             return None if missing else True
 
@@ -211,18 +211,18 @@ class Rendezvous:
             raise LinkError(text)
 
     def _get_in(self, deadline: float, timeout_s: float) -> None:
-        rank, word = self.world.rank, secrets.token_hex(8)
-        self._store.set(f"{self._run}/asks/{rank}", word.encode())
+        rank, nonce = self.world.rank, secrets.token_hex(8)
+        self._store.set(f"{self._run}/asks/{rank}", nonce.encode())
 
         def look() -> bytes | None:
             self._raise_failure()
-            return self._store.get(f"{self._run}/let in/{word}")
+            return self._store.get(f"{self._run}/let in/{nonce}")
 
         session = self._poll(look, deadline)
         if session is None:
             raise LinkError(f"rank 0 has not come within {timeout_s:g} s: see what its host says, and start again")
         self.session = _text(session)
-        self._store.set(self._key("here", word), self.world.host.encode())
+        self._store.set(self._key("here", nonce), self.world.host.encode())
 
     def _raise_failure(self) -> None:
         refused = self._store.get(f"{self._run}/refused")
