@@ -36,7 +36,7 @@ class Kind(enum.IntEnum):
     BYE = 7
 
 
-@dataclass
+@dataclass(slots=True)
 class Frame:
     """One thing that crosses a link.
 

@@ -89,9 +89,13 @@ def session(token: bytes) -> bytes:
 def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     """The parts of a frame. Those of contiguous tensors on the CPU are views: to be sent before these are written to.
 
-    sequence: the number of the frame in its direction, from 0. token: eight bytes, see :func:`session`.
+    Args:
+        frame: what to send.
+        sequence: its number in its direction, from 0.
+        token: eight bytes, see :func:`session`.
 
-    Raises MessageError for a body that holds anything but plain data and tensors.
+    Raises:
+        MessageError: for a body that holds anything but plain data and tensors.
     """
     found: dict[str, Any] = {}  # by name: a tensor, or what NumPy sees of it
     try:
@@ -136,9 +140,14 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
 def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "the other end") -> Frame:
     """The frame of these parts; its larger tensors are views of them.
 
-    sequence: the number that is due. token: this connection's. source: who sent it, for errors.
+    Args:
+        parts: in memory that nobody else will write to.
+        sequence: the number that is due.
+        token: this connection's.
+        source: who sent it, for errors.
 
-    Raises LinkError, in one line, for anything that :func:`encode` has not written for this place and connection.
+    Raises:
+        LinkError: in one line, for anything that :func:`encode` has not written for this place and connection.
     """
     head = parts[0] if parts else b""
     if len(head) < _HEADER.size:
@@ -156,6 +165,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
     if kind not in _KINDS or flags & ~_WANTED or zero:
         refuse(source, f"kind {kind} with flags {flags} is unknown")
+    # From here on the head claims sizes. Each is held against the bytes that are there before anything is made of it.
     structure_at = _HEADER.size + count * _DESCRIPTOR.size
     small_at = structure_at + length
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
@@ -175,7 +185,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     if small != len(head) or part != len(parts):
         refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
     structure = bytes(head[structure_at:small_at])
-    if count < len(_LISTS) and structure == _LISTS[count]:
+    if count < len(_LISTS) and structure == _LISTS[count]:  # nothing to parse: the body is this very list
         return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), made)
     tensors = _Brought((_name(index), tensor) for index, tensor in enumerate(made))
     try:
@@ -192,7 +202,8 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
 def part_sizes(head: Buffer, source: str) -> list[int]:
     """How many bytes each part after this first one has, for a transport that must know beforehand.
 
-    Raises LinkError for what is not the first part of a frame.
+    Raises:
+        LinkError: for what is not the first part of a frame.
     """
     if len(head) < _HEADER.size:
         refuse(source, "it is too short")

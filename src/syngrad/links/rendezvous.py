@@ -66,8 +66,9 @@ class Rendezvous:
         """Connects as torchrun's environment says, and returns once rank 0 has let this rank in; rank 0, once it has
         let all in.
 
-        Raises LinkError, naming who has not come, after `timeout_s` seconds; and ConfigError, with the line that an
-        earlier attempt left behind, where no attempt can succeed.
+        Raises:
+            LinkError: naming who has not come, after `timeout_s` seconds.
+            ConfigError: with the line that an earlier attempt left behind, where no attempt can succeed.
         """
         place, (host, port) = world(), master()
         opened = agent_hosts_store()
@@ -77,8 +78,15 @@ class Rendezvous:
     def at(
         cls, host: str, port: int, world: World, hosting: bool, timeout_s: float, opened: bool = False
     ) -> Rendezvous:
-        """The same where nothing is left to the environment. hosting: whether this process opens the store itself.
-        opened: whether another one has already.
+        """Joins where nothing is left to the environment.
+
+        Args:
+            host: of the store.
+            port: likewise.
+            world: this process's place.
+            hosting: whether this process opens the store itself.
+            timeout_s: the longest wait for the others.
+            opened: whether another process has opened it already.
         """
         deadline = time.monotonic() + timeout_s
         rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world)
@@ -96,7 +104,8 @@ class Rendezvous:
     def post(self, key: str, value: Any) -> None:
         """Keep plain data (numbers, texts, bytes, None, lists, tuples, dictionaries) for all ranks of this attempt.
 
-        Raises MessageError for a value of another kind.
+        Raises:
+            MessageError: for a value of another kind.
         """
         tensors: dict[str, Any] = {}
         try:
@@ -108,10 +117,16 @@ class Rendezvous:
         self._store.set(self._key("at", key), json.dumps(plain).encode())
 
     def wait(self, key: str, timeout_s: float, who: str) -> Any:
-        """What was posted under `key`, once it is there. who: whoever should post it, for the error.
+        """What was posted under `key`, once it is there.
 
-        Raises LinkError where it has not come within `timeout_s` seconds, or with the text of the rank that failed
-        meanwhile; ConfigError where that was for good.
+        Args:
+            key: as in :meth:`post`.
+            timeout_s: the longest wait for it.
+            who: whoever should post it, for the error.
+
+        Raises:
+            LinkError: where it has not come in time, or with the text of the rank that failed meanwhile.
+            ConfigError: where that was for good.
         """
 
         def look() -> bytes | None:
@@ -135,8 +150,12 @@ class Rendezvous:
     def fail(self, text: str, for_good: bool = False) -> bool:
         """Tell every rank that waits, or will wait, why this attempt is over; the first to fail is heard.
 
-        for_good: a restart would not help, so later attempts end with the same line too. Returns whether the store has
-        it: where it is gone there is nobody left to tell.
+        Args:
+            text: why.
+            for_good: a restart would not help, so later attempts end with the same line too.
+
+        Returns:
+            Whether the store has it: where it is gone there is nobody left to tell.
         """
         line = " ".join(text.split())[:MOST] or "a process has failed"
         try:
@@ -149,7 +168,13 @@ class Rendezvous:
         """What `call` makes of a store of torch.distributed's kind, in which `name` and this attempt have a place of
         their own; what is made by it, as a process group is, meets nobody of another attempt.
 
-        timeout_s: more than the call takes. Raises LinkError where the store is gone, and what the call raises.
+        Args:
+            name: of the place.
+            call: store → anything; what it raises comes out.
+            timeout_s: more than the call takes.
+
+        Raises:
+            LinkError: where the store is gone.
         """
         return self._store.within(self._key("group", name), call, timeout_s)
 
@@ -252,9 +277,10 @@ class Store:
     """
 
     def __init__(self, host: str, port: int, hosting: bool, timeout_s: float, opened: bool = False) -> None:
-        """Raises LinkError when nothing listens at host:port within `timeout_s` seconds, or the port is taken.
+        """Opens it, or connects to it once it listens; if it is `opened`, it is known to.
 
-        opened: whether it is known to listen already.
+        Raises:
+            LinkError: when nothing listens at host:port within `timeout_s` seconds, or the port is taken.
         """
         self.name = f"the meeting point at {host}:{port}"
         self.hosting = hosting

@@ -1,7 +1,5 @@
 """A ZeroMQ socket with what its monitor says of it: who has come, who has gone, and why a handshake failed.
 
-No part of a message is larger than what a stranger may make a process take memory for; large tensors are split.
-
 Every link has a context of its own, so that closing one can neither wait for nor disturb another. ZeroMQ works in a
 thread of its own outside Python: heartbeats go on while a process computes.
 """
@@ -42,7 +40,7 @@ class Wire:
     Attributes:
         descriptor: the file descriptor of the peer's connection, once there is one; a listening socket may hold others'
             too.
-        refusals: handshakes that failed, but for
+        refusals: handshakes that failed for another reason than an authenticator's word.
         rejected: whether the other end's authenticator has sent this one away.
         strangers: those that came when the peer was in already.
     """

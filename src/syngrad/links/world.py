@@ -20,9 +20,15 @@ LOOPBACK = "127.0.0.1"
 class World:
     """This process's place.
 
-    rank: 0 … size − 1 over all hosts. local_rank: among the `local_size` processes of this host. attempt: how often the
-    launcher on this host has restarted its processes; launchers on several hosts may disagree about it. run_id: the
-    launcher's name for the run. host: this host's name (SYNGRAD_HOST where two "hosts" share one).
+    Attributes:
+        rank: 0 … size − 1 over all hosts.
+        size: processes of the run.
+        local_rank: among the `local_size` processes of this host.
+        local_size: those.
+        attempt: how often the launcher on this host has restarted its processes; launchers on several hosts may
+            disagree about it.
+        run_id: the launcher's name for the run.
+        host: this host's name (SYNGRAD_HOST where two "hosts" share one).
     """
 
     rank: int
@@ -42,7 +48,8 @@ class World:
 def world() -> World:
     """This process's place; one process alone where there is no torchrun.
 
-    Raises ConfigError for an environment that says half of it, or nonsense.
+    Raises:
+        ConfigError: for an environment that says half of it, or nonsense.
     """
     size = _whole("WORLD_SIZE", 1, least=1)
     if size > 1 and "RANK" not in os.environ:
@@ -98,7 +105,9 @@ def own_address(master: str, on_one_host: bool) -> str:
     """This host's address on the route to `master`; loopback where all processes are on one host, so that nobody else
     can reach them. The environment variable SYNGRAD_ADDRESS overrides it.
 
-    Raises ConfigError for an override that is no address, and LinkError where no route leads to the master.
+    Raises:
+        ConfigError: for an override that is no address.
+        LinkError: where no route leads to the master.
     """
     given = os.environ.get("SYNGRAD_ADDRESS", "")
     if given:
