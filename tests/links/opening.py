@@ -19,7 +19,7 @@ from syngrad.links.world import World
 from syngrad.links.zeromq import ZeromqLink
 
 TOKEN, WAIT_S = b"a token", 20.0
-UPPER, LOWER = "stage '2' (rank 1)", "stage '0' (rank 0)"
+LATER, EARLIER = "stage '2' (rank 1)", "stage '0' (rank 0)"
 SECRET = b"a secret that is long enough"
 HOST = "127.0.0.1"
 QUICK: dict[str, Any] = {"heartbeat_ms": 100, "silence_ms": 500}
@@ -48,31 +48,31 @@ class Aside:
 
 
 def zeromq_pair(key: Key | None = None, address: str = "127.0.0.1", **options: Any) -> tuple[Link, Link]:
-    """(lower, upper) ends."""
-    listener = zeromq.listen(address, None, TOKEN, key, LOWER, **options)
+    """(earlier, later) ends."""
+    listener = zeromq.listen(address, None, TOKEN, key, EARLIER, **options)
     aside = Aside(lambda: listener.accept(WAIT_S))
-    lower = zeromq.connect(listener.address, TOKEN, key, UPPER, WAIT_S, **options)
-    return lower, aside.result()
+    earlier = zeromq.connect(listener.address, TOKEN, key, LATER, WAIT_S, **options)
+    return earlier, aside.result()
 
 
 @contextmanager
 def pair(**options: object) -> Iterator[tuple[ZeromqLink, ZeromqLink]]:
-    lower, upper = zeromq_pair(**options)  # type: ignore[arg-type]
-    assert isinstance(lower, ZeromqLink)
-    assert isinstance(upper, ZeromqLink)
+    earlier, later = zeromq_pair(**options)  # type: ignore[arg-type]
+    assert isinstance(earlier, ZeromqLink)
+    assert isinstance(later, ZeromqLink)
     try:
-        yield lower, upper
+        yield earlier, later
     finally:
-        lower.close()
-        upper.close()
+        earlier.close()
+        later.close()
 
 
 def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
-def address_of(upper: ZeromqLink) -> str:
-    return upper._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+def address_of(later: ZeromqLink) -> str:
+    return later._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
 @contextmanager
@@ -95,11 +95,11 @@ def foreign_socket(
 
 
 def group_pair(**options: Any) -> tuple[Link, Link]:
-    """(lower, upper) ends over gloo, whose two members are in one process here."""
+    """(earlier, later) ends over gloo, whose two members are in one process here."""
     store = dist.HashStore()
-    aside = Aside(lambda: process_group.join(store, True, TOKEN, LOWER, WAIT_S, address="127.0.0.1", **options))
-    lower = process_group.join(store, False, TOKEN, UPPER, WAIT_S, address="127.0.0.1", **options)
-    return lower, aside.result()
+    aside = Aside(lambda: process_group.join(store, True, TOKEN, EARLIER, WAIT_S, address="127.0.0.1", **options))
+    earlier = process_group.join(store, False, TOKEN, LATER, WAIT_S, address="127.0.0.1", **options)
+    return earlier, aside.result()
 
 
 class ThreadRendezvous:
@@ -134,20 +134,20 @@ class ThreadRendezvous:
 
 
 def registered_pair(kind: str) -> tuple[Link, Link]:
-    """(lower, upper) ends as two workers make them by what is registered under this name."""
+    """(earlier, later) ends as two workers make them by what is registered under this name."""
     posted: dict[str, Any] = {}
     changed = threading.Condition()
 
     def request(rank: int) -> LinkRequest:
         rendezvous: Any = ThreadRendezvous(rank, 2, posted, changed)
-        return LinkRequest(rendezvous, lambda other: (LOWER, UPPER)[other], WAIT_S, lambda link, error: None)
+        return LinkRequest(rendezvous, lambda other: (EARLIER, LATER)[other], WAIT_S, lambda link, error: None)
 
     aside = Aside(lambda: LINKS[kind](request(1)))
-    nothing, lower = LINKS[kind](request(0))
-    upper, nothing_either = aside.result()
+    nothing, earlier = LINKS[kind](request(0))
+    later, nothing_either = aside.result()
     assert nothing is None
     assert nothing_either is None
-    return lower, upper
+    return earlier, later
 
 
 #: every registered kind as a run makes it, and what else there is of them

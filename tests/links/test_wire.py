@@ -66,9 +66,9 @@ def test_too_much_structure_is_refused_before_it_is_sent() -> None:
 
 def test_a_tensor_of_more_than_a_part_crosses_a_link() -> None:
     values = torch.arange(PART_BYTES // 8 + 1)
-    with pair() as (lower, upper):
-        lower.send(Frame(Kind.MESSAGE, 1, body=[values, torch.ones(3)]))
-        frame = upper.receive(WAIT_S)
+    with pair() as (earlier, later):
+        earlier.send(Frame(Kind.MESSAGE, 1, body=[values, torch.ones(3)]))
+        frame = later.receive(WAIT_S)
         assert frame is not None
         assert torch.equal(frame.body[0], values)
         assert torch.equal(frame.body[1], torch.ones(3))
