@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -75,14 +75,13 @@ def candidates(model: nn.Module) -> list[str]:
     return list(_units(model, "")) if not has_hooks(model) else []
 
 
-def suggest(model: nn.Module, *, near: str | None = None, exclude: Iterable[str] = ()) -> str:
+def suggest(model: nn.Module, *, near: str | None = None) -> str:
     """What to name instead, as part of an error: the candidates with parameters, the nearest first."""
-    skip = {near, *exclude}
     modules = dict(model.named_modules(remove_duplicate=False))
     listed = [
         name
         for name in candidates(model)
-        if name not in skip and not _is_first(modules, name) and any(True for _ in modules[name].parameters())
+        if name != near and not _is_first(modules, name) and any(True for _ in modules[name].parameters())
     ]
     return f"name {shown(listed, near)}" if listed else "this model has no other place for a cut; give stages=1"
 
