@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.links.opening import EARLIER, LATER, OPEN, WAIT_S, Aside
+from tests._support.link_pairs import EARLIER, LATER, OPEN, WAIT_S, Aside
 
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind, Link

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from tests._support.link_pairs import registered_pair
 from tests._support.local_link import LocalLink, link_neighbours
 from tests.contracts.test_links import *  # noqa: F403  the suite's checks, untouched
-from tests.links.opening import registered_pair
 
 from syngrad.links import LINKS
 from syngrad.links.link import Link

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tests.links.opening import EARLIER, LATER, QUICK, TOKEN, WAIT_S, Aside, group_pair
+from tests._support.link_pairs import EARLIER, LATER, QUICK, TOKEN, WAIT_S, Aside, group_pair
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group

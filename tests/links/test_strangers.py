@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from tests.links.opening import (
+from tests._support.link_pairs import (
     EARLIER,
     HOST,
     LATER,

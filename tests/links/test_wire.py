@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.links.opening import TOKEN, WAIT_S, pair
+from tests._support.link_pairs import TOKEN, WAIT_S, pair
 
 from syngrad.errors import LinkError
 from syngrad.links import wire, zeromq

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import zmq
-from tests.links.opening import (
+from tests._support.link_pairs import (
     EARLIER,
     HOST,
     LATER,
