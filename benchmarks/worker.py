@@ -22,6 +22,8 @@ import syngrad
 from syngrad.experiments import registry
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.pipeline.failures import report_failure
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 
 class Epochs:
@@ -42,7 +44,7 @@ class Epochs:
 
 def crossed(trainer: syngrad.Trainer) -> int:
     """Bytes that have crossed the link above this process so far, both ways, headers included."""
-    above = trainer.execution.ends.above if trainer.execution is not None else None
+    above = trainer.runner.ends.above if trainer.runner is not None else None
     return above.link.sent_bytes + above.link.received_bytes if above is not None else 0
 
 
@@ -81,8 +83,7 @@ def main(spec: dict[str, Any], out: str) -> None:
         optimizer=experiment.optimizer,
         scheduler=experiment.scheduler,
         progress=False,
-        trace=True,
-        **{**experiment.options, **spec["options"]},
+        **override(Options, experiment.options, {"trace": True, **spec["options"]}),
     )
     lengths = spec["warm_up"], spec["minibatches"]
     train, _ = experiment.data(experiment.batch_size, 0)

@@ -38,8 +38,7 @@ def trainer(method: str, stages: int, layers: int, width: int) -> syngrad.Traine
         loss=F.cross_entropy,
         optimizer=fused_adam,
         method=method,
-        feedback_every=1,
-        quality_every=0,
+        feedback=syngrad.Feedback(every=1, quality_every=0),
     )
 
 

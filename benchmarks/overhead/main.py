@@ -13,6 +13,8 @@ import torch
 import syngrad
 from syngrad.data import TensorBatches
 from syngrad.experiments.fashion_mlp import fashion_mlp, images
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import interleaved, paired, write
@@ -34,7 +36,12 @@ def trainer(**options: Any) -> syngrad.Trainer:
     torch.manual_seed(0)
     net = syngrad.decouple(experiment.model(), cuts=experiment.cuts)
     return syngrad.Trainer(
-        net, loss=experiment.loss, optimizer=experiment.optimizer, metric="accuracy", progress=False, **options
+        net,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        metric="accuracy",
+        progress=False,
+        **override(Options, {}, options),
     )
 
 

@@ -6,13 +6,17 @@ from syngrad.core.interface import Interface
 from syngrad.errors import SyngradError
 from syngrad.estimators import GradientEstimator
 from syngrad.experiments.experiment import Experiment
+from syngrad.pipeline.options import Distributed
 from syngrad.recurrent import TruncatedBPTT
+from syngrad.runtime.feedback import Feedback
 from syngrad.trainer import Trainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Distributed",
     "Experiment",
+    "Feedback",
     "GradientEstimator",
     "Interface",
     "SyngradError",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from tests._support.models import Case, adam, assert_same, tensors_of
+from tests._support.options import keywords
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -71,7 +72,7 @@ def run(case: Case, options: dict[str, Any], kind: str, **fit: Any) -> tuple[dic
     model = case.model()
     net = syngrad.decouple(model, cuts=case.cuts)
     given = {"loss": case.loss, "loss_count": case.count, "optimizer": adam, "quality_every": 3, "true_every": 4}
-    trainer = syngrad.Trainer(net, progress=False, **{**given, **options})
+    trainer = syngrad.Trainer(net, progress=False, **keywords(**{**given, **options}))
     history = History()
     with contextlib.suppress(StopError):
         history = trainer.fit(loader_of(case, kind), EPOCHS, validate=case.batches(2), **fit)
@@ -100,7 +101,7 @@ def run_resumed(case: Case, options: dict[str, Any], kind: str, tmp_path: Path) 
             parameter.add_(1)
     net = syngrad.decouple(model, cuts=case.cuts)
     given = {"loss": case.loss, "loss_count": case.count, "optimizer": adam, "quality_every": 3, "true_every": 4}
-    trainer = syngrad.Trainer(net, progress=False, **{**given, **options})
+    trainer = syngrad.Trainer(net, progress=False, **keywords(**{**given, **options}))
     history = trainer.fit(
         loader_of(case, kind), EPOCHS, validate=case.batches(2), save=tmp_path, save_every=2, resume=True
     )

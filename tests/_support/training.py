@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests._support.models import CASES, Case, adam, momentum, tensors_of
+from tests._support.options import keywords
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,10 +15,13 @@ import syngrad
 
 
 def trainer_of(model: nn.Module | None = None, cuts: list[str] | None = None, **options: Any) -> syngrad.Trainer:
-    """A trainer of this model, or of the small MLP, cut there; Adam and cross-entropy unless told otherwise."""
+    """A trainer of this model, or of the small MLP, cut there; Adam and cross-entropy unless told otherwise.
+
+    Options are given by their flat names, as flags have them.
+    """
     model = CASES["mlp"].model() if model is None else model
     options = {"loss": F.cross_entropy, "optimizer": adam, "progress": False, **options}
-    return syngrad.Trainer(syngrad.decouple(model, cuts=cuts or CASES["mlp"].cuts), **options)
+    return syngrad.Trainer(syngrad.decouple(model, cuts=cuts or CASES["mlp"].cuts), **keywords(**options))
 
 
 def momentum_trainer(model: nn.Module | None = None, cuts: list[str] | None = None, **options: Any) -> syngrad.Trainer:
@@ -30,7 +34,7 @@ def case_trainer(case: Case, model: nn.Module, **options: Any) -> syngrad.Traine
     net = syngrad.decouple(model, cuts=case.cuts)
     options.setdefault("quality_every", 0)
     options.setdefault("true_every", 0)
-    return syngrad.Trainer(net, loss=case.loss, loss_count=case.count, **{"progress": False, **options})
+    return syngrad.Trainer(net, loss=case.loss, loss_count=case.count, **keywords(**{"progress": False, **options}))
 
 
 def trained(case: Case, steps: int = 20, **options: Any) -> tuple[dict[str, Tensor], syngrad.Trainer]:

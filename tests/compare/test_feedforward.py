@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 from syngrad import SyngradError, Trainer, decouple
@@ -148,7 +149,7 @@ def test_a_row_that_fails_while_it_is_timed_does_not_lose_the_others(monkeypatch
     step = Trainer.step
 
     def failing(self: Trainer, batch: Any) -> Any:
-        if self.method.name == "zero" and self.execution is not None and self.execution.count == 3:
+        if self.method.name == "zero" and self.runner is not None and self.runner.count == 3:
             raise SyngradError("made to fail")
         return step(self, batch)
 
@@ -207,7 +208,9 @@ def test_the_observer_hears_of_every_epoch() -> None:
 def trainer(method: str, estimator: str = "default", **more: Any) -> Trainer:
     net = decouple(small.model(), ["2", "4"])
     loss = nn.functional.cross_entropy
-    return Trainer(net, loss=loss, method=method, estimator=estimator, progress=False, quality_every=0, **more)
+    return Trainer(
+        net, loss=loss, method=method, estimator=estimator, progress=False, **keywords(quality_every=0, **more)
+    )
 
 
 def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.MonkeyPatch) -> None:

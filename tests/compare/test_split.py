@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 from syngrad import Trainer, decouple
@@ -26,8 +27,7 @@ def bound(method: str, estimator: str = "default", **more: Any) -> Trainer:
         method=method,
         estimator=estimator,
         progress=False,
-        quality_every=0,
-        **more,
+        **keywords(quality_every=0, **more),
     )
     made.bind(BATCH)
     return made
@@ -94,7 +94,7 @@ def test_other_trainers_carry_no_clock() -> None:
 def test_the_trainer_that_fails_is_named() -> None:
     fine, failing = bound("backprop"), bound("backprop")
     failing.loss = lambda output, target: None  # type: ignore[assignment,return-value]
-    failing.execution.loss = failing.loss  # type: ignore[union-attr]
+    failing.runner.loss = failing.loss  # type: ignore[union-attr]
     with pytest.raises(RowError) as caught:
         split([fine, failing], [BATCH], 1)
     assert caught.value.index == 1

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests._support.options import keywords
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
-from syngrad.core.pending import Record
+from syngrad.core.staleness import Record
 from syngrad.trainer.history import History
 
 #: options of the Trainer, by case
@@ -69,7 +70,7 @@ def trainer(**options: Any) -> syngrad.Trainer:
         "true_every": 0,
     }
     net = syngrad.decouple(model(), cuts=["3", "6", "9"])
-    return syngrad.Trainer(net, **{**given, **options})
+    return syngrad.Trainer(net, **keywords(**{**given, **options}))
 
 
 def run(options: dict[str, Any], **fit: Any) -> dict[str, Any]:

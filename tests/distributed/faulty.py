@@ -94,7 +94,7 @@ def arm(made: syngrad.Trainer, fault: dict[str, Any], folder: Path) -> None:
     module = made.model.get_submodule(fault["module"])
 
     def hook(*_: Any) -> None:
-        if module.training and made.execution is not None and made.minibatches == fault.get("at", made.minibatches):
+        if module.training and made.runner is not None and made.minibatches == fault.get("at", made.minibatches):
             strike(fault["what"], fault.get("amount", 0.0), folder)
 
     module.register_forward_pre_hook(hook)

@@ -61,6 +61,6 @@ def test_it_cannot_keep_to_ports(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_cannot_be_encrypted() -> None:
     net = syngrad.decouple(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), cuts=["1"])
     with pytest.raises(ConfigError, match=r"link_key is 'secret'.* cannot encrypt; use link='zeromq'"):
-        syngrad.Trainer(net, loss=F.mse_loss, link="process_group", link_key="secret")
+        syngrad.Trainer(net, loss=F.mse_loss, distributed=syngrad.Distributed(link="process_group", link_key="secret"))
     with pytest.raises(ConfigError, match="unknown link 'process-group'; did you mean 'process_group'"):
-        syngrad.Trainer(net, loss=F.mse_loss, link="process-group")
+        syngrad.Trainer(net, loss=F.mse_loss, distributed=syngrad.Distributed(link="process-group"))

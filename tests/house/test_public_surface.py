@@ -16,7 +16,10 @@ import syngrad
 
 names = load(Path(__file__).parents[2] / "docs" / "hooks" / "public_names.py")
 
-NAMES = {"decouple", "Interface", "GradientEstimator", "Trainer", "TruncatedBPTT", "Experiment", "SyngradError"}
+NAMES = {
+    *("decouple", "Interface", "GradientEstimator", "Trainer", "TruncatedBPTT", "Experiment", "SyngradError"),
+    *("Feedback", "Distributed"),
+}
 FAMILIES = {"estimators", "metrics", "targets"}
 # Public too, and imported by those who want them.
 BESIDE = {"callbacks", "data", "recurrent"}

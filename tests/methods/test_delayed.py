@@ -56,12 +56,12 @@ def test_delayed_is_what_whole_copies_of_the_model_give(starts: list[int], delay
         naive.step(batch)
         assert_same(tensors_of(model), tensors_of(twin), rtol=1e-10)
     before = tensors_of(model)
-    trainer.execution.flush()
+    trainer.runner.flush()
     naive.flush()
     assert not torch.equal(before["0.weight"], model[0].weight)
     assert_same(tensors_of(model), tensors_of(twin), rtol=1e-10)
     after = tensors_of(model)
-    trainer.execution.flush()
+    trainer.runner.flush()
     assert_same(tensors_of(model), after)
     # and it goes on from there
     naive.kept.clear()
@@ -92,7 +92,7 @@ def test_delayed_trains_other_models_too(name: str) -> None:
     trainer.fit(case.batches(12))
     moved = tensors_of(model)
     assert all(not torch.equal(before[n], moved[n]) for n, _ in model.named_parameters())
-    assert trainer.execution.delayed.in_flight == 0
+    assert trainer.runner.in_flight == 0
 
 
 def test_a_flush_goes_from_one_arrival_to_the_next_however_long_the_delay() -> None:
@@ -100,7 +100,7 @@ def test_a_flush_goes_from_one_arrival_to_the_next_however_long_the_delay() -> N
     before = tensors_of(trainer.model)
     for batch in CASE.batches(3):
         trainer.step(batch)
-    delayed = trainer.execution.delayed
+    delayed = trainer.runner.delayed
     drained, ticks = delayed.drain, []
     delayed.drain = lambda: ticks.append(drained())
     trainer.flush()

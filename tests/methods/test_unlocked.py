@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support.options import keywords
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +30,7 @@ def batches(count: int = 12) -> list[tuple[Tensor, Tensor]]:
 
 def trainer(net: nn.Module, **options: Any) -> syngrad.Trainer:
     given: dict[str, Any] = {"loss": F.cross_entropy, "progress": False, "true_every": 0}
-    return syngrad.Trainer(syngrad.decouple(net, cuts=CUTS), **{**given, **options})
+    return syngrad.Trainer(syngrad.decouple(net, cuts=CUTS), **keywords(**{**given, **options}))
 
 
 class Exact(nn.Module):

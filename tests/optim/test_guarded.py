@@ -38,8 +38,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def before_updates(trainer: syngrad.Trainer, do: Callable[[], None]) -> None:
     """Have `do` called whenever all gradients have gathered."""
-    assert trainer.execution is not None
-    updates = trainer.execution.updates
+    assert trainer.runner is not None
+    updates = trainer.runner.updates
     step_all = updates.step_all
 
     def doing() -> None:

@@ -217,12 +217,12 @@ def test_gradients_and_what_they_gather_in_are_left_alone() -> None:
     trainer = probed(CASE, model, 1, estimator="linear")
     batches = CASE.batches(3)
     trainer.step(batches[0])
-    assert trainer.execution is not None
-    assert trainer.execution.probe is not None
+    assert trainer.runner is not None
+    assert trainer.runner.probe is not None
     for p in [*model.parameters(), *trainer.net.estimators.parameters()]:
         p.grad = torch.full_like(p, 3.0)
     taken = trainer.read(batches[1])
-    trainer.execution.probe.sample(7, taken)
+    trainer.runner.probe.sample(7, taken)
     assert all(bool((p.grad == 3.0).all()) for p in [*model.parameters(), *trainer.net.estimators.parameters()])
     assert trainer.quality[0].true[-1].step == 7
 

@@ -104,9 +104,9 @@ def test_minibatches_in_flight_end_with_a_run_that_is_stopped(when: str) -> None
     stopped.fit(batches, 5, callbacks=[Recorder(**{when: lambda trainer: trainer.stop()})])
     plain = momentum_trainer(method="delayed(2)")
     plain.fit(batches, 1)
-    assert stopped.execution is not None
-    assert stopped.execution.delayed is not None
-    assert stopped.execution.delayed.in_flight == 0
+    assert stopped.runner is not None
+    assert stopped.runner.delayed is not None
+    assert stopped.runner.in_flight == 0
     assert_same(tensors_of(stopped.model), tensors_of(plain.model))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests._support.models import CASES, adam, assert_same, momentum, tensors_of
+from tests._support.options import keywords
 from tests._support.training import one_line
 from torch import nn
 
@@ -39,7 +40,9 @@ def test_folders_are_folders(given: dict[str, Any]) -> None:
 
 def saved(tmp_path: Path, **options: Any) -> Path:
     case = CASES["mlp"]
-    trainer = syngrad.Trainer(syngrad.decouple(case.model(), cuts=case.cuts), loss=case.loss, progress=False, **options)
+    trainer = syngrad.Trainer(
+        syngrad.decouple(case.model(), cuts=case.cuts), loss=case.loss, progress=False, **keywords(**options)
+    )
     trainer.fit(case.batches(3), 1, save=tmp_path)
     return tmp_path
 
@@ -70,7 +73,10 @@ def test_another_configuration_is_refused(options: dict[str, Any], said: str, tm
     model = case.model()
     before = tensors_of(model)
     trainer = syngrad.Trainer(
-        syngrad.decouple(model, cuts=case.cuts), loss=case.loss, progress=False, **{"optimizer": adam, **options}
+        syngrad.decouple(model, cuts=case.cuts),
+        loss=case.loss,
+        progress=False,
+        **keywords(**{"optimizer": adam, **options}),
     )
     with pytest.raises(CheckpointError, match=said) as caught:
         trainer.fit(case.batches(3), 2, save=saved(tmp_path, optimizer=adam), resume=True)

@@ -126,7 +126,9 @@ def compare(
     ] = None,
     message_dtype: Annotated[
         str | None,
-        typer.Option(help="With --workers: bfloat16 or int8; for both ways, or down,up.", show_default="float32"),
+        typer.Option(
+            help="With --workers: bfloat16 or int8; for both ways, or forward,backward.", show_default="float32"
+        ),
     ] = None,
     trace: Annotated[
         str | None,

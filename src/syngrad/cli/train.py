@@ -121,7 +121,7 @@ def train(
         int | None, _whole("queue-depth", "Minibatches under way between two workers.", show_default="8; 2 for delayed")
     ] = None,
     message_dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or int8 between workers, or two: down,up.")
+        str | None, typer.Option(help="float32, bfloat16 or int8 between workers, or two: forward,backward.")
     ] = None,
     link_key: Annotated[
         str | None, typer.Option(metavar="FILE", help="A secret that all hosts have; links are then encrypted.")

@@ -38,9 +38,9 @@ def start(options: dict[str, Any], resume: bool, settings: dict[str, Any]) -> in
     settings: those of the options that say how the run is laid over them; refused here, before anything is started.
     """
     from syngrad.launch.launcher import launch
-    from syngrad.pipeline.options import Settings
+    from syngrad.pipeline.options import Distributed
 
-    Settings(**settings)
+    Distributed(**settings)
 
     command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
     try:

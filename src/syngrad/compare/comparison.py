@@ -19,8 +19,11 @@ from syngrad.errors import ConfigError, CutError
 from syngrad.experiments.experiment import Experiment
 from syngrad.results import BACKPROP, Row, time_to_target
 from syngrad.results.record import record
+from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch
+from syngrad.trainer.options import Options
 
 #: how often an epoch the metric is taken, at least, where the time to a target is asked for
 VALIDATIONS = 4
@@ -91,7 +94,7 @@ class Comparison(Base[Contender]):
     def side_by_side(self) -> dict[Contender, Row]:
         """A row a contender with its step time, its ratio to backprop's, and its saved bytes."""
         self.observer.note("the data")
-        batches = self.source.batches(self.seeds[0], self.contenders, self.options.get("feedback_delay"))
+        batches = self.source.batches(self.seeds[0], self.contenders, Feedback.of(self.options.get("feedback")).delay)
         self._describe(batches)
         rows = {contender: self.new_row(contender, self.seeds[0]) for contender in self.contenders}
         trainers: dict[Contender, Trainer] = {}
@@ -171,7 +174,7 @@ class Comparison(Base[Contender]):
     def _trainer(self, contender: Contender, seed: int, **more: Any) -> Trainer:
         experiment = self.experiment
         torch.manual_seed(seed)
-        options = {"scheduler": experiment.scheduler, **self.options, **more}
+        options = override(Options, {"scheduler": experiment.scheduler, **self.options}, more)
         if contender.method.estimates:
             options["estimator"] = contender.spec
         return Trainer(

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from syngrad.errors import ConfigError
 from syngrad.estimators.registry import parse as parse_estimator
-from syngrad.methods.policy import Method, split_row
+from syngrad.methods.policy import Method
+from syngrad.methods.registry import split_row
 
 ROWS = ("backprop", "synthetic", "synthetic:linear", "synthetic:local", "zero")
 

@@ -14,14 +14,14 @@ from syngrad.compare.measure import size
 from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.experiments.experiment import Experiment
-from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
+from syngrad.trainer.options import MOVED, Options
 
 BATCHES = 8
 #: minibatches that a loader without a length is read for, to learn how long a delay may be
 COUNTED = 1000
 #: options of the Trainer that a comparison decides itself
-OWN = {"self", "net", "loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
+OWN = {"loss", "optimizer", "method", "metric", "scheduler", "seed", "progress"}
 
 
 class ExperimentError(SyngradError):
@@ -41,8 +41,10 @@ class Source:
 
     def options(self) -> dict[str, Any]:
         """The experiment's options, checked to be the Trainer's."""
-        valid = sorted(set(inspect.signature(Trainer.__init__).parameters) - OWN)
-        for name in self.experiment.options:
+        valid = sorted(set(inspect.signature(Options).parameters) - OWN)
+        for name, value in self.experiment.options.items():
+            if name in MOVED:
+                raise ConfigError(f"{self._said}: {MOVED[name].moved(value)}")
             if name not in valid:
                 raise ConfigError(f"{self._said}: the Trainer takes no option {name!r} here; valid: {', '.join(valid)}")
         return dict(self.experiment.options)

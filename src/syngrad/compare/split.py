@@ -27,14 +27,14 @@ class Clock:
         self.steps: list[dict[str, float]] = []
         self._spent = dict.fromkeys(PARTS, 0.0)
         self._inside = False
-        execution: Any = trainer.execution
-        for stage in execution.stages:
+        runner: Any = trainer.runner
+        for stage in runner.stages:
             self._wrap(stage, "run", "forward")
             if stage.interface is not None:
                 self._wrap(stage.interface, "estimate", "estimator")
                 self._wrap(stage.interface, "fit", "estimator")
-        self._wrap(execution, "top", "forward")
-        self._wrap(execution.updates, "step_all", "optimizer")
+        self._wrap(runner.training, "loss", "forward")
+        self._wrap(runner.updates, "step_all", "optimizer")
 
     def _wrap(self, owner: Any, name: str, part: str) -> None:
         """Put a clock around a bound method, in the object itself: its class, and all others of it, stay as they are.

@@ -15,18 +15,21 @@ from syngrad.compare.measure import THREADS, threads
 from syngrad.compare.source import Source
 from syngrad.errors import ConfigError
 from syngrad.experiments.experiment import Experiment, check_count
-from syngrad.methods.policy import parse as parse_method
+from syngrad.methods.registry import parse as parse_method
 from syngrad.results import Row
 from syngrad.results.record import record
+from syngrad.runtime.options import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch, History
+from syngrad.trainer.options import Options
 
 
 @dataclass
 class Training:
     """An experiment, a method, and how to run it.
 
-    estimator: None for the experiment's own. options: of the Trainer, over the experiment's own. fit: further arguments
+    estimator: None for the experiment's own. options: of the Trainer, over the experiment's own, by their flat names
+    (`feedback_every`, not `feedback`). fit: further arguments
     of `fit`. progress: as the Trainer has it.
 
     Raises ConfigError for what cannot be used, before anything runs.
@@ -66,7 +69,7 @@ class Training:
             metric=self.experiment.metric,
             seed=self.seed,
             progress=self.progress,
-            **{**own, **self.options},
+            **override(Options, own, self.options),
         )
 
     def run(self, on_epoch: Callable[[Epoch], None] | None = None) -> Row:
@@ -93,7 +96,7 @@ class Training:
             threads=self.threads,
             metric=name,
             higher_is_better=metrics.higher_is_better(resolved),
-            optimizer=type(trainer.optimizers[0]).__name__ if trainer.execution is not None else None,
+            optimizer=type(trainer.optimizers[0]).__name__ if trainer.runner is not None else None,
             trainer=trainer.configuration(),
         )
         record(row, history)
@@ -103,10 +106,10 @@ class Training:
             row.placement = ",".join(str(each["stages"][1] - each["stages"][0]) for each in self.processes)
             row.bytes_sent = sum(each["bytes_sent"] for each in self.processes)
             row.peak_memory_bytes = max(each["peak_memory_bytes"] or 0 for each in self.processes) or None
-            row.queue_depth, row.message_dtype = settings.queue_depth, "/".join(dict.fromkeys(settings.dtypes))
+            row.queue_depth, row.message_dtype = trainer.options.queue_depth, "/".join(dict.fromkeys(settings.dtypes))
         return row
 
     def description(self) -> dict[str, Any]:
         """What the results file says of the experiment."""
-        cuts = self.trainer.net.cuts if self.trainer.execution is not None else self.source.cuts or []
+        cuts = self.trainer.net.cuts if self.trainer.runner is not None else self.source.cuts or []
         return {**self.source.description(self.trainer.model, cuts, self.seed), "samples": self.samples}

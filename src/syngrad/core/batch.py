@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from syngrad.errors import ConfigError, TrainingError
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.tagged_json import PlainError, encode
 from syngrad.targets import scalar
-from syngrad.tree import batch_size, tensors, to_device
+from syngrad.tree import batch_size, map_tensors, tensors, to_device
 
+#: what stands for a tensor in the description of a minibatch
+EXAMPLE = "shape and dtype"
 TARGET_KEYS = ("target", "targets", "label", "labels", "y")
 
 #: batch → (arguments of the model, keyword arguments, target of the loss)
@@ -22,9 +25,14 @@ Unpack = Callable[[Any], tuple[tuple[Any, ...], dict[str, Any], Any]]
 
 @dataclass
 class Batch:
-    """scale: ∂loss/∂(sum of sample losses). size: number of samples, for averages over minibatches.
+    """What a minibatch holds.
 
-    wanted: whether the process that has sent this message asks for feedback.
+    Args:
+        args, kwargs: of the model; where another worker runs the previous stage, its message is the one argument.
+        target: what the loss is held against; the context of every estimator.
+        scale: ∂loss/∂(sum of sample losses).
+        size: number of samples, for averages over minibatches.
+        wanted: whether the worker that has sent the message asks for feedback.
     """
 
     args: tuple[Any, ...]
@@ -81,8 +89,8 @@ def finite(
 ) -> Tensor:
     """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault.
 
-    sent: whether the batch's input is what stages below have sent, and no data. otherwise: says what else it may be,
-    where the batch is finite.
+    sent: whether the batch's input is what previous stages have sent, and no data. otherwise: says what else it may
+    be, where the batch is finite.
     """
     value = scalar(loss).item()
     if math.isfinite(value):
@@ -93,7 +101,7 @@ def finite(
     if part is None and otherwise is not None:
         cause = otherwise() or cause
     if part == "input" and sent:
-        cause = "what the stages below have sent holds NaN or infinity; check their data, or lower the learning rate"
+        cause = "what the previous stages have sent holds NaN or infinity; check their data, or lower the learning rate"
     raise TrainingError(f"the loss is {value} {where}; {cause}")
 
 
@@ -104,3 +112,47 @@ def first_nonfinite(batch: Batch) -> str | None:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 return name
     return None
+
+
+def batches(loader: Iterable[Any]) -> Iterator[Any]:
+    """What the loader yields; what it raises becomes one clear line."""
+    try:
+        iterator = iter(loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch
+    except SyngradError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the loader raised {first_line(error)}") from error
+
+
+def example_of(batch: Batch) -> Any:
+    """A minibatch's structure, shapes and dtypes as plain data; None where it holds anything but tensors and that."""
+    trees = [list(batch.args), dict(batch.kwargs), batch.target]
+    shapes = map_tensors(lambda t: {EXAMPLE: [list(t.shape), t.dtype]}, trees)
+    try:
+        encode(shapes, {})
+    except PlainError:
+        return None
+    return shapes
+
+
+def example_batch(example: Any) -> Batch:
+    """A minibatch of zeros of that description, to bind estimators with: they look at shapes and dtypes alone."""
+    args, kwargs, target = _zeros(example)
+    return Batch(tuple(args), kwargs, target, 1.0, 1)
+
+
+def _zeros(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        if tree.keys() == {EXAMPLE}:
+            shape, dtype = tree[EXAMPLE]
+            return torch.zeros(shape, dtype=dtype)
+        return {key: _zeros(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map(_zeros, tree))
+    return tree

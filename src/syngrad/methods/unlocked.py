@@ -1,115 +1,83 @@
-"""One minibatch through stages that all start together: each runs on a prediction of its input (core.input_predictor).
+"""`synthetic` on predicted inputs: all stages start together, and none waits for those before it.
 
-    m̂_k = I_k(x)                             no stage below has to have run
-    h_k = stage_k(m̂_k);  h_k.backward(scale·δ̂_k)
-    h_k goes up, where I_{k+1} is fitted to it; ∂/∂m̂_k goes down, where the estimator of h_{k−1} is fitted to it
+    on minibatch t:    m̂ = I_k(x)                          no previous stage has to have run
+                       h = stage_k(m̂);  h.backward(scale·δ̂)
+                       pass h on, answer ∂/∂m̂
+    on message t:      fit I_k to h_{k−1}
+    on feedback t:     fit estimator_k to ∂/∂m̂_{k+1}
 
-Nothing that comes from elsewhere is waited for (under a fixed delay d: nothing of the last d minibatches). Source:
-Jaderberg et al. 2016 (arXiv 1608.05343), complete unlock. The gradient is that at m̂_k, and stands for the one at
-h_{k−1}, as in the paper.
+What comes from another worker is not waited for (under a fixed delay d: not for what is of the last d minibatches).
+Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3.3, complete unlock. The gradient is that at m̂_k, and stands
+for the one at h_{k−1}, as in the paper.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from syngrad.core.batch import Batch
-from syngrad.core.pending import Kept, Pending, gradient_of
-from syngrad.methods.synthetic import wanted_by
-from syngrad.pipeline.neighbours import Sent
-from syngrad.tree import backward, leaves_at, tensors
-
-if TYPE_CHECKING:
-    from syngrad.runtime.runner import Sequential
+from syngrad.core.message import AwaitedInput, Message, Minibatch, gradient_of
+from syngrad.methods.actor import Actor
+from syngrad.methods.synthetic import Synthetic
+from syngrad.tree import leaves_at, tensors
 
 #: elements of each tensor that stand for a minibatch
 SAMPLE = 16
 
 
-@dataclass
-class Target:
-    """What the stage below has sent for a minibatch, and what its prediction was made from.
+class Unlocked(Synthetic):
+    """θ ← θ − α δ̂ ∂h/∂θ at h = stage(I(x))."""
 
-    h: None until it has come. of: the minibatch's fingerprint, where it is to come from another process.
-    """
-
-    step: int
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    h: Tensor | None = None
-    of: Tensor | None = None
-
-
-def unlocked(run: Sequential, batch: Batch, t: int, sampling: bool, active: list[bool] | None) -> Tensor | None:
-    """Every stage by its own prediction and estimate; the loss, detached, where the last stage is among them."""
-    asked, scale, context = run.policy.wants_feedback(t), batch.scale, batch.target
-    keep = asked and run.policy.feedback_delay == 0 and run.replay is None
-    lo, hi, below_end, above_end = run.ends.lo, run.ends.hi, run.ends.below, run.ends.above
-    mark = fingerprint(batch) if below_end is not None or above_end is not None else None
-    kept = Kept()
-    estimates: list[Tensor] = []
-    leaves: list[Tensor] = []
-    loss = None
-    for k in range(lo, hi):
-        stage = run.stages[k]
-        takes_part = active is None or active[k]
-        wanted = k > 0 and takes_part and (active is None or active[k - 1])
-        wanted = wanted and wanted_by(run.stages[k - 1].interface, asked, sampling)
-        with torch.set_grad_enabled(takes_part):
+    def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
+        """Run on the prediction, pass on, update by δ̂, answer. message: of the previous stage, if it is run here."""
+        stage, batch, k = actor.stage, now.batch, actor.index
+        updates, loss, before = now.updates(k), None, actor.before
+        # no message says whether feedback is wanted: the previous stage decides it from the same draws
+        of_use = before is not None and (now.sampling or (now.asked and before.wants_feedback))
+        wanted = of_use and updates and now.updates(k - 1)
+        inputs: list[Tensor] = []
+        with torch.set_grad_enabled(updates):
             if stage.predictor is None:
-                inputs: list[Tensor] = []
-                out = stage.run(*batch.args, **batch.kwargs)
+                h = stage.run(*batch.args, **batch.kwargs)
             else:
                 with torch.no_grad(), stage.randomness.swapped():
-                    message = stage.predictor(batch.args, batch.kwargs)
-                inputs = [message.detach().requires_grad_(wanted)]
-                out = stage.run(inputs[0])
-        if k > lo:
-            run.targets[k].append(Target(t, batch.args, batch.kwargs, leaves[0]))
+                    predicted = stage.predictor(batch.args, batch.kwargs)
+                inputs = [predicted.detach().requires_grad_(wanted)]
+                h = stage.run(inputs[0])
+        at_edge = actor.previous is not None and not actor.previous.local
+        if at_edge:
+            actor.awaited.append(AwaitedInput(now.step, batch.args, batch.kwargs, None, self._mark(now)))
         elif k > 0:
-            run.targets[k].append(Target(t, batch.args, batch.kwargs, None, mark))
-        new_kept = Kept()
-        new_estimates: list[Tensor] = []
-        new_leaves: list[Tensor] = []
-        if stage.interface is None:
-            loss = run.top(out, batch)
-            run.back(loss)
+            (came,) = leaves_at(message.args[0], actor.arriving)
+            actor.awaited.append(AwaitedInput(now.step, batch.args, batch.kwargs, came.detach()))
+        message.args = ()
+        if actor.last:
+            loss = actor.training.loss(h, batch)
+            actor.training.back(loss)
         else:
-            sent = leaves_at(out, stage.interface.positions)
-            new_leaves = [h.detach() for h in sent]
-            outer = above_end if k == hi - 1 else None
-            going = Sent(t)
-            if outer is not None:
-                wish = takes_part and (active is None or active[k + 1]) and wanted_by(stage.interface, asked, sampling)
-                going = Sent(t, wish, new_leaves if wish else [], context if wish else None, scale)
-                outer.send(going, out, mark, stage.interface.positions)
-            if takes_part:
-                memo = keep and not (outer is not None and run.ends.free)
-                with stage.randomness.swapped():
-                    new_estimates, kept_now = stage.interface.estimate(new_leaves, context, scale, memo)
-                new_kept.extend(kept_now)
-                backward(sent, new_estimates)
-                if going.wanted and memo:
-                    going.kept = kept_now
-                if going.wanted and sampling:
-                    going.estimates = new_estimates
-                if not sampling:
-                    new_estimates = []
-        if k == lo and below_end is not None:
-            below_end.done(t, [gradient_of(leaf) for leaf in inputs] if wanted else None)
-        elif wanted and (below := run.stages[k - 1].interface) is not None:
-            received = [gradient_of(leaf) for leaf in inputs]
-            run.learn(k - 1, below, Pending(t, leaves, context, received, scale, kept), estimates, asked)
-        kept, estimates, leaves = new_kept, new_estimates, new_leaves
-    return loss.detach() if loss is not None else None
+            context = batch.target if actor.sends.local else self._mark(now)
+            self.send_and_update(actor, h, context, now, updates)
+        actor.answer(now.step, [gradient_of(leaf) for leaf in inputs] if wanted else None)
+        return loss.detach() if loss is not None else None
+
+    def _mark(self, now: Minibatch) -> Tensor:
+        """What goes with h to another worker, which reads the data itself: by it both see that they read the same."""
+        if now.mark is None:
+            now.mark = fingerprint(now.batch)
+        return now.mark
+
+    def settle(self, actors: Sequence[Actor], now: Minibatch) -> None:
+        """Inputs' predictors first, then the estimators."""
+        for actor in actors:
+            actor.use_awaited_inputs(now.step)
+        super().settle(actors, now)
 
 
 def fingerprint(batch: Batch) -> Tensor:
-    """A few numbers of every tensor of a minibatch: two processes that see the same data have the same."""
+    """A few numbers of every tensor of a minibatch: two workers that see the same data have the same."""
     parts = []
     for tensor in tensors((batch.args, batch.kwargs, batch.target)):
         flat = tensor.detach().reshape(-1)

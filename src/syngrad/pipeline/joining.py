@@ -1,8 +1,8 @@
-"""How the processes of a run become neighbours: process 0 says what is to be run, all others agree, links are made.
+"""How the workers of a run become neighbours: the first says what is to be run, all others agree, links are made.
 
-0 posts the plan  →  every other process checks it against its own model, version and options, and binds
+0 posts the plan  →  every other worker checks it against its own model, version and options, and binds
 p posts where it listens  →  p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in
-                             place of that, meet at the run's store, below the name of its session
+                             place of that, meet at the run's store, to_previous the name of its session
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from syngrad.errors import ConfigError
 from syngrad.links import LINKS
 from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
-from syngrad.pipeline.control import Process
-from syngrad.pipeline.neighbours import Above, Below, Ends
-from syngrad.pipeline.options import Settings
+from syngrad.pipeline.control import ControlChannel
+from syngrad.pipeline.neighbours import Next, Previous
+from syngrad.pipeline.options import Distributed
 from syngrad.runtime.trace import Trace
 
 Span = tuple[int, int]
@@ -27,17 +27,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which process runs which stages. names: of all stages, in order; spans: (first, last + 1) of every process."""
+    """Which worker runs which stages. names: of all stages, in order; spans: (first, last + 1) of every worker."""
 
     names: Sequence[str]
     spans: Sequence[Span]
 
     def of(self, rank: int, host: str) -> str:
-        """A process, as errors call it: by its stages, its rank and its host."""
+        """A worker, as errors call it: by its stages, its rank and its host."""
         return f"{self.stages(rank)} (rank {rank} on {host})"
 
     def stages(self, rank: int) -> str:
-        """The stages of a process, as errors call them."""
+        """The stages of a worker, as errors call them."""
         lo, hi = self.spans[rank]
         return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
 
@@ -45,15 +45,19 @@ class Layout:
 def connect(
     rendezvous: Rendezvous,
     layout: Layout,
-    settings: Settings,
+    settings: Distributed,
     trace: Trace,
-    free: bool,
     depth: int,
     device: torch.device | None = None,
-) -> Process:
-    """This process, linked with its neighbours. device: where it trains.
+) -> ControlChannel:
+    """Link this worker with its neighbours.
 
-    Raises LinkError, naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
+    Args:
+        depth: minibatches that may be under way to the next worker.
+        device: where this worker trains.
+
+    Raises:
+        LinkError: naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
     """
     place = rendezvous.world
     rank, last = place.rank, place.size - 1
@@ -66,28 +70,28 @@ def connect(
         return layout.of(other, str(host))
 
     def report(link: Link, error: BaseException) -> None:
-        Process(Ends(0, 0, above=Above(link, 1, settings.dtypes, Trace(), wait_s)), me).fail(error)
+        ControlChannel(None, Next(link, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
 
-    below, above = LINKS[settings.link](LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device))
-    lo, hi = layout.spans[rank]
-    ends = Ends(lo, hi, free=free)
-    if below is not None:
-        ends.below = Below(below, settings.dtypes, trace, settings.timeout_s)
-        ends.below.depth = depth
-    if above is not None:
-        ends.above = Above(above, depth, settings.dtypes, trace, settings.timeout_s)
-    assert (below is None) == (rank == 0) and (above is None) == (rank == last)  # noqa: PT018
-    return Process(ends, me)
+    request = LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device)
+    to_previous, to_next = LINKS[settings.link](request)
+    assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
+    dtypes, timeout_s = settings.dtypes, settings.timeout_s
+    return ControlChannel(
+        Previous(to_previous, dtypes, trace, timeout_s) if to_previous is not None else None,
+        Next(to_next, depth, dtypes, trace, timeout_s) if to_next is not None else None,
+        me,
+    )
 
 
-#: seconds within which a process that has met the others has to be linked with them
+#: seconds within which a worker that has met the others has to be linked with them
 JOIN_S = 120.0
 
 
 def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:
-    """Refuse a process that would run something else than process 0 does.
+    """Refuse a worker that would run something else than the first does.
 
-    Raises ConfigError, naming the first difference and both values.
+    Raises:
+        ConfigError: naming the first difference and both values.
     """
     for name in own.keys() | theirs.keys():
         mine, its = own.get(name), theirs.get(name)

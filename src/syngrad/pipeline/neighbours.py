@@ -1,11 +1,12 @@
-"""Where a process's stages end: what lies below them and what above, and the count of what is under way.
+"""The workers before and after this one, and the count of what is under way between them.
 
-    process p − 1   ── MESSAGE t ──▶   process p   ── MESSAGE t ──▶   process p + 1
-                    ◀─── DONE t ───                ◀─── DONE t ───
+    worker p − 1   ── MESSAGE t ──▶   worker p   ── MESSAGE t ──▶   worker p + 1
+                   ◀─── DONE t ───               ◀─── DONE t ───
 
-Every minibatch goes down once and comes back once, in order; a DONE carries the gradient if it was asked for. At most
-`depth` minibatches are under way to the process above: with the next one a process waits until one has come back. So
-memory is bounded, however unequal the stages are. Losses are known at the top alone and come up with the DONEs.
+Every minibatch goes forward once and comes back once, in order; a DONE carries the gradient if it was asked for. At
+most `depth` minibatches are under way to the next worker: with one more a worker waits until one has come back. So
+memory is bounded, however unequal the stages are. Losses are known to the last worker alone and come back with the
+DONEs.
 """
 
 from __future__ import annotations
@@ -13,64 +14,57 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from syngrad.core.message import AwaitedInput, InFlight
 from syngrad.errors import ConfigError, LinkError
 from syngrad.links.codec import pack, unpack
 from syngrad.links.link import Frame, Kind, Link
 from syngrad.runtime.trace import Trace
 from syngrad.tree import map_tensors, to_device
 
-#: seconds between two looks at the other link while a process waits at one
+#: seconds between two looks at the other link while a worker waits at one
 LOOK_S = 1.0
-
-
-@dataclass(eq=False)
-class Sent:
-    """A minibatch on its way through the processes above, and what its feedback will be fitted with.
-
-    leaves: as they were sent, cut from the graph. estimates: given where the quality is sampled. gradients: None until
-    they have come, and for good where they were not wanted.
-    """
-
-    step: int
-    wanted: bool = False
-    leaves: list[Tensor] = field(default_factory=list)
-    context: Any = None
-    scale: float = 1.0
-    estimates: list[Tensor] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)
-    gradients: list[Tensor] | None = None
+#: what waits are called in a trace
+WAIT_NEXT, WAIT_PREVIOUS = "wait for next", "wait for previous"
 
 
 class RemoteError(LinkError):
-    """Another process has failed: the kind of its error, and its text."""
+    """Another worker has failed: the kind of its error, and its text."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind, self.text = kind, text
 
 
-class End:
-    """What both ends have in common: a link, and a wait that notices when any other link of this process is lost."""
+class Neighbour:
+    """A link to a neighbouring worker, and a wait that notices when any other link of this worker is lost.
+
+    Args:
+        link: to the other worker.
+        dtypes: the forms in which messages and gradients travel.
+        trace: where time spent waiting and sending is noted.
+        timeout_s: the longest wait for a worker that lives, in seconds.
+    """
+
+    local = False
 
     def __init__(self, link: Link, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
         self.link, self.trace, self.timeout_s = link, trace, timeout_s
-        self.down, self.up = dtypes
-        self.others: list[End] = []
+        self.forward_dtype, self.backward_dtype = dtypes
+        self.others: list[Neighbour] = []
         self.ahead: deque[Frame] = deque()
         #: bytes that training itself has sent: neither what is evaluated, nor orders, nor whole models
         self.sent_bytes = 0
-        #: why the last word of this process could not be sent
+        #: why the last word of this worker could not be sent
         self.gone: LinkError | None = None
 
     def _receive(self, what: str, wait: bool) -> Frame | None:
-        """The next frame. Raises LinkError where a link is lost, RemoteError where another process fails."""
+        """The next frame. Raises LinkError where a link is lost, RemoteError where another worker fails."""
         if self.ahead:
             return self.ahead.popleft()
         frame = self._next(0)
@@ -128,22 +122,22 @@ class End:
         return frame
 
 
-class Above(End):
-    """The process above. depth: minibatches that may be under way to it."""
+class Next(Neighbour):
+    """The next worker. depth: minibatches that may be under way to it."""
 
     def __init__(self, link: Link, depth: int, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)
         self.depth = depth
-        #: how many minibatches the process above may be done with before they are sent; 0 where it runs on what is sent
+        #: how many minibatches the next worker may be done with before they are sent; 0 where it runs on what is sent
         self.ahead_by = 0
-        self.outstanding: deque[Sent] = deque()
+        self.outstanding: deque[InFlight] = deque()
         #: the same of those that are only evaluated; their numbers are negative
-        self.evaluating: deque[Sent] = deque()
+        self.evaluating: deque[InFlight] = deque()
         #: done, and not yet looked at
-        self.arrived: deque[Sent] = deque()
+        self.arrived: deque[InFlight] = deque()
         #: (minibatch, loss) as they have come
         self.losses: list[list[float]] = []
-        #: done above before they were sent from here: it ran ahead, on predictions of its input
+        #: done by the next worker before they were sent from here: it ran ahead, on predictions of its input
         self.early: deque[Frame] = deque()
 
     def room(self, kind: Kind = Kind.MESSAGE) -> None:
@@ -152,17 +146,17 @@ class Above(End):
         while len(queue) >= self.depth:
             self._take(wait=True)
 
-    def send(self, sent: Sent, out: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
-        """The message goes, with the minibatch's context; `where` its differentiable leaves stand in it."""
+    def send(self, flight: InFlight, h: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
+        """Pass a message on, with its context; `where` the differentiable leaves stand in the flattened h."""
         training = kind != Kind.EVALUATE
         with self.trace.span("send" if training else "evaluate"):
             # what is evaluated goes as it is, so that the metric is that of the model
             body = [
-                _packed(out, where, self.down if training else "float32"),
+                _packed(h, where, self.forward_dtype if training else "float32"),
                 map_tensors(torch.Tensor.detach, context),
             ]
-            self._send(Frame(kind, sent.step, sent.scale, sent.wanted, body), training)
-        (self.outstanding if training else self.evaluating).append(sent)
+            self._send(Frame(kind, flight.step, flight.scale, flight.wanted, body), training)
+        (self.outstanding if training else self.evaluating).append(flight)
         if self.early and training:
             self._done(self.early.popleft())
 
@@ -177,7 +171,7 @@ class Above(End):
             self._take(wait=True)
 
     def order(self, name: str, data: Any) -> list[Any]:
-        """Have all above do something at this place in the stream; their answers, the nearest one's first."""
+        """Have all workers after this one do something at this place in the stream; the nearest one's answer first."""
         self._send(Frame(Kind.ORDER, body=[name, data]))
         while (frame := self._take(wait=True)) is None or frame.kind != Kind.REPLY:
             continue
@@ -189,14 +183,14 @@ class Above(End):
         self._send(Frame(Kind.ORDER, body=[name, data]))
 
     def _take(self, wait: bool) -> Frame | None:
-        frame = self._receive("wait above", wait)
+        frame = self._receive(WAIT_NEXT, wait)
         if frame is None:
             return None
         if frame.kind == Kind.DONE:
             self._done(frame)
         elif frame.kind != Kind.REPLY:
             raise LinkError(
-                f"{self.link.peer} sent a {frame.kind.name} upwards, which it may not; run one version of it"
+                f"{self.link.peer} sent a {frame.kind.name} backward, which it may not; run one version of it"
             )
         return frame
 
@@ -211,40 +205,38 @@ class Above(End):
                 raise LinkError(f"{self.link.peer} is further ahead than it may be, at minibatch {frame.minibatch}")
             self.early.append(Frame(Kind.DONE, frame.minibatch, body=[gradients, []]))
             return
-        sent = queue.popleft() if queue else Sent(0)
-        if frame.minibatch != sent.step:
-            raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {sent.step} was due")
+        flight = queue.popleft() if queue else InFlight(0)
+        if frame.minibatch != flight.step:
+            raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {flight.step} was due")
         if gradients is not None:
-            made = unpack(gradients, self.up, [h.dtype for h in sent.leaves])
-            if [g.shape for g in made] != [h.shape for h in sent.leaves]:
+            made = unpack(gradients, self.backward_dtype, [h.dtype for h in flight.leaves])
+            if [g.shape for g in made] != [h.shape for h in flight.leaves]:
                 hint = "; with inputs= every process has to read the same data" if self.ahead_by else ""
-                raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {sent.step}{hint}")
-            sent.gradients = [g.to(h.device) for g, h in zip(made, sent.leaves, strict=True)]
-            self.arrived.append(sent)
+                raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {flight.step}{hint}")
+            flight.received = [g.to(h.device) for g, h in zip(made, flight.leaves, strict=True)]
+            self.arrived.append(flight)
 
 
-class Below(End):
-    """The process below."""
+class Previous(Neighbour):
+    """The previous worker."""
 
     def __init__(self, link: Link, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)
         #: those that have come since the last one was sent; each is given once
         self.losses: Callable[[], list[list[float]]] = list
-        #: minibatches that this process may be ahead of the one below, where it runs on predictions of its input
-        self.depth = 0
         #: what has come for those, and what else, in order, while they were waited for
         self.sent: deque[Frame] = deque()
         self.control: deque[Frame] = deque()
 
     def receive(self) -> Frame:
         """What comes next, waiting for it."""
-        frame = self._receive("wait below", wait=True)
+        frame = self._receive(WAIT_PREVIOUS, wait=True)
         assert frame is not None
         return frame
 
     def poll(self) -> None:
         """Take in what has come for predictions of the input, without waiting."""
-        while (frame := self._receive("wait below", wait=False)) is not None:
+        while (frame := self._receive(WAIT_PREVIOUS, wait=False)) is not None:
             self._sort(frame)
 
     def until_next(self) -> None:
@@ -261,7 +253,35 @@ class Below(End):
     def _sort(self, frame: Frame) -> None:
         (self.sent if frame.kind == Kind.MESSAGE else self.control).append(frame)
 
-    def input(self, step: int, where: list[int], of: Tensor | None, device: torch.device | None) -> Tensor:
+    def take_inputs(
+        self,
+        awaited: deque[AwaitedInput],
+        oldest: int | None,
+        where: list[int],
+        device: torch.device | None,
+        *,
+        poll: bool,
+    ) -> None:
+        """Give minibatches that ran on predictions what came of them; see :class:`syngrad.runtime.channel.RemoteInlet`.
+
+        Raises:
+            ConfigError: where the previous worker has read other data.
+            LinkError: where messages do not come in order.
+        """
+        if poll:
+            self.poll()
+        if oldest is not None:
+            missing = sum(each.h is None for each in awaited)
+            first = awaited[-1].step - missing + 1 if awaited else 0  # of those that have not come
+            while len(self.sent) < min(oldest - first + 1, missing):
+                self.until_next()
+        for each in awaited:
+            if not self.sent:
+                return
+            if each.h is None:
+                each.h, each.mark = self._input(each.step, where, each.mark, device), None
+
+    def _input(self, step: int, where: list[int], of: Tensor | None, device: torch.device | None) -> Tensor:
         """What came first of that which has not been asked for: the message of minibatch `step`."""
         frame = self.sent.popleft()
         if frame.minibatch != step:
@@ -276,35 +296,21 @@ class Below(End):
         return made
 
     def message(self, frame: Frame, where: list[int], device: torch.device | None) -> tuple[Any, Any]:
-        """(the message, its context) of a frame, on this process's device."""
+        """(the message, its context) of a frame, on this worker's device."""
         packed, context = frame.body
-        made = _unpacked(packed, where, "float32" if frame.kind == Kind.EVALUATE else self.down)
+        made = _unpacked(packed, where, "float32" if frame.kind == Kind.EVALUATE else self.forward_dtype)
         return (made, context) if device is None else (to_device(made, device), to_device(context, device))
 
-    def done(self, step: int, gradients: list[Tensor] | None = None) -> None:
-        """A minibatch is done with; what came back for it, if that was wanted."""
+    def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
+        """Minibatch `step` is done with, negative where it was only evaluated; ∂L/∂h where that was wanted."""
         training = step >= 0
         with self.trace.span("send" if training else "evaluate"):
-            packed = None if gradients is None else pack(gradients, self.up)
+            packed = None if gradients is None else pack(gradients, self.backward_dtype)
             self._send(Frame(Kind.DONE, step, body=[packed, self.losses()]), training)
 
     def reply(self, parts: list[Any]) -> None:
-        """The answer to an order: this process's, and those of all above."""
+        """The answer to an order: this worker's, and those of all after it."""
         self._send(Frame(Kind.REPLY, body=parts))
-
-
-@dataclass
-class Ends:
-    """A process's stages are the network's `lo` to `hi` − 1; None where there is nothing below or above.
-
-    free: feedback from above is applied as it comes, and not after a fixed number of minibatches.
-    """
-
-    lo: int
-    hi: int
-    below: Below | None = None
-    above: Above | None = None
-    free: bool = False
 
 
 def _waited_for(frame: Frame, what: str) -> str:

@@ -1,19 +1,21 @@
-"""How a run is laid over its processes: what the Trainer's options for it are, checked."""
+"""How a run is laid over its workers: the options for it, checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from syngrad.checks import real, whole
+from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, unknown
+from syngrad.links import LINKS
 from syngrad.partition import balanced
+from syngrad.runtime.options import Flag, about
 
 MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
-LINKS = ("zeromq", "process_group")
 #: more than anybody has memory for
 DEEPEST = 10_000
 #: minibatches under way where nobody says how many. True gradients that come late are as late as that, and with eight
@@ -21,31 +23,71 @@ DEEPEST = 10_000
 DEPTH, DEPTH_OF_DELAYED = 8, 2
 
 
-@dataclass(frozen=True)
-class Settings:
-    """queue_depth: minibatches that may be under way between two processes; the Trainer's own default is 8, and 2 for
-    the method `delayed`, whose gradients are as late as that. message_dtype: the form of activations that
-    travel down and gradients up; one for both, or (down, up); "float32" leaves every dtype as it is. place: how many
-    stages each process runs, from the first on; None lays them out by measured cost. link: "zeromq", or
-    "process_group" (experimental: by torch.distributed, so that CUDA tensors need not pass through the CPU; neither
-    encrypted nor guarded). link_key: a file with a secret that all processes share; traffic is then encrypted, and both
-    ends prove themselves.
-    timeout_s: the longest wait for another process that lives. trace: whether spans of time are kept.
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """How a run is laid over its workers, the processes that torchrun starts; one process alone does not heed it.
+
+    Args:
+        queue_depth: minibatches that may be under way between two workers; None for 8, and for 2 with the method
+            `delayed`, whose gradients are as late as that.
+        message_dtype: the form in which activations travel forward and gradients backward: "float32" (which leaves
+            every dtype as it is), "bfloat16" or "int8"; one for both, or a pair (forward, backward).
+        place: how many stages each worker runs, from the first on; None lays them out by measured cost.
+        link: "zeromq", or "process_group" (experimental: by torch.distributed, so that CUDA tensors need not pass
+            through the CPU; neither encrypted nor guarded).
+        link_key: a file with a secret that all workers share; traffic is then encrypted, and both ends prove
+            themselves.
+        timeout_s: seconds, the longest wait for another worker that still runs.
+        trace: whether spans of time are kept.
+        record: whether `history.record` says what was applied when.
+        replay: such a record, to be followed step by step in one process.
+
+    Raises:
+        ConfigError: for what cannot be used.
     """
 
-    queue_depth: int = DEPTH
-    message_dtype: str | tuple[str, str] = "float32"
-    place: Sequence[int] | None = None
-    link: str = "zeromq"
-    link_key: str | None = None
-    timeout_s: float = 600.0
-    trace: bool = False
+    queue_depth: int | None = field(
+        default=None,
+        metadata=about(
+            recorded=False,
+            shared=True,
+            flag=Flag("whole", "Minibatches under way between two workers.", shown="8; 2 for delayed"),
+        ),
+    )
+    message_dtype: str | tuple[str, str] = field(
+        default="float32",
+        metadata=about(
+            recorded=False,
+            shared=True,
+            plain=lambda given: list(pair_of(given)),
+            flag=Flag("texts", "float32, bfloat16 or int8 between workers, or two: forward,backward."),
+        ),
+    )
+    place: Sequence[int] | None = field(
+        default=None,
+        metadata=about(
+            recorded=False, flag=Flag("texts", "Stages of each worker, as in 2,1; by measured cost without it.")
+        ),
+    )
+    link: str = field(default="zeromq", metadata=about(recorded=False, shared=True))
+    link_key: str | None = field(
+        default=None,
+        metadata=about(
+            recorded=False,
+            flag=Flag("text", "A secret that all hosts have; links are then encrypted.", metavar="FILE"),
+        ),
+    )
+    timeout_s: float = field(default=600.0, metadata=about(recorded=False))
+    trace: bool = field(default=False, metadata=about(recorded=False))
+    record: bool = field(default=False, metadata=about(recorded=False))
+    replay: Record | None = field(default=None, metadata=about(recorded=False))
 
     def __post_init__(self) -> None:
-        depth = whole(self.queue_depth)
-        if depth is None or not 1 <= depth <= DEEPEST:
-            raise ConfigError(f"queue_depth must be a whole number from 1 to {DEEPEST}, got {self.queue_depth!r}")
-        object.__setattr__(self, "queue_depth", depth)
+        if self.queue_depth is not None:
+            depth = whole(self.queue_depth)
+            if depth is None or not 1 <= depth <= DEEPEST:
+                raise ConfigError(f"queue_depth must be a whole number from 1 to {DEEPEST}, got {self.queue_depth!r}")
+            object.__setattr__(self, "queue_depth", depth)
         self.dtypes  # noqa: B018  it checks them
         if self.link not in LINKS:
             raise unknown("link", self.link, LINKS)
@@ -60,17 +102,30 @@ class Settings:
         if self.place is not None:
             object.__setattr__(self, "place", _counts(self.place))
 
+    @classmethod
+    def of(cls, distributed: Distributed | None) -> Distributed:
+        """What a Trainer is given: itself, or None for the usual.
+
+        Raises:
+            ConfigError: for anything else.
+        """
+        if distributed is not None and not isinstance(distributed, cls):
+            raise ConfigError(
+                f"distributed must be syngrad.Distributed(…), got {type(distributed).__name__}; write "
+                "distributed=syngrad.Distributed(queue_depth=4)"
+            )
+        return cls() if distributed is None else distributed
+
     @property
     def dtypes(self) -> tuple[str, str]:
-        """(down, up)."""
-        given: Any = self.message_dtype
-        pair = (given, given) if isinstance(given, str) else tuple(given) if isinstance(given, tuple | list) else ()
-        if len(pair) != 2:
-            raise ConfigError(f"message_dtype must be a name or a pair (down, up) of names, got {given!r}")
-        for name in pair:
-            if name not in MESSAGE_DTYPES:
-                raise unknown("message_dtype", name, MESSAGE_DTYPES)
-        return pair[0], pair[1]
+        """(forward, backward)."""
+        return pair_of(self.message_dtype)
+
+    def depth(self, delayed: bool) -> int:
+        """`queue_depth`, or what it is where nobody says. delayed: whether the method is `delayed`."""
+        if self.queue_depth is not None:
+            return self.queue_depth
+        return DEPTH_OF_DELAYED if delayed else DEPTH
 
     def spans(self, costs: Sequence[float], processes: int) -> list[tuple[int, int]]:
         """(first stage, last stage + 1) of every process.
@@ -105,3 +160,14 @@ def _counts(place: Any) -> tuple[int, ...]:
     if not counts or any(count is None or count < 1 for count in counts):
         raise ConfigError(f"place must be a list of how many stages each process runs, as in [2, 1], got {place!r}")
     return tuple(count for count in counts if count is not None)
+
+
+def pair_of(given: Any) -> tuple[str, str]:
+    """`message_dtype` as (forward, backward); otherwise a ConfigError that names it."""
+    pair = (given, given) if isinstance(given, str) else tuple(given) if isinstance(given, tuple | list) else ()
+    if len(pair) != 2:
+        raise ConfigError(f"message_dtype must be a name or a pair (forward, backward) of names, got {given!r}")
+    for name in pair:
+        if name not in MESSAGE_DTYPES:
+            raise unknown("message_dtype", name, MESSAGE_DTYPES)
+    return pair[0], pair[1]

@@ -28,8 +28,8 @@ from syngrad.errors import ConfigError, SyngradError
 from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiments import registry
 from syngrad.experiments.experiment import check_count
-from syngrad.methods.policy import split_row
-from syngrad.pipeline.options import Settings
+from syngrad.methods.registry import split_row
+from syngrad.pipeline.options import Distributed
 from syngrad.results import Row, time_to_target
 
 #: what is compared where nobody says; "alone" is back-propagation in one process
@@ -69,7 +69,7 @@ class Processes:
         self.name, self.instead, self.options = experiment, dict(instead or {}), dict(options or {})
         self.experiment = registry.load(experiment, **self.instead)
         self.labels = _labels(rows, estimator)
-        self.settings = Settings(**self.options)
+        Distributed(**self.options)
         self.seeds = range(seed, seed + check_count("seeds", seeds, 1))
         self.threads, self.target, self.observer = threads, target, observer or Silent()
         self.link = parse_link(link) if link is not None else None

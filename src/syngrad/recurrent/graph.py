@@ -47,6 +47,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.checks import check_callable, check_positive, check_seed
 from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
@@ -61,7 +62,8 @@ from syngrad.recurrent.graphs.learn import Closed
 from syngrad.recurrent.graphs.node import Live, Stream
 from syngrad.recurrent.graphs.plan import Join, Plan, check, concatenated, core_of, sizes
 from syngrad.recurrent.graphs.saving import load_state_dict, state_dict
-from syngrad.trainer import default_optimizer, options
+from syngrad.runtime.options import check_device
+from syngrad.trainer import default_optimizer
 from syngrad.tree import to_device
 
 Given = Mapping[str, Any]
@@ -97,19 +99,19 @@ class Graph:
         quality_every: int = 50,
     ) -> None:
         check_spec(estimator)
-        options.check_callable("optimizer", optimizer)
+        check_callable("optimizer", optimizer, "(output, target)")
         self.estimator, self.optimizer, self.scheduler = estimator, optimizer, scheduler
-        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
+        self.estimator_lr = check_positive("estimator_lr", estimator_lr)
         self.inject: float | dict[str, float] = (
             {name: check_factor(f"inject of {name!r}", factor) for name, factor in inject.items()}
             if isinstance(inject, Mapping)
             else check_factor("inject", inject)
         )
-        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm))
+        self.clipping = None if clip_norm is None else Clipping(check_positive("clip_norm", clip_norm))
         bound = check_bound(guard)
         self.guard = None if bound is None else Guard(bound)
-        self.seed = options.check_seed(seed)
-        self.device = options.device(device) or torch.device("cpu")
+        self.seed = check_seed(seed)
+        self.device = check_device(device) or torch.device("cpu")
         self.quality_every = check_least("quality_every", quality_every, 0)
         self.plans: dict[str, Plan] = {}
         self.stream = Stream({}, True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.checks import check_callable, check_positive, check_seed
 from syngrad.core.interface import Interface
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators import GradientEstimator
@@ -28,10 +29,10 @@ from syngrad.recurrent.parts import Parts
 from syngrad.recurrent.saving import load_state_dict, state_dict
 from syngrad.recurrent.traceable import Traceable
 from syngrad.recurrent.unfit import carried
+from syngrad.runtime.options import check_device
 from syngrad.runtime.precision import Precision
 from syngrad.runtime.quality import Quality
 from syngrad.targets import scalar
-from syngrad.trainer import options
 
 #: a factor, or a function of what was trained so far
 Schedule = float | Callable[[int], float]
@@ -69,19 +70,19 @@ class Learner:
         self._inject = inject if callable(inject) else check_factor("inject", inject)
         for name, given in (("loss", loss), ("loss_count", loss_count)):
             if given is not None:
-                options.check_callable(name, given)
-        options.check_callable("optimizer", optimizer)
+                check_callable(name, given, "(output, target)")
+        check_callable("optimizer", optimizer, "(output, target)")
         check_groups(groups or {})
         self.loss: Callable[..., Tensor] = loss or token_cross_entropy
         self._count = loss_count or (count_targets if loss is None else None)
         self.optimizer, self.groups, self.scheduler = optimizer, dict(groups or {}), scheduler
-        self.estimator_lr = options.check_positive("estimator_lr", estimator_lr)
-        self.clipping = None if clip_norm is None else Clipping(options.check_positive("clip_norm", clip_norm), "model")
+        self.estimator_lr = check_positive("estimator_lr", estimator_lr)
+        self.clipping = None if clip_norm is None else Clipping(check_positive("clip_norm", clip_norm), "model")
         bound = check_bound(guard)
         self.guard = None if bound is None else Guard(bound)
-        self.seed = options.check_seed(seed)
+        self.seed = check_seed(seed)
         parameter = next(core.parameters(), None)
-        self.device = options.device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
+        self.device = check_device(device) or (parameter.device if parameter is not None else torch.device("cpu"))
         self.readout = readout
         for module in (core, readout):
             if module is not None:

@@ -51,6 +51,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.checks import check_choice
 from syngrad.core.interface import Interface
 from syngrad.errors import ConfigError
 from syngrad.estimators import GradientEstimator
@@ -66,7 +67,7 @@ from syngrad.recurrent.traces import Traces
 from syngrad.recurrent.window import Window, either
 from syngrad.runtime.precision import Precision
 from syngrad.targets import check_lambda
-from syngrad.trainer import default_optimizer, options
+from syngrad.trainer import default_optimizer
 from syngrad.tree import to_device
 
 UPDATES = ("step", "call")
@@ -145,7 +146,7 @@ class OnlineBPLambda(Learner):
             quality_every=quality_every,
         )
         self.lam, self.gamma = check_lambda(lam), check_gamma(gamma)
-        options.check_choice("update", update, UPDATES)
+        check_choice("update", update, UPDATES)
         self.update, self.trace_limit = update, check_least("trace_limit", trace_limit, 0)
         # what windows have and steps have not: an auxiliary task, and a lower precision
         self.auxiliary, self.precision = Auxiliary(0.0), Precision(None)

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from syngrad import metrics
-from syngrad.core.batch import Batch, read, unpack
+from syngrad.core.batch import Batch, batches, read, unpack
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.experiments.experiment import Experiment
 from syngrad.optim.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
 from syngrad.partition import Segment
+from syngrad.runtime.evaluation import evaluate
 from syngrad.runtime.precision import Precision
-from syngrad.trainer.evaluation import evaluate
-from syngrad.trainer.loaders import batches
 from syngrad.tree import map_tensors, tensors
 
 #: options of the Trainer that change what any row computes, and that the rivals have no answer to

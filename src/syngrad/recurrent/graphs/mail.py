@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from syngrad.core.interface import Interface
-from syngrad.core.pending import Staleness
+from syngrad.core.staleness import Staleness
 from syngrad.estimators import Zero
 from syngrad.runtime.quality import Quality
 

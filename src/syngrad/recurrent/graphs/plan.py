@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.checks import check_names
 from syngrad.core.interface import check_spec
 from syngrad.errors import ConfigError
 from syngrad.optim.groups import OptimizerFactory
 from syngrad.recurrent.checks import check_least
 from syngrad.recurrent.core import Core
-from syngrad.trainer import options
 
 #: (inputs, messages by sender) → what the module is called with
 Join = Callable[[Any, dict[str, Tensor]], Any]
@@ -69,7 +69,7 @@ def check(plan: Plan) -> None:
         )
     if plan.readout is not None and not isinstance(plan.readout, nn.Module):
         raise ConfigError(f"readout of {name!r} must be a module, got {type(plan.readout).__name__}")
-    options.check_names(f"receives of {name!r}", plan.receives)
+    check_names(f"receives of {name!r}", plan.receives)
     if len(set(plan.receives)) < len(plan.receives):
         raise ConfigError(f"receives of {name!r} names one module twice: {', '.join(plan.receives)}")
     for option in ("loss", "loss_count", "join", "optimizer"):

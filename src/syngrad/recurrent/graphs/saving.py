@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils import _pytree as pytree
 
-from syngrad.core.pending import Staleness
+from syngrad.core.staleness import Staleness
 from syngrad.errors import CheckpointError, ConfigError, first_line
 from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graphs.mail import Sent

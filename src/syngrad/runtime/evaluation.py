@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.core.batch import Batch, finite
+from syngrad.core.batch import Batch, batches, finite
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.metrics import Metric
 from syngrad.runtime.precision import Precision
-from syngrad.trainer.loaders import batches
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -38,7 +37,7 @@ class Totals:
         self.weight += 1.0 / batch.scale
 
     def means(self) -> dict[str, float]:
-        """Raises TrainingError where there was no sample."""
+        """The sums over what they weigh. Raises TrainingError where there was no sample."""
         if self.samples == 0:
             raise TrainingError("the loader to evaluate on yielded no batch; check its length")
         return {name: total / self.weight for name, total in self.sums.items()}
@@ -55,7 +54,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss and metric over a loader, weighted by what the loss averages over.
 
-    Raises TrainingError for a model, loss or metric that raises, a loss that is not finite, and an empty loader.
+    Raises:
+        TrainingError: for a model, loss or metric that raises, a loss that is not finite, and an empty loader.
     """
     modes = [(module, module.training) for module in model.modules()]
     first = next(model.parameters(), None)
