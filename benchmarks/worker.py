@@ -43,9 +43,9 @@ class Epochs:
 
 
 def crossed(trainer: syngrad.Trainer) -> int:
-    """Bytes that have crossed the link above this process so far, both ways, headers included."""
-    above = trainer.runner.ends.above if trainer.runner is not None else None
-    return above.link.sent_bytes + above.link.received_bytes if above is not None else 0
+    """Bytes that have crossed the link to the next worker so far, both ways, headers included."""
+    following = trainer.runner.neighbours.next if trainer.runner is not None else None
+    return following.link.sent_bytes + following.link.received_bytes if following is not None else 0
 
 
 def shares(process: dict[str, Any], first: int) -> dict[str, float]:

@@ -239,7 +239,7 @@ def test_the_library_says_it_in_one_line(call: Callable[[], Any], expected: list
         assert fragment in said
 
 
-HEAD = "import syngrad\nfrom tests import small\n"
+HEAD = "import syngrad\nfrom tests._support import small\n"
 FILES = {
     "good.py": HEAD + "def good():\n    return small.experiment()\ndef other():\n    return small.experiment()\n",
     "broken.py": "def f():\n    return (\n\ndef g(:\n",

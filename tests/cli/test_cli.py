@@ -15,7 +15,7 @@ import pytest
 import syngrad
 from syngrad import Trainer, cli
 from syngrad.cli import main
-from syngrad.cli.compare import split_rows
+from syngrad.cli.options import listed
 from syngrad.compare import Comparison
 from syngrad.results import validate
 
@@ -154,7 +154,7 @@ def test_what_is_finished_is_published_when_a_later_row_cannot_be_run(
 ) -> None:
     path, file = Path(small.rpartition(":")[0]), tmp_path / "r.json"
     path.write_text(
-        "from tests import small\ncalls = []\n\ndef data(batch_size, seed):\n    calls.append(seed)\n"
+        "from tests._support import small\ncalls = []\n\ndef data(batch_size, seed):\n    calls.append(seed)\n"
         "    assert len(calls) < 3, 'the third'\n    return small.data(batch_size, seed)\n\n"
         "def tiny():\n    return small.experiment(data=data)\n",
         encoding="utf-8",
@@ -221,7 +221,7 @@ def test_ctrl_c_while_it_is_imported(monkeypatch: pytest.MonkeyPatch, capsys: py
     ],
 )
 def test_commas_within_brackets_part_nothing(text: str, rows: list[str]) -> None:
-    assert split_rows(text) == rows
+    assert listed(text) == rows
 
 
 def test_the_module_is_the_same_program() -> None:

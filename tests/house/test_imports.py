@@ -104,6 +104,66 @@ def order_violations(source: Path) -> list[str]:
     return found
 
 
+def module_of(path: Path, source: Path) -> str:
+    return ".".join(("syngrad", *path.relative_to(source).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def circles(source: Path) -> list[list[str]]:
+    """Groups of files that import each other, directly or not. A package's `__init__` counts where it is named."""
+    modules = {module_of(path, source): path for path in sorted(source.rglob("*.py"))}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for _, module, taken in imports(path, source):
+            target = f"{module}.{taken}" if f"{module}.{taken}" in modules else module
+            if target in modules and target != name:
+                graph[name].add(target)
+    found: list[list[str]] = []
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(name: str) -> None:  # Tarjan's strongly connected components
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in sorted(graph[name]):
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in sorted(graph):
+        if name not in index:
+            visit(name)
+    return found
+
+
+#: names that several files have, and what they mean everywhere
+SHARED_NAMES = {
+    "__init__": "what a room is, and what it gives",
+    "__main__": "what `python -m` runs",
+    "base": "what all of a family have in common",
+    "registry": "a family by name",
+    "options": "what users may choose, as checked data",
+    "evaluation": "loss and metric over a loader, from which nothing learns",
+}
+
+
+def repeated_names(source: Path) -> list[str]:
+    """Basenames that occur more than once and are not known to mean the same everywhere."""
+    seen: dict[str, list[str]] = {}
+    for path in sorted(source.rglob("*.py")):
+        seen.setdefault(path.stem, []).append(path.relative_to(source).as_posix())
+    return [
+        f"{name}: {', '.join(paths)}" for name, paths in seen.items() if len(paths) > 1 and name not in SHARED_NAMES
+    ]
+
+
 def distributed_violations(source: Path) -> list[str]:
     found = []
     for path in sorted(source.rglob("*.py")):
@@ -141,6 +201,14 @@ def swallowed_errors(source: Path) -> list[str]:
 
 def test_imports_run_one_way() -> None:
     assert order_violations(SOURCE) == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(SOURCE) == []
+
+
+def test_a_basename_means_one_thing() -> None:
+    assert repeated_names(SOURCE) == []
 
 
 def test_torch_distributed_stays_with_the_links_and_the_launch() -> None:
@@ -213,3 +281,24 @@ def test_a_violation_is_found(tmp_path: Path, file: str, text: str, check, expec
     found = check(tmp_path)
     assert len(found) == 1
     assert found[0].startswith(expected)
+
+
+def test_a_circle_that_only_a_type_checker_sees_is_found(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    files = {
+        "core/a.py": "from syngrad.core import b\n",
+        "core/b.py": "from syngrad.core.c import x\n",
+        "core/c.py": "if TYPE_CHECKING:\n    from syngrad.core.a import y\n",
+        "errors.py": "import math\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert circles(tmp_path) == [["syngrad.core.a", "syngrad.core.b", "syngrad.core.c"]]
+
+
+def test_a_basename_with_two_meanings_is_found(tmp_path: Path) -> None:
+    for room in ("core", "links"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "base.py").touch()
+        (tmp_path / room / "plan.py").touch()
+    assert repeated_names(tmp_path) == ["plan: core/plan.py, links/plan.py"]

@@ -100,11 +100,11 @@ def test_a_flush_goes_from_one_arrival_to_the_next_however_long_the_delay() -> N
     before = tensors_of(trainer.model)
     for batch in CASE.batches(3):
         trainer.step(batch)
-    delayed = trainer.runner.delayed
-    drained, ticks = delayed.drain, []
-    delayed.drain = lambda: ticks.append(drained())
+    rule, ticks = trainer.runner.rule, []
+    settled = rule.settle
+    rule.settle = lambda actors, now: ticks.append(settled(actors, now))
     trainer.flush()
-    assert delayed.in_flight == 0
-    assert len(ticks) == 3 * 3  # minibatches in flight in each of the stages below the last
+    assert trainer.runner.in_flight == 0
+    assert len(ticks) == 3 * 3  # minibatches in flight in each of the stages before the last
     moved = tensors_of(trainer.model)
     assert all(not torch.equal(before[n], moved[n]) for n in before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from syngrad.errors import ConfigError
 from syngrad.methods.policy import Method, Policy
-from syngrad.methods.registry import parse, split_row
+from syngrad.methods.registry import RULES, parse, split_row
 
 
 @pytest.mark.parametrize(
@@ -74,9 +75,9 @@ def test_an_unknown_method_lists_the_valid_ones() -> None:
 
 
 methods = st.one_of(
-    st.sampled_from([Method("backprop"), Method("synthetic"), Method("zero")]),
-    st.builds(lambda lam: Method("mixed", lam=lam), st.floats(0, 1)),
-    st.builds(lambda delay: Method("delayed", delay=delay), st.integers(0, 10_000)),
+    st.sampled_from([parse("backprop"), parse("synthetic"), parse("zero")]),
+    st.builds(lambda lam: replace(parse("mixed(0)"), lam=lam), st.floats(0, 1)),
+    st.builds(lambda delay: replace(parse("delayed"), delay=delay), st.integers(0, 10_000)),
 )
 
 

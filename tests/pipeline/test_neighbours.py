@@ -8,9 +8,10 @@ import pytest
 import torch
 from tests._support import local_link
 
+from syngrad.core.message import InFlight
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind
-from syngrad.pipeline.neighbours import Above, Below, Sent
+from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime.trace import Trace
 
 FLOATS = ("float32", "float32")
@@ -20,10 +21,10 @@ FLOATS = ("float32", "float32")
 @pytest.mark.parametrize("body", [None, 7, [], [1, 2, 3], {"a": 1}, torch.ones(2)], ids=repr)
 def test_a_frame_of_another_form_is_refused(kind: Kind, body: Any) -> None:
     lower, upper = local_link.pair("rank 0", "rank 1")
-    below = Below(upper, FLOATS, Trace(), 5.0)
+    previous = Previous(upper, FLOATS, Trace(), 5.0)
     lower.send(Frame(kind, 1, body=body))
     with pytest.raises(LinkError, match=rf"rank 0 sent a {kind.name} that is none"):
-        below.receive()
+        previous.receive()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_frame_of_another_form_is_refused(kind: Kind, body: Any) -> None:
         (Frame(Kind.DONE, 0, body=[[torch.ones(3)], []]), "gradients of another shape"),
         (Frame(Kind.DONE, 0, body=[[torch.ones(2), torch.ones(2)], []]), "is not 1 tensors"),
         (Frame(Kind.DONE, 0, body=[["text"], []]), "not packed as float32"),
-        (Frame(Kind.MESSAGE, 0, body=[None, None]), "sent a MESSAGE upwards"),
+        (Frame(Kind.MESSAGE, 0, body=[None, None]), "sent a MESSAGE backward"),
         (Frame(Kind.DONE, 0, body=[None, 7]), "rank 1 sent losses that are none"),
         (Frame(Kind.DONE, 0, body=[None, [[1]]]), "rank 1 sent losses that are none"),
         (Frame(Kind.DONE, 0, body=[None, [[1, "x"]]]), "rank 1 sent losses that are none"),
@@ -42,8 +43,8 @@ def test_a_frame_of_another_form_is_refused(kind: Kind, body: Any) -> None:
 )
 def test_what_comes_back_is_held_against_what_was_sent(frame: Frame, said: str) -> None:
     lower, upper = local_link.pair("rank 0", "rank 1")
-    above = Above(lower, 8, FLOATS, Trace(), 5.0)
-    above.send(Sent(0, wanted=True, leaves=[torch.ones(2)]), torch.ones(2), None, [0])
+    following = Next(lower, 8, FLOATS, Trace(), 5.0)
+    following.send(InFlight(0, wanted=True, leaves=[torch.ones(2)]), torch.ones(2), None, [0])
     upper.send(frame)
     with pytest.raises(LinkError, match=said):
-        above.until(0)
+        following.until(0)

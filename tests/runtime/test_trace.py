@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests._support.local_link import pair
 
+from syngrad.core.message import InFlight
 from syngrad.links.link import Frame, Kind
-from syngrad.pipeline.neighbours import Above, Below, Sent
+from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime import trace as tracing
 from syngrad.runtime.trace import Trace
 
@@ -43,10 +44,10 @@ def test_a_span_within_another_counts_for_itself_alone() -> None:
     with trace.span("work"):
         with trace.span("send"):
             pass
-        with trace.span("wait above"):
+        with trace.span("wait for next"):
             pass
-    assert trace.seconds == {"send": 1.0, "wait above": 1.0, "work": 3.0}
-    assert [span[0] for span in trace.spans] == ["send", "wait above", "work"]
+    assert trace.seconds == {"send": 1.0, "wait for next": 1.0, "work": 3.0}
+    assert [span[0] for span in trace.spans] == ["send", "wait for next", "work"]
     (_, _, begin, end) = trace.spans[-1]
     assert end - begin == 5.0
 
@@ -54,7 +55,7 @@ def test_a_span_within_another_counts_for_itself_alone() -> None:
 @pytest.mark.usefixtures("clock")
 def test_a_span_may_be_named_when_it_ends() -> None:
     trace = Trace()
-    with trace.span("wait below") as span:
+    with trace.span("wait for previous") as span:
         span.name = "evaluate"
     assert trace.seconds == {"evaluate": 1.0}
     assert not trace.spans
@@ -75,62 +76,62 @@ def test_of_a_long_run_the_newest_spans_are_kept_and_the_sums_go_on(
     assert clock.now > 1000
 
 
-def ends() -> tuple[Above, Below, Callable[[], None]]:
+def ends() -> tuple[Next, Previous, Callable[[], None]]:
     lower, upper = pair()
     dtypes = ("float32", "float32")
-    above, below = Above(lower, 8, dtypes, Trace(), 10.0), Below(upper, dtypes, Trace(), 10.0)
+    following, previous = Next(lower, 8, dtypes, Trace(), 10.0), Previous(upper, dtypes, Trace(), 10.0)
 
     def close() -> None:
         lower.close()
         upper.close()
 
-    return above, below, close
+    return following, previous, close
 
 
 def test_only_what_training_sends_is_counted_as_sent() -> None:
-    above, below, close = ends()
+    following, previous, close = ends()
     out = torch.zeros(4, 8)
-    above.send(Sent(0), out, None, [])
-    above.send(Sent(-4), out, None, [], Kind.EVALUATE)
-    above.tell("evaluating", {"state": torch.zeros(1000)})
-    below.done(0, [torch.zeros(4, 8)])
-    below.done(-4)
-    below.reply([torch.zeros(1000)])
-    assert above.sent_bytes == out.nbytes
-    assert below.sent_bytes >= out.nbytes
-    assert below.sent_bytes < 1000
-    assert set(above.trace.seconds) == set(below.trace.seconds) == {"send", "evaluate"}
+    following.send(InFlight(0), out, None, [])
+    following.send(InFlight(-4), out, None, [], Kind.EVALUATE)
+    following.tell("evaluating", {"state": torch.zeros(1000)})
+    previous.answer(0, [torch.zeros(4, 8)])
+    previous.answer(-4)
+    previous.reply([torch.zeros(1000)])
+    assert following.sent_bytes == out.nbytes
+    assert previous.sent_bytes >= out.nbytes
+    assert previous.sent_bytes < 1000
+    assert set(following.trace.seconds) == set(previous.trace.seconds) == {"send", "evaluate"}
     close()
 
 
 @pytest.mark.parametrize(
     ("frame", "named"),
     [
-        (Frame(Kind.MESSAGE, 0, body=[None, None]), "wait below"),
+        (Frame(Kind.MESSAGE, 0, body=[None, None]), "wait for previous"),
         (Frame(Kind.EVALUATE, -4, body=[None, None]), "evaluate"),
         (Frame(Kind.ORDER, body=["epoch", None]), "orders"),
     ],
     ids=["message", "evaluate", "order"],
 )
 def test_a_wait_is_named_by_what_ends_it(frame: Frame, named: str) -> None:
-    above, below, close = ends()
-    later = threading.Timer(0.05, above.link.send, [frame])
+    following, previous, close = ends()
+    later = threading.Timer(0.05, following.link.send, [frame])
     later.start()
-    assert below.receive().kind == frame.kind
+    assert previous.receive().kind == frame.kind
     later.join()
-    assert set(below.trace.seconds) == {named}
+    assert set(previous.trace.seconds) == {named}
     close()
 
 
-@pytest.mark.parametrize(("step", "named"), [(0, "wait above"), (-4, "evaluate")])
+@pytest.mark.parametrize(("step", "named"), [(0, "wait for next"), (-4, "evaluate")])
 def test_a_wait_for_a_minibatch_that_is_evaluated_is_none_of_training(step: int, named: str) -> None:
-    above, below, close = ends()
+    following, previous, close = ends()
     kind = Kind.MESSAGE if step >= 0 else Kind.EVALUATE
-    (above.outstanding if step >= 0 else above.evaluating).append(Sent(step))
-    above.depth = 1
-    later = threading.Timer(0.05, below.link.send, [Frame(Kind.DONE, step, body=[None, []])])
+    (following.outstanding if step >= 0 else following.evaluating).append(InFlight(step))
+    following.depth = 1
+    later = threading.Timer(0.05, previous.link.send, [Frame(Kind.DONE, step, body=[None, []])])
     later.start()
-    above.room(kind)
+    following.room(kind)
     later.join()
-    assert set(above.trace.seconds) == {named}
+    assert set(following.trace.seconds) == {named}
     close()

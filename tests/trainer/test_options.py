@@ -7,6 +7,7 @@ import inspect
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests._support.training import one_line
@@ -17,6 +18,7 @@ import syngrad
 from syngrad import Distributed, Feedback, Trainer
 from syngrad.errors import ConfigError
 from syngrad.runtime.options import moved, override, spelled
+from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.options import MOVED, RESUMED, Options
 
 #: the keys and, of a Trainer that is told nothing but its loss, the values that checkpoints and results files have
@@ -188,6 +190,15 @@ def test_what_all_workers_have_the_same() -> None:
     fixed = Options(loss=F.cross_entropy, feedback=Feedback(delay=0))
     assert (fixed.shared()["feedback_delay"], fixed.shared()["queue_depth"]) == (0, 8)
     assert Options(loss=F.cross_entropy, method="delayed(1)").shared()["feedback_delay"] == 0
+
+
+def test_what_fit_was_asked_for_is_frozen_and_in_pythons_own_kind() -> None:
+    asked = FitArguments([], np.int64(3), keep=np.int64(1))
+    assert (type(asked.epochs), type(asked.keep)) == (int, int)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        asked.epochs = 4  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="epochs must be a whole number of at least 0, got -1"):
+        FitArguments([], -1)
 
 
 # The parts.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from syngrad.cli.common import ending
+from syngrad.cli.options import ending
 
 app = typer.Typer(help="Fetch the data sets of the experiments, and see which are here.", rich_markup_mode=None)
 

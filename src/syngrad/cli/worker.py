@@ -1,4 +1,4 @@
-"""One worker of `syngrad train --workers N`: started by a launcher, see workers.py."""
+"""One worker of `syngrad train --workers N`: started by a launcher, see train.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 from syngrad.cli import one_line
-from syngrad.cli.common import INTERRUPTED, USAGE
+from syngrad.cli.options import INTERRUPTED, USAGE
 from syngrad.cli.train import run
 from syngrad.errors import TrainingError
 from syngrad.launch.parent_death import die_with_parent

@@ -50,9 +50,9 @@ class Synthetic(UpdateRule):
         """
         batch, sent = now.batch, leaves_at(h, actor.leaving)
         leaves = [leaf.detach() for leaf in sent]
-        flight = InFlight(now.step)
+        flight = InFlight(now.step, scale=batch.scale)
         if updates and sent and now.updates(actor.index + 1) and actor.wants(now):
-            flight = InFlight(now.step, True, leaves, batch.target, batch.scale)
+            flight.wanted, flight.leaves, flight.context = True, leaves, batch.target
         actor.sends.send(flight, h, context, actor.leaving)
         if updates and sent:
             estimates = self.estimate(actor, flight, leaves, now)

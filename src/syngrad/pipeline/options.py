@@ -60,7 +60,7 @@ class Distributed:
             recorded=False,
             shared=True,
             plain=lambda given: list(pair_of(given)),
-            flag=Flag("texts", "float32, bfloat16 or int8 between workers, or two: forward,backward."),
+            flag=Flag("text", "float32, bfloat16 or int8 between workers, or two: forward,backward."),
         ),
     )
     place: Sequence[int] | None = field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
 from syngrad.checks import check_whole
@@ -11,7 +11,7 @@ from syngrad.methods.policy import FEEDBACKS, check_delay
 from syngrad.runtime.options import Flag, about
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Feedback:
     """The gradients that come back for a stage's messages, and what is measured of the estimates by them.
 
@@ -32,10 +32,9 @@ class Feedback:
     """
 
     kind: str = field(
-        default="bootstrapped",
-        kw_only=False,
-        metadata=about(name="feedback", flag=Flag("text", "bootstrapped or true.")),
+        default="bootstrapped", metadata=about(name="feedback", flag=Flag("text", "bootstrapped or true."))
     )
+    _: KW_ONLY
     every: int | None = field(
         default=None, metadata=about(name="feedback_every", flag=Flag("whole", "Asked for on every n-th minibatch."))
     )

@@ -27,10 +27,11 @@ class Flag:
         shown: the default as the help shows it, "" where it shows none.
         metavar: what stands for the value in the help, None for the kind's own.
         name: the flag where it is not called as the option is, as `group` for `groups`.
+        repeated: whether it may be typed several times.
     """
 
     kind: str
-    help: str
+    help: str = ""
     shown: str = ""
     metavar: str | None = None
     name: str | None = None

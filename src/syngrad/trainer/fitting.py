@@ -10,15 +10,15 @@ from syngrad.pipeline.follower import Follower
 from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.neighbours import RemoteError
 from syngrad.pipeline.peer import Peer, Work
+from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.history import History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
-from syngrad.trainer.plan import Plan
 from syngrad.trainer.session import Session
 
 
-def fit_with_others(trainer: Session, plan: Plan, place: World) -> History:
+def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> History:
     """Train as planned; every worker returns the same history, and its model is the whole trained one.
 
     Only the first worker validates, calls callbacks, shows progress and writes files, and it alone reads the data

@@ -20,10 +20,10 @@ from syngrad.tagged_json import PlainError
 from syngrad.trainer import resume
 from syngrad.trainer.alone import Workers
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length
-from syngrad.trainer.plan import AUTO, Plan
 from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
 
@@ -62,7 +62,7 @@ class Loop:
     """
 
     trainer: Session
-    plan: Plan
+    plan: FitArguments
     workers: Workers
     partial: Partial = field(default_factory=Partial)
 

@@ -151,7 +151,9 @@ class Options:
         else:
             put("clip_norm", float(check_positive("clip_norm", self.clip_norm)))
         check_names("freeze", self.freeze)
+        put("freeze", list(self.freeze))
         check_groups(self.groups or {})
+        put("groups", dict(self.groups or {}))
         check_spec(self.estimator)
         put("seed", check_seed(self.seed))
         metrics.resolve(self.metric)
@@ -176,19 +178,24 @@ class Options:
     def policy(self) -> Policy:
         """What happens to gradients; where nobody says how often feedback is asked for, on every minibatch."""
         feedback = Feedback.of(self.feedback)
-        late = feedback.delay or 0
-        method = parse_method(self.method)
-        return Policy(method, feedback.kind, feedback.every or 1, late, self.update_probability, feedback.warmup)
+        return Policy(
+            parse_method(self.method),
+            feedback.kind,
+            feedback_every=feedback.every or 1,
+            feedback_delay=feedback.delay or 0,
+            update_probability=self.update_probability,
+            warmup=feedback.warmup,
+        )
 
     @property
     def free(self) -> bool:
         """Whether what comes from another worker is applied as it comes: without a fixed delay."""
-        return Feedback.of(self.feedback).delay is None and not self.policy.method.exact
+        return Feedback.of(self.feedback).delay is None and not parse_method(self.method).exact
 
     @property
     def queue_depth(self) -> int:
         """Minibatches that may be under way between two workers."""
-        return Distributed.of(self.distributed).depth(self.policy.method.name == "delayed")
+        return Distributed.of(self.distributed).depth(parse_method(self.method).name == "delayed")
 
     def configuration(self) -> dict[str, Any]:
         """Every option that makes a run what it is, as plain data; functions and modules by their names."""
@@ -201,7 +208,7 @@ class Options:
 
     def _plain(self, wanted: Callable[[About], bool]) -> dict[str, Any]:
         made = {each.name: each.plain(self) for each in spelled(Options) if wanted(each.about)}
-        return made if self.policy.method.estimates else made | {"estimator": None}
+        return made if parse_method(self.method).estimates else made | {"estimator": None}
 
 
 #: what has to be the same for a run to go on as if it had never stopped, by the names in `configuration()`

@@ -14,11 +14,11 @@ from syngrad.runtime import checkpoint
 from syngrad.trainer import resume as resuming
 from syngrad.trainer.alone import Alone
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.fitting import fit_with_others
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
-from syngrad.trainer.plan import Plan
 from syngrad.trainer.session import Session
 
 
@@ -114,7 +114,9 @@ class Trainer(Session):
         """
         if self.runner is not None:
             self.runner.check_parameters()
-        plan = Plan(loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks)
+        plan = FitArguments(
+            loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks
+        )
         place = world()
         if place.size > 1:
             return fit_with_others(self, plan, place)

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from syngrad.checks import whole
+from syngrad.checks import check_whole
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.runtime import checkpoint
 from syngrad.trainer.callbacks import Callback
@@ -17,9 +17,13 @@ from syngrad.trainer.history import Epoch
 AUTO = "auto"
 
 
-@dataclass
-class Plan:
-    """What `fit` was asked for; see :meth:`syngrad.Trainer.fit`."""
+@dataclass(frozen=True)
+class FitArguments:
+    """What `fit` was asked for, which :meth:`syngrad.Trainer.fit` explains; checked, and counts in Python's own kind.
+
+    Raises:
+        ConfigError: for what cannot be used, or does not go together.
+    """
 
     loader: Iterable[Any]
     epochs: int
@@ -37,16 +41,13 @@ class Plan:
             value = getattr(self, name)
             if value is None and name in ("validate_every", "save_every"):
                 continue
-            number = whole(value)
-            if number is None or number < least:
-                raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
-            setattr(self, name, number)
+            object.__setattr__(self, name, check_whole(name, value, least))
         if self.validate_every is not None and self.validate is None:
             raise ConfigError(f"validate_every={self.validate_every} needs validate=, a loader to evaluate on")
         for name in ("save", "resume"):
             value = getattr(self, name)
-            words = isinstance(value, str | PathLike) and "\0" not in str(value) and str(value) != ""
-            if not words and not (value is None if name == "save" else isinstance(value, bool)):
+            folder = isinstance(value, str | PathLike) and "\0" not in str(value) and str(value) != ""
+            if not folder and not (value is None if name == "save" else isinstance(value, bool)):
                 also = "None" if name == "save" else "True, False or 'auto'"
                 raise ConfigError(f"{name} must be a folder or {also}, got {value!r:.60}")
         if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from syngrad import SyngradError
-from syngrad.cli.config import Option, command_line, kept, listed, read, resolve
+from syngrad.cli.options import Option, arranged, as_command, command_line, derived, kept, listed, read, resolve
+from syngrad.runtime.options import Flag, about
+from syngrad.trainer.options import Options
+
+train = importlib.import_module("syngrad.cli.train")
 
 OPTIONS = {
-    "experiment": Option("text", "fashion-mlp", argument=True),
+    "experiment": Option("text", default="fashion-mlp", argument=True),
     "methods": Option("texts"),
     "batch_size": Option("whole"),
-    "seed": Option("whole", 0),
+    "seed": Option("whole", default=0),
     "target": Option("number"),
     "cuts": Option("texts"),
     "stages": Option("whole"),
@@ -127,6 +135,57 @@ def test_the_command_to_type() -> None:
         "syngrad compare 'my file.py:f' --methods 'backprop,synthetic:mlp(hidden=2)' --batch-size 32 --resume"
     )
     assert command_line({"resume": False}, OPTIONS) == "syngrad compare --no-resume"
+
+
+def test_a_field_with_a_flag_is_an_option_of_the_command_and_of_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Part:
+        every: int = field(default=3, metadata=about(name="part_every", flag=Flag("whole", "How often.", "3")))
+
+        @classmethod
+        def of(cls, part: Any) -> Part:
+            return part or cls()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Toy:
+        rate: float = field(default=0.5, metadata=about(flag=Flag("number", "Its rate.", name="pace")))
+        silent: int = field(default=0, metadata=about())
+        part: Part | None = field(default=None, metadata=about(part=Part))
+
+    options = arranged("experiment part_every", derived(Toy), {"experiment": Option("text", argument=True)})
+    assert list(options) == ["experiment", "part_every", "pace"]
+    seen: list[dict[str, Any]] = []
+
+    @as_command(options)
+    def run(given: dict[str, Any]) -> int:
+        """What it does."""
+        seen.append(resolve("toy", options, given, tmp_path / "run.toml"))
+        return 0
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(run)
+    file(tmp_path, "part-every = 7\npace = 0.25\n")
+    app(["here", "--pace", "2"], standalone_mode=False)
+    assert seen == [{"experiment": "here", "part_every": 7, "pace": 2.0}]
+    with pytest.raises(SyngradError, match=r"--pace 'x' is no number; write one, as in --pace 0\.5"):
+        app(["here", "--pace", "x"], standalone_mode=False)
+    with contextlib.suppress(SystemExit):
+        app(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "--part-every N How often. [default: (3)]" in printed
+    assert "--silent" not in printed
+    file(tmp_path, "silent = 1\n")
+    with pytest.raises(SyngradError, match="unknown option 'silent'"):
+        app(["here"], standalone_mode=False)
+
+
+def test_every_flag_of_the_trainers_options_is_one_of_train() -> None:
+    assert derived(Options).keys() <= train.OPTIONS.keys()
+    kinds = {"trainer": derived(Options), "train": train.OPTIONS}
+    for name in kinds["trainer"]:
+        assert kinds["train"][name].help == kinds["trainer"][name].help
 
 
 def test_commas_within_brackets_part_nothing() -> None:

@@ -1,23 +1,32 @@
-"""Options of a command from a file: a TOML of the flags' own names, or a results file, run again from its `config`.
+"""The options of a command, described once: its flags and their help, the keys of a TOML file, and what is recorded.
 
-A command describes its options once, as :class:`Option`; what comes of flags and file together is a plain mapping
-that goes into the results file as it is.
+A command is made by :func:`as_command` from a mapping of names to :class:`Option`; those of the Trainer are derived
+from the fields of its own options. What comes of flags and file together is a plain mapping that goes into the results
+file as it is, which can be given as `--config` again.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import math
 import re
 import shlex
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from syngrad.errors import ConfigError, first_line, unknown
+import typer
 
+from syngrad.errors import ConfigError, TrainingError, first_line, unknown
+from syngrad.experiments import BUILT_IN, RECURRENT
+from syngrad.runtime.options import Flag, spelled
+
+USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 #: kind → what to write instead of a value that is not of it
 KINDS = {
     "whole": "a whole number",
@@ -29,21 +38,136 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Option:
-    """One option. kind: a key of :data:`KINDS`; "texts" may also be one text with commas. default: where neither flag
-    nor file says anything. kept: whether it belongs to the configuration a results file holds; what only says where
-    output goes does not. argument: typed without its name.
+class Option(Flag):
+    """One option of a command; of kind "texts" it may also be one text with commas.
+
+    Args:
+        default: where neither flag nor file says anything.
+        kept: whether it belongs to the configuration that a results file holds; what only says where output goes does
+            not.
+        argument: typed without its name.
+        filed: whether a file may say it too.
     """
 
-    kind: str
     default: Any = None
     kept: bool = True
     argument: bool = False
+    filed: bool = True
 
 
 Options = Mapping[str, Option]
 #: options of which one at most is given
 Exclusive = Iterable[tuple[str, str]]
+
+#: what is said of an experiment instead of its own, to every command that runs one
+INSTEAD = ("epochs", "batch_size", "optimizer", "stages", "cuts")
+#: what an experiment may be, for the commands' help; `syngrad compare` takes recurrent ones too
+EXPERIMENT = f"{', '.join(BUILT_IN)}, or path/to/file.py:function returning an Experiment."
+ANY_EXPERIMENT = f"{', '.join([*BUILT_IN, *RECURRENT])}, or path/to/file.py:function returning an Experiment."
+
+
+def instead(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command's options say of an experiment instead of its own."""
+    cuts = options["cuts"]
+    return {name: options[name] for name in INSTEAD} | {"cuts": None if cuts is None else listed(cuts)}
+
+
+def derived(kind: Any, **changes: Mapping[str, Any]) -> dict[str, Option]:
+    """The options of a command that are those of a class of options, by their flat names.
+
+    Args:
+        kind: a class of options, see :mod:`syngrad.runtime.options`; its fields without a flag are left out.
+        changes: name → what this command says otherwise, as in `seed={"default": 0}`.
+    """
+    flags = {(each.about.flag.name or each.name): each.about.flag for each in spelled(kind) if each.about.flag}
+    return {name: Option(**{**vars(flag), **changes.get(name, {})}) for name, flag in flags.items()}
+
+
+def arranged(order: str, *groups: Options) -> dict[str, Option]:
+    """The options of several groups as the help lists them; one that `order` does not name comes last."""
+    options = {name: option for group in groups for name, option in group.items()}
+    return {name: options[name] for name in dict.fromkeys([*order.split(), *options])}
+
+
+# As Typer has them.
+
+
+def as_command(options: Options) -> Callable[[Callable[[dict[str, Any]], int]], Callable[..., int]]:
+    """A function of what was typed (None where an option was not) as a command with these options.
+
+    The command says itself how it was ended: what Typer makes of Ctrl-C depends on its version, and an exit from the
+    user's code must not pass for one of ours.
+    """
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_typed(name, option))
+        for name, option in options.items()
+    ]
+
+    def decorate(function: Callable[[dict[str, Any]], int]) -> Callable[..., int]:
+        made: Any = ending(functools.wraps(function)(lambda **typed: function(typed)))
+        made.__signature__ = inspect.Signature(parameters)
+        return made  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def ending(function: Callable[..., int]) -> Callable[..., int]:
+    """A command that says itself how it was ended, see :func:`as_command`."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> int:
+        try:
+            return function(*args, **options)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except SystemExit as error:
+            ended = f"the experiment's code ended the program ({first_line(error)}); let it return or raise instead"
+            raise TrainingError(ended) from error
+
+    return run
+
+
+def _typed(name: str, option: Option) -> Any:
+    """The annotation from which Typer makes a flag."""
+    typed = "--" + name.replace("_", "-")
+    given: dict[str, Any] = {"help": option.help}
+    if option.shown:
+        given["show_default"] = option.shown
+    if option.metavar is not None:
+        given["metavar"] = option.metavar
+    if option.argument:
+        return Annotated[str | None, typer.Argument(**given)]
+    if option.kind == "flag":
+        return Annotated[bool | None, typer.Option(f"{typed}/--no-{typed[2:]}", **given)]
+    if option.kind == "whole":
+        return Annotated[int | None, typer.Option(**{"metavar": "N", **given}, parser=whole(typed))]
+    if option.kind == "number":
+        return Annotated[float | None, typer.Option(**{"metavar": "X", **given}, parser=number(typed))]
+    return Annotated[list[str] | None if option.repeated else str | None, typer.Option(**given)]
+
+
+def whole(option: str) -> Any:
+    """The parser of a whole number; what Typer says of another depends on its version and does not name the value."""
+    return _parser(option, int, "whole number", "3")
+
+
+def number(option: str) -> Any:
+    """The parser of a number."""
+    return _parser(option, float, "number", "0.5")
+
+
+def _parser(option: str, kind: Callable[[Any], Any], said: str, example: str) -> Any:
+    def parse(text: Any) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise ConfigError(f"{option} {text!r:.40} is no {said}; write one, as in {option} {example}") from None
+
+    return parse
+
+
+# Flags and file together.
 
 
 def resolve(
@@ -53,8 +177,9 @@ def resolve(
 
     Of two exclusive options, the one given as a flag silences the other in the file.
     """
+    options = {name: option for name, option in options.items() if option.filed}
     read_ = read(file, command, options) if file is not None else {}
-    typed = {name: value for name, value in flags.items() if value is not None}
+    typed = {name: value for name, value in flags.items() if value is not None and name in options}
     for one, other in exclusive:
         for where in (typed, read_):
             if one in where and other in where:
@@ -160,7 +285,10 @@ def listed(value: str | list[str]) -> list[str]:
 
 def kept(command: str, options: Options, values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as the results file has it: the command, and every option that is kept."""
-    return {"command": command, **{name: values.get(name) for name, option in options.items() if option.kept}}
+    return {
+        "command": command,
+        **{name: values.get(name) for name, option in options.items() if option.kept and option.filed},
+    }
 
 
 def command_line(config: Mapping[str, Any], options: Options) -> str:
