@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +44,9 @@ class Aside:
 
     def result(self) -> Any:
         self._thread.join(60)
+        task = Path(f"/proc/self/task/{self._thread.native_id}")
+        while not self._thread.is_alive() and task.exists():  # the kernel's part of it ends a moment later
+            time.sleep(0.001)
         if self.error is not None:
             raise self.error
         return self.value
