@@ -297,7 +297,7 @@ def _messages(trainer: syngrad.Trainer, batch: tuple[Tensor, ...]) -> list[list[
 
 
 def test_synthetic_adds_nothing_of_the_true_gradient() -> None:
-    """With δ̂ = 0 throughout, the stages below stand still though the loss above has a gradient."""
+    """With δ̂ = 0 throughout, the stages before the last stand still though the loss has a gradient."""
     case = CASES["mlp"]
     before = tensors_of(case.model())
     for feedback in ("bootstrapped", "true"):

@@ -9,10 +9,11 @@ from typing import Any
 MORE = "**"
 
 
-def call(text: str) -> tuple[str, dict[str, Any]]:
-    """The name, and its options; their values are literals. Raises ValueError for whatever else it is.
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """The name, and its options; their values are literals. What is written `**more` has the name :data:`MORE`.
 
-    What is written `**more` has the name :data:`MORE`, which nothing takes.
+    Raises:
+        ValueError: for a text that is anything else.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body

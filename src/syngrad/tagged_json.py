@@ -29,7 +29,8 @@ class PlainError(Exception):
 def encode(value: Any, tensors: dict[str, Tensor], where: str = "") -> Any:
     """JSON for `value`; its tensors are added to `tensors` under names of their own.
 
-    Raises PlainError for a value of another kind, naming where it stands, as in `schedulers.0.lr_lambdas`.
+    Raises:
+        PlainError: for a value of another kind, naming where it stands, as in `schedulers.0.lr_lambdas`.
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -84,7 +85,8 @@ def _encode_tensor(value: Tensor, tensors: dict[str, Tensor], where: str) -> dic
 def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What :func:`encode` was given.
 
-    Raises PlainError for what it cannot have written.
+    Raises:
+        PlainError: for what it cannot have written.
     """
     if isinstance(value, list):
         return [decode(each, tensors) for each in value]

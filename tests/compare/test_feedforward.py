@@ -15,7 +15,6 @@ from syngrad import Feedback, SyngradError, Trainer, decouple
 from syngrad.compare import Comparison, contenders
 from syngrad.compare.step_costs import saved_bytes, step_seconds, windows
 from syngrad.results import aggregate, document, environment, validate
-from syngrad.runtime.feedback import Feedback
 
 
 def run(*rows: str, **options: Any) -> Comparison:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support import local_link as local
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
 from syngrad.core.batch import Batch
 from syngrad.errors import SyngradError
-from syngrad.links import local
 from syngrad.methods.registry import RULES, parse
 from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime.channel import Neighbours

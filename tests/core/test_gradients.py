@@ -1,4 +1,4 @@
-"""The interface in a graph of one's own: identity downwards, λ·received + (1−λ)·scale·δ̂ upwards."""
+"""The interface in a graph of one's own: the identity forward, λ·received + (1−λ)·scale·δ̂ backward."""
 
 from __future__ import annotations
 

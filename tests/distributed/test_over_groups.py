@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
 from syngrad.launch.launcher import launch
-from syngrad.pipeline import joining
+from syngrad.links import LINKS
 
 #: rank 1 kills itself in its third minibatch; rank 0 writes down what it makes of that
 KILLED = """
@@ -54,9 +54,9 @@ def test_a_killed_process_is_noticed_and_named(tmp_path: Path) -> None:
 
 def test_it_cannot_keep_to_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNGRAD_PORTS", "5000-5010")
-    rendezvous: Any = None
+    request: Any = None
     with pytest.raises(ConfigError, match="SYNGRAD_PORTS is set, and link='process_group' listens on any free port"):
-        joining._groups(rendezvous, None, str, 1.0)
+        LINKS["process_group"](request)
 
 
 def test_it_cannot_be_encrypted() -> None:

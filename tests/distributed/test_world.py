@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from syngrad.errors import ConfigError, LinkError
-from syngrad.links.address import own_address, port_range
-from syngrad.links.world import World, agent_hosts_store, master, world
+from syngrad.links.world import World, agent_hosts_store, master, own_address, port_range, world
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")
 OTHERS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", "SYNGRAD_HOST")

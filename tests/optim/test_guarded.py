@@ -195,7 +195,7 @@ class Wrong(nn.Module):
 def test_a_backward_that_gives_what_is_not_finite(
     options: dict[str, Any], stages: list[int], estimators: list[int], factor: float, scope: str
 ) -> None:
-    """It stops at the first stage whose update does not come from above, and so does the damage."""
+    """It stops at the first stage whose update does not come from a later one, and so does the damage."""
 
     def make(guard: float | None) -> tuple[Poison, syngrad.Trainer]:
         model = CASE.model()
@@ -236,8 +236,8 @@ def test_an_estimator_that_says_nan(scope: str) -> None:
         trainer.net.interfaces[1].heads[0].module.factor = math.nan if i == 6 else 1.0
         trainer.step(batch)
         if i == 6:
-            below, one = twin.stages[:2]
-            step_without(twin, [*one.parameters, *one.estimator_parameters, *below.estimator_parameters], batch)
+            previous, one = twin.stages[:2]
+            step_without(twin, [*one.parameters, *one.estimator_parameters, *previous.estimator_parameters], batch)
         else:
             twin.step(batch)
     assert len(estimators) == 3

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests._support.local_link import LocalLink, pair
 
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind
-from syngrad.links.local import LocalLink, pair
 from syngrad.pipeline.neighbours import Next, Previous, RemoteError
 from syngrad.runtime.trace import Trace
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support.local_link import pair
 
 from syngrad.core.message import InFlight
 from syngrad.links.link import Frame, Kind
-from syngrad.links.local import pair
 from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime import trace as tracing
 from syngrad.runtime.trace import Trace

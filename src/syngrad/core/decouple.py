@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.checks import whole
+from syngrad.checks import check_whole
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.errors import ConfigError, CutError, SyngradError, TrainingError, first_line, unknown
@@ -26,8 +26,9 @@ from syngrad.tree import batch_size, differentiable, map_tensors, positions, ten
 class DecoupledNetwork:
     """A model, where it is to be cut, and, once bound to a batch, its stages and interfaces.
 
-    model: the user's own object; it is trained in place and its state dict keeps its keys. estimators: one
-    :class:`Interface` a cut, by the cut's name; they are no part of the model.
+    Attributes:
+        model: the user's own object; it is trained in place and its state dict keeps its keys.
+        estimators: one :class:`Interface` a cut, by the cut's name; they are no part of the model.
     """
 
     def __init__(self, model: nn.Module, cuts: Sequence[str] | None, stages: int | None) -> None:
@@ -53,9 +54,19 @@ class DecoupledNetwork:
         count: Callable[[Any], float] | None,
         inputs: InputSpec | None = None,
     ) -> None:
-        """Cut the model (once), and make every interface anew from one fake run: shapes are computed, nothing is.
+        """Cut the model (once), and make every interface anew from one run without data, for the shapes alone.
 
-        inputs: what predicts every stage's input, None where none does.
+        Args:
+            args: of the model, from the first batch.
+            kwargs: of the model.
+            target: of the loss.
+            estimator: what is made for every interface.
+            loss: the user's own, which heads differentiate.
+            count: target → the number of sample losses whose mean the loss is.
+            inputs: what predicts every stage's input, None where none does.
+
+        Raises:
+            CutError: for a message that has no batch as its first dimension, and whatever cutting itself refuses.
         """
         batch = batch_size((args, kwargs))
 
@@ -122,23 +133,27 @@ class DecoupledNetwork:
 def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int | None = None) -> DecoupledNetwork:
     """Cut `model` into stages, each of which will update by an estimate of the gradient that is still on its way.
 
-    cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage. stages: or their number,
-    balanced by measured cost, estimators included, when the first batch is seen. Works for `nn.Sequential`, nested
-    modules, and models whose own `forward` chains blocks; the model object itself is trained in place.
+    Works for `nn.Sequential`, nested modules, and models whose own `forward` chains blocks; the model object itself is
+    trained in place. What needs an example batch to be found out is raised when the first one comes.
 
-    Raises CutError or ConfigError, in one line, for a name that is not there, a cut that cannot be made, parameters
-    shared across a cut, or a number of stages that the model has no room for. What needs an example batch to be found
-    out is raised when the first one comes.
+    Args:
+        model: any `nn.Module`.
+        cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage.
+        stages: or their number, balanced by measured cost, estimators included, when the first batch is seen.
+
+    Returns:
+        The model and its cuts, for a `Trainer`.
+
+    Raises:
+        CutError: for a name that is not there, a cut that cannot be made, or parameters shared across a cut.
+        ConfigError: for options that do not fit together, or a number of stages that the model has no room for.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(f"decouple needs a torch.nn.Module, got {type(model).__name__}")
     if (cuts is None) == (stages is None):
         raise ConfigError("decouple needs either cuts=[names] or stages=N, not both and not neither")
     if stages is not None:
-        count = whole(stages)
-        if count is None or count < 1:
-            raise ConfigError(f"stages must be a whole number of at least 1, got {stages!r}")
-        stages = count
+        stages = check_whole("stages", stages, 1)
     if cuts is not None:
         if isinstance(cuts, str) or not isinstance(cuts, Sequence):
             raise ConfigError(f"cuts must be a list of names, got {cuts!r}; write cuts=['{cuts}']")

@@ -1,6 +1,6 @@
-"""Synthetic inputs: what a stage is to get from the stages below it, predicted from the network's own input.
+"""Synthetic inputs: what a stage is to get from the stages before it, predicted from the network's own input.
 
-With them a stage waits for nobody below it either:
+With them a stage waits for nobody before it either:
 
     m̂_k = I_k(x)        instead of m_k = h_{k−1};        I_k is fitted to ‖I_k(x) − h_{k−1}‖² when h_{k−1} has come.
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from syngrad.checks import whole
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
-from syngrad.parse_call import call
+from syngrad.parse_call import parse_call
 from syngrad.tree import tensors
 
 NAMED = ("linear", "mlp")
@@ -43,7 +43,10 @@ def check_spec(spec: Any) -> None:
 class Dense(nn.Module):
     """x flattened, then a linear map, or one through a hidden layer with a ReLU, in the shape of the message.
 
-    shape: of one sample of the input; out: of the message. width: of the hidden layer, 0 for none.
+    Args:
+        shape: of one sample of the input.
+        out: of one sample of the message.
+        width: of the hidden layer, 0 for none.
     """
 
     def __init__(self, shape: torch.Size, out: torch.Size, width: int = 0) -> None:
@@ -91,10 +94,18 @@ class InputPredictor(nn.Module):
 
 
 def make(spec: InputSpec, args: tuple[Any, ...], kwargs: dict[str, Any], message: Any, cut: str) -> InputPredictor:
-    """I_k for the stage that `cut` starts. args, kwargs: of the model; message: what crosses the cut (shapes alone).
+    """I_k for the stage that `cut` starts.
 
-    Raises ConfigError for a message that is no single floating tensor, and, where the spec is a name, for an input that
-    is none.
+    Args:
+        spec: a name with options, or the user's own function of two shapes.
+        args: of the model.
+        kwargs: of the model.
+        message: what crosses the cut (shapes alone).
+        cut: its name.
+
+    Raises:
+        ConfigError: for a message that is no single floating tensor, and, where the spec is a name, for an input that
+            is none.
     """
     leaves = tensors(message)
     if not isinstance(message, Tensor) or not message.is_floating_point():
@@ -126,7 +137,7 @@ def make(spec: InputSpec, args: tuple[Any, ...], kwargs: dict[str, Any], message
 def _parse(text: str) -> int:
     """The width of the hidden layer, 0 for none."""
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(f"cannot read inputs={text!r}; write linear, mlp, or mlp(width=256)") from None
     if name not in NAMED:

@@ -1,13 +1,13 @@
-"""The interface: what stands on a cut. It hands the message down, gives δ̂ up, and learns from what comes back.
+"""The interface: what stands on a cut. It passes the message on, gives δ̂ back, and learns from what returns.
 
-Two ways of use. The executions drive it piece by piece (`estimate`, `fit`), because only the detach form
+Two ways of use. The methods drive it piece by piece (`estimate`, `fit`), because only the detach form
 
-    m = h.detach().requires_grad_();  h.backward(scale·δ̂);  downstream runs on m
+    m = h.detach().requires_grad_();  h.backward(scale·δ̂);  the next stage runs on m
 
 lets a stage update before the next one has run. In a loop of one's own it is a module like another, an identity whose
-backward swaps the gradient; that fires only when the downstream backward does, so it is locked, but exact:
+backward swaps the gradient; that fires only when the backward of what follows does, so it is locked, but exact:
 
-    downwards h,   upwards λ·received + (1−λ)·scale·δ̂.
+    forward h,   backward λ·received + (1−λ)·scale·δ̂.
 
 Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2 and BP(λ).
 """
@@ -31,24 +31,30 @@ from syngrad.tree import batch_size, structure
 
 
 class Interface(nn.Module):
-    """Identity downwards; upwards λ·received + (1−λ)·δ̂, while the estimator's own `.grad` is filled.
-
-    estimator: a name ("default", "linear", "mlp(hidden=2)"), a module with `forward(h, context)`, or a function that
-    makes one. lam: λ in [0, 1]; 0 is synthetic only, 1 leaves back-propagation untouched and still fits the estimator.
-    loss, output: only for an estimator that is a head, alone: the loss it differentiates and the shape of one sample's
-    output (a number of classes, or a tuple). classes: the number of labels, where the context is labels and `output`
-    does not tell. loss_count: context → the number of sample losses the loss averages over; len(batch) unless given.
-    scale: ∂loss/∂(sum of sample losses); one over that count unless given here or in the call, where gradient
-    accumulation or a GradScaler's factor decide. name: how errors call it.
+    """Forward the identity; backward λ·received + (1−λ)·δ̂, while the estimator's own `.grad` is filled.
 
     Sizes come from the first message. As with PyTorch's lazy modules, run one batch through the model (or call
     :meth:`bind`) *before* making the optimiser. In evaluation mode, or without gradients, it is the identity.
 
-    With several interfaces the received gradient is the true one only where every interface above has λ=1. A path that
+    With several interfaces the received gradient is the true one only where every later interface has λ=1. A path that
     goes round the interface carries its own gradient. Under `torch.compile` it makes a graph break. Differentiating
     twice through it raises. A message may be nested; there is one estimator a differentiable leaf.
 
-    Raises ConfigError for a λ outside [0, 1] or an unknown estimator, MessageError for a message that changes shape.
+    Args:
+        estimator: a name ("default", "linear", "mlp(hidden=2)"), a module with `forward(h, context)`, or a function
+            that makes one.
+        lam: λ in [0, 1]; 0 is synthetic only, 1 leaves back-propagation untouched and still fits the estimator.
+        loss: only for an estimator that is a head, alone: what it differentiates, (output, target) → scalar.
+        output: likewise: the shape of one sample's output (a number of classes, or a tuple).
+        classes: the number of labels, where the context is labels and `output` does not tell.
+        loss_count: context → the number of sample losses the loss averages over; len(batch) unless given.
+        scale: ∂loss/∂(sum of sample losses); one over that count unless given here or in the call, where gradient
+            accumulation or a GradScaler's factor decide.
+        name: how errors call it.
+
+    Raises:
+        ConfigError: for a λ outside [0, 1] or an unknown estimator.
+        MessageError: in the forward pass, for a message that changes shape.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class Interface(nn.Module):
         self._structure = ""
         self.positions: list[int] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
-        # below the interface is trained
+        # before the interface is trained
         self._anchor = torch.zeros((), requires_grad=True)
 
     @property
@@ -162,7 +168,7 @@ class Interface(nn.Module):
                 estimator.fit(leaves[i], context, received[i], scale, kept[i] if kept is not None else None)
 
     def forward(self, message: Any, context: Any = None, scale: float | None = None) -> Any:
-        """The message itself, with the gradient swapped on its way up."""
+        """The message itself, with the gradient swapped on its way back."""
         if not self.bound:
             if self.training and torch.is_grad_enabled():
                 raise ConfigError(

@@ -14,12 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.tree import tensors
+
 
 class SavedBytes:
     """A meter of saved activations: `with SavedBytes(model) as meter: trainer.step(batch)`, then `meter.peak_bytes`.
 
-    It hears of saved tensors through autograd's own hooks, and of what interfaces keep through :func:`hold`. Parameters
-    do not count, nor do `exclude`'s buffers and the tensors given in `but`.
+    It hears of saved tensors through autograd's own hooks, and of what interfaces keep through :func:`hold`.
+
+    Args:
+        exclude: modules whose parameters and buffers do not count.
+        but: tensors that do not count either.
     """
 
     active: SavedBytes | None = None
@@ -93,8 +98,6 @@ def _key(tensor: Tensor) -> int:
 def hold(tree: Any, owner: object) -> None:
     """Tell the meter, if one is running, of tensors kept outside the graph for as long as `owner` lives."""
     if SavedBytes.active is not None:
-        from syngrad.tree import tensors
-
         for tensor in tensors(tree):
             SavedBytes.active.hold(tensor, owner)
 

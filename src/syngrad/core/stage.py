@@ -1,4 +1,4 @@
-"""A stage: a contiguous part of the model, its interface to the next, and its randomness."""
+"""A stage: a contiguous part of the model with its interface to the next one, its parameters and its randomness."""
 
 from __future__ import annotations
 
@@ -11,56 +11,21 @@ from torch import Tensor, nn
 
 from syngrad.core.input_predictor import InputPredictor
 from syngrad.core.interface import Interface
+from syngrad.core.randomness import Randomness
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.preserve_state import preserve_state
 
 
-class Randomness:
-    """A generator state of a stage's own, swapped in around its forward (about 2 µs).
-
-    Dropout then draws the same numbers in whatever order and whatever process the stages run.
-    """
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self.state = torch.Generator().manual_seed(seed).get_state()
-        self.device_state: Tensor | None = None
-        if device.type == "cuda":
-            self.device_state = torch.Generator(device).manual_seed(seed).get_state()
-
-    def save(self) -> dict[str, Tensor]:
-        """Where the generators stand: one a device."""
-        return {"cpu": self.state} | ({"device": self.device_state} if self.device_state is not None else {})
-
-    def load(self, saved: dict[str, Tensor]) -> None:
-        """Put them back there. A run saved without this kind of device leaves the device's generator as it was."""
-        self.state = saved["cpu"].cpu()
-        if self.device_state is not None and "device" in saved:
-            self.device_state = saved["device"].cpu()
-
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """The default generators hold this stage's state inside, and their own again outside."""
-        outside = torch.default_generator.get_state()
-        outside_device = torch.cuda.get_rng_state(self.device) if self.device_state is not None else None
-        torch.default_generator.set_state(self.state)
-        if self.device_state is not None:
-            torch.cuda.set_rng_state(self.device_state, self.device)
-        try:
-            yield
-        finally:
-            self.state = torch.default_generator.get_state()
-            torch.default_generator.set_state(outside)
-            if outside_device is not None:
-                self.device_state = torch.cuda.get_rng_state(self.device)
-                torch.cuda.set_rng_state(outside_device, self.device)
-
-
 class Stage:
-    """One segment of the model at work: runs forward, and updates.
+    """One segment of the model at work, with all that is its own.
 
-    segment: the user's own modules. interface: to the next stage, None for the last. seed: of its dropout. predictor:
-    of its input, where it runs on one.
+    Args:
+        name: the cut that starts it, "input" for the first.
+        segment: the user's own modules.
+        interface: to the next stage, None for the last.
+        seed: of its dropout.
+        device: where it runs.
+        predictor: of its input, where it runs on one.
     """
 
     def __init__(
@@ -84,9 +49,15 @@ class Stage:
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        """The forward pass with this stage's own randomness; `stash` stands in for the parameters if given.
+        """The forward pass with this stage's own randomness.
 
-        What the model itself raises comes out as a TrainingError naming the stage.
+        Args:
+            args: the stage's message, or the model's arguments.
+            stash: stands in for the parameters, by name, where it is given.
+            kwargs: the model's.
+
+        Raises:
+            TrainingError: naming the stage, where the model itself raises.
         """
         with self.randomness.swapped():
             try:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from syngrad.errors import ConfigError, first_line, unknown
-from syngrad.parse_call import MORE, call
+from syngrad.parse_call import MORE, parse_call
 
 #: the classes by name, in lower case; LBFGS would evaluate the loss again within a step, which stages cannot do
 NAMED: dict[str, type[torch.optim.Optimizer]] = {
@@ -37,9 +37,11 @@ def default_optimizer(params: Any) -> torch.optim.Optimizer:
 def parse_optimizer(text: str) -> Callable[[Any], torch.optim.Optimizer]:
     """A function of parameters (or groups of them) from a name with options, as in `adamw(lr=1e-3, weight_decay=0.01)`.
 
-    Names are those of torch.optim, in upper or lower case. Raises ConfigError, in one line, for an unknown name (the
-    valid ones listed), an option that the optimiser does not take (those that it takes listed), and values that it
-    refuses.
+    Names are those of torch.optim, in upper or lower case.
+
+    Raises:
+        ConfigError: in one line, for an unknown name (the valid ones listed), an option that the optimiser does not
+            take (those that it takes listed), and values that it refuses.
     """
     name, options = _read(text)
     if name not in NAMED:
@@ -67,7 +69,7 @@ def option_names(name: str) -> list[str]:
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
         if MORE in options:
             raise ValueError(text)
     except ValueError:

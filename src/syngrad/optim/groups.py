@@ -32,7 +32,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The weights of some stages by the first pattern that their names match, and their estimators by learning rate.
 
-    names: id of a parameter → its names in the user's model, several where it is tied.
+    Args:
+        stages: whose they are.
+        names: id of a parameter → its names in the user's model, several where it is tied.
+        options: pattern of names → options of the group.
     """
     names, options = names or {}, options or {}
     by_pattern: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in ["", *options]}
@@ -63,7 +66,8 @@ def parameter_groups(
 def parse_groups(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Groups as they are typed, `PATTERN: option=value, …`, as in `*.bias: weight_decay=0`.
 
-    Raises ConfigError for what cannot be read, and a pattern that is there twice.
+    Raises:
+        ConfigError: for what cannot be read, and a pattern that is there twice.
     """
     groups: dict[str, dict[str, Any]] = {}
     for text in texts:

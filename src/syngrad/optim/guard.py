@@ -28,7 +28,8 @@ DECAY = 0.9999
 class Guard:
     """Decides stage by stage from the norms; `counts` holds the updates that were skipped, by the stage's name.
 
-    bound: a norm so many times the largest of late has run away; infinity lets only non-finite numbers be caught.
+    Args:
+        bound: a norm so many times the largest of late has run away; infinity lets only non-finite numbers be caught.
     """
 
     def __init__(self, bound: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, warn
+from syngrad.optim.clipping import Clipping, clip, part_norms
 from syngrad.optim.groups import (
     GroupOptions,
     OptimizerFactory,
@@ -29,14 +30,6 @@ from syngrad.optim.guard import Guard
 SCOPES = ("model", "stage")
 
 
-@dataclass(frozen=True)
-class Clipping:
-    """The largest norm a gradient is let through with: of each stage's weights, or of the whole model's."""
-
-    norm: float
-    scope: str = "stage"
-
-
 @dataclass
 class Part:
     """What is guarded and clipped together: a stage's weights, or its estimators' parameters, which are not clipped."""
@@ -49,10 +42,18 @@ class Part:
 class Updates:
     """All optimisers of a network.
 
-    factory: parameter groups → optimiser. scope: "stage" makes one optimiser a stage, "model" one for all, which is
-    faster and numerically the same for every optimiser that acts parameter by parameter. scheduler: optimiser →
-    scheduler, one an optimiser. names, groups: as for :func:`parameter_groups`. guard, clipping: None
-    for neither. tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
+    Args:
+        stages: whose weights and estimators they update.
+        factory: parameter groups → optimiser.
+        scope: "stage" makes one optimiser a stage, "model" one for all, which is faster and numerically the same for
+            every optimiser that acts parameter by parameter.
+        estimator_lr: the estimators' learning rate as a multiple of the weights'.
+        scheduler: optimiser → scheduler, one an optimiser.
+        names: as for :func:`parameter_groups`.
+        groups: likewise.
+        guard: decides which updates are made; None: all are.
+        clipping: how long gradients may be; None: as long as they are.
+        tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Updates:
         self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
 
     def step_all(self) -> None:
-        """Apply what has gathered in `.grad`, guarded and clipped, and clear it."""
+        """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
         if self.guard is not None or self.clipping is not None:
             self._admit()
         for optimizer in self.optimizers:
@@ -131,27 +132,3 @@ class Updates:
                 admitted.append((gradients, norm))
         if self.clipping is not None:
             clip(admitted, self.clipping)
-
-
-def part_norms(parts: list[list[Tensor]]) -> list[float]:
-    """The 2-norm of each part's gradients taken together, in one wait for the device."""
-    flat = [g.coalesce().values() if g.is_sparse else g for part in parts for g in part]
-    if not flat:
-        return []
-    norms = list(torch._foreach_norm(flat))
-    first = norms[0]
-    if any(n.dtype != first.dtype or n.device != first.device for n in norms):
-        norms = [n.to(first.device, torch.float64) for n in norms]
-    values = iter(torch.stack(norms).tolist())
-    return [math.hypot(*(next(values) for _ in part)) for part in parts]
-
-
-def clip(parts: list[tuple[list[Tensor], float]], clipping: Clipping) -> None:
-    """Multiply the gradients that are longer than allowed, as `torch.nn.utils.clip_grad_norm_` does, in place."""
-    if clipping.scope == "model":
-        parts = [([g for gradients, _ in parts for g in gradients], math.hypot(*(norm for _, norm in parts)))]
-    for gradients, norm in parts:
-        factor = clipping.norm / (norm + 1e-6)
-        if gradients and factor < 1:
-            for gradient in gradients:
-                gradient.mul_(factor)

@@ -7,16 +7,15 @@ p posts where it listens  →  p − 1 connects there, encrypted if asked for, a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from syngrad.errors import ConfigError
-from syngrad.links.address import port_range
-from syngrad.links.link import Link
+from syngrad.links import LINKS
+from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.pipeline.control import ControlChannel
 from syngrad.pipeline.neighbours import Next, Previous
@@ -70,10 +69,11 @@ def connect(
         host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
-    if settings.link == "process_group":
-        to_previous, to_next = _groups(rendezvous, device, peer, wait_s)
-    else:
-        to_previous, to_next = _links(rendezvous, settings, peer, wait_s, me)
+    def report(link: Link, error: BaseException) -> None:
+        ControlChannel(None, Next(link, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
+
+    request = LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device)
+    to_previous, to_next = LINKS[settings.link](request)
     assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
     dtypes, timeout_s = settings.dtypes, settings.timeout_s
     return ControlChannel(
@@ -85,83 +85,6 @@ def connect(
 
 #: seconds within which a worker that has met the others has to be linked with them
 JOIN_S = 120.0
-
-
-def _links(
-    rendezvous: Rendezvous, settings: Distributed, peer: Callable[[int], str], wait_s: float, me: str
-) -> tuple[Link | None, Link | None]:
-    """(to the previous worker, to the next one)."""
-    from syngrad.links import zeromq  # here, so that a run in one process does not load it
-
-    place = rendezvous.world
-    rank, last = place.rank, place.size - 1
-    key = zeromq.Key.from_file(settings.link_key) if settings.link_key is not None else None
-    token = _token(rendezvous)
-    listener = None
-    to_previous: Link | None = None
-    to_next: Link | None = None
-    try:
-        if rank > 0:
-            listener = zeromq.listen(rendezvous.own_address(), port_range(), token, key, peer(rank - 1))
-            rendezvous.post(f"address/{rank}", listener.address)
-        if rank < last:
-            address = str(rendezvous.wait(f"address/{rank + 1}", wait_s, peer(rank + 1)))
-            to_next = zeromq.connect(address, token, key, peer(rank + 1), wait_s, look=rendezvous.check)
-        if listener is not None:
-            to_previous = listener.accept(wait_s, look=rendezvous.check)
-    except BaseException as error:
-        if to_next is not None:  # it looks at this link alone by now, and would only see that it ends
-            ControlChannel(None, Next(to_next, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
-        for each in (to_next, listener):
-            if each is not None:
-                each.close()
-        raise
-    return to_previous, to_next
-
-
-def _groups(
-    rendezvous: Rendezvous, device: torch.device | None, peer: Callable[[int], str], wait_s: float
-) -> tuple[Link | None, Link | None]:
-    """Link by process groups of two. Tensors of two different GPUs go from one to the other."""
-    from syngrad.links import process_group  # torch.distributed takes a while to import
-
-    if port_range() is not None:
-        raise ConfigError(
-            "SYNGRAD_PORTS is set, and link='process_group' listens on any free port; unset it, or use link='zeromq'"
-        )
-    place = rendezvous.world
-    own = f"{place.host} {device}" if device is not None and device.type == "cuda" else ""
-    rendezvous.post(f"device/{place.rank}", own)
-    made: dict[bool, Link] = {}
-    try:
-        for upper, other in (
-            (False, place.rank + 1),
-            (True, place.rank - 1),
-        ):  # the next one first
-            if not 0 <= other < place.size:
-                continue
-            name = peer(other)
-            its = rendezvous.wait(f"device/{other}", wait_s, name)
-            join = functools.partial(
-                process_group.join,
-                upper=upper,
-                token=_token(rendezvous),
-                peer=name,
-                timeout_s=wait_s,
-                address=rendezvous.own_address(),
-                device=device if own and its and own != its else None,
-            )
-            made[upper] = rendezvous.at_store(f"{min(place.rank, other)}", join, wait_s)
-    except BaseException:
-        for link in made.values():
-            link.close()
-        raise
-    return made.get(True), made.get(False)
-
-
-def _token(rendezvous: Rendezvous) -> bytes:
-    """What only the workers of this attempt know."""
-    return bytes.fromhex(rendezvous.session.rpartition(".")[2])[:8]
 
 
 def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from syngrad.checks import real, whole
 from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, unknown
+from syngrad.links import LINKS
 from syngrad.partition import balanced
 from syngrad.runtime.options import Flag, about
 
 MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
-LINKS = ("zeromq", "process_group")
 #: more than anybody has memory for
 DEEPEST = 10_000
 #: minibatches under way where nobody says how many. True gradients that come late are as late as that, and with eight

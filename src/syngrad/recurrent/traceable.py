@@ -32,7 +32,7 @@ from syngrad.errors import ConfigError, MessageError, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, bad_label
 from syngrad.estimators.registry import NAMED
 from syngrad.estimators.regressors import Zero
-from syngrad.parse_call import call
+from syngrad.parse_call import parse_call
 
 
 class Traceable(GradientEstimator):
@@ -192,7 +192,7 @@ def template(spec: Any) -> GradientEstimator:
 
 def _parse(text: str) -> GradientEstimator:
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(
             f"cannot read estimator {text!r:.60}; write a name, or a name with options: low_rank(rank=16)"

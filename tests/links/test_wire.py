@@ -1,4 +1,4 @@
-"""Large tensors in pieces, and what a stranger can make a listening process take."""
+"""Large tensors in several parts, and what a stranger can make a listening process take."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.links.opening import TOKEN, WAIT_S, pair
+from tests._support.link_pairs import TOKEN, WAIT_S, pair
 
 from syngrad.errors import LinkError
-from syngrad.links import pieces as module
-from syngrad.links import zeromq
+from syngrad.links import wire, zeromq
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import decode, encode, session
-from syngrad.links.wire import PIECE_BYTES
+from syngrad.links.wire import PART_BYTES, join_split, split_large
 
 SMALL = 6_000
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_BYTES", SMALL)
+    monkeypatch.setattr(wire, "PART_BYTES", SMALL)
 
 
 @given(st.lists(st.integers(0, 500) | st.integers(SMALL - 2, 5 * SMALL), max_size=4))
 def test_what_was_cut_is_the_same_together(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_BYTES", SMALL)
+        patch.setattr(wire, "PART_BYTES", SMALL)
         body = [torch.arange(size, dtype=torch.int64).to(torch.uint8) for size in sizes]
         parts = encode(Frame(Kind.MESSAGE, 3, body=body), 0, session(TOKEN))
-        cut = module.pieces(parts, "peer")
+        cut = split_large(parts, "peer")
         assert max(map(len, cut)) <= SMALL
-        found = decode(module.together([bytearray(part) for part in cut], "peer"), 0, session(TOKEN)).body
+        found = decode(join_split([bytearray(part) for part in cut], "peer"), 0, session(TOKEN)).body
         assert len(found) == len(body)
         assert all(torch.equal(a, b) for a, b in zip(found, body, strict=True))
 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("spoilt", ["missing", "more", "short", "claimed"])
-def test_pieces_that_do_not_add_up_are_refused(spoilt: str) -> None:
+def test_split_parts_that_do_not_add_up_are_refused(spoilt: str) -> None:
     parts = encode(Frame(Kind.MESSAGE, body=[torch.zeros(3 * SMALL, dtype=torch.uint8)]), 0, session(TOKEN))
-    cut = [bytearray(part) for part in module.pieces(parts, "peer")]
+    cut = [bytearray(part) for part in split_large(parts, "peer")]
     if spoilt == "missing":
         cut.pop()
     elif spoilt == "more":
@@ -55,21 +54,21 @@ def test_pieces_that_do_not_add_up_are_refused(spoilt: str) -> None:
     else:
         cut = [cut[0], bytearray(SMALL)]
     with pytest.raises(LinkError, match="is refused"):
-        decode(module.together(cut, "peer"), 0, session(TOKEN))
+        decode(join_split(cut, "peer"), 0, session(TOKEN))
 
 
 @pytest.mark.usefixtures("small")
 def test_too_much_structure_is_refused_before_it_is_sent() -> None:
     parts = encode(Frame(Kind.ORDER, body="x" * 2 * SMALL), 0, session(TOKEN))
     with pytest.raises(LinkError, match=r"structure and small tensors for stage '2' are more than its link carries"):
-        module.pieces(parts, "stage '2'")
+        split_large(parts, "stage '2'")
 
 
-def test_a_tensor_of_more_than_a_piece_crosses_a_link() -> None:
-    values = torch.arange(PIECE_BYTES // 8 + 1)
-    with pair() as (lower, upper):
-        lower.send(Frame(Kind.MESSAGE, 1, body=[values, torch.ones(3)]))
-        frame = upper.receive(WAIT_S)
+def test_a_tensor_of_more_than_a_part_crosses_a_link() -> None:
+    values = torch.arange(PART_BYTES // 8 + 1)
+    with pair() as (earlier, later):
+        earlier.send(Frame(Kind.MESSAGE, 1, body=[values, torch.ones(3)]))
+        frame = later.receive(WAIT_S)
         assert frame is not None
         assert torch.equal(frame.body[0], values)
         assert torch.equal(frame.body[1], torch.ones(3))

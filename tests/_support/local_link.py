@@ -1,4 +1,4 @@
-"""A link within one process, between two threads: the simplest one, for tests and as the reference."""
+"""A link within one process, between two threads: the simplest one there is, and all that a new kind of link takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from torch import Tensor
 
 from syngrad.errors import LinkError
-from syngrad.links.link import Frame, Kind
+from syngrad.links.link import Frame, Kind, LinkRequest, Links
 from syngrad.tree import map_tensors, tensors
 
 
@@ -72,3 +72,21 @@ def pair(a: str = "the other end", b: str = "the other end") -> tuple[LocalLink,
     """Two ends of one link; `a` and `b` are who is at them, as the other end's errors call it."""
     changed, at_a, at_b = threading.Condition(), deque[Frame](), deque[Frame]()
     return LocalLink(b, changed, at_a, at_b), LocalLink(a, changed, at_b, at_a)
+
+
+_WAITING: dict[str, LocalLink] = {}
+
+
+def link_neighbours(request: LinkRequest) -> Links:
+    """For workers that are threads of one process. The earlier of two opens the pair and posts the other end's name."""
+    to_previous: LocalLink | None = None
+    to_next: LocalLink | None = None
+    if request.next is not None:
+        name = f"{request.rendezvous.session}/{request.rank}"
+        to_next, _WAITING[name] = pair(str(request.rank), request.peer(request.next))
+        request.rendezvous.post(f"local/{request.next}", name)
+    if request.previous is not None:
+        peer = request.peer(request.previous)
+        to_previous = _WAITING.pop(request.rendezvous.wait(f"local/{request.rank}", request.timeout_s, peer))
+        to_previous.peer = peer
+    return to_previous, to_next

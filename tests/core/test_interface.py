@@ -1,4 +1,4 @@
-"""The interface as the executions drive it: estimate and fit, leaf by leaf, without a graph through it."""
+"""The interface as the methods drive it: estimate and fit, leaf by leaf, without a graph through it."""
 
 from __future__ import annotations
 
