@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syngrad.data import idx as idx_module
-from syngrad.data.idx import parse_idx
+from syngrad.data import image_folders
+from syngrad.data.image_folders import parse_idx
 from syngrad.errors import SyngradError
 
 
@@ -55,7 +55,7 @@ def test_a_file_that_is_not_right_is_named_in_one_line(content: bytes, message: 
 
 
 def test_a_small_file_does_not_unpack_to_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idx_module, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(image_folders, "_MOST_BYTES", 1000)
     assert len(parse_idx(gzip.compress(idx(bytes(992), 992)), "file.gz", dimensions=1)) == 992
     with pytest.raises(SyngradError, match=r"^file\.gz unpacks to more than 1,000 bytes"):
         parse_idx(gzip.compress(idx(bytes(993), 993)), "file.gz", dimensions=1)
