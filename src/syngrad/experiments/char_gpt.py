@@ -132,7 +132,7 @@ def positions(target: Tensor) -> float:
 
 
 def share(step: int, steps: int) -> float:
-    """The learning rate as a share of its peak: up in a line over the first tenth, then down on half a cosine."""
+    """The learning rate as a share of its peak: a line over the first tenth, then half a cosine to 0."""
     rising = max(1, round(WARM_UP * steps))
     if step < rising:
         return (step + 1) / rising

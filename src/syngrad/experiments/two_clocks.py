@@ -71,10 +71,20 @@ Parts = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 class Streams:
     """n endless streams of images, drawn from the training or the test set as the seed says.
 
-    period: T. :meth:`take` gives the next images with their targets; what is asked reaches back over what was given
-    before, and at a stream's beginning over what there has been. told: what the fast net's estimators are shown with
-    its message of a window: "part", how many of class 3 were in that window, the window's part of what the slow net
-    will be asked; or "next", what it will be asked next, of which that is a T-th on the average.
+    :meth:`take` gives the next images with their targets; what is asked reaches back over what was given before, and at
+    a stream's beginning over what there has been.
+
+    Args:
+        n: streams side by side.
+        period: T.
+        train: draw from the training set, or from the test set.
+        seed: of what is drawn.
+        told: what the fast net's estimators are shown with its message of a window: "part", how many of class 3 were in
+            that window, the window's part of what the slow net will be asked; or "next", what it will be asked next, of
+            which that is a T-th on the average.
+
+    Raises:
+        ConfigError: n below 1, a period below 2, or told something else.
     """
 
     def __init__(self, n: int = 32, period: int = 4, *, train: bool = True, seed: int = 0, told: str = "part") -> None:
@@ -139,8 +149,14 @@ def both(inputs: Tensor, messages: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def nets(period: int = 4, estimator: Any = None, seed: int = 0, *, unroll: int = UNROLL, **options: Any) -> Graph:
-    """The two nets, wired. estimator: the recipe unless given, which looks at contexts. unroll: ticks of the slow net
-    from one of its updates to the next. options: of :class:`Graph`, as optimizer and estimator_lr.
+    """The two nets, wired.
+
+    Args:
+        period: T.
+        estimator: the recipe, which looks at contexts, unless given.
+        seed: of the weights and of the graph.
+        unroll: ticks of the slow net from one of its updates to the next.
+        **options: of :class:`Graph`, as optimizer and estimator_lr.
 
     The stream has no end and the nets are a cycle, so estimates are made of estimates for ever. Linear ones everywhere,
     injected as they are, grow without bound here; at half, the default for what is not the recipe, they do not.
@@ -176,10 +192,12 @@ def nets(period: int = 4, estimator: Any = None, seed: int = 0, *, unroll: int =
 
 
 class Whole:
-    """The same two nets by back-propagation through both, over T² images, that is T ticks of the slow one, at once.
+    """The two nets by back-propagation through both, over T² images, that is T ticks of the slow one, at once.
 
-    graph: as :func:`nets` makes it; its weights are trained in place, by one optimiser, and it evaluates them.
-    more: one loss more, of what the fast net has said, (n, T², MESSAGE), and of which of the images given that was.
+    Args:
+        graph: as :func:`nets` makes it; its weights are trained in place, by one optimiser, and it evaluates them.
+        optimizer: parameters → optimiser; Adam 1e-3 unless given.
+        more: one loss more, of what the fast net has said, (n, T², MESSAGE), and of which of the images given that was.
     """
 
     def __init__(
@@ -199,7 +217,11 @@ class Whole:
     def run(self, inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Train on the next of a stream, T² images an update, as :meth:`Graph.run` does with ends=False.
 
-        Returns the mean losses, detached.
+        Returns:
+            The mean losses, detached.
+
+        Raises:
+            ConfigError: the windows do not make whole spans of T.
         """
         span, windows = self.period * self.period, targets["slow"].shape[1]
         if windows % self.period:
@@ -353,7 +375,7 @@ class TwoClocks(RecurrentExperiment):
             raise ConfigError(f"experiment {self.name!r} takes no {ignored}=: exact back-propagation would not heed it")
 
     def ways(self, rows: Sequence[str], estimator: Any = None) -> list[Way]:
-        """Rows as they are asked for. Raises ConfigError for those that these nets cannot be trained in."""
+        """Rows as they are asked for; those that these nets cannot be trained in are refused."""
         made = super().ways(rows, estimator)
         for text, way in zip(rows, made, strict=True):
             if way.window not in {"bptt": (PERIOD, PERIOD**2), "synthetic": (PERIOD,)}.get(way.kind, ()):
