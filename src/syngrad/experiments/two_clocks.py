@@ -47,11 +47,7 @@ TOLD = ("part", "next")
 #: of a softmax is, where a linear estimate can grow until the fast net is lost. Two of the slow net's ticks at a time,
 #: and an estimate at its state of which three fifths count, let the slow net update often: it is what learns last. What
 #: it says is of no use to the fast net, nor what that remembers from window to window: there the estimate is zero.
-ESTIMATOR = {
-    "fast→slow": "sobolev(hidden=1, feedback_every=4)",
-    "slow: state": "linear",
-    "default": "zero",
-}
+ESTIMATOR = {"fast→slow": "sobolev(hidden=1, feedback_every=4)", "slow: state": "linear", "default": "zero"}
 INJECT = {"slow: state": 0.6}
 UNROLL = 2
 
@@ -166,28 +162,12 @@ def nets(period: int = 4, estimator: Any = None, seed: int = 0, *, unroll: int =
     chosen = ESTIMATOR if estimator is None else estimator
     graph = Graph(chosen, seed=seed, **{"optimizer": adam(RATE), "inject": inject, **options})
     asked: dict[str, Any] = {"loss": token_cross_entropy, "loss_count": count_targets}
-    graph.add(
-        "fast",
-        Fast(),
-        window=period,
-        receives=("slow",),
-        recurrent=True,
-        join=both,
-        readout=nn.Linear(MESSAGE, period + 1),
-        classes=period * period + 1,
-        **asked,
-    )
-    graph.add(
-        "slow",
-        nn.LSTMCell(MESSAGE, MESSAGE),
-        every=period,
-        window=unroll,
-        receives=("fast",),
-        readout=nn.Linear(MESSAGE, period * period + 1),
-        message=MESSAGE,
-        classes=period * period + 1,
-        **asked,
-    )
+    # fmt: off
+    graph.add("fast", Fast(), window=period, receives=("slow",), recurrent=True, join=both,
+              readout=nn.Linear(MESSAGE, period + 1), classes=period * period + 1, **asked)
+    graph.add("slow", nn.LSTMCell(MESSAGE, MESSAGE), every=period, window=unroll, receives=("fast",), message=MESSAGE,
+              readout=nn.Linear(MESSAGE, period * period + 1), classes=period * period + 1, **asked)
+    # fmt: on
     return graph
 
 
