@@ -86,19 +86,19 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
 
 def tgz(files: dict[str, bytes], folder: str = "package/") -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+    with tarfile.open(fileobj=out, mode="w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(folder + name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return out.getvalue()
+    return gzip.compress(out.getvalue(), mtime=0)  # no time in it: tests are named after their bytes
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(f"gutenberg/{name}", content)
+            archive.writestr(zipfile.ZipInfo(f"gutenberg/{name}"), content, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 
