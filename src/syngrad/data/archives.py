@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
@@ -24,10 +25,8 @@ SPARE_BYTES = 64_000_000
 """How much an archive may have besides what is taken from it."""
 CHUNK_BYTES = 1 << 20
 # What tarfile, zipfile, gzip and zlib raise on bytes that are not theirs, or not whole.
-_DAMAGE = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
-    *(ValueError, OverflowError, NotImplementedError),
-)
+_FORMAT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+_DAMAGE = (*_FORMAT, OSError, ValueError, OverflowError, NotImplementedError)
 
 _Member = tuple[str, int, Callable[[], IO[bytes] | None]]
 """A file of an archive: its path there, its size, and how to open it."""
@@ -79,14 +78,14 @@ def _members(file: IO[bytes], name: str, most: int) -> Iterator[_Member]:
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, entry.file_size, lambda entry=entry: _open_zipped(archive, entry, name)  # type: ignore[misc]
+                    yield entry.filename, entry.file_size, partial(_open_zipped, archive, entry, name)
         return
     unpacked = gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" else file
     bounded = _Bounded(unpacked, most, name)
     with unpacked, tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]  # it only reads
         for member in tar:
             if member.isreg():
-                yield member.name, member.size, lambda member=member: tar.extractfile(member)  # type: ignore[misc]
+                yield member.name, member.size, partial(tar.extractfile, member)
 
 
 def _open_zipped(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> IO[bytes]:

@@ -39,8 +39,10 @@ Pair = tuple[Pixels, Pixels]
 
 CLASSES = 10
 IDX_FILES = (
-    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
 )
 _IDX_SIDE, _UNSIGNED_BYTE, _GZIP_MAGIC = 28, 8, b"\x1f\x8b"
 # A small file can unpack to any size. Twice the largest set published in this form.

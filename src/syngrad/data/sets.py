@@ -113,8 +113,9 @@ def _books(folder: Path) -> Contents:
     return {"text": np.frombuffer(read_book_folder(folder, whole=True).encode("ascii"), dtype=np.uint8)}
 
 
-def _image_parts(shape: tuple[int, ...], train: int, test: int, *sums: str) -> dict[str, Part]:
-    """sums: of the training images, the training labels, the test images, and the test labels."""
+def _image_parts(shape: tuple[int, ...], counts: tuple[int, int], *sums: str) -> dict[str, Part]:
+    """counts: of training and test images. sums: of training images and labels, then of test images and labels."""
+    train, test = counts
     shapes = {"train_images": (train, *shape), "train_labels": (train,), "test_images": (test, *shape)}
     shapes["test_labels"] = (test,)
     return {name: Part(each, total) for (name, each), total in zip(shapes.items(), sums, strict=True)}
@@ -130,7 +131,8 @@ _MNIST = DataSet(
     samples="60,000 + 10,000",
     origin="LeCun, Cortes & Burges; CC BY-SA 3.0",
     parts=_image_parts(
-        *((28, 28), 60_000, 10_000),
+        (28, 28),
+        (60_000, 10_000),
         "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
         "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
         "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -150,7 +152,8 @@ _FASHION_MNIST = DataSet(
     samples="60,000 + 10,000",
     origin="Zalando SE; MIT",
     parts=_image_parts(
-        *((28, 28), 60_000, 10_000),
+        (28, 28),
+        (60_000, 10_000),
         "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012",
         "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
         "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a",
@@ -168,7 +171,8 @@ _CIFAR10 = DataSet(
     samples="50,000 + 10,000",
     origin="Krizhevsky (2009); no licence stated, to be cited",
     parts=_image_parts(
-        *((3, 32, 32), 50_000, 10_000),
+        (3, 32, 32),
+        (50_000, 10_000),
         "9d5c2eddadb0deff02c14c350c0385aab7b1d5ff1edfeb4997c8dc8644960111",
         "2b7cd2f24487317614016b72ffd53071c3062f592f0eb300c18a770d41ae1253",
         "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
