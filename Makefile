@@ -34,11 +34,12 @@ ifneq ($(strip $(PYTEST_ARGS)),)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	@failed=0; \
-	$(BIN)/python -m pytest -m distributed || failed=1; \
+	@failed=0; first=; \
+	$(BIN)/python -m pytest -m distributed || { failed=1; first=failed; }; \
 	$(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest -m 'not distributed' -n auto --maxprocesses 4 --dist loadfile || failed=1; \
 	wait $$types || { cat $(VENV)/mypy.log; failed=1; }; \
+	test -z "$$first" || echo "of the tests that start processes some failed: see the first of the two summaries"; \
 	exit $$failed
 endif
 
