@@ -25,6 +25,8 @@ from syngrad.links import rendezvous as rendezvous_module
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.world import World
 
+pytestmark = pytest.mark.distributed
+
 LONG_S = 60.0
 SHORT_S = 0.3
 
@@ -254,7 +256,6 @@ time.sleep(600)
 """
 
 
-@pytest.mark.distributed
 def test_a_store_that_is_frozen_or_gone_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as holder:
         try:

@@ -17,6 +17,8 @@ from syngrad.links import process_group
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 
+pytestmark = pytest.mark.distributed
+
 PEER = """
 import sys, torch, torch.distributed as dist
 from syngrad.links.link import Frame, Kind
@@ -28,7 +30,6 @@ link.receive(None)
 """
 
 
-@pytest.mark.distributed
 def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives(tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen([sys.executable, "-c", PEER, str(store)], stderr=subprocess.DEVNULL)
@@ -77,7 +78,6 @@ def test_what_is_no_frame_ends_the_link() -> None:
     earlier.close()
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("busy", [False, True], ids=["waiting", "sending"])
 def test_a_peer_that_is_stopped_is_noticed(busy: bool, tmp_path: Path) -> None:
     store = tmp_path / "store"

@@ -30,6 +30,8 @@ from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
+pytestmark = pytest.mark.distributed
+
 
 def hear_strangers(link: ZeromqLink) -> None:
     for _ in range(200):

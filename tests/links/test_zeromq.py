@@ -34,6 +34,8 @@ from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
+pytestmark = pytest.mark.distributed
+
 
 @pytest.mark.parametrize(
     ("parts", "said"),
@@ -218,7 +220,6 @@ def other_process() -> Iterator[tuple[subprocess.Popen[bytes], ZeromqLink]]:
         listener.close()
 
 
-@pytest.mark.distributed
 def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives() -> None:
     with other_process() as (process, link):
         first = link.receive(WAIT_S)
@@ -232,7 +233,6 @@ def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives() -> No
                 call()
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("busy", [False, True], ids=["waiting", "sending"])
 def test_a_peer_that_is_stopped_is_noticed(busy: bool) -> None:
     with other_process() as (process, link):
@@ -253,7 +253,6 @@ def test_a_peer_that_is_stopped_is_noticed(busy: bool) -> None:
             link.check()
 
 
-@pytest.mark.distributed
 def test_a_process_that_ends_without_a_word_has_its_reason_read() -> None:
     with other_process() as (process, link):
         for _ in range(3):

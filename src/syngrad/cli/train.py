@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from syngrad.checks import check_whole
 from syngrad.cli.options import (
     EXPERIMENT,
     INTERRUPTED,
@@ -21,7 +22,6 @@ from syngrad.cli.options import (
     whole,
 )
 from syngrad.errors import CheckpointError, ConfigError
-from syngrad.experiments.experiment import check_count
 from syngrad.links.world import world
 from syngrad.optim.groups import parse_groups
 from syngrad.runtime.options import spelled
@@ -190,7 +190,7 @@ def _starts_workers(workers: int | None) -> bool:
     size = world().size
     if workers is None:
         return False
-    check_count("workers", workers, 1, MOST)
+    check_whole("workers", workers, 1, MOST)
     if size > 1 and workers not in (1, size):
         raise ConfigError(f"--workers {workers}, but torchrun has started {size} processes; leave --workers out")
     return size == 1 and workers > 1

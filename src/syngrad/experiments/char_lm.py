@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.experiments.char_gpt import text
+from syngrad.experiments.experiment import adam
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
 from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
@@ -106,7 +107,7 @@ def char_lm() -> RecurrentExperiment:
         estimator="linear",
         online="low_rank(rank=16, outputs=16)",  # what is seen to come makes traces of all outputs too long
         rows=("bptt(8)", "bptt(20)", "synthetic(8)", "auxiliary(8)", "zero"),
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         batch_size=32,
         steps=6_000,
         epochs=10,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syngrad.experiments.experiment import adam
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
 from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
@@ -124,7 +125,7 @@ def copy() -> RecurrentExperiment:
 
 
 def repeat_copy() -> RecurrentExperiment:
-    """The same with repeats."""
+    """The whole recipe, with repeats."""
     return _experiment("repeat-copy", repeating=True)
 
 
@@ -141,7 +142,7 @@ def _experiment(name: str, repeating: bool) -> RecurrentExperiment:
         estimator="linear",
         online="low_rank(rank=16, outputs=16)",  # what is seen to come makes traces of all outputs too long
         rows=("bptt(3)", "bptt(8)", "synthetic(3)", "auxiliary(3)", "zero"),
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         batch_size=32,
         steps=6_000,
         epochs=5,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from syngrad.checks import whole
+from syngrad.checks import check_whole
 from syngrad.errors import ConfigError
 from syngrad.metrics import Metric
 from syngrad.optim.factory import default_optimizer
@@ -20,12 +20,24 @@ from syngrad.optim.groups import OptimizerFactory
 class Experiment:
     """Model, data, loss, metric, cuts, optimiser, batch size, epochs.
 
-    model: a function that makes the model (its weights drawn from the seed set just before). data: (batch size, seed) →
-    (training loader, test loader), called anew for every run, so that every run sees the same order of the same data.
-    loss, metric: as for :class:`syngrad.Trainer`. cuts: the names that start a new stage, or stages: their number.
-    options: further keyword arguments of the Trainer. name, dataset: for tables and files.
+    Args:
+        model: makes the model; its weights are drawn from the seed set just before.
+        data: (batch size, seed) → (training loader, test loader), called anew for every run, so that every run sees the
+            same order of the same data.
+        loss: as for :class:`syngrad.Trainer`; so are metric, optimizer and scheduler.
+        metric: a name, or a function.
+        cuts: the names that start a new stage.
+        stages: their number, instead of cuts.
+        optimizer: parameter groups → optimiser.
+        scheduler: optimiser → scheduler; None for a constant rate.
+        batch_size: samples a minibatch.
+        epochs: passes over the training data.
+        name: for tables and files.
+        dataset: for tables and files.
+        options: further keyword arguments of the Trainer.
 
-    Raises ConfigError for what is missing or cannot be used.
+    Raises:
+        ConfigError: something is missing or cannot be used.
     """
 
     model: Callable[[], nn.Module]
@@ -49,13 +61,32 @@ class Experiment:
         if (self.cuts is None) == (self.stages is None):
             raise ConfigError(f"Experiment {self.name!r} needs either cuts=[names] or stages=N")
         for count, least in (("batch_size", 1), ("epochs", 0)):
-            setattr(self, count, check_count(count, getattr(self, count), least))
+            setattr(self, count, check_whole(count, getattr(self, count), least))
 
 
-def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
-    """`value` if it is a whole number from `least` to `most`; otherwise a ConfigError that names it."""
-    count = whole(value)
-    if count is None or count < least or (most is not None and count > most):
-        limit = "" if most is None else f" and at most {most}"
-        raise ConfigError(f"{name} must be a whole number of at least {least}{limit}, got {value!r:.40}")
-    return count
+class Published(NamedTuple):
+    """One figure that others measured, to stand beside an experiment; never quoted from memory.
+
+    Args:
+        task: the data it is for.
+        model: the net, and what of its training matters.
+        metric: what is measured, with its unit.
+        values: method → figure.
+        source: where it was read.
+    """
+
+    task: str
+    model: str
+    metric: str
+    values: dict[str, float]
+    source: str
+
+
+def adam(rate: float) -> OptimizerFactory:
+    """Parameter groups → fused Adam at this rate."""
+    return lambda groups: torch.optim.Adam(groups, rate, fused=True)
+
+
+def cosine(epochs: int) -> Callable[[torch.optim.Optimizer], Any]:
+    """Optimiser → its rate on half a cosine over the epochs, down to 0."""
+    return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1))

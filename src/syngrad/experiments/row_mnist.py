@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from syngrad.experiments.digits import images
+from syngrad.experiments.experiment import adam
+from syngrad.experiments.image_data import digits
 from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
 from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
@@ -35,8 +36,8 @@ class Rows(Curriculum):
 
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
-        self.pictures, self.labels, _ = images(True)
-        self.held_out = images(False)
+        self.pictures, self.labels, _ = digits(True)
+        self.held_out = digits(False)
         self.generator = torch.Generator().manual_seed(seed)
 
     def take(self) -> SequenceBatch:
@@ -65,7 +66,7 @@ def row_mnist() -> RecurrentExperiment:
     """The whole recipe."""
     return RecurrentExperiment(
         name="row-mnist",
-        dataset=f"{images(True)[2]}, row by row",
+        dataset=f"{digits(True)[2]}, row by row",
         model=lambda: (nn.GRU(ROWS, HIDDEN, batch_first=True), nn.Linear(HIDDEN, CLASSES)),
         course=Rows,
         metric="accuracy",
@@ -74,7 +75,7 @@ def row_mnist() -> RecurrentExperiment:
         estimator="linear",
         online="linear",
         rows=("bptt(28)", "bptt(4)", "synthetic(4)", "auxiliary(4)", "online", "zero"),
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         batch_size=32,
         steps=28 * 200,
         epochs=5,

@@ -1,4 +1,4 @@
-"""What the experiments on CIFAR-10 share: the data as minibatches, as they are or cropped and flipped."""
+"""The image sets of the experiments as minibatches, read once a process: as they are, or cropped and flipped."""
 
 from __future__ import annotations
 
@@ -9,27 +9,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.data import TensorBatches, cifar10
+from syngrad.data import TensorBatches, cifar10, fashion_mnist, mnist
+from syngrad.errors import ConfigError
 
 PADDING = 4
 
 
 @cache
-def images(train: bool) -> tuple[Tensor, Tensor]:
-    """The 50,000 training or 10,000 test images, normalised by channel, read once a process."""
+def fashion_images(train: bool) -> tuple[Tensor, Tensor]:
+    """The bundled 10,000 training or 2,000 test images of Fashion-MNIST."""
+    return fashion_mnist(train=train)
+
+
+@cache
+def cifar_images(train: bool) -> tuple[Tensor, Tensor]:
+    """CIFAR-10's 50,000 training or 10,000 test images."""
     return cifar10(train=train)
 
 
-def data(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
+@cache
+def digits(train: bool) -> tuple[Tensor, Tensor, str]:
+    """Images, labels, and the set's name: MNIST's digits where they have been fetched, else Fashion-MNIST's bundled
+    part.
+    """
+    try:
+        return (*mnist(train=train), "MNIST")
+    except ConfigError:
+        return (*fashion_mnist(train=train), "Fashion-MNIST")
+
+
+def fashion_batches(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
     """Training minibatches in an order that the seed decides, and the test set."""
-    train = TensorBatches(*images(True), batch_size=batch_size, shuffle=True, seed=seed)
-    return train, TensorBatches(*images(False), batch_size=1000)
+    train = TensorBatches(*fashion_images(True), batch_size=batch_size, shuffle=True, seed=seed)
+    return train, TensorBatches(*fashion_images(False), batch_size=1000)
 
 
-def cropped_data(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
-    """The same, every training image shifted by up to four pixels and flipped or not, anew each time it comes."""
-    train = CropAndFlip(*images(True), batch_size=batch_size, shuffle=True, seed=seed)
-    return train, TensorBatches(*images(False), batch_size=1000)
+def cifar_batches(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
+    """Training minibatches in an order that the seed decides, and the test set."""
+    train = TensorBatches(*cifar_images(True), batch_size=batch_size, shuffle=True, seed=seed)
+    return train, TensorBatches(*cifar_images(False), batch_size=1000)
+
+
+def cropped_cifar_batches(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
+    """As :func:`cifar_batches`, every training image shifted by up to four pixels and flipped or not, anew each time it
+    comes.
+    """
+    train = CropAndFlip(*cifar_images(True), batch_size=batch_size, shuffle=True, seed=seed)
+    return train, TensorBatches(*cifar_images(False), batch_size=1000)
 
 
 class CropAndFlip(TensorBatches):
@@ -53,7 +79,7 @@ class CropAndFlip(TensorBatches):
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(n, c, y, x) → the same: each image shifted by −4 to 4 pixels both ways, zeros coming in, and flipped or not."""
+    """(n, c, y, x) both: each image shifted by −4 to 4 pixels both ways, zeros coming in, and flipped or not."""
     n, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (PADDING,) * 4)
     top, left = torch.randint(2 * PADDING + 1, (2, n, 1), generator=generator)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syngrad.data.texts import clean, read_folder
+from syngrad.data.books import clean, read_book_folder
 from syngrad.errors import ConfigError, SyngradError
 
 
@@ -47,14 +47,14 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("second")
     (tmp_path / "a.txt").write_text("first\n\n")
     (tmp_path / "c.md").write_text("not taken")
-    assert read_folder(tmp_path) == "first\n\nsecond\n"
+    assert read_book_folder(tmp_path) == "first\n\nsecond\n"
     with pytest.raises(
         ConfigError, match=r"has no austen-emma\.txt, austen-persuasion\.txt, austen-sense\.txt …; give"
     ):
-        read_folder(tmp_path, whole=True)
+        read_book_folder(tmp_path, whole=True)
 
 
 def test_texts_without_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\r\n \x00")
     with pytest.raises(SyngradError, match="hold no text"):
-        read_folder(tmp_path)
+        read_book_folder(tmp_path)
