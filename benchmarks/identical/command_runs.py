@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -80,7 +81,7 @@ BAD: dict[str, list[str]] = {
         ("--clip-scope", "layer"), ("--group", "*.bias"), ("--group", "*: lrr=1"), ("--freeze", "nothing"),
         ("--device", "warp"), ("--autocast", "float8"), ("--workers", "0"), ("--workers", "65"), ("--place", "2,1"),
         ("--restarts", "2"), ("--queue-depth", "3"), ("--link-key", "nowhere.key"), ("--early-stopping", "0"),
-        ("--save-every", "3"), ("--keep", "0"), ("--resume", "{folder}/none"), ("--tensorboard", ""))},
+        ("--save-every", "3"), ("--resume", "{folder}/none"))},
     "train --workers --place": ["train", RINGS, "--workers", "2", "--place", "1,x"],
     "train --workers --message-dtype": ["train", RINGS, "--workers", "2", "--message-dtype", "float64"],
     "train --resume --save": ["train", "--resume", "{folder}", "--save", "{folder}"],
@@ -105,7 +106,10 @@ def run(scenario: dict[str, Any], scratch: Path) -> Any:
         for name, text in FILES.items():
             (scratch / name).write_text(text)
         found = {}
+        preload()
         for name, words in BAD.items():
+            if not name.startswith(tuple(scenario["first"])):
+                continue
             code, out, err = syngrad(words, scratch)
             found[name] = {"code": code, "out": masks.printed(out), "err": masks.printed(err)}
         return found
@@ -121,6 +125,15 @@ def run(scenario: dict[str, Any], scratch: Path) -> Any:
     return {"code": code, "out": mask(out), "err": masks.printed(err), "file": json.loads(text), "saved": saved}
 
 
+def preload() -> None:
+    """Commands that come to nothing, in this process: what they load no fork has to load again."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        for words in (["--version"], ["compare", FILE + ":raises"], ["train", FILE + ":raises"], ["data", "fetch", "x"]):
+            sys.argv = ["syngrad", *words]
+            with contextlib.suppress(SystemExit):
+                runpy.run_module("syngrad", run_name="__main__", alter_sys=True)
+
+
 def tensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
@@ -131,6 +144,7 @@ def helps(scratch: Path) -> dict[str, str]:
     """The help of every command, found from the one above it."""
     found: dict[str, str] = {}
     waiting: list[list[str]] = [[]]
+    preload()
     while waiting:
         words = waiting.pop()
         _, out, err = syngrad([*words, "--help"], scratch)

@@ -92,9 +92,7 @@ def left(made: syngrad.Trainer, history: Any, losses: list[float]) -> dict[str, 
         return {"model": model}
     return {
         "model": model,
-        **{name: module.state_dict() for name, module in adapter.modules(made).items() if name != "model"},
-        "optimizers": [optimizer.state_dict() for optimizer in adapter.optimizers(made)],
-        "schedulers": [scheduler.state_dict() for scheduler in made.schedulers],
+        **adapter.held(made),
         "losses": losses,
         "minibatches": made.minibatches,
         "history": masks.masked(history.to_dict()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import random
@@ -21,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S, GRACE_S, POLL_S = 240.0, 3.0, 0.002
+#: a scenario takes seconds on a machine of its own, and minutes where many others work
+TIMEOUT_S, GRACE_S, POLL_S = 900.0, 3.0, 0.002
 PR_SET_PDEATHSIG = 1
 
 
@@ -41,9 +43,18 @@ def preload() -> None:
     import torch.export
     import torch.fx
 
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
-    with FakeTensorMode():
-        torch.nn.Linear(2, 2)(torch.zeros(1, 2))
+    from float64_models import SPECIMENS
+
+    for specimen in SPECIMENS.values():  # what PyTorch makes at the first use of an operation
+        model, (batch,) = specimen.model(), specimen.batches(1)
+        inputs = {k: v for k, v in batch.items() if k != "label"} if isinstance(batch, dict) else {"input": batch[0]}
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            given = [mode.from_tensor(each) for each in inputs.values()]
+            model(*given)
+        output = model(*inputs.values())
+        optimizer = specimen.optimizer(model.parameters())
+        specimen.options["loss"](output, batch["label"] if isinstance(batch, dict) else batch[1]).backward()
+        optimizer.step()
 
 
 def seeded() -> None:
@@ -79,6 +90,10 @@ def run(scenario: dict[str, Any], phase: str, scratch: Path) -> Any:
         import bad_calls
 
         return bad_calls.run(scenario["group"], scratch)
+    if kind == "torchrun":
+        import under_torchrun
+
+        return under_torchrun.launched(scenario, scratch)
     import command_runs
 
     return command_runs.run(scenario, scratch)
@@ -189,6 +204,8 @@ def main() -> None:
         answers.write(json.dumps(made) + "\n")
         answers.flush()
 
+    gc.collect()
+    gc.freeze()  # else a fork's first collection copies every page
     answer({"syngrad": syngrad.__file__, "torch": torch.__version__, "python": sys.version.split()[0]})
     for line in sys.stdin:
         answer(job(json.loads(line)))
