@@ -1,7 +1,7 @@
 """The only file that knows how the public API differs between two trees: flat keywords here, option objects there.
 
 A scenario names its options flat, as the Trainer took them at first. Where a tree has option objects
-(`syngrad.Feedback`, `syngrad.Distributed`) with such a field, GROUPED says where a keyword goes; elsewhere it stays flat.
+(`syngrad.Feedback`, `syngrad.Distributed`) with such a field, GROUPED says where a keyword goes; elsewhere it is flat.
 What a Trainer holds after a run, and is read under another name in another tree, is read here too.
 """
 
@@ -81,5 +81,3 @@ def optimizers(trained: Any) -> list[Any]:
     """The optimisers of whatever trains."""
     found = trained.optimizers
     return [found[name] for name in found] if isinstance(found, dict) else list(found)
-
-

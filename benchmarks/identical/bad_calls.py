@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import adapter
-import syngrad
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+import syngrad
 from syngrad.callbacks import EarlyStopping
 from syngrad.data import TensorBatches
 from syngrad.recurrent import Graph, OnlineBPLambda
-from torch import nn
-from torch.nn import functional as F
 
 Call = Callable[[Path], Any]
 N, STEPS, WIDE = 3, 5, 4
@@ -141,7 +142,8 @@ def plain(**flat: Any) -> Call:
 NAMES: dict[str, Call] = {
     **{f"method={m}": train(method=m) for m in ("synthetik", "mixed", "mixed(1.5)", "mixed(-0.1)", "mixed(x)")},
     **{f"method={m}": train(method=m) for m in ("delayed(-1)", "delayed(1e30)", "backprop(2)", "", 3)},
-    **{f"estimator={e}": train(estimator=e) for e in ("liner", "mlp(depth=2)", "mlp(hidden=", 3, "conv", {"9": "linear"})},
+    **{f"estimator={e}": train(estimator=e) for e in (
+        "liner", "mlp(depth=2)", "mlp(hidden=", 3, "conv", {"9": "linear"})},
     **{f"feedback={f}": train(feedback=f) for f in ("real", 3)},
     **{f"feedback_every={n}": train(feedback_every=n) for n in (0, 1.5, "two", -1)},
     **{f"feedback_delay={n}": train(feedback_delay=n) for n in (-1, 0.5, 10**9)},
@@ -178,7 +180,8 @@ CUTS: dict[str, Call] = {
     "cuts and stages": simply(lambda: syngrad.decouple(model(), ["2"], stages=2)),
     "neither": simply(lambda: syngrad.decouple(model())),
     "no module": simply(lambda: syngrad.decouple(3, ["2"])),  # type: ignore[arg-type]
-    "stages=9": simply(lambda: adapter.trainer(syngrad.decouple(model(), stages=9), {"loss": F.cross_entropy}).bind((X, Y))),
+    "stages=9": simply(
+        lambda: adapter.trainer(syngrad.decouple(model(), stages=9), {"loss": F.cross_entropy}).bind((X, Y))),
     "tied": train(Tied(), ["body"]),
     "skips": train(Skips(), ["b"]),
     "order": train(cuts=["4", "2"]),

@@ -1,4 +1,4 @@
-"""The trees that are held against each other: the base commit in a git worktree of its own, and the one as it stands."""
+"""The trees that are held against each other: the base commit in a git worktree, and the tree as it stands."""
 
 from __future__ import annotations
 

@@ -14,31 +14,31 @@ from typing import Any
 import masks
 
 FILE = str(Path(__file__).with_name("own_experiments.py"))
-RINGS, ECHO = "{file}:rings", "{file}:echo"
+RINGS, HALVES, ECHO = "{file}:rings", "{file}:halves", "{file}:echo"
 ROWS = "backprop,synthetic,synthetic:linear,mixed(0.5),delayed(1),zero"
 #: words, and how many processes that takes; {folder} is the run's own
 COMMANDS: dict[str, tuple[list[str], int]] = {
-    "train": (["train", RINGS, "--json", "{folder}/r.json", "--save", "{folder}/run", "--validate-every", "7"], 1),
+    "train": (f"train {RINGS} --json {{folder}}/r.json --save {{folder}}/run --validate-every 7".split(), 1),
     "train, many options": (
-        ["train", RINGS, "--json", "{folder}/r.json", "--method", "mixed(0.5)", "--estimator", "linear", "--warmup", "3"]
-        + ["--clip-norm", "1", "--group", "*.bias: weight_decay=0.1", "--freeze", "0.weight", "--batch-size", "16"]
-        + ["--optimizer", "sgd(lr=0.1)", "--guard", "5", "--early-stopping", "2", "--seed", "4", "--estimator-lr", "0.5"],
+        f"train {RINGS} --json {{folder}}/r.json --method mixed(0.5) --estimator linear --warmup 3 --clip-norm 1 "
+        "--group *.bias:weight_decay=0.1 --freeze 0.weight --batch-size 16 --optimizer sgd(lr=0.1) --guard 5 "
+        "--early-stopping 2 --seed 4 --estimator-lr 0.5".split(),
         1,
     ),
     "train, inputs": (
-        ["train", RINGS, "--json", "{folder}/r.json", "--inputs", "linear", "--feedback-delay", "2", "--epochs", "2"],
+        f"train {RINGS} --json {{folder}}/r.json --inputs linear --feedback-delay 2 --epochs 2".split(),
         1,
     ),
     "train, two workers": (
-        ["train", RINGS, "--json", "{folder}/r.json", "--workers", "2", "--place", "1,2", "--feedback-delay", "1"]
-        + ["--no-progress", "--save", "{folder}/run", "--save-every", "7"],
+        f"train {RINGS} --json {{folder}}/r.json --workers 2 --place 1,2 --feedback-delay 1 --no-progress "
+        "--save {folder}/run --save-every 7".split(),
         2,
     ),
-    "compare": (["compare", RINGS, "--methods", ROWS, "--json", "{folder}/r.json", "--epochs", "2", "--seeds", "2"], 1),
-    "compare, recurrent": (["compare", ECHO, "--json", "{folder}/r.json"], 1),
+    "compare": (f"compare {RINGS} --methods {ROWS} --json {{folder}}/r.json --epochs 2 --seeds 2".split(), 1),
+    "compare, recurrent": (f"compare {ECHO} --json {{folder}}/r.json".split(), 1),
     "compare, two workers": (
-        ["compare", "regression", "--workers", "2", "--methods", "alone,delayed(1)", "--epochs", "1"]
-        + ["--json", "{folder}/r.json", "--no-progress"],
+        f"compare {HALVES} --workers 2 --methods delayed(1),gpipe --epochs 2 --json {{folder}}/r.json "
+        "--no-progress".split(),
         2,
     ),
     "data list": (["data", "list", "--root", "{folder}"], 1),
@@ -119,16 +119,19 @@ def run(scenario: dict[str, Any], scratch: Path) -> Any:
     text = json.dumps(masks.masked(document), ensure_ascii=False)
     text = text.replace(str(scratch), "{folder}").replace(FILE, "{file}")
     mask = masks.compared if scenario["words"][0] == "compare" else masks.printed
-    saved = {
-        str(path.relative_to(scratch)): tensors(path) for path in sorted(scratch.glob("run/*/model.safetensors"))
-    }
+    saved = {str(path.relative_to(scratch)): tensors(path) for path in sorted(scratch.glob("run/*/model.safetensors"))}
     return {"code": code, "out": mask(out), "err": masks.printed(err), "file": json.loads(text), "saved": saved}
 
 
 def preload() -> None:
     """Commands that come to nothing, in this process: what they load no fork has to load again."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        for words in (["--version"], ["compare", FILE + ":raises"], ["train", FILE + ":raises"], ["data", "fetch", "x"]):
+        for words in (
+            ["--version"],
+            ["compare", FILE + ":raises"],
+            ["train", FILE + ":raises"],
+            ["data", "fetch", "x"],
+        ):
             sys.argv = ["syngrad", *words]
             with contextlib.suppress(SystemExit):
                 runpy.run_module("syngrad", run_name="__main__", alter_sys=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import snapshot
+from reuse import Reuse
 
 HERE = Path(__file__).parent
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -21,8 +25,9 @@ FORGOTTEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SYNGRAD_TRACE", "SYNGRAD_HOST"
 class Server:
     """One tree's fork server, and what it answers."""
 
-    def __init__(self, tree: Path, folder: Path) -> None:
-        self.tree, self.folder = tree, folder
+    def __init__(self, tree: Path, folder: Path, reuse: Reuse) -> None:
+        self.tree, self.folder, self.reuse = tree, folder, reuse
+        self.process: subprocess.Popen[str] | None = None
         folder.mkdir(parents=True)
         kept = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
         self.environment = {
@@ -33,24 +38,35 @@ class Server:
             "XDG_CACHE_HOME": str(folder / "cache"),
             "TMPDIR": str(folder),
         }
+
+    def start(self) -> None:
+        """Before its first scenario; refused where what it has loaded is not its tree."""
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "fork_server.py"), str(folder / "log")],
+            [sys.executable, str(HERE / "fork_server.py"), str(self.folder / "log")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self.environment,
             text=True,
-            cwd=folder,
+            cwd=self.folder,
         )
-
-    def hello(self) -> dict[str, Any]:
-        """What it has loaded; refused where that is not its tree."""
         said = self._answer()
         if not Path(said["syngrad"]).is_relative_to(self.tree / "src"):
             raise SystemExit(f"{said['syngrad']} was loaded, which is not in {self.tree}")
-        return said
+
+    def once(self, scenario: dict[str, Any], phases: list[str]) -> dict[str, Any]:
+        """The same as :meth:`run`, unless its outcome is there already."""
+        slug = slug_of(scenario["name"])
+        if self.reuse.has(slug, self.out(scenario)):
+            return {"ends": [], "cpu_s": 0.0}
+        made = self.run(scenario, phases)
+        if not any(each["late"] for each in made["ends"]):
+            self.reuse.keep(slug, self.out(scenario))
+        return made
 
     def run(self, scenario: dict[str, Any], phases: list[str], scratch: str = "", clean: bool = True) -> dict[str, Any]:
         """Its phases in turn, each in forks of the server."""
+        if self.process is None:
+            self.start()
         slug = slug_of(scenario["name"])
         asked = {
             "scenario": scenario,
@@ -59,6 +75,7 @@ class Server:
             "scratch": scratch or str(self.folder / "scratch" / slug),
             "clean": clean,
         }
+        assert self.process is not None
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
@@ -68,6 +85,8 @@ class Server:
         return self.folder / "out" / slug_of(scenario["name"])
 
     def close(self) -> None:
+        if self.process is None:
+            return
         if self.process.stdin is not None:
             self.process.stdin.close()
         try:
@@ -77,6 +96,7 @@ class Server:
             self.process.wait()
 
     def _answer(self) -> dict[str, Any]:
+        assert self.process is not None
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -92,13 +112,10 @@ def slug_of(name: str) -> str:
 
 
 @contextmanager
-def servers(trees: dict[str, Path], folder: Path) -> Iterator[dict[str, Server]]:
-    made: dict[str, Server] = {}
+def servers(base: Path, tree: Path, folder: Path, reuse: Reuse) -> Iterator[dict[str, Server]]:
+    """Of the two trees; what the base leaves may be there already, what the tree leaves may not."""
+    made = {"base": Server(base, folder / "base", reuse), "tree": Server(tree, folder / "tree", Reuse(None, ""))}
     try:
-        for name, tree in trees.items():
-            made[name] = Server(tree, folder / name)
-        for each in made.values():
-            each.hello()
         yield made
     finally:
         for each in made.values():
@@ -106,22 +123,20 @@ def servers(trees: dict[str, Path], folder: Path) -> Iterator[dict[str, Server]]
 
 
 def both(pair: dict[str, Server], scenario: dict[str, Any], pool: ThreadPoolExecutor) -> dict[str, Any]:
-    """The scenario under both trees: side by side where it takes one process, one after the other where it takes more."""
+    """Under both trees: side by side where a scenario takes one process, one after the other where it takes more."""
     if scenario.get("crossed"):
         return crossed(pair, scenario)
     if scenario["kind"] == "free":
         return free(pair, scenario)
     phases = ["killed", "resumed"] if scenario.get("course") == "killed and resumed" else ["straight"]
     if scenario["workers"] > 1:
-        return {name: each.run(scenario, phases) for name, each in pair.items()}
-    waiting = {name: pool.submit(each.run, scenario, phases) for name, each in pair.items()}
+        return {name: each.once(scenario, phases) for name, each in pair.items()}
+    waiting = {name: pool.submit(each.once, scenario, phases) for name, each in pair.items()}
     return {name: each.result() for name, each in waiting.items()}
 
 
 def crossed(pair: dict[str, Server], scenario: dict[str, Any]) -> dict[str, Any]:
     """Killed under the base; both go on from its checkpoints."""
-    import shutil
-
     base = pair["base"]
     scratch = base.folder / "scratch" / "crossed"
     answers = {"base": base.run(scenario, ["killed"], str(scratch), clean=False)}
@@ -136,8 +151,6 @@ def crossed(pair: dict[str, Server], scenario: dict[str, Any]) -> dict[str, Any]
 
 def free(pair: dict[str, Server], scenario: dict[str, Any]) -> dict[str, Any]:
     """Recorded under each tree; each record is replayed in one process under both."""
-    import snapshot
-
     answers = {}
     records = {}
     for name, each in pair.items():

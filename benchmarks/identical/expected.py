@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("expected_differences.toml")
 
 @dataclass
 class Rule:
-    """old, new: a regular expression and what the tree has instead; where: which scenarios and paths, with wildcards."""
+    """old, new: a regular expression and what the tree has instead; where: scenarios and paths, with wildcards."""
 
     old: str
     new: str

@@ -1,4 +1,4 @@
-"""One feed-forward scenario: 50 steps of a model by a method, straight through, or until it is killed, or gone on with."""
+"""One feed-forward scenario: 50 steps of a model by a method, straight, until it is killed, or gone on with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import adapter
 import masks
-import syngrad
 import torch
 from float64_models import SPECIMENS
+
+import syngrad
 from syngrad.callbacks import Callback
 
 EPOCHS, BATCHES, SAVE_EVERY, KILLED_AT = 2, 25, 10, 28
@@ -110,7 +111,11 @@ def own_loop(scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
     losses += [other.step(batch).item() for batch in data[12:]]
     other.flush()
     history = other.fit(data[:4])
-    return {**left(other, history, losses), "evaluated": other.evaluate(data[:3]), "first": dict(made.model.state_dict())}
+    return {
+        **left(other, history, losses),
+        "evaluated": other.evaluate(data[:3]),
+        "first": dict(made.model.state_dict()),
+    }
 
 
 def interface_loop(scenario: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A process with PyTorch and one tree's Syngrad loaded, which trains nothing itself: every scenario runs in forks of it.
+"""A process with PyTorch and one tree's Syngrad loaded, which trains nothing itself: scenarios run in forks of it.
 
 So each starts from the same interpreter, may be killed without harm, and loads nothing anew. Over several processes it
 plays the launcher, by the environment variables that torchrun documents. It reads jobs from standard input, a line of
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import random
@@ -31,19 +32,13 @@ def preload() -> None:
     """What PyTorch loads at its first optimiser and its first fake tensor, and what a command line loads: of others'
     packages, so that no fork spends those seconds again.
     """
-    import rich.console
+    for name in ("torch._dynamo", "torch.distributed", "torch.export", "torch.fx", "rich.console", "typer", "zmq"):
+        importlib.import_module(name)
     import torch
-    import typer
-    import zmq
+    from float64_models import SPECIMENS
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     torch.set_num_threads(1)
-    import torch._dynamo
-    import torch.distributed
-    import torch.export
-    import torch.fx
-
-    from float64_models import SPECIMENS
 
     for specimen in SPECIMENS.values():  # what PyTorch makes at the first use of an operation
         model, (batch,) = specimen.model(), specimen.batches(1)
@@ -197,8 +192,9 @@ def main() -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     preload()
-    import syngrad
     import torch
+
+    import syngrad
 
     def answer(made: dict[str, Any]) -> None:
         answers.write(json.dumps(made) + "\n")

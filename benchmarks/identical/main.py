@@ -1,4 +1,4 @@
-"""The same scenarios under two commits on one machine, and whether everything is the same to the last bit. See README.md."""
+"""The same scenarios under two commits on one machine, and whether all is the same to the last bit. See README.md."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(HERE.parent), str(HERE)]
+import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 import checkout
 import dispatch
 import matrix
 import snapshot
+from common import write
 from expected import Expected
+from reuse import Reuse
 
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 #: lines that are printed of one scenario, and differing items that the results file keeps
 LINES, KEPT = 6, 500
 
@@ -55,7 +59,11 @@ def compared(pair: dict[str, dispatch.Server], scenario: dict[str, Any], expecte
                 else:
                     found.append((f"{name[:-5]}{path}", off))
     if scenario["kind"] == "free" and not found:
-        found = [("replay", off) for who, folder in zip(("base", "tree"), folders, strict=True) for off in replayed(folder, who)]
+        found = [
+            ("replay", off)
+            for who, folder in zip(("base", "tree"), folders, strict=True)
+            for off in replayed(folder, who)
+        ]
     if not items and not found:
         found.append(("", "it has left nothing"))
     return {"items": items, "expected": meant, "differing": found}
@@ -80,19 +88,22 @@ def chosen(options: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def run(options: argparse.Namespace, trees: dict[str, Path], scenarios: list[dict[str, Any]]) -> dict[str, Any]:
+def run(options: argparse.Namespace, base: Path, tree: Path, scenarios: list[dict[str, Any]]) -> dict[str, Any]:
+    reuse = Reuse(options.reuse, checkout.git(base, "rev-parse", "HEAD"))
     expected = Expected.read()
     counts: Counter[str] = Counter()
+    work = 0.0
     differing: list[list[str]] = []
     seconds: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="syngrad-identical-") as scratch:
         folder = Path(options.keep).resolve() if options.keep else Path(scratch)
-        with dispatch.servers(trees, folder) as pair, ThreadPoolExecutor(len(trees)) as pool:
+        with dispatch.servers(base, tree, folder, reuse) as pair, ThreadPoolExecutor(2) as pool:
             for number, scenario in enumerate(scenarios, 1):
                 began = time.perf_counter()
                 answers = dispatch.both(pair, scenario, pool)
                 made = compared(pair, scenario, expected)
-                took = time.perf_counter() - began
+                took, used = time.perf_counter() - began, sum(each["cpu_s"] for each in answers.values())
+                work += used
                 seconds[scenario["kind"] + f", {scenario['workers']}"] += took
                 counts.update(scenarios=1, items=made["items"], expected=made["expected"])
                 counts["differing scenarios"] += bool(made["differing"])
@@ -102,8 +113,8 @@ def run(options: argparse.Namespace, trees: dict[str, Path], scenarios: list[dic
                     print(f"DIFFERS  {scenario['name']}: and {len(made['differing']) - LINES} items more", flush=True)
                 differing += [[scenario["name"], path, off] for path, off in made["differing"]]
                 if options.verbose:
-                    print(f"[{number}/{len(scenarios)}] {scenario['name']}: {made['items']} items, {took:.1f} s "
-                          f"({sum(each['cpu_s'] for each in answers.values()):.1f} s of work)", flush=True)
+                    done = f"[{number}/{len(scenarios)}] {scenario['name']}"
+                    print(f"{done}: {made['items']} items, {took:.1f} s, {used:.1f} s of work", flush=True)
     unused = [rule.old for rule in expected.rules if not rule.used]
     return {
         "scenarios": counts["scenarios"],
@@ -113,6 +124,7 @@ def run(options: argparse.Namespace, trees: dict[str, Path], scenarios: list[dic
         "rules_not_used": unused,
         "differing_items": len(differing),
         "differing": differing[:KEPT],
+        "seconds_of_work": round(work, 1),
         "seconds_by_kind": {name: round(value, 1) for name, value in seconds.items()},
     }
 
@@ -125,6 +137,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="scenarios whose name has this in it, or matches it; repeat it")
     parser.add_argument("--list", action="store_true", help="name the scenarios and run none")
     parser.add_argument("--keep", help="a new folder in which everything that the scenarios leave is kept")
+    parser.add_argument(
+        "--reuse", help="a folder: what the base leaves is kept there, and taken from there the next time"
+    )
     parser.add_argument("--out", help="the results file; results/identical.json for the whole, none for a part")
     parser.add_argument("--verbose", action="store_true", help="a line a scenario")
     options = parser.parse_args()
@@ -135,7 +150,7 @@ def main() -> int:
         return 0 if scenarios else 2
     began, tree = time.perf_counter(), Path(options.tree).resolve()
     with checkout.base(ROOT, options.base) as base:
-        found = run(options, {"base": base, "tree": tree}, scenarios)
+        found = run(options, base, tree, scenarios)
     took = time.perf_counter() - began
     document = {
         "claim": "identical",
@@ -147,9 +162,6 @@ def main() -> int:
     part = options.quick or options.only
     out = options.out or (None if part else str(HERE / "results" / "identical.json"))
     if out:
-        import torch
-        from common import write
-
         torch.set_num_threads(1)
         write(out, document)
     print(

@@ -11,6 +11,7 @@ MASK = "·"
 KEYS = {
     *("train_s", "started_s", "step_s", "step_ratio", "step_split", "samples_per_s", "seconds", "spans", "created"),
     *("time_to_target_s", "time_to_target_spread", "time_to_target_ratio", "reached", "peak_memory_bytes"),
+    *("placement", "bytes_sent"),  # by measured cost; and with it control messages that hold a time
     *("environment", "verdict", "host", "pid", "version", "torch", "python", "commit", "waited_s", "idle"),
 }
 #: (key of the mapping that it stands in, key) of lists of [epoch, seconds, value]
@@ -44,9 +45,17 @@ def printed(text: str) -> str:
 def compared(text: str) -> str:
     """The same of a comparison: the table without step times, and of what comes after the machine that it is there."""
     made = []
+    several = "samples/s" in text.partition("\n")[0]
     for paragraph in printed(text).split("\n\n"):
-        made.append("\n".join(STEP.sub(f" {MASK} {MASK}", line) for line in paragraph.splitlines()))
+        made.append(
+            "\n".join(metric(line) if several else STEP.sub(f" {MASK} {MASK}", line) for line in paragraph.split("\n"))
+        )
         if MACHINE.search(" ".join(paragraph.split())):
             made.append(f"verdict: {MASK}")
             break
     return "\n\n".join(made)
+
+
+def metric(line: str) -> str:
+    """A row of a comparison over several processes: the row's name and its metric, as all else are figures of speed."""
+    return "─" if line.startswith("─") else "  ".join(re.split(" {2,}", line)[:2])

@@ -68,7 +68,9 @@ def feedforward() -> list[Scenario]:
                 if "inputs" in options and not specimen.one_input:
                     continue
                 made.append(trained(model, method, options, workers, "straight"))
-                if workers < 4 or model == "mlp":  # of four processes, each at work for one stage, one model tells enough
+                if (
+                    workers < 4 or model == "mlp"
+                ):  # of four processes, each at work for one stage, one model tells enough
                     made.append(trained(model, method, options, workers, "killed and resumed"))
     for name, options in MORE.items():
         made.append(trained("mlp", name, options, 1, "straight"))
@@ -123,7 +125,11 @@ def told() -> list[Scenario]:
     from command_runs import BAD, COMMANDS
 
     made: list[Scenario] = [{"kind": "help", "name": "help", "workers": 1}]
-    for name, first in {"compare": ["compare"], "train": ["train"], "others": [name for name in BAD if not name.startswith(("compare", "train"))]}.items():
+    for name, first in {
+        "compare": ["compare"],
+        "train": ["train"],
+        "others": [name for name in BAD if not name.startswith(("compare", "train"))],
+    }.items():
         made.append({"kind": "bad commands", "name": f"errors / commands, {name}", "workers": 1, "first": first})
     made += [{"kind": "bad calls", "name": f"errors / {name}", "workers": 1, "group": name} for name in GROUPS]
     for name, (words, parallel) in COMMANDS.items():
@@ -133,8 +139,12 @@ def told() -> list[Scenario]:
 
 def torchrun() -> list[Scenario]:
     """A few of the above under torchrun itself."""
-    chosen = [trained("mlp", method, METHODS[method], 2, "straight") for method in ("synthetic", "delayed(1)", "backprop")]
-    return [{"kind": "torchrun", "name": "train / mlp / three methods / 2 workers / torchrun", "workers": 2, "each": chosen}]
+    chosen = [
+        trained("mlp", method, METHODS[method], 2, "straight") for method in ("synthetic", "delayed(1)", "backprop")
+    ]
+    return [
+        {"kind": "torchrun", "name": "train / mlp / three methods / 2 workers / torchrun", "workers": 2, "each": chosen}
+    ]
 
 
 def everything() -> list[Scenario]:
@@ -149,6 +159,8 @@ def quick(scenario: Scenario) -> bool:
         return True
     _, model, method, _, course = scenario["name"].split(" / ")
     if scenario["workers"] == 1:
-        return model == "mlp" or method in ("synthetic", "bfloat16", "delayed(1)") and course == "straight"
-    wanted = {"synthetic", "delayed(1)", "mixed(0.5)", "inputs=linear"} if scenario["workers"] == 2 else {"feedback_delay=2"}
+        return model == "mlp" or (method in ("synthetic", "bfloat16", "delayed(1)") and course == "straight")
+    wanted = (
+        {"synthetic", "delayed(1)", "mixed(0.5)", "inputs=linear"} if scenario["workers"] == 2 else {"feedback_delay=2"}
+    )
     return model == "mlp" and method in wanted and (course == "straight" or method in ("synthetic", "feedback_delay=2"))

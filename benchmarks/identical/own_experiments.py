@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import syngrad
 import torch
-from syngrad.data import TensorBatches
-from syngrad.recurrent import Course, Piece, RecurrentExperiment
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import syngrad
+from syngrad.data import TensorBatches
+from syngrad.recurrent import Course, Piece, RecurrentExperiment
 
 
 def points(samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,11 @@ def rings(epochs: int = 3, batch_size: int = 20, **more: Any) -> syngrad.Experim
         "options": {"clip_norm": 5.0},
     }
     return syngrad.Experiment(**{**given, **more})
+
+
+def halves() -> syngrad.Experiment:
+    """Two stages, which can be laid over two processes in one way alone, and nothing that a rival does not know."""
+    return rings(cuts=["2"], options={}, scheduler=None)
 
 
 class Echo(Course):
@@ -125,5 +131,3 @@ def onelist() -> syngrad.Experiment:
 
 def odd() -> syngrad.Experiment:
     return rings(options={"lr": 1})
-
-

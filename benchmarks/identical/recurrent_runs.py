@@ -1,4 +1,4 @@
-"""Recurrent scenarios: 50 windows, steps or ticks in float64, with the state saved and loaded into a new trainer midway."""
+"""Recurrent scenarios: 50 windows, steps or ticks in float64; midway a new trainer goes on from the state saved."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import adapter
 import masks
 import torch
+from torch import Tensor, nn
+
 from syngrad import TruncatedBPTT
 from syngrad.recurrent import Graph, OnlineBPLambda
-from torch import Tensor, nn
 
 N, IN, HIDDEN, CLASSES, COUNT = 3, 4, 5, 6, 50
 
@@ -222,7 +223,14 @@ RUNS: dict[str, Callable[[], dict[str, Any]]] = {
     "bptt / context": learner(BPTT, "lstm", window=4, context=True),
     "bptt / sequences of unequal length": learner(BPTT, "gru", window=2, horizon=2, sequences=True),
     "bptt / clip, guard, scheduler": learner(
-        BPTT, "lstm", window=4, clip_norm=0.5, guard=1.5, scheduler=True, estimator_lr=0.5, groups={"*bias*": {"lr": 0.01}}
+        BPTT,
+        "lstm",
+        window=4,
+        clip_norm=0.5,
+        guard=1.5,
+        scheduler=True,
+        estimator_lr=0.5,
+        groups={"*bias*": {"lr": 0.01}},
     ),
     "online / λ=0.9": learner(ONLINE, "gru", lam=0.9, gamma=0.9),
     "online / λ=0": learner(ONLINE, "lstm", lam=0.0),

@@ -1,4 +1,4 @@
-"""What a scenario leaves, flat and on the disk: tensors in a safetensors file, all else in JSON, each under its path."""
+"""What a scenario leaves, flat and on the disk: tensors in a safetensors file, all else in JSON, by its path."""
 
 from __future__ import annotations
 
