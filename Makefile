@@ -1,5 +1,7 @@
 # make compare   what Syngrad costs and gains on this machine, with a report   (ARGS="--help" lists the options)
 # make test      lint, types and tests
+# make identical BASE=<commit>   whether that commit and the tree as it stands train, say and write the very same
+#                (ARGS="--quick" for a part in two minutes, ARGS="--help" lists the options)
 # make docs      the documentation, into site/
 # make clean     removes everything the others made, .venv included
 #
@@ -15,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # A stamp is touched when its installation has succeeded, and is out of date when what it was made from changes.
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help compare test docs clean
+.PHONY: help compare test identical docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -42,6 +44,12 @@ else
 	test -z "$$first" || echo "of the tests that start processes some failed: see the first of the two summaries"; \
 	exit $$failed
 endif
+
+# Of the environment it only asks that it is there, so that worktrees may share one by VENV=.
+identical:
+	@test -n "$(BASE)" || { echo "Name the commit to hold the tree against: make identical BASE=HEAD" >&2; exit 1; }
+	@test -x $(BIN)/python || $(MAKE) $(VENV)/.installed-test
+	@$(BIN)/python benchmarks/identical/main.py --base $(BASE) $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/mkdocs build --strict

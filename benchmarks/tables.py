@@ -111,6 +111,19 @@ def resume() -> str:
     return table(["", ""], rows)
 
 
+def identical() -> str:
+    document = load("identical")
+    r = document["results"]
+    rows = [
+        ["scenarios", str(r["scenarios"])],
+        ["tensors, numbers and texts compared", f"{r['items']:,}"],
+        ["of them different", str(r["differing_items"])],
+        ["of them worded differently on purpose", str(r["expected_differences"])],
+    ]
+    base, tree = document["base"][:7], str(document["tree"]["commit"])[:7]
+    return table([f"{base} and {tree}{', changed since' if document['tree']['dirty'] else ''}", ""], rows)
+
+
 def faults() -> str:
     results = load("faults")["results"]
     many, single, r = results["many"], results["single"], results["summary"]
@@ -178,6 +191,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "resume": resume,
     "faults": faults,
+    "identical": identical,
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
 }
