@@ -23,7 +23,7 @@ from tests.distributed.faulty import Until, arm, note
 from torch import nn
 
 from syngrad.links.world import world
-from syngrad.trainer import group
+from syngrad.pipeline import peer
 
 
 class Torn:
@@ -52,7 +52,7 @@ def take(case: dict[str, Any], folder: Path, rank: int) -> None:
     odd = case.get("odd", {})
     mine = odd if odd.get("rank") == rank else {}
     version = mine.get("version", "1")
-    group.version = lambda: version
+    peer.version = lambda: version
     made = cases.trainer(**{**case.get("options", {}), **mine.get("options", {})})
     if "model" in mine:
         made.model.get_submodule("12").register_parameter("bias", nn.Parameter(torch.zeros(4).double()))

@@ -94,7 +94,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, MODEL, STATE)
     script = f"""if True:
         import resource, signal, torch
-        from syngrad import checkpoint
+        from syngrad.runtime import checkpoint
         from syngrad.errors import CheckpointError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
