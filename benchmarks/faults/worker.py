@@ -60,7 +60,7 @@ def main() -> None:
 
     def saved(root: Any, model: Any, state: dict[str, Any], keep: int = 2) -> Path:
         path = save(root, model, state, keep)
-        event("saved", state["execution"]["count"])
+        event("saved", state["stages"]["count"])
         return path
 
     checkpoint.save = saved

@@ -69,7 +69,7 @@ def events(folder: Path) -> list[tuple[str, int]]:
 
 def checkpoints(folder: Path) -> list[int]:
     """The minibatches of all checkpoints in it, each read whole."""
-    return [checkpoint.load(path)[1]["execution"]["count"] for path in checkpoint.found(folder)]
+    return [checkpoint.load(path)[1]["stages"]["count"] for path in checkpoint.found(folder)]
 
 
 def reported(folder: Path, rank: int, attempt: int = 0) -> dict[str, Any]:
