@@ -27,7 +27,6 @@ from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graph.messages import Heard, Message, ModuleState, Stream, Tick, message_number, ticks_heard
 from syngrad.recurrent.graph.module import ModuleSpec, naming, stacked, value
 from syngrad.recurrent.layout import Layout
-from syngrad.runtime.applying import apply
 from syngrad.runtime.precision import Precision
 from syngrad.runtime.quality import Quality
 from syngrad.targets import scalar
@@ -352,7 +351,7 @@ class Node:
         """Apply what has gathered: from its own window, and from what has come back for its messages."""
         if self.updates is not None:
             with naming(self.name):
-                apply(self.updates, _PLAIN)
+                _PLAIN.apply(self.updates)
             for scheduler in self.updates.schedulers:
                 scheduler.step()
             self.count += 1
