@@ -19,10 +19,9 @@ from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.core.stage import Stage
 from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import check_patterns, matches, names_of
 from syngrad.optim.guard import Guard
-from syngrad.optim.updates import Updates
+from syngrad.optim.updates import Clipping, Updates
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.evaluation import evaluate
 from syngrad.runtime.feedback import Feedback
