@@ -12,7 +12,7 @@ from tests.distributed.cases import trainer
 from tests.distributed.faults import launched, reported
 
 from syngrad import errors
-from syngrad.core.staleness import Record
+from syngrad.core.message import Record
 from syngrad.errors import ConfigError, LinkError, TrainingError
 from syngrad.trainer.fitting import check
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from syngrad.checks import real, whole
-from syngrad.core.staleness import Record
+from syngrad.core.message import Record
 from syngrad.errors import ConfigError, unknown
 from syngrad.links import LINKS
 from syngrad.partition import balanced

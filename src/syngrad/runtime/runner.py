@@ -26,9 +26,8 @@ from torch import Tensor
 
 from syngrad.core.batch import Batch, finite
 from syngrad.core.decouple import DecoupledNetwork
-from syngrad.core.message import InFlight, Message, Minibatch
+from syngrad.core.message import InFlight, Message, Minibatch, Record, Staleness
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Record, Staleness
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.methods.actor import Actor, Training
 from syngrad.methods.base import UpdateRule

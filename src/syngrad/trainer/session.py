@@ -16,8 +16,8 @@ from torch import nn
 from syngrad import metrics
 from syngrad.core.batch import Batch, example_of, read
 from syngrad.core.decouple import DecoupledNetwork, decouple
+from syngrad.core.message import Record
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.optim.groups import check_patterns, matches, names_of
 from syngrad.optim.guard import Guard

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from syngrad.core.batch import Batch, finite
 from syngrad.core.interface import Interface
-from syngrad.core.message import gradient_of
+from syngrad.core.message import Staleness, gradient_of
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Staleness
 from syngrad.errors import MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators import Zero
 from syngrad.optim.updates import Updates
