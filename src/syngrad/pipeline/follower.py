@@ -13,8 +13,7 @@ from syngrad.links.link import Frame
 from syngrad.links.world import World
 from syngrad.pipeline.control import Orders
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.joining import Layout, agree
-from syngrad.pipeline.peer import Peer, Work
+from syngrad.pipeline.peer import Layout, Peer, Work, agree
 from syngrad.runtime import state
 from syngrad.tree import batch_size
 

@@ -21,9 +21,8 @@ from syngrad.links.world import World
 from syngrad.partition.balance import measured
 from syngrad.pipeline.control import GO
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.joining import Layout
 from syngrad.pipeline.neighbours import Next
-from syngrad.pipeline.peer import Peer, Work
+from syngrad.pipeline.peer import Layout, Peer, Work
 from syngrad.runtime import state
 from syngrad.runtime.runner import Runner, Trained
 
