@@ -6,8 +6,9 @@ resumed takes the very steps it would have taken.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,10 @@ from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length
-from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
+
+#: called once a minibatch with the text that its bar shows
+Advance = Callable[[str], None]
 
 
 @dataclass
@@ -336,3 +339,18 @@ class Loop:
         if runner is not None and runner.record is not None:
             self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
         self.history.processes = self.workers.told
+
+
+@contextmanager
+def bar(total: int | None, show: bool | None) -> Iterator[Advance]:
+    """A bar over `total` minibatches. show: True, False, or None for "when standard error is a terminal"."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=total)
+        yield lambda text: progress.update(task, advance=1, description=text)
