@@ -19,13 +19,13 @@ from syngrad.runtime import checkpoint
 from syngrad.runtime.runner import Trained
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import resume
-from syngrad.trainer.alone import Workers
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length
 from syngrad.trainer.session import Session
+from syngrad.trainer.workers import Workers
 
 #: called once a minibatch with the text that its bar shows
 Advance = Callable[[str], None]

@@ -19,7 +19,6 @@ from syngrad.pipeline.neighbours import RemoteError
 from syngrad.pipeline.peer import Peer, Work
 from syngrad.runtime import checkpoint
 from syngrad.trainer import resume as resuming
-from syngrad.trainer.alone import Alone
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.history import Epoch, History
@@ -28,6 +27,7 @@ from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
 from syngrad.trainer.session import Session
+from syngrad.trainer.workers import Alone
 
 
 class Trainer(Session):
