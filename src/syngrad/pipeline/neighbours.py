@@ -22,8 +22,8 @@ from torch.utils import _pytree as pytree
 
 from syngrad.core.message import AwaitedInput, InFlight
 from syngrad.errors import ConfigError, LinkError
-from syngrad.links.codec import pack, unpack
 from syngrad.links.link import Frame, Kind, Link
+from syngrad.links.message_dtype import pack, unpack
 from syngrad.runtime.trace import Trace
 from syngrad.tree import map_tensors, to_device
 
