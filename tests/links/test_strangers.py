@@ -26,8 +26,8 @@ from tests._support.link_pairs import (
 
 from syngrad.errors import TrainingWarning
 from syngrad.links.auth import Key
+from syngrad.links.frame_format import encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
 pytestmark = pytest.mark.distributed

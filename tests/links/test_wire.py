@@ -15,8 +15,8 @@ from tests._support.link_pairs import TOKEN, WAIT_S, pair
 
 from syngrad.errors import LinkError
 from syngrad.links import wire, zeromq
+from syngrad.links.frame_format import decode, encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import decode, encode, session
 from syngrad.links.wire import PART_BYTES, join_split, split_large
 
 SMALL = 6_000

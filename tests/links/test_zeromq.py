@@ -30,8 +30,8 @@ from tests._support.link_pairs import (
 from syngrad.errors import ConfigError, LinkError, MessageError
 from syngrad.links import message, zeromq
 from syngrad.links.auth import Key, ZapAuthenticator
+from syngrad.links.frame_format import encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
 pytestmark = pytest.mark.distributed

@@ -15,8 +15,8 @@ import zmq
 
 from syngrad.errors import LinkError, first_line
 from syngrad.links.auth import Key
+from syngrad.links.frame_format import VERSION, decode, encode, session
 from syngrad.links.link import Frame, Kind, LinkRequest, Links
-from syngrad.links.message import VERSION, decode, encode, session
 from syngrad.links.wire import (
     HEARTBEAT_MS,
     LIMIT_BYTES,

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from syngrad.errors import LinkError, MessageError
 from syngrad.links import message
+from syngrad.links.frame_format import Buffer, decode, encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import Buffer, decode, encode, session
 from syngrad.tree import tensors
 
 TOKEN = session(b"token")
