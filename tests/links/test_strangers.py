@@ -36,7 +36,7 @@ pytestmark = pytest.mark.distributed
 def hear_strangers(link: ZeromqLink) -> None:
     for _ in range(200):
         assert link.receive(0.05) is None
-        if link._wire.strangers >= 3:
+        if link._monitored.strangers >= 3:
             return
     pytest.fail("nothing came from them")
 

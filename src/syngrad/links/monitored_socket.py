@@ -34,7 +34,7 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PRO
 _MONITOR = "inproc://monitor"
 
 
-class Wire:
+class MonitoredSocket:
     """The socket of one end of a link.
 
     Attributes:
