@@ -33,7 +33,7 @@ from syngrad.pipeline.options import Distributed
 from syngrad.runtime.channel import Neighbours
 from syngrad.runtime.runner import Runner
 from syngrad.runtime.state import Span
-from syngrad.runtime.trace import Trace
+from syngrad.runtime.timeline import Timeline
 
 #: seconds that the workers of a run may take to meet, or timeout_s where that is less: one may still be loading what
 #: another has at hand
@@ -92,7 +92,7 @@ class Peer:
 
     def __init__(self, work: Work, place: World) -> None:
         self.work, self.place = work, place
-        self.trace = Trace(work.settings.trace, place.size)
+        self.trace = Timeline(work.settings.trace, place.size)
         self.meet_s = min(MEET_S, work.settings.timeout_s)
         self.rendezvous = Rendezvous.join(self.meet_s)
         self.bound: Runner | None = None
@@ -199,7 +199,7 @@ def connect(
     rendezvous: Rendezvous,
     layout: Layout,
     settings: Distributed,
-    trace: Trace,
+    trace: Timeline,
     depth: int,
     device: torch.device | None = None,
 ) -> ControlChannel:
@@ -223,7 +223,7 @@ def connect(
         return layout.of(other, str(host))
 
     def report(link: Link, error: BaseException) -> None:
-        ControlChannel(None, Next(link, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
+        ControlChannel(None, Next(link, 1, settings.dtypes, Timeline(), wait_s), me).fail(error)
 
     request = LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device)
     to_previous, to_next = LINKS[settings.link](request)
