@@ -13,7 +13,7 @@ from syngrad.core.message import Record
 from syngrad.errors import ConfigError, unknown
 from syngrad.links import LINKS
 from syngrad.partition import balanced
-from syngrad.runtime.options import Flag, about
+from syngrad.runtime.option_fields import Flag, about
 
 MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
 #: more than anybody has memory for

@@ -25,7 +25,7 @@ from syngrad.optim.updates import Clipping, Updates
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.evaluation import evaluate
 from syngrad.runtime.feedback import Feedback
-from syngrad.runtime.options import check_device
+from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.probe import Probe
 from syngrad.runtime.quality import Quality
