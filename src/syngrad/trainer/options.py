@@ -30,7 +30,7 @@ from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
 from syngrad.optim.updates import SCOPES
 from syngrad.pipeline.options import Distributed
-from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.feedback_options import Feedback
 from syngrad.runtime.option_fields import About, Flag, about, check_device, moved, spelled
 from syngrad.runtime.precision import parse_dtype
 

@@ -24,7 +24,7 @@ from syngrad.optim.guard import Guard
 from syngrad.optim.updates import Clipping, Updates
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.evaluation import evaluate
-from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.feedback_options import Feedback
 from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.probe import Probe
