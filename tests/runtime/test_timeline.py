@@ -13,7 +13,7 @@ from tests._support.local_link import pair
 from syngrad.core.message import InFlight
 from syngrad.links.link import Frame, Kind
 from syngrad.pipeline.neighbours import Next, Previous
-from syngrad.runtime import trace as tracing
+from syngrad.runtime import timeline
 from syngrad.runtime.timeline import Timeline
 
 
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(tracing, "time", made)
+    monkeypatch.setattr(timeline, "time", made)
     return made
 
 
@@ -64,7 +64,7 @@ def test_a_span_may_be_named_when_it_ends() -> None:
 def test_of_a_long_run_the_newest_spans_are_kept_and_the_sums_go_on(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "MOST", 20)
+    monkeypatch.setattr(timeline, "MOST", 20)
     trace = Timeline(keep=True, processes=4)
     for k in range(1000):
         trace.minibatch = k
