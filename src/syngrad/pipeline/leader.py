@@ -24,7 +24,7 @@ from syngrad.pipeline.evaluation import PipelineEvaluation
 from syngrad.pipeline.neighbours import Next
 from syngrad.pipeline.peer import Layout, Peer, Work
 from syngrad.runtime import state
-from syngrad.runtime.runner import Runner, Trained
+from syngrad.runtime.runner import KnownLoss, Runner
 
 
 class Leader(Peer):
@@ -112,7 +112,7 @@ class Leader(Peer):
         """Whether no worker can be ahead of this one."""
         return not self.work.unlocked or not self.begun or self.runner.count >= self.allowed
 
-    def step(self, batch: Batch) -> list[Trained]:
+    def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
         with self.trace.span("work"):
             self.trace.minibatch = self.runner.count
@@ -120,7 +120,7 @@ class Leader(Peer):
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
-    def _losses_come(self) -> list[Trained]:
+    def _losses_come(self) -> list[KnownLoss]:
         following = self.following
         found, following.losses = following.losses, []
         told = []
@@ -131,10 +131,10 @@ class Leader(Peer):
             expected, weight, size = self.waiting.popleft()
             if step != expected:
                 raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
-            told.append(Trained(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
+            told.append(KnownLoss(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
         return told
 
-    def settle(self) -> list[Trained]:
+    def settle(self) -> list[KnownLoss]:
         """Wait until every minibatch that was sent is done with, in every worker; the losses that have come since."""
         if not self.begun:
             return []

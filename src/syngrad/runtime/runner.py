@@ -46,7 +46,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass
-class Trained:
+class KnownLoss:
     """A minibatch whose loss is known.
 
     Args:

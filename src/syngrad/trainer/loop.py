@@ -16,7 +16,7 @@ from typing import Any
 
 from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
 from syngrad.runtime import checkpoint
-from syngrad.runtime.runner import Trained
+from syngrad.runtime.runner import KnownLoss
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import resume
 from syngrad.trainer.callbacks import Callback
@@ -168,7 +168,7 @@ class Loop:
             left.append(plan.save_every - now % plan.save_every)
         return now + max(min(left), 1)
 
-    def _tell(self, trained: Iterable[Trained]) -> None:
+    def _tell(self, trained: Iterable[KnownLoss]) -> None:
         """Note the losses that are known, and tell them."""
         trainer = self.trainer
         for each in trained:
