@@ -37,7 +37,7 @@ class Leader(Peer):
         #: the minibatch up to which the others may run, where they read the data themselves
         self.allowed = 0
         #: one entry a worker, known after `gather`
-        self.told: list[dict[str, Any]] = []
+        self.worker_reports: list[dict[str, Any]] = []
 
     @property
     def begun(self) -> bool:
@@ -165,7 +165,7 @@ class Leader(Peer):
         found = self.control.order("state")
         for part in found:
             state.put(self.runner, part)
-        self.told = [self.report(), *(part["process"] for part in found)]
+        self.worker_reports = [self.report(), *(part["process"] for part in found)]
         self.runner.divided = False
 
     def release(self) -> None:

@@ -212,7 +212,7 @@ class Loop:
     def _conclude(self, number: int) -> None:
         """An epoch is over: validate, move the schedules, tell, save."""
         trainer, plan, partial = self.trainer, self.plan, self.partial
-        trainer.made.epochs = number
+        trainer.progress.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
         if plan.validate is not None:
@@ -250,7 +250,7 @@ class Loop:
         self._since = time.perf_counter()
 
     def _tock(self) -> None:
-        self.trainer.made.train_s += time.perf_counter() - self._since
+        self.trainer.progress.train_s += time.perf_counter() - self._since
 
     # Checkpoints.
 
@@ -338,7 +338,7 @@ class Loop:
         ]
         if runner is not None and runner.record is not None:
             self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
-        self.history.processes = self.workers.told
+        self.history.processes = self.workers.worker_reports
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Session:
         self.guard = None if options.guard is None else Guard(options.guard)
         self.precision = Precision(parse_dtype(options.autocast))
         self.runner: Runner | None = None
-        self.made = Progress()
+        self.progress = Progress()
         #: whether somebody has asked `fit` to end
         self.stopped = False
         #: whether it has trained stages for another worker, which then holds the whole
@@ -106,12 +106,12 @@ class Session:
     @property
     def train_s(self) -> float:
         """Seconds of training, without evaluation and saving."""
-        return self.made.train_s
+        return self.progress.train_s
 
     @property
     def epochs_done(self) -> int:
         """Epochs that are over."""
-        return self.made.epochs
+        return self.progress.epochs
 
     @property
     def guarded(self) -> dict[str, int]:
@@ -219,7 +219,7 @@ class Session:
             record=Record([{} for _ in range(recorded)]) if self.settings.record else None,
             replay=self.settings.replay,
             scheduler_every=options.scheduler_every,
-            progress=self.made,
+            progress=self.progress,
             first_batch=batch if net.requested_cuts is None or len(stages) > 2 else None,
             example=example_of(batch),
         )

@@ -13,11 +13,11 @@ from syngrad.runtime.runner import KnownLoss, Runner
 class Workers(Protocol):
     """Who trains: this process alone, or this one and others.
 
-    begun: whether training can start. level: whether no other worker can be ahead of this one. told: what every worker
-    says of itself at the end.
+    begun: whether training can start. level: whether no other worker can be ahead of this one. worker_reports: what
+    every worker says of itself at the end.
     """
 
-    told: list[dict[str, Any]]
+    worker_reports: list[dict[str, Any]]
 
     @property
     def begun(self) -> bool: ...  # noqa: D102
@@ -69,7 +69,7 @@ class Alone:
 
     def __init__(self, evaluate: Callable[[Iterable[Any]], dict[str, float]]) -> None:
         self.evaluate = evaluate
-        self.told: list[dict[str, Any]] = []
+        self.worker_reports: list[dict[str, Any]] = []
         self.runner: Runner | None = None
 
     @property
