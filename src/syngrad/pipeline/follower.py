@@ -51,7 +51,7 @@ class Follower(Peer):
             KeyboardInterrupt: where the leader was interrupted.
         """
         # the leader itself may wait for others until then
-        wait_s = self.meet_s + self.work.settings.timeout_s
+        wait_s = self.meet_s + self.work.distributed.timeout_s
         plan = self.rendezvous.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
             return None

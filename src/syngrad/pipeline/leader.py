@@ -14,7 +14,7 @@ import torch
 
 from syngrad import tagged_json
 from syngrad.core.batch import Batch
-from syngrad.core.decouple import seconds
+from syngrad.core.decouple import interface_seconds
 from syngrad.core.stage import undisturbed
 from syngrad.errors import ConfigError, LinkError, TrainingError
 from syngrad.links.world import World
@@ -64,7 +64,7 @@ class Leader(Peer):
                 "processes; give unpack= a function that leaves it out"
             )
         names = [stage.name for stage in runner.stages]
-        self.layout = Layout(names, self.work.settings.spans(self._costs(runner), self.place.size))
+        self.layout = Layout(names, self.work.distributed.spans(self._costs(runner), self.place.size))
         tensors: dict[str, Any] = {}
         plan = {
             "identity": self.identity(),
@@ -85,12 +85,12 @@ class Leader(Peer):
     def _costs(self, runner: Runner) -> list[float]:
         """Seconds of each stage with its interface, where there is a choice."""
         example = runner.first_batch
-        if example is None or len(runner.stages) <= self.place.size or self.work.settings.place is not None:
+        if example is None or len(runner.stages) <= self.place.size or self.work.distributed.place is not None:
             return [1.0] * len(runner.stages)
         interfaces = iter(runner.net.interfaces)
 
         def cost(message: Any) -> float:
-            return seconds(next(interfaces), message, example.target)
+            return interface_seconds(next(interfaces), message, example.target)
 
         with undisturbed(runner.stages):
             own, sending = measured(runner.net.model, runner.net.segments, (example.args, example.kwargs), cost)

@@ -48,7 +48,7 @@ class Work:
 
     Args:
         model: the user's.
-        settings: the options for several workers; depth: minibatches under way to the next one.
+        distributed: the options for several workers; depth: minibatches under way to the next one.
         free: whether feedback from another worker is used as it comes.
         unlocked: whether stages run on predictions of their inputs, so that every worker reads the data itself.
         device: where to train; None for where the model is.
@@ -59,7 +59,7 @@ class Work:
     """
 
     model: nn.Module
-    settings: Distributed
+    distributed: Distributed
     depth: int
     free: bool
     unlocked: bool
@@ -92,8 +92,8 @@ class Peer:
 
     def __init__(self, work: Work, place: World) -> None:
         self.work, self.place = work, place
-        self.trace = Timeline(work.settings.trace, place.size)
-        self.meet_s = min(MEET_S, work.settings.timeout_s)
+        self.trace = Timeline(work.distributed.trace, place.size)
+        self.meet_s = min(MEET_S, work.distributed.timeout_s)
         self.rendezvous = Rendezvous.join(self.meet_s)
         self.bound: Runner | None = None
         self.linked: ControlChannel | None = None
@@ -124,7 +124,7 @@ class Peer:
             reach = policy.method.delay * (len(runner.stages) - hi)
             depth = max(depth, max(policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.linked = connect(self.rendezvous, self.layout, work.settings, self.trace, depth, work.device)
+        self.linked = connect(self.rendezvous, self.layout, work.distributed, self.trace, depth, work.device)
         previous, following = self.linked.previous, self.linked.next
         runner.attach(Neighbours(lo, hi, previous, following, work.free, depth))
         if work.unlocked and following is not None:

@@ -51,7 +51,7 @@ class Session:
         check_loss(options.loss, net.model)
         self.net, self.loss, self.metric = net, options.loss, metrics.resolve(options.metric)
         self.estimator, self.feedback = options.estimator, Feedback.of(options.feedback)
-        self.settings = Distributed.of(options.distributed)
+        self.distributed = Distributed.of(options.distributed)
         self.seed, self.device = options.seed, check_device(options.device)
         self.guard = None if options.guard is None else Guard(options.guard)
         self.precision = Precision(parse_dtype(options.autocast))
@@ -216,8 +216,8 @@ class Session:
             torch.Generator().manual_seed(self.seed + 7),
             self._probe(stages, quality),
             self.precision,
-            record=Record([{} for _ in range(recorded)]) if self.settings.record else None,
-            replay=self.settings.replay,
+            record=Record([{} for _ in range(recorded)]) if self.distributed.record else None,
+            replay=self.distributed.replay,
             scheduler_every=options.scheduler_every,
             progress=self.progress,
             first_batch=batch if net.requested_cuts is None or len(stages) > 2 else None,

@@ -202,7 +202,7 @@ def check_divisible(trainer: Session) -> None:
     refused = {
         "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
         "autocast='float16'": configuration["autocast"] == "float16",
-        "replay=": trainer.settings.replay is not None,
+        "replay=": trainer.distributed.replay is not None,
     }
     instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
     for option, given in refused.items():
@@ -217,7 +217,7 @@ def _work(trainer: Session) -> Work:
     options = trainer.options
     return Work(
         trainer.model,
-        trainer.settings,
+        trainer.distributed,
         options.queue_depth,
         options.free,
         options.inputs is not None,
