@@ -198,7 +198,7 @@ def version() -> str:
 def connect(
     rendezvous: Rendezvous,
     layout: Layout,
-    settings: Distributed,
+    distributed: Distributed,
     trace: Timeline,
     depth: int,
     device: torch.device | None = None,
@@ -210,25 +210,25 @@ def connect(
         device: where this worker trains.
 
     Raises:
-        LinkError: naming who has not come, after `settings.timeout_s` seconds at most, or who was refused.
+        LinkError: naming who has not come, after `distributed.timeout_s` seconds at most, or who was refused.
     """
     place = rendezvous.world
     rank, last = place.rank, place.size - 1
     me = layout.of(rank, place.host)
     rendezvous.post(f"host/{rank}", place.host)
-    wait_s = min(settings.timeout_s, JOIN_S)
+    wait_s = min(distributed.timeout_s, JOIN_S)
 
     def peer(other: int) -> str:
         host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
     def report(link: Link, error: BaseException) -> None:
-        ControlChannel(None, Next(link, 1, settings.dtypes, Timeline(), wait_s), me).fail(error)
+        ControlChannel(None, Next(link, 1, distributed.dtypes, Timeline(), wait_s), me).fail(error)
 
-    request = LinkRequest(rendezvous, peer, wait_s, report, settings.link_key, device)
-    to_previous, to_next = LINKS[settings.link](request)
+    request = LinkRequest(rendezvous, peer, wait_s, report, distributed.link_key, device)
+    to_previous, to_next = LINKS[distributed.link](request)
     assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
-    dtypes, timeout_s = settings.dtypes, settings.timeout_s
+    dtypes, timeout_s = distributed.dtypes, distributed.timeout_s
     return ControlChannel(
         Previous(to_previous, dtypes, trace, timeout_s) if to_previous is not None else None,
         Next(to_next, depth, dtypes, trace, timeout_s) if to_next is not None else None,
