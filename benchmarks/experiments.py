@@ -18,7 +18,7 @@ from common import interleaved, paired, write
 
 import syngrad
 from syngrad.experiments import load
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 #: two-sided 95 % quantiles of Student's t by degrees of freedom

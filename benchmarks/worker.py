@@ -22,7 +22,7 @@ import syngrad
 from syngrad.experiments import registry
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.pipeline.failures import report_failure
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 

@@ -33,7 +33,7 @@ GROUPED: dict[str, tuple[str, str, str]] = {
     "replay": ("distributed", "Distributed", "replay"),
 }
 #: where a record's class is, in one tree or another; in none of them `history.record` itself is taken
-RECORDS = ("syngrad.execution.pending", "syngrad.core.pending", "syngrad.core.staleness", "syngrad.runtime.feedback")
+RECORDS = ("syngrad.execution.pending", "syngrad.core.pending", "syngrad.core.staleness", "syngrad.core.message")
 
 
 def options(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import syngrad
 from syngrad.data import TensorBatches
 from syngrad.experiments.fashion_mlp import fashion_mlp
 from syngrad.experiments.image_data import fashion_images
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

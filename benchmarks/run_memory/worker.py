@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

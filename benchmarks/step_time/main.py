@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 import syngrad
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

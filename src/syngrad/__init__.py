@@ -8,7 +8,7 @@ from syngrad.estimators import GradientEstimator
 from syngrad.experiments.experiment import Experiment
 from syngrad.pipeline.options import Distributed
 from syngrad.recurrent import TruncatedBPTT
-from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.feedback_options import Feedback
 from syngrad.trainer import Trainer
 
 __version__ = "0.1.0"

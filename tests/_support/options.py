@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 

@@ -14,7 +14,7 @@ import typer
 
 from syngrad import SyngradError
 from syngrad.cli.options import Option, arranged, as_command, command_line, derived, kept, listed, read, resolve
-from syngrad.runtime.options import Flag, about
+from syngrad.runtime.option_fields import Flag, about
 from syngrad.trainer.options import Options
 
 train = importlib.import_module("syngrad.cli.train")

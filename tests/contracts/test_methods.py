@@ -19,7 +19,7 @@ from syngrad.errors import SyngradError
 from syngrad.methods.registry import RULES, parse
 from syngrad.pipeline.neighbours import Next, Previous
 from syngrad.runtime.channel import Neighbours
-from syngrad.runtime.trace import Trace
+from syngrad.runtime.timeline import Timeline
 from syngrad.tree import batch_size
 
 #: how many minibatches late what comes back is used, where the method itself does not say
@@ -142,8 +142,8 @@ def check_two_workers(name: str, stages: int, link: Callable[..., Any] = local.p
         one.step(batch)
     one.flush()
     sending, receiving = link("rank 0", "rank 1")
-    following = Next(sending, 8, ("float32", "float32"), Trace(), 20.0)
-    previous = Previous(receiving, ("float32", "float32"), Trace(), 20.0)
+    following = Next(sending, 8, ("float32", "float32"), Timeline(), 20.0)
+    previous = Previous(receiving, ("float32", "float32"), Timeline(), 20.0)
     head.runner.attach(Neighbours(0, stages, None, following))
     tail.runner.attach(Neighbours(stages, 3, previous, None))
     for made in (head, tail):

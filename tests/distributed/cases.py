@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
-from syngrad.core.staleness import Record
+from syngrad.core.message import Record
 from syngrad.trainer.history import History
 
 #: options of the Trainer, by case

@@ -12,9 +12,9 @@ from tests.distributed.cases import trainer
 from tests.distributed.faults import launched, reported
 
 from syngrad import errors
-from syngrad.core.staleness import Record
+from syngrad.core.message import Record
 from syngrad.errors import ConfigError, LinkError, TrainingError
-from syngrad.trainer.fitting import check
+from syngrad.trainer.trainer import check_divisible
 
 pytestmark = pytest.mark.distributed
 
@@ -100,4 +100,4 @@ def test_a_process_that_never_comes_is_named(tmp_path: Path) -> None:
 def test_a_record_is_not_replayed_over_several_processes() -> None:
     made = trainer(replay=Record([{}, {}, {}]))
     with pytest.raises(ConfigError, match=r"replay= needs all stages in one process"):
-        check(made)
+        check_divisible(made)

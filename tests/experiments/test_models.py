@@ -15,7 +15,7 @@ from syngrad.estimators import Head
 from syngrad.experiments import BUILT_IN, cifar_cnn, load
 from syngrad.experiments.deep_mlp import deep_mlp
 from syngrad.experiments.experiment import Experiment
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 #: name → sizes of one sample's message at every cut, as the experiment is cut

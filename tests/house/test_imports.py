@@ -150,6 +150,7 @@ SHARED_NAMES = {
     "registry": "a family by name",
     "options": "what users may choose, as checked data",
     "evaluation": "loss and metric over a loader, from which nothing learns",
+    "callbacks": "what a run tells while it goes on: its home in trainer/, and the public path",
 }
 
 

@@ -14,8 +14,8 @@ from tests._support.link_pairs import EARLIER, LATER, QUICK, TOKEN, WAIT_S, Asid
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group
+from syngrad.links.frame_format import encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import encode, session
 
 pytestmark = pytest.mark.distributed
 

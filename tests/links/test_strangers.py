@@ -26,8 +26,8 @@ from tests._support.link_pairs import (
 
 from syngrad.errors import TrainingWarning
 from syngrad.links.auth import Key
+from syngrad.links.frame_format import encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
 pytestmark = pytest.mark.distributed
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.distributed
 def hear_strangers(link: ZeromqLink) -> None:
     for _ in range(200):
         assert link.receive(0.05) is None
-        if link._wire.strangers >= 3:
+        if link._monitored.strangers >= 3:
             return
     pytest.fail("nothing came from them")
 

@@ -28,10 +28,10 @@ from tests._support.link_pairs import (
 )
 
 from syngrad.errors import ConfigError, LinkError, MessageError
-from syngrad.links import message, zeromq
+from syngrad.links import frame_format, zeromq
 from syngrad.links.auth import Key, ZapAuthenticator
+from syngrad.links.frame_format import encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
 
 pytestmark = pytest.mark.distributed
@@ -149,7 +149,7 @@ def test_another_version_is_named_at_both_ends() -> None:
     router.close(0)
     authenticator.close()
     context.term()
-    assert message.VERSION == 1
+    assert frame_format.VERSION == 1
 
 
 @pytest.mark.parametrize("theirs", [None, Key(b"another secret, long enough")], ids=["none", "another"])

@@ -12,7 +12,7 @@ from syngrad.core.message import InFlight
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind
 from syngrad.pipeline.neighbours import Next, Previous
-from syngrad.runtime.trace import Trace
+from syngrad.runtime.timeline import Timeline
 
 FLOATS = ("float32", "float32")
 
@@ -21,7 +21,7 @@ FLOATS = ("float32", "float32")
 @pytest.mark.parametrize("body", [None, 7, [], [1, 2, 3], {"a": 1}, torch.ones(2)], ids=repr)
 def test_a_frame_of_another_form_is_refused(kind: Kind, body: Any) -> None:
     lower, upper = local_link.pair("rank 0", "rank 1")
-    previous = Previous(upper, FLOATS, Trace(), 5.0)
+    previous = Previous(upper, FLOATS, Timeline(), 5.0)
     lower.send(Frame(kind, 1, body=body))
     with pytest.raises(LinkError, match=rf"rank 0 sent a {kind.name} that is none"):
         previous.receive()
@@ -43,7 +43,7 @@ def test_a_frame_of_another_form_is_refused(kind: Kind, body: Any) -> None:
 )
 def test_what_comes_back_is_held_against_what_was_sent(frame: Frame, said: str) -> None:
     lower, upper = local_link.pair("rank 0", "rank 1")
-    following = Next(lower, 8, FLOATS, Trace(), 5.0)
+    following = Next(lower, 8, FLOATS, Timeline(), 5.0)
     following.send(InFlight(0, wanted=True, leaves=[torch.ones(2)]), torch.ones(2), None, [0])
     upper.send(frame)
     with pytest.raises(LinkError, match=said):

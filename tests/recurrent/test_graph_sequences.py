@@ -19,7 +19,7 @@ from syngrad.recurrent.graph.tick import at
 
 
 def pieces(graph: Graph, steps: int, size: int) -> list[Tensor]:
-    """Trained piece by piece; tick by tick where the size is 0."""
+    """KnownLoss piece by piece; tick by tick where the size is 0."""
     inputs, targets = sequences(graph, steps)
     for start in range(0, steps, max(size, 1)):
         if size == 0:

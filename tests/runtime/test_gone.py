@@ -10,7 +10,7 @@ from tests._support.local_link import LocalLink, pair
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind
 from syngrad.pipeline.neighbours import Next, Previous, RemoteError
-from syngrad.runtime.trace import Trace
+from syngrad.runtime.timeline import Timeline
 
 SAME = ("float32", "float32")
 
@@ -32,7 +32,7 @@ def test_who_sends_to_a_neighbour_that_has_failed_hears_why(monkeypatch: pytest.
     other.send(Frame(Kind.FAILED, body=["TrainingError", "rank 0: the loader is broken"]))
     other.close()
     with pytest.raises(RemoteError, match="rank 0: the loader is broken") as error:
-        Previous(own, SAME, Trace(), 1.0).answer(-3)
+        Previous(own, SAME, Timeline(), 1.0).answer(-3)
     assert error.value.kind == "TrainingError"
 
 
@@ -42,5 +42,5 @@ def test_who_sends_to_a_neighbour_that_is_gone_says_so(closed: bool, monkeypatch
     if closed:
         other.close()
     with pytest.raises(LinkError, match="rank 0 is gone") as error:
-        Next(own, 1, SAME, Trace(), 1.0).tell("evaluating")
+        Next(own, 1, SAME, Timeline(), 1.0).tell("evaluating")
     assert not isinstance(error.value, RemoteError)

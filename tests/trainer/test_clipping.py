@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import syngrad
 from syngrad.errors import ConfigError
-from syngrad.optim.clipping import Clipping, clip, part_norms
+from syngrad.optim.updates import Clipping, clip, part_norms
 
 CASE = CASES["mlp"]
 

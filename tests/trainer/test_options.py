@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import syngrad
 from syngrad import Distributed, Feedback, Trainer
 from syngrad.errors import ConfigError
-from syngrad.runtime.options import moved, override, spelled
+from syngrad.runtime.option_fields import moved, override, spelled
 from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.options import MOVED, RESUMED, Options
 

@@ -24,7 +24,7 @@ from syngrad.cli.options import (
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.links.world import world
 from syngrad.optim.groups import parse_groups
-from syngrad.runtime.options import spelled
+from syngrad.runtime.option_fields import spelled
 from syngrad.trainer.options import Options
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from syngrad.experiments.experiment import Experiment
 from syngrad.methods.policy import Method
 from syngrad.methods.registry import split_row
 from syngrad.results import BACKPROP, Row, time_to_target
-from syngrad.runtime.feedback import Feedback
+from syngrad.runtime.feedback_options import Feedback
 from syngrad.trainer import Trainer
 from syngrad.trainer.history import Epoch
 

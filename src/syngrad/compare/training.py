@@ -101,7 +101,7 @@ class Training:
         )
         row.record(history)
         if self.processes:
-            settings = trainer.settings
+            settings = trainer.distributed
             row.processes = len(self.processes)
             row.placement = ",".join(str(each["stages"][1] - each["stages"][0]) for each in self.processes)
             row.bytes_sent = sum(each["bytes_sent"] for each in self.processes)

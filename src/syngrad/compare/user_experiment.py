@@ -19,7 +19,7 @@ from syngrad.experiments.experiment import Experiment
 from syngrad.methods.policy import Method
 from syngrad.recurrent import Curriculum, SequenceBatch
 from syngrad.recurrent.curriculum import LearnerAdapter
-from syngrad.runtime.options import override
+from syngrad.runtime.option_fields import override
 from syngrad.trainer import Trainer
 from syngrad.trainer.loaders import length
 from syngrad.trainer.options import MOVED, Options

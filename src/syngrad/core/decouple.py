@@ -91,7 +91,7 @@ class DecoupledNetwork:
                     _, whole = trace_shapes([self.model], args, kwargs)
                     described.append(describe(whole, target, batch))
                 try:
-                    return seconds(interface("candidate", message, *described[0]), message, target)
+                    return interface_seconds(interface("candidate", message, *described[0]), message, target)
                 except ConfigError:
                     return float("inf")
 
@@ -168,7 +168,7 @@ def module_key(cut: str) -> str:
     return f"cut/{key}" if hasattr(nn.ModuleDict, key) else key
 
 
-def seconds(interface: Interface, message: Any, context: Any, repeats: int = 3) -> float:
+def interface_seconds(interface: Interface, message: Any, context: Any, repeats: int = 3) -> float:
     """What one estimate and one fit cost on this message: the median of a few runs after one that is not counted."""
     leaves = [leaf.detach() for leaf in differentiable(message)]
     scale = 1.0 / batch_size(leaves)

@@ -1,9 +1,10 @@
-"""What crosses a cut: a message towards the loss, and what comes back for it.
+"""What crosses a cut: a message towards the loss, and what comes back for it, sooner or later.
 
     stage k−1   ── message t: h, context, scale ──▶   stage k
                 ◀── feedback t: ∂L/∂h, or none ────
 
-Every message is answered once, in order. What the sending stage keeps of it until then is an :class:`InFlight`.
+Every message is answered once, in order. What the sending stage keeps of it until then is an :class:`InFlight`; how
+late the answer was used is its :class:`Staleness`.
 """
 
 from __future__ import annotations
@@ -170,3 +171,38 @@ class Inlet(Protocol):
 def gradient_of(leaf: Tensor) -> Tensor:
     """A message's received gradient; zero where the next stage did not use it."""
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+
+
+@dataclass
+class Staleness:
+    """The minibatches between a message and the use of what came back for it."""
+
+    total: int = 0
+    count: int = 0
+    most: int = 0
+
+    def add(self, late: int) -> None:
+        """One more, `late` minibatches late."""
+        self.total += late
+        self.count += 1
+        self.most = max(self.most, late)
+
+    @property
+    def mean(self) -> float | None:
+        """None where nothing has come back yet."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass
+class Record:
+    """What was applied when, one dictionary an interface: minibatch that it was of → minibatch whose update it joined.
+
+    Where stages run on predictions of their inputs, one an interface for what those were fitted to stands after all
+    others. A run that applies what comes back as it comes can be taken again from it, step by step, in one process.
+    """
+
+    applied: list[dict[int, int]] = field(default_factory=list)
+
+    def add(self, interface: int, step: int, applied: int) -> None:
+        """Note that what came back for `step` joins the update of minibatch `applied`."""
+        self.applied[interface][step] = applied

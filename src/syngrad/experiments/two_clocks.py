@@ -13,7 +13,7 @@ as often as it ticks. What is compared:
     bptt(T)        windows of T images, and nothing foretold beyond them
     synthetic(T)   windows of T images, with estimates at what crosses between the nets and from window to window
 
-The metric is the share of wrong counts, the mean of both nets'. Trained is on one endless piece after the other.
+The metric is the share of wrong counts, the mean of both nets'. KnownLoss is on one endless piece after the other.
 
 Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 3, the multi-network system. Deviations: the counts are
 classes of a cross-entropy; the nets are small; a message takes its sender's period to arrive (see :class:`Graph`). The

@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 
 from syngrad.errors import ConfigError, LinkError, first_line
+from syngrad.links.frame_format import decode, encode, part_sizes, refuse, session
 from syngrad.links.link import Frame, Kind, LinkRequest, Links
-from syngrad.links.message import decode, encode, part_sizes, refuse, session
-from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS
+from syngrad.links.monitored_socket import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS
 from syngrad.links.world import port_range
 from syngrad.tree import map_tensors, tensors
 

@@ -15,14 +15,14 @@ import zmq
 
 from syngrad.errors import LinkError, first_line
 from syngrad.links.auth import Key
+from syngrad.links.frame_format import VERSION, decode, encode, session
 from syngrad.links.link import Frame, Kind, LinkRequest, Links
-from syngrad.links.message import VERSION, decode, encode, session
-from syngrad.links.wire import (
+from syngrad.links.monitored_socket import (
     HEARTBEAT_MS,
     LIMIT_BYTES,
     PART_BYTES,
     SILENCE_MS,
-    Wire,
+    MonitoredSocket,
     join_split,
     split_large,
 )
@@ -76,10 +76,10 @@ class ZeromqLink:
     So it does after the peer's BYE: "… has ended its link".
     """
 
-    def __init__(self, wire: Wire, peer: str, token: bytes, to: bytes | None) -> None:
+    def __init__(self, monitored: MonitoredSocket, peer: str, token: bytes, to: bytes | None) -> None:
         self.peer = peer
         self.sent_bytes = self.received_bytes = 0
-        self._wire, self._socket = wire, wire.socket
+        self._monitored, self._socket = monitored, monitored.socket
         self._token, self._to = session(token), to
         self._sequence = self._due = 0
         self._lost: str | None = None
@@ -87,14 +87,14 @@ class ZeromqLink:
 
     def send(self, frame: Frame) -> None:
         """See :class:`syngrad.links.link.Link`. Raises MessageError for a body that is neither plain nor tensors."""
-        if self._closed or self._lost is not None or self._wire.lost_lately():
+        if self._closed or self._lost is not None or self._monitored.lost_lately():
             self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
         largest, size = max(map(len, parts)), sum(map(len, parts))
-        if largest > self._wire.limit_bytes:
+        if largest > self._monitored.limit_bytes:
             raise LinkError(
                 f"{largest} bytes in one tensor for {self.peer} are more than its link carries "
-                f"({self._wire.limit_bytes}); send smaller ones"
+                f"({self._monitored.limit_bytes}); send smaller ones"
             )
         if largest > PART_BYTES:
             parts = split_large(parts, self.peer)
@@ -119,7 +119,7 @@ class ZeromqLink:
                 return frame
             if self._closed or self._lost is not None:
                 self.check()
-            if self._wire.lost_lately() if timeout_s == 0 else self._wire.lost():
+            if self._monitored.lost_lately() if timeout_s == 0 else self._monitored.lost():
                 frame = self._take()  # what came before the loss is here by now
                 if frame is None:
                     self._lose(_GONE)
@@ -127,7 +127,7 @@ class ZeromqLink:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return None
-            self._wire.wait(left)
+            self._monitored.wait(left)
 
     def check(self) -> None:
         """See :class:`syngrad.links.link.Link`."""
@@ -135,7 +135,7 @@ class ZeromqLink:
             raise LinkError(f"the link to {self.peer} is closed")
         if self._lost is not None:
             raise LinkError(f"{self.peer} {self._lost}")
-        if self._wire.lost():
+        if self._monitored.lost():
             raise LinkError(f"{self.peer} {_GONE}")
 
     def close(self) -> None:
@@ -143,14 +143,14 @@ class ZeromqLink:
         if self._closed:
             return
         linger_ms = 0
-        if self._lost is None and not self._wire.lost():
+        if self._lost is None and not self._monitored.lost():
             try:
                 self.send(Frame(Kind.BYE))
                 linger_ms = LINGER_MS
             except LinkError:
                 self._lost = _GONE
         self._closed = True
-        self._wire.close(linger_ms)
+        self._monitored.close(linger_ms)
 
     def _take(self) -> Frame | None:
         """The next frame that is here already."""
@@ -163,7 +163,7 @@ class ZeromqLink:
             while part.more:
                 parts.append(part := self._socket.recv(copy=False))
             if self._to is not None and parts.pop(0).bytes != self._to:
-                self._wire.stranger()
+                self._monitored.stranger()
                 continue
             buffers: list[Any] = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
@@ -188,9 +188,9 @@ class ZeromqLink:
 class Listener:
     """The end that listens, before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
 
-    def __init__(self, wire: Wire, address: str, token: bytes, peer: str, keyed: bool) -> None:
+    def __init__(self, monitored: MonitoredSocket, address: str, token: bytes, peer: str, keyed: bool) -> None:
         self.address, self._keyed = address, keyed
-        self._wire, self._token, self._peer = wire, token, peer
+        self._monitored, self._token, self._peer = monitored, token, peer
         self._others = 0
 
     def accept(self, timeout_s: float, check: Callable[[], None] = _no_check) -> ZeromqLink:
@@ -206,27 +206,29 @@ class Listener:
         try:
             return self._accept(time.monotonic() + timeout_s, timeout_s, check)
         except BaseException:
-            self._wire.close(LINGER_MS if self._others else 0)
+            self._monitored.close(LINGER_MS if self._others else 0)
             raise
 
     def _accept(self, deadline: float, timeout_s: float, check: Callable[[], None]) -> ZeromqLink:
-        wire, expected = self._wire, _routing_id(self._token)
+        monitored, expected = self._monitored, _routing_id(self._token)
         while (left := deadline - time.monotonic()) > 0:
-            wire.wait(min(left, CHECK_EVERY_S))
+            monitored.wait(min(left, CHECK_EVERY_S))
             check()
-            wire.answer()
-            wire.lost()
+            monitored.answer()
+            monitored.lost()
             try:
-                parts = wire.socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
+                parts = monitored.socket.recv_multipart(flags=zmq.DONTWAIT, copy=False)
             except zmq.Again:
                 continue
             sender, hello = parts[0].bytes, parts[-1].bytes[:64]
             if len(parts) != 2 or not hello.startswith(_HELLO):
-                wire.stranger()
+                monitored.stranger()
                 continue
             right = sender == expected
             try:
-                wire.socket.send_multipart([sender, _HELLO + b"%d" % VERSION if right else _OTHER_TOKEN], zmq.DONTWAIT)
+                monitored.socket.send_multipart(
+                    [sender, _HELLO + b"%d" % VERSION if right else _OTHER_TOKEN], zmq.DONTWAIT
+                )
             except zmq.ZMQError:  # it has gone again
                 continue
             if not right:
@@ -235,10 +237,10 @@ class Listener:
             if hello != _HELLO + b"%d" % VERSION:
                 self._others += 1
                 raise LinkError(_other_version(self._peer, hello))
-            wire.settle(int(parts[1].get(zmq.SRCFD)))
-            return ZeromqLink(wire, self._peer, self._token, sender)
-        rejected = wire.authenticator.refused if wire.authenticator is not None else 0
-        others, refused = self._others, wire.refusals
+            monitored.settle(int(parts[1].get(zmq.SRCFD)))
+            return ZeromqLink(monitored, self._peer, self._token, sender)
+        rejected = monitored.authenticator.refused if monitored.authenticator is not None else 0
+        others, refused = self._others, monitored.refusals
         if self._keyed:
             refused += rejected
         else:
@@ -254,8 +256,8 @@ class Listener:
 
     def close(self) -> None:
         """Give up, if it has not accepted."""
-        if self._wire.descriptor is None:
-            self._wire.close(0)
+        if self._monitored.descriptor is None:
+            self._monitored.close(0)
 
 
 def listen(
@@ -284,19 +286,19 @@ def listen(
     Raises:
         LinkError: where the port, or every one of them, is taken, or the address is not this host's.
     """
-    wire = Wire(zmq.ROUTER, limit_bytes, heartbeat_ms, silence_ms)
+    monitored = MonitoredSocket(zmq.ROUTER, limit_bytes, heartbeat_ms, silence_ms)
     try:
-        wire.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
-        wire.socket.setsockopt(zmq.IPV6, int(":" in address))
-        wire.authenticate(key, token, listens=True)
-        _bind(wire.socket, address, ports)
+        monitored.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
+        monitored.socket.setsockopt(zmq.IPV6, int(":" in address))
+        monitored.authenticate(key, token, listens=True)
+        _bind(monitored.socket, address, ports)
     except zmq.ZMQError as error:
-        wire.close(0)
+        monitored.close(0)
         raise LinkError(f"cannot listen at {address} ({first_line(error)})") from error
     except BaseException:
-        wire.close(0)
+        monitored.close(0)
         raise
-    return Listener(wire, wire.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer, key is not None)
+    return Listener(monitored, monitored.socket.getsockopt_string(zmq.LAST_ENDPOINT), token, peer, key is not None)
 
 
 def _bind(socket: zmq.Socket[bytes], address: str, ports: tuple[int, int] | None) -> None:
@@ -341,44 +343,44 @@ def connect(
     Raises:
         LinkError: where it does not answer in time, has another key or token, or speaks another version.
     """
-    wire = Wire(zmq.DEALER, limit_bytes, heartbeat_ms, silence_ms)
+    monitored = MonitoredSocket(zmq.DEALER, limit_bytes, heartbeat_ms, silence_ms)
     try:
-        wire.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
-        wire.socket.setsockopt(zmq.IPV6, int("[" in address))
-        wire.authenticate(key, token, listens=False)
-        wire.socket.connect(address)
-        wire.socket.send(_HELLO + b"%d" % VERSION)
-        return _answered(wire, address, token, peer, timeout_s, check)
+        monitored.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
+        monitored.socket.setsockopt(zmq.IPV6, int("[" in address))
+        monitored.authenticate(key, token, listens=False)
+        monitored.socket.connect(address)
+        monitored.socket.send(_HELLO + b"%d" % VERSION)
+        return _answered(monitored, address, token, peer, timeout_s, check)
     except zmq.ZMQError as error:
-        wire.close(0)
+        monitored.close(0)
         raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {first_line(error)}") from error
     except BaseException:
-        wire.close(0)
+        monitored.close(0)
         raise
 
 
 def _answered(
-    wire: Wire, address: str, token: bytes, peer: str, timeout_s: float, check: Callable[[], None]
+    monitored: MonitoredSocket, address: str, token: bytes, peer: str, timeout_s: float, check: Callable[[], None]
 ) -> ZeromqLink:
     deadline = time.monotonic() + timeout_s
     other = f"{peer} at {address} belongs to another run or attempt; start all processes anew"
     while (left := deadline - time.monotonic()) > 0:
-        wire.wait(min(left, CHECK_EVERY_S))
+        monitored.wait(min(left, CHECK_EVERY_S))
         check()
-        wire.lost()
-        if wire.rejected:
+        monitored.lost()
+        if monitored.rejected:
             raise LinkError(other)
         try:
-            answer = wire.socket.recv(flags=zmq.DONTWAIT, copy=False)
+            answer = monitored.socket.recv(flags=zmq.DONTWAIT, copy=False)
         except zmq.Again:
             continue
         if answer.bytes == _OTHER_TOKEN:
             raise LinkError(other)
         if answer.bytes != _HELLO + b"%d" % VERSION:
             raise LinkError(_other_version(peer, answer.bytes[:64]))
-        wire.settle(int(answer.get(zmq.SRCFD)))
-        return ZeromqLink(wire, peer, token, None)
-    said = " (it refuses this end: the key of all processes must be the same)" if wire.refusals else ""
+        monitored.settle(int(answer.get(zmq.SRCFD)))
+        return ZeromqLink(monitored, peer, token, None)
+    said = " (it refuses this end: the key of all processes must be the same)" if monitored.refusals else ""
     raise LinkError(f"{peer} has not answered at {address} within {timeout_s:g} s{said}")
 
 

@@ -12,9 +12,18 @@ from torch import Tensor
 
 from syngrad.core.interface import Interface
 from syngrad.core.memory import hold
-from syngrad.core.message import AwaitedInput, InFlight, Inlet, Message, Minibatch, Outlet, StashedFlight
+from syngrad.core.message import (
+    AwaitedInput,
+    InFlight,
+    Inlet,
+    Message,
+    Minibatch,
+    Outlet,
+    Record,
+    Staleness,
+    StashedFlight,
+)
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Record, Staleness
 from syngrad.methods.policy import Policy
 from syngrad.tree import detach
 

@@ -146,5 +146,5 @@ def raised(failure: RemoteError) -> SyngradError:
 
 
 def lasts(failure: RemoteError) -> bool:
-    """Whether another worker's failure would come again after a restart; see :func:`reporting.lasting`."""
+    """Whether another worker's failure would come again after a restart; see :func:`.failures.lasting`."""
     return type(made := raised(failure)).__name__ == failure.kind and lasting(made)

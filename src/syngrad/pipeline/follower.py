@@ -13,8 +13,7 @@ from syngrad.links.link import Frame
 from syngrad.links.world import World
 from syngrad.pipeline.control import Orders
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.joining import Layout, agree
-from syngrad.pipeline.peer import Peer, Work
+from syngrad.pipeline.peer import Layout, Peer, Work, agree
 from syngrad.runtime import state
 from syngrad.tree import batch_size
 
@@ -52,7 +51,7 @@ class Follower(Peer):
             KeyboardInterrupt: where the leader was interrupted.
         """
         # the leader itself may wait for others until then
-        wait_s = self.meet_s + self.work.settings.timeout_s
+        wait_s = self.meet_s + self.work.distributed.timeout_s
         plan = self.rendezvous.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
             return None

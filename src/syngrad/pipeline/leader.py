@@ -14,18 +14,17 @@ import torch
 
 from syngrad import tagged_json
 from syngrad.core.batch import Batch
-from syngrad.core.decouple import seconds
+from syngrad.core.decouple import interface_seconds
 from syngrad.core.stage import undisturbed
 from syngrad.errors import ConfigError, LinkError, TrainingError
 from syngrad.links.world import World
 from syngrad.partition.balance import measured
 from syngrad.pipeline.control import GO
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.joining import Layout
 from syngrad.pipeline.neighbours import Next
-from syngrad.pipeline.peer import Peer, Work
+from syngrad.pipeline.peer import Layout, Peer, Work
 from syngrad.runtime import state
-from syngrad.runtime.runner import Runner, Trained
+from syngrad.runtime.runner import KnownLoss, Runner
 
 
 class Leader(Peer):
@@ -38,7 +37,7 @@ class Leader(Peer):
         #: the minibatch up to which the others may run, where they read the data themselves
         self.allowed = 0
         #: one entry a worker, known after `gather`
-        self.told: list[dict[str, Any]] = []
+        self.worker_reports: list[dict[str, Any]] = []
 
     @property
     def begun(self) -> bool:
@@ -65,7 +64,7 @@ class Leader(Peer):
                 "processes; give unpack= a function that leaves it out"
             )
         names = [stage.name for stage in runner.stages]
-        self.layout = Layout(names, self.work.settings.spans(self._costs(runner), self.place.size))
+        self.layout = Layout(names, self.work.distributed.spans(self._costs(runner), self.place.size))
         tensors: dict[str, Any] = {}
         plan = {
             "identity": self.identity(),
@@ -86,12 +85,12 @@ class Leader(Peer):
     def _costs(self, runner: Runner) -> list[float]:
         """Seconds of each stage with its interface, where there is a choice."""
         example = runner.first_batch
-        if example is None or len(runner.stages) <= self.place.size or self.work.settings.place is not None:
+        if example is None or len(runner.stages) <= self.place.size or self.work.distributed.place is not None:
             return [1.0] * len(runner.stages)
         interfaces = iter(runner.net.interfaces)
 
         def cost(message: Any) -> float:
-            return seconds(next(interfaces), message, example.target)
+            return interface_seconds(next(interfaces), message, example.target)
 
         with undisturbed(runner.stages):
             own, sending = measured(runner.net.model, runner.net.segments, (example.args, example.kwargs), cost)
@@ -113,7 +112,7 @@ class Leader(Peer):
         """Whether no worker can be ahead of this one."""
         return not self.work.unlocked or not self.begun or self.runner.count >= self.allowed
 
-    def step(self, batch: Batch) -> list[Trained]:
+    def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
         with self.trace.span("work"):
             self.trace.minibatch = self.runner.count
@@ -121,7 +120,7 @@ class Leader(Peer):
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
-    def _losses_come(self) -> list[Trained]:
+    def _losses_come(self) -> list[KnownLoss]:
         following = self.following
         found, following.losses = following.losses, []
         told = []
@@ -132,10 +131,10 @@ class Leader(Peer):
             expected, weight, size = self.waiting.popleft()
             if step != expected:
                 raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
-            told.append(Trained(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
+            told.append(KnownLoss(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
         return told
 
-    def settle(self) -> list[Trained]:
+    def settle(self) -> list[KnownLoss]:
         """Wait until every minibatch that was sent is done with, in every worker; the losses that have come since."""
         if not self.begun:
             return []
@@ -166,7 +165,7 @@ class Leader(Peer):
         found = self.control.order("state")
         for part in found:
             state.put(self.runner, part)
-        self.told = [self.report(), *(part["process"] for part in found)]
+        self.worker_reports = [self.report(), *(part["process"] for part in found)]
         self.runner.divided = False
 
     def release(self) -> None:

@@ -22,9 +22,9 @@ from torch.utils import _pytree as pytree
 
 from syngrad.core.message import AwaitedInput, InFlight
 from syngrad.errors import ConfigError, LinkError
-from syngrad.links.codec import pack, unpack
 from syngrad.links.link import Frame, Kind, Link
-from syngrad.runtime.trace import Trace
+from syngrad.links.message_dtype import pack, unpack
+from syngrad.runtime.timeline import Timeline
 from syngrad.tree import map_tensors, to_device
 
 #: seconds between two looks at the other link while a worker waits at one
@@ -53,7 +53,7 @@ class Neighbour:
 
     local = False
 
-    def __init__(self, link: Link, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
+    def __init__(self, link: Link, dtypes: tuple[str, str], trace: Timeline, timeout_s: float) -> None:
         self.link, self.trace, self.timeout_s = link, trace, timeout_s
         self.forward_dtype, self.backward_dtype = dtypes
         self.others: list[Neighbour] = []
@@ -125,7 +125,7 @@ class Neighbour:
 class Next(Neighbour):
     """The next worker. depth: minibatches that may be under way to it."""
 
-    def __init__(self, link: Link, depth: int, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
+    def __init__(self, link: Link, depth: int, dtypes: tuple[str, str], trace: Timeline, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)
         self.depth = depth
         #: how many minibatches the next worker may be done with before they are sent; 0 where it runs on what is sent
@@ -220,7 +220,7 @@ class Next(Neighbour):
 class Previous(Neighbour):
     """The previous worker."""
 
-    def __init__(self, link: Link, dtypes: tuple[str, str], trace: Trace, timeout_s: float) -> None:
+    def __init__(self, link: Link, dtypes: tuple[str, str], trace: Timeline, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)
         #: those that have come since the last one was sent; each is given once
         self.losses: Callable[[], list[list[float]]] = list

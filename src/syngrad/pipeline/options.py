@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 from syngrad.checks import real, whole
-from syngrad.core.staleness import Record
+from syngrad.core.message import Record
 from syngrad.errors import ConfigError, unknown
 from syngrad.links import LINKS
 from syngrad.partition import balanced
-from syngrad.runtime.options import Flag, about
+from syngrad.runtime.option_fields import Flag, about
 
 MESSAGE_DTYPES = ("float32", "bfloat16", "int8")
 #: more than anybody has memory for

@@ -1,9 +1,16 @@
-"""What the workers of a run have in common: they meet, make their links, say who they are, and end."""
+"""What the workers of a run have in common: they meet, make their links, say who they are, and end.
+
+How they become neighbours: the first says what is to be run, all others agree, links are made.
+
+    0 posts the plan         every other worker checks it against its own model, version and options, and binds
+    p posts where it listens p − 1 connects there, encrypted if asked for, and both shake hands; process groups, in
+                             place of that, meet at the run's store under the name of its session
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,23 +20,26 @@ from torch import nn
 
 from syngrad.core.batch import Batch
 from syngrad.core.memory import peak_memory_bytes
-from syngrad.errors import SyngradError, first_line
+from syngrad.errors import ConfigError, SyngradError, first_line
+from syngrad.links import LINKS
+from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.world import World
 from syngrad.metrics import Metric
 from syngrad.pipeline.control import ControlChannel, lasts, raised
 from syngrad.pipeline.failures import introduce, lasting, report_failure
-from syngrad.pipeline.joining import Layout, connect
-from syngrad.pipeline.neighbours import RemoteError
+from syngrad.pipeline.neighbours import Next, Previous, RemoteError
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.channel import Neighbours
 from syngrad.runtime.runner import Runner
 from syngrad.runtime.state import Span
-from syngrad.runtime.trace import Trace
+from syngrad.runtime.timeline import Timeline
 
 #: seconds that the workers of a run may take to meet, or timeout_s where that is less: one may still be loading what
 #: another has at hand
 MEET_S = 300.0
+#: seconds within which a worker that has met the others has to be linked with them
+JOIN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Work:
 
     Args:
         model: the user's.
-        settings: the options for several workers; depth: minibatches under way to the next one.
+        distributed: the options for several workers; depth: minibatches under way to the next one.
         free: whether feedback from another worker is used as it comes.
         unlocked: whether stages run on predictions of their inputs, so that every worker reads the data itself.
         device: where to train; None for where the model is.
@@ -49,7 +59,7 @@ class Work:
     """
 
     model: nn.Module
-    settings: Distributed
+    distributed: Distributed
     depth: int
     free: bool
     unlocked: bool
@@ -60,13 +70,30 @@ class Work:
     metric: tuple[str, Metric] | None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which worker runs which stages. names: of all stages, in order; spans: (first, last + 1) of every worker."""
+
+    names: Sequence[str]
+    spans: Sequence[Span]
+
+    def of(self, rank: int, host: str) -> str:
+        """A worker, as errors call it: by its stages, its rank and its host."""
+        return f"{self.stages(rank)} (rank {rank} on {host})"
+
+    def stages(self, rank: int) -> str:
+        """The stages of a worker, as errors call them."""
+        lo, hi = self.spans[rank]
+        return f"stage {self.names[lo]!r}" if hi - lo == 1 else f"stages {self.names[lo]!r} to {self.names[hi - 1]!r}"
+
+
 class Peer:
     """One worker among others; :class:`Leader` and :class:`Follower` are its two kinds."""
 
     def __init__(self, work: Work, place: World) -> None:
         self.work, self.place = work, place
-        self.trace = Trace(work.settings.trace, place.size)
-        self.meet_s = min(MEET_S, work.settings.timeout_s)
+        self.trace = Timeline(work.distributed.trace, place.size)
+        self.meet_s = min(MEET_S, work.distributed.timeout_s)
         self.rendezvous = Rendezvous.join(self.meet_s)
         self.bound: Runner | None = None
         self.linked: ControlChannel | None = None
@@ -97,7 +124,7 @@ class Peer:
             reach = policy.method.delay * (len(runner.stages) - hi)
             depth = max(depth, max(policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.linked = connect(self.rendezvous, self.layout, work.settings, self.trace, depth, work.device)
+        self.linked = connect(self.rendezvous, self.layout, work.distributed, self.trace, depth, work.device)
         previous, following = self.linked.previous, self.linked.next
         runner.attach(Neighbours(lo, hi, previous, following, work.free, depth))
         if work.unlocked and following is not None:
@@ -166,3 +193,63 @@ class Peer:
 def version() -> str:
     """Syngrad's own."""
     return importlib.metadata.version("syngrad")
+
+
+def connect(
+    rendezvous: Rendezvous,
+    layout: Layout,
+    distributed: Distributed,
+    trace: Timeline,
+    depth: int,
+    device: torch.device | None = None,
+) -> ControlChannel:
+    """Link this worker with its neighbours.
+
+    Args:
+        depth: minibatches that may be under way to the next worker.
+        device: where this worker trains.
+
+    Raises:
+        LinkError: naming who has not come, after `distributed.timeout_s` seconds at most, or who was refused.
+    """
+    place = rendezvous.world
+    rank, last = place.rank, place.size - 1
+    me = layout.of(rank, place.host)
+    rendezvous.post(f"host/{rank}", place.host)
+    wait_s = min(distributed.timeout_s, JOIN_S)
+
+    def peer(other: int) -> str:
+        host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
+        return layout.of(other, str(host))
+
+    def report(link: Link, error: BaseException) -> None:
+        ControlChannel(None, Next(link, 1, distributed.dtypes, Timeline(), wait_s), me).fail(error)
+
+    request = LinkRequest(rendezvous, peer, wait_s, report, distributed.link_key, device)
+    to_previous, to_next = LINKS[distributed.link](request)
+    assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
+    dtypes, timeout_s = distributed.dtypes, distributed.timeout_s
+    return ControlChannel(
+        Previous(to_previous, dtypes, trace, timeout_s) if to_previous is not None else None,
+        Next(to_next, depth, dtypes, trace, timeout_s) if to_next is not None else None,
+        me,
+    )
+
+
+def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> None:
+    """Refuse a worker that would run something else than the first does.
+
+    Raises:
+        ConfigError: naming the first difference and both values.
+    """
+    for name in own.keys() | theirs.keys():
+        mine, its = own.get(name), theirs.get(name)
+        if mine != its:
+            what = name
+            if isinstance(mine, dict) and isinstance(its, dict):
+                inner = next(key for key in [*its, *mine] if mine.get(key) != its.get(key))
+                what, mine, its = f"{name} {inner!r}", mine.get(inner), its.get(inner)
+            raise ConfigError(
+                f"rank {rank} on {host} has another {what} than rank 0: {mine!r:.80} instead of {its!r:.80}; run one "
+                "script, one version and one set of options everywhere"
+            )

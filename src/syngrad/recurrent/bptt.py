@@ -20,7 +20,6 @@ from syngrad.recurrent.boundary import InnerBoundary, Pending
 from syngrad.recurrent.learner import Learner
 from syngrad.recurrent.options import Schedule, WindowOptions
 from syngrad.recurrent.window import Window, check_flags, either, nonfinite, nonfinite_since, windows
-from syngrad.runtime.applying import apply
 from syngrad.tree import to_device
 
 
@@ -267,7 +266,7 @@ class TruncatedBPTT(Learner):
             pending.fit(interface, received, scale, kept)
         if window.ends is not None and interface.wants_feedback and vector is not None:
             Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
-        apply(self.parts.updates, self.precision)
+        self.precision.apply(self.parts.updates)
         for scheduler in self.parts.updates.schedulers:
             scheduler.step()
         sampled = self.quality_every and self.count % self.quality_every == self.quality_every - 1

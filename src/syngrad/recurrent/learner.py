@@ -23,10 +23,9 @@ from syngrad.estimators import GradientEstimator
 from syngrad.estimators.base import Binding
 from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import Regressor
-from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import check_patterns, names_of
 from syngrad.optim.guard import Guard
-from syngrad.optim.updates import Updates
+from syngrad.optim.updates import Clipping, Updates
 from syngrad.preserve_state import Buffers, preserve_state
 from syngrad.recurrent.auxiliary import Auxiliary
 from syngrad.recurrent.core import Core, evaluating

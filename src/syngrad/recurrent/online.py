@@ -63,7 +63,6 @@ from syngrad.recurrent.options import OnlineOptions, Schedule
 from syngrad.recurrent.traceable import Traceable, template
 from syngrad.recurrent.traces import Jacobian, Traces, unfused
 from syngrad.recurrent.window import Window, check_flags, either, nonfinite, nonfinite_since, windows
-from syngrad.runtime.applying import apply
 from syngrad.tree import to_device
 
 
@@ -345,7 +344,7 @@ class OnlineBPLambda(Learner):
         gathered = updates.gathered()
         if steps > 1 and gathered:
             torch._foreach_mul_(gathered, 1.0 / steps)
-        apply(updates, self.precision)
+        self.precision.apply(updates)
         for scheduler in updates.schedulers:
             scheduler.step()
 

@@ -22,7 +22,7 @@ from syngrad.errors import ConfigError
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
-from syngrad.runtime.options import check_device
+from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import parse_dtype
 from syngrad.targets import check_lambda
 

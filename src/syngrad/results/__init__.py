@@ -5,12 +5,10 @@ row a method and seed, `aggregate` what follows over the seeds, `config` the opt
 Fields that a run cannot tell are null, never left out.
 """
 
-from syngrad.results.aggregate import aggregate, mean_spread
-from syngrad.results.confidence import interval, student_t
+from syngrad.results.aggregate import Aggregate, aggregate, interval, mean_spread, student_t
 from syngrad.results.environment import environment
-from syngrad.results.file import SCHEMA, check_writable, document, finite, write, write_text
-from syngrad.results.rows import BACKPROP, Aggregate, Row, thinned, time_to_target
-from syngrad.results.structure import STRUCTURE, validate
+from syngrad.results.file import SCHEMA, STRUCTURE, check_writable, document, finite, validate, write, write_text
+from syngrad.results.rows import BACKPROP, Row, thinned, time_to_target
 
 __all__ = [
     "BACKPROP",

@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from syngrad.results.confidence import interval
-from syngrad.results.rows import BACKPROP, Aggregate, Row
+from syngrad.results.rows import BACKPROP, Row
 
 MEANS = ("step_s", "step_ratio", "saved_activation_bytes", "peak_memory_bytes", "samples_per_s", "train_s")
+
+
+@dataclass
+class Aggregate:
+    """A compared row over its seeds: means, and the spread (standard deviation; None for one seed).
+
+    metric_difference: to the baseline, backprop, with the same seed, in the metric's own unit, paired seed by seed;
+    metric_difference_interval: the 95 % interval of its mean, [low, high]; None where fewer than two seeds are paired.
+    saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
+    time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
+    back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
+    base: whether the others are held against this row; None in files that are older than other baselines.
+    status: "ok" where any seed ran to its end, else the first one's failure; failed, failure: how many seeds did not,
+    and what the first of them said.
+    """
+
+    method: str
+    estimator: str
+    status: str
+    seeds: int
+    metric: str
+    higher_is_better: bool | None
+    value: float | None = None
+    value_spread: float | None = None
+    metric_difference: float | None = None
+    metric_difference_spread: float | None = None
+    step_s: float | None = None
+    step_ratio: float | None = None
+    saved_activation_bytes: float | None = None
+    saved_ratio: float | None = None
+    samples_per_s: float | None = None
+    train_s: float | None = None
+    cosines: dict[str, float | None] = field(default_factory=dict)
+    metric_difference_interval: list[float] | None = None
+    step_split: dict[str, float] | None = None
+    peak_memory_bytes: float | None = None
+    reached: int = 0
+    time_to_target_s: float | None = None
+    time_to_target_spread: float | None = None
+    time_to_target_ratio: float | None = None
+    norm_ratios: dict[str, float | None] = field(default_factory=dict)
+    true_cosines: dict[str, float | None] = field(default_factory=dict)
+    guarded: int = 0
+    failed: int = 0
+    failure: str | None = None
+    base: bool | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the others are held against this one."""
+        return self.method == BACKPROP if self.base is None else self.base
+
+    @property
+    def label(self) -> str:
+        """`method` or `method:estimator`, as it is typed."""
+        return self.method if self.estimator in ("", "default") else f"{self.method}:{self.estimator}"
+
+    @property
+    def ok(self) -> bool:
+        """Whether at least one seed ran to its end."""
+        return self.status == "ok"
 
 
 def aggregate(rows: Sequence[Row], baseline: str = BACKPROP) -> list[Aggregate]:
@@ -76,3 +138,35 @@ def mean_spread(values: Sequence[float | None]) -> tuple[float | None, float | N
     if not known:
         return None, None
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+#: 97.5 % quantiles for 1 to 10 degrees of freedom
+QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+#: the normal distribution's
+Z = 1.959964
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, from a table to 10 degrees of freedom.
+
+    Beyond, by the expansion in 1/freedom around the normal quantile, right to four digits.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
+    """
+    if freedom <= len(QUANTILES):
+        return QUANTILES[freedom - 1]
+    first = (Z**3 + Z) / 4
+    second = (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96
+    third = (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
+    return Z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def interval(differences: Sequence[float]) -> list[float] | None:
+    """The 95 % interval [low, high] of the mean of paired differences: mean ± t·s/√n; None for fewer than two."""
+    n = len(differences)
+    if n < 2:
+        return None
+    mean = statistics.fmean(differences)
+    half = student_t(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    return [mean - half, mean + half]

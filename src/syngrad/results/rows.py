@@ -1,4 +1,4 @@
-"""One measured row with its series, and a row over its seeds."""
+"""One measured row with its series."""
 
 from __future__ import annotations
 
@@ -77,67 +77,6 @@ class Row:
         plain["metric"] = {"name": self.metric, "value": self.value, "higher_is_better": better, "history": history}
         plain["train_loss"] = [list(point) for point in self.train_loss]
         return plain
-
-
-@dataclass
-class Aggregate:
-    """A compared row over its seeds: means, and the spread (standard deviation; None for one seed).
-
-    metric_difference: to the baseline, backprop, with the same seed, in the metric's own unit, paired seed by seed;
-    metric_difference_interval: the 95 % interval of its mean, [low, high]; None where fewer than two seeds are paired.
-    saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
-    time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
-    back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
-    base: whether the others are held against this row; None in files that are older than other baselines.
-    status: "ok" where any seed ran to its end, else the first one's failure; failed, failure: how many seeds did not,
-    and what the first of them said.
-    """
-
-    method: str
-    estimator: str
-    status: str
-    seeds: int
-    metric: str
-    higher_is_better: bool | None
-    value: float | None = None
-    value_spread: float | None = None
-    metric_difference: float | None = None
-    metric_difference_spread: float | None = None
-    step_s: float | None = None
-    step_ratio: float | None = None
-    saved_activation_bytes: float | None = None
-    saved_ratio: float | None = None
-    samples_per_s: float | None = None
-    train_s: float | None = None
-    cosines: dict[str, float | None] = field(default_factory=dict)
-    metric_difference_interval: list[float] | None = None
-    step_split: dict[str, float] | None = None
-    peak_memory_bytes: float | None = None
-    reached: int = 0
-    time_to_target_s: float | None = None
-    time_to_target_spread: float | None = None
-    time_to_target_ratio: float | None = None
-    norm_ratios: dict[str, float | None] = field(default_factory=dict)
-    true_cosines: dict[str, float | None] = field(default_factory=dict)
-    guarded: int = 0
-    failed: int = 0
-    failure: str | None = None
-    base: bool | None = None
-
-    @property
-    def is_base(self) -> bool:
-        """Whether the others are held against this one."""
-        return self.method == BACKPROP if self.base is None else self.base
-
-    @property
-    def label(self) -> str:
-        """`method` or `method:estimator`, as it is typed."""
-        return self.method if self.estimator in ("", "default") else f"{self.method}:{self.estimator}"
-
-    @property
-    def ok(self) -> bool:
-        """Whether at least one seed ran to its end."""
-        return self.status == "ok"
 
 
 def time_to_target(

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.errors import ConfigError
+from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.optim.updates import Updates
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 START, LARGEST, PATIENCE = 2.0**16, 2.0**24, 2000
@@ -46,6 +47,27 @@ class Precision:
             self.factor = max(self.factor / 2, 1.0)
         elif self.good >= PATIENCE:
             self.good, self.factor = 0, min(self.factor * 2, LARGEST)
+
+    def apply(self, updates: Updates) -> None:
+        """Apply what has gathered, without the factor that it carries; the factor then follows what was seen.
+
+        Raises:
+            TrainingError: for what the optimiser raises.
+        """
+        scaled = self.dtype == torch.float16
+        if scaled:
+            self.unscale(updates.gathered())
+        try:
+            updates.step_all()
+        except (SyngradError, Warning):  # a warning, where somebody has made errors of them
+            raise
+        except Exception as error:
+            kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in updates.optimizers}))
+            raise TrainingError(
+                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
+            ) from error
+        if scaled:
+            self.adapt(updates.overflowed)
 
     def state_dict(self) -> dict[str, float]:
         """Plain data."""

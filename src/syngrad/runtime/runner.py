@@ -26,9 +26,8 @@ from torch import Tensor
 
 from syngrad.core.batch import Batch, finite
 from syngrad.core.decouple import DecoupledNetwork
-from syngrad.core.message import InFlight, Message, Minibatch
+from syngrad.core.message import InFlight, Message, Minibatch, Record, Staleness
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Record, Staleness
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.methods.actor import Actor, Training
 from syngrad.methods.base import UpdateRule
@@ -38,7 +37,6 @@ from syngrad.methods.registry import RULES
 from syngrad.methods.unlocked import Unlocked
 from syngrad.optim.updates import Updates
 from syngrad.preserve_state import Buffers
-from syngrad.runtime.applying import apply
 from syngrad.runtime.channel import LocalChannel, Neighbours
 from syngrad.runtime.precision import Precision
 from syngrad.runtime.probe import Probe
@@ -48,7 +46,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass
-class Trained:
+class KnownLoss:
     """A minibatch whose loss is known.
 
     Args:
@@ -247,7 +245,7 @@ class Runner:
                     self._take_inputs(t)
                 self.clock = t
                 rule.settle(self.own, now)
-                apply(self.updates, self.precision)
+                self.precision.apply(self.updates)
         except BaseException as error:
             self._forget(t)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
@@ -284,7 +282,7 @@ class Runner:
                 self._stand_in_line(self.clock + 1)
             self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
             self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH))
-            apply(self.updates, self.precision)
+            self.precision.apply(self.updates)
 
     def settle(self) -> None:
         """Have what has come back from the next worker, and what the previous one has sent, wait for its turn here."""

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.core.message import AwaitedInput, InFlight, StashedFlight
+from syngrad.core.message import AwaitedInput, InFlight, Staleness, StashedFlight
 from syngrad.core.stage import undisturbed
-from syngrad.core.staleness import Staleness
 from syngrad.methods.actor import Actor
 from syngrad.methods.delayed import restored
 from syngrad.runtime.runner import Runner

@@ -6,8 +6,9 @@ resumed takes the very steps it would have taken.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +16,19 @@ from typing import Any
 
 from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
 from syngrad.runtime import checkpoint
-from syngrad.runtime.runner import Trained
+from syngrad.runtime.runner import KnownLoss
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import resume
-from syngrad.trainer.alone import Workers
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length
-from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
+from syngrad.trainer.workers import Workers
+
+#: called once a minibatch with the text that its bar shows
+Advance = Callable[[str], None]
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Loop:
             left.append(plan.save_every - now % plan.save_every)
         return now + max(min(left), 1)
 
-    def _tell(self, trained: Iterable[Trained]) -> None:
+    def _tell(self, trained: Iterable[KnownLoss]) -> None:
         """Note the losses that are known, and tell them."""
         trainer = self.trainer
         for each in trained:
@@ -209,7 +212,7 @@ class Loop:
     def _conclude(self, number: int) -> None:
         """An epoch is over: validate, move the schedules, tell, save."""
         trainer, plan, partial = self.trainer, self.plan, self.partial
-        trainer.made.epochs = number
+        trainer.progress.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
         if plan.validate is not None:
@@ -247,7 +250,7 @@ class Loop:
         self._since = time.perf_counter()
 
     def _tock(self) -> None:
-        self.trainer.made.train_s += time.perf_counter() - self._since
+        self.trainer.progress.train_s += time.perf_counter() - self._since
 
     # Checkpoints.
 
@@ -335,4 +338,19 @@ class Loop:
         ]
         if runner is not None and runner.record is not None:
             self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
-        self.history.processes = self.workers.told
+        self.history.processes = self.workers.worker_reports
+
+
+@contextmanager
+def bar(total: int | None, show: bool | None) -> Iterator[Advance]:
+    """A bar over `total` minibatches. show: True, False, or None for "when standard error is a terminal"."""
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("training", total=total)
+        yield lambda text: progress.update(task, advance=1, description=text)

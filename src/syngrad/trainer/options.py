@@ -1,7 +1,7 @@
 """The Trainer's options: one frozen dataclass, checked at construction, from which all that concerns them follows.
 
 `configuration()`, what a resumed run and the other workers must have the same, the flags and the keys of files are
-derived from the fields, see :mod:`syngrad.runtime.options`; so an option is written down once, here.
+derived from the fields, see :mod:`syngrad.runtime.option_fields`; so an option is written down once, here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
 from syngrad.optim.updates import SCOPES
 from syngrad.pipeline.options import Distributed
-from syngrad.runtime.feedback import Feedback
-from syngrad.runtime.options import About, Flag, about, check_device, moved, spelled
+from syngrad.runtime.feedback_options import Feedback
+from syngrad.runtime.option_fields import About, Flag, about, check_device, moved, spelled
 from syngrad.runtime.precision import parse_dtype
 
 P = ParamSpec("P")

@@ -42,8 +42,8 @@ def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "buffers": run_state.transient(session.model),
         "optimizers": [optimizer.state_dict() for optimizer in session.optimizers],
         "stages": run_state.take(runner, (0, len(runner.stages)), whole=True),
-        "train_s": session.made.train_s,
-        "epochs_done": session.made.epochs,
+        "train_s": session.progress.train_s,
+        "epochs_done": session.progress.epochs,
     }
 
 
@@ -154,7 +154,7 @@ def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], wher
         as_saved(optimizer, saved)
     run_state.put(session.bound, state["stages"])
     run_state.put_common(session.bound, state["stages"])
-    session.made.train_s, session.made.epochs = float(state["train_s"]), int(state["epochs_done"])
+    session.progress.train_s, session.progress.epochs = float(state["train_s"]), int(state["epochs_done"])
 
 
 def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

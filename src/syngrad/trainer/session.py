@@ -16,17 +16,16 @@ from torch import nn
 from syngrad import metrics
 from syngrad.core.batch import Batch, example_of, read
 from syngrad.core.decouple import DecoupledNetwork, decouple
+from syngrad.core.message import Record
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.optim.clipping import Clipping
 from syngrad.optim.groups import check_patterns, matches, names_of
 from syngrad.optim.guard import Guard
-from syngrad.optim.updates import Updates
+from syngrad.optim.updates import Clipping, Updates
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.evaluation import evaluate
-from syngrad.runtime.feedback import Feedback
-from syngrad.runtime.options import check_device
+from syngrad.runtime.feedback_options import Feedback
+from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.probe import Probe
 from syngrad.runtime.quality import Quality
@@ -52,12 +51,12 @@ class Session:
         check_loss(options.loss, net.model)
         self.net, self.loss, self.metric = net, options.loss, metrics.resolve(options.metric)
         self.estimator, self.feedback = options.estimator, Feedback.of(options.feedback)
-        self.settings = Distributed.of(options.distributed)
+        self.distributed = Distributed.of(options.distributed)
         self.seed, self.device = options.seed, check_device(options.device)
         self.guard = None if options.guard is None else Guard(options.guard)
         self.precision = Precision(parse_dtype(options.autocast))
         self.runner: Runner | None = None
-        self.made = Progress()
+        self.progress = Progress()
         #: whether somebody has asked `fit` to end
         self.stopped = False
         #: whether it has trained stages for another worker, which then holds the whole
@@ -107,12 +106,12 @@ class Session:
     @property
     def train_s(self) -> float:
         """Seconds of training, without evaluation and saving."""
-        return self.made.train_s
+        return self.progress.train_s
 
     @property
     def epochs_done(self) -> int:
         """Epochs that are over."""
-        return self.made.epochs
+        return self.progress.epochs
 
     @property
     def guarded(self) -> dict[str, int]:
@@ -217,10 +216,10 @@ class Session:
             torch.Generator().manual_seed(self.seed + 7),
             self._probe(stages, quality),
             self.precision,
-            record=Record([{} for _ in range(recorded)]) if self.settings.record else None,
-            replay=self.settings.replay,
+            record=Record([{} for _ in range(recorded)]) if self.distributed.record else None,
+            replay=self.distributed.replay,
             scheduler_every=options.scheduler_every,
-            progress=self.made,
+            progress=self.progress,
             first_batch=batch if net.requested_cuts is None or len(stages) > 2 else None,
             example=example_of(batch),
         )

@@ -9,17 +9,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from syngrad.core.decouple import DecoupledNetwork
-from syngrad.links.world import world
+from syngrad.errors import ConfigError
+from syngrad.launch.parent_death import die_with_launcher
+from syngrad.links.world import World, world
+from syngrad.pipeline.failures import report_failure
+from syngrad.pipeline.follower import Follower
+from syngrad.pipeline.leader import Leader
+from syngrad.pipeline.neighbours import RemoteError
+from syngrad.pipeline.peer import Peer, Work
 from syngrad.runtime import checkpoint
 from syngrad.trainer import resume as resuming
-from syngrad.trainer.alone import Alone
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import FitArguments
-from syngrad.trainer.fitting import fit_with_others
 from syngrad.trainer.history import Epoch, History
+from syngrad.trainer.interrupts import Interrupts
+from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
 from syngrad.trainer.session import Session
+from syngrad.trainer.workers import Alone
 
 
 class Trainer(Session):
@@ -152,3 +160,70 @@ class Trainer(Session):
         """
         model, saved = checkpoint.load(path)
         resuming.restore(self, model, saved, str(path))
+
+
+def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> History:
+    """Train as planned; every worker returns the same history, and its model is the whole trained one.
+
+    Only the first worker validates, calls callbacks, shows progress and writes files, and it alone reads the data
+    unless stages run on predictions of their inputs.
+    """
+    die_with_launcher()
+    try:
+        check_divisible(trainer)
+        peer: Peer
+        if place.rank == 0:
+            peer = leader = Leader(_work(trainer), place)
+        else:
+            trainer.following = True
+            peer = follower = Follower(_work(trainer), place, LoaderPosition(plan.loader))
+    except Exception as error:
+        report_failure(error)
+        raise
+    try:
+        if place.rank == 0:
+            return Loop(trainer, plan, leader).run()
+        with Interrupts(True, ignoring=True):  # the first worker is asked too, and says what becomes of it
+            history = follower.follow()
+        return History() if history is None else History.from_dict(history)
+    except RemoteError as failure:
+        raise peer.passed_on(failure) from failure
+    except BaseException as error:
+        peer.failed(error)
+        raise
+    finally:
+        peer.close()
+        trainer.whole_again()
+
+
+def check_divisible(trainer: Session) -> None:
+    """Refuse what needs all stages in one process."""
+    configuration = trainer.configuration()
+    refused = {
+        "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
+        "autocast='float16'": configuration["autocast"] == "float16",
+        "replay=": trainer.distributed.replay is not None,
+    }
+    instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
+    for option, given in refused.items():
+        if given:
+            raise ConfigError(
+                f"{option} needs all stages in one process, and there are several; "
+                + (f"use {instead[option]}, or run it in one" if option in instead else "run it in one")
+            )
+
+
+def _work(trainer: Session) -> Work:
+    options = trainer.options
+    return Work(
+        trainer.model,
+        trainer.distributed,
+        options.queue_depth,
+        options.free,
+        options.inputs is not None,
+        trainer.device,
+        options.shared(),
+        trainer.read,
+        trainer.bind_to,
+        trainer.metric,
+    )

@@ -20,8 +20,7 @@ import torch.distributed as dist
 
 from syngrad.compare.base import metric_named
 from syngrad.compare.rivals.data_parallel import DataParallel
-from syngrad.compare.rivals.gloo_group import GlooGroup
-from syngrad.compare.rivals.recipe import Recipe, RivalWorker
+from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
 from syngrad.compare.rivals.rival_run import OTHER_ERROR, USER_ERROR, Rival, RivalRun, read
 from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import LinkError, SyngradError, TrainingError, first_line

@@ -8,8 +8,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.nn.parallel import DistributedDataParallel
 
-from syngrad.compare.rivals.gloo_group import GlooGroup
-from syngrad.compare.rivals.recipe import Recipe, RivalWorker, part_of
+from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker, part_of
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.partition import split

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.utils import _pytree as pytree
 
-from syngrad.compare.rivals.gloo_group import GlooGroup
-from syngrad.compare.rivals.recipe import Recipe, RivalWorker
+from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from syngrad.core.batch import Batch, finite
 from syngrad.core.interface import Interface
-from syngrad.core.message import gradient_of
+from syngrad.core.message import Staleness, gradient_of
 from syngrad.core.stage import Stage
-from syngrad.core.staleness import Staleness
 from syngrad.errors import MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators import Zero
 from syngrad.optim.updates import Updates
@@ -27,7 +26,6 @@ from syngrad.recurrent.boundary import Pending
 from syngrad.recurrent.graph.messages import Heard, Message, ModuleState, Stream, Tick, message_number, ticks_heard
 from syngrad.recurrent.graph.module import ModuleSpec, naming, stacked, value
 from syngrad.recurrent.layout import Layout
-from syngrad.runtime.applying import apply
 from syngrad.runtime.precision import Precision
 from syngrad.runtime.quality import Quality
 from syngrad.targets import scalar
@@ -352,7 +350,7 @@ class Node:
         """Apply what has gathered: from its own window, and from what has come back for its messages."""
         if self.updates is not None:
             with naming(self.name):
-                apply(self.updates, _PLAIN)
+                _PLAIN.apply(self.updates)
             for scheduler in self.updates.schedulers:
                 scheduler.step()
             self.count += 1

@@ -13,9 +13,8 @@ from syngrad.core.interface import Interface, infer_context
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.estimators.base import Binding, Context
-from syngrad.optim.clipping import Clipping
 from syngrad.optim.guard import Guard
-from syngrad.optim.updates import Updates
+from syngrad.optim.updates import Clipping, Updates
 from syngrad.preserve_state import preserve_state
 from syngrad.recurrent.graph.messages import Stream
 from syngrad.recurrent.graph.module import ModuleSpec, naming

@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from syngrad.core.batch import Batch
-from syngrad.runtime.runner import Runner, Trained
+from syngrad.runtime.runner import KnownLoss, Runner
 
 
 class Workers(Protocol):
     """Who trains: this process alone, or this one and others.
 
-    begun: whether training can start. level: whether no other worker can be ahead of this one. told: what every worker
-    says of itself at the end.
+    begun: whether training can start. level: whether no other worker can be ahead of this one. worker_reports: what
+    every worker says of itself at the end.
     """
 
-    told: list[dict[str, Any]]
+    worker_reports: list[dict[str, Any]]
 
     @property
     def begun(self) -> bool: ...  # noqa: D102
@@ -31,10 +31,10 @@ class Workers(Protocol):
     def allow(self, boundary: int) -> None:
         """Let other workers run ahead, but not past the minibatch `boundary`."""
 
-    def step(self, batch: Batch) -> list[Trained]:
+    def step(self, batch: Batch) -> list[KnownLoss]:
         """Train on one minibatch; those whose loss is known by now."""
 
-    def settle(self) -> list[Trained]:
+    def settle(self) -> list[KnownLoss]:
         """Wait until every minibatch is done with everywhere; those whose loss has come meanwhile."""
 
     def flush(self) -> None:
@@ -69,7 +69,7 @@ class Alone:
 
     def __init__(self, evaluate: Callable[[Iterable[Any]], dict[str, float]]) -> None:
         self.evaluate = evaluate
-        self.told: list[dict[str, Any]] = []
+        self.worker_reports: list[dict[str, Any]] = []
         self.runner: Runner | None = None
 
     @property
@@ -84,14 +84,14 @@ class Alone:
     def allow(self, boundary: int) -> None:
         """Nobody runs ahead."""
 
-    def step(self, batch: Batch) -> list[Trained]:
+    def step(self, batch: Batch) -> list[KnownLoss]:
         """Train on one minibatch."""
         assert self.runner is not None
         loss = self.runner.step(batch)
         assert loss is not None
-        return [Trained(self.runner.count, loss, 1.0 / batch.scale, batch.size)]
+        return [KnownLoss(self.runner.count, loss, 1.0 / batch.scale, batch.size)]
 
-    def settle(self) -> list[Trained]:
+    def settle(self) -> list[KnownLoss]:
         """All is done with already."""
         return []
 

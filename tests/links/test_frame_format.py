@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syngrad.errors import LinkError, MessageError
-from syngrad.links import message
+from syngrad.links import frame_format
+from syngrad.links.frame_format import Buffer, decode, encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import Buffer, decode, encode, session
 from syngrad.tree import tensors
 
 TOKEN = session(b"token")
 HEADER, DESCRIPTOR = 48, 72
 
-DTYPES = st.sampled_from(list(message._DTYPES.values()))
+DTYPES = st.sampled_from(list(frame_format._DTYPES.values()))
 SHAPES = st.lists(st.integers(0, 5), max_size=4)
 
 

@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from tests._support.link_pairs import TOKEN, WAIT_S, pair
 
 from syngrad.errors import LinkError
-from syngrad.links import wire, zeromq
+from syngrad.links import monitored_socket, zeromq
+from syngrad.links.frame_format import decode, encode, session
 from syngrad.links.link import Frame, Kind
-from syngrad.links.message import decode, encode, session
-from syngrad.links.wire import PART_BYTES, join_split, split_large
+from syngrad.links.monitored_socket import PART_BYTES, join_split, split_large
 
 SMALL = 6_000
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "PART_BYTES", SMALL)
+    monkeypatch.setattr(monitored_socket, "PART_BYTES", SMALL)
 
 
 @given(st.lists(st.integers(0, 500) | st.integers(SMALL - 2, 5 * SMALL), max_size=4))
 def test_what_was_cut_is_the_same_together(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "PART_BYTES", SMALL)
+        patch.setattr(monitored_socket, "PART_BYTES", SMALL)
         body = [torch.arange(size, dtype=torch.int64).to(torch.uint8) for size in sizes]
         parts = encode(Frame(Kind.MESSAGE, 3, body=body), 0, session(TOKEN))
         cut = split_large(parts, "peer")

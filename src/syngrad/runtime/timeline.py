@@ -12,7 +12,7 @@ from typing import Any
 MOST = 50_000
 
 
-class Trace:
+class Timeline:
     """Sums of seconds by name, and the spans themselves where they are asked for.
 
     A span inside another counts for itself, and not for the outer one: a wait in the middle of a step is no work.
@@ -55,7 +55,7 @@ class Trace:
 class _Span:
     __slots__ = ("begin", "name", "trace")
 
-    def __init__(self, trace: Trace, name: str) -> None:
+    def __init__(self, trace: Timeline, name: str) -> None:
         self.trace, self.name = trace, name
         self.begin = 0.0
 

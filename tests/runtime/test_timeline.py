@@ -13,8 +13,8 @@ from tests._support.local_link import pair
 from syngrad.core.message import InFlight
 from syngrad.links.link import Frame, Kind
 from syngrad.pipeline.neighbours import Next, Previous
-from syngrad.runtime import trace as tracing
-from syngrad.runtime.trace import Trace
+from syngrad.runtime import timeline
+from syngrad.runtime.timeline import Timeline
 
 
 class Clock:
@@ -34,13 +34,13 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(tracing, "time", made)
+    monkeypatch.setattr(timeline, "time", made)
     return made
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_span_within_another_counts_for_itself_alone() -> None:
-    trace = Trace(keep=True)
+    trace = Timeline(keep=True)
     with trace.span("work"):
         with trace.span("send"):
             pass
@@ -54,7 +54,7 @@ def test_a_span_within_another_counts_for_itself_alone() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_span_may_be_named_when_it_ends() -> None:
-    trace = Trace()
+    trace = Timeline()
     with trace.span("wait for previous") as span:
         span.name = "evaluate"
     assert trace.seconds == {"evaluate": 1.0}
@@ -64,8 +64,8 @@ def test_a_span_may_be_named_when_it_ends() -> None:
 def test_of_a_long_run_the_newest_spans_are_kept_and_the_sums_go_on(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "MOST", 20)
-    trace = Trace(keep=True, processes=4)
+    monkeypatch.setattr(timeline, "MOST", 20)
+    trace = Timeline(keep=True, processes=4)
     for k in range(1000):
         trace.minibatch = k
         with trace.span("work"):
@@ -79,7 +79,7 @@ def test_of_a_long_run_the_newest_spans_are_kept_and_the_sums_go_on(
 def ends() -> tuple[Next, Previous, Callable[[], None]]:
     lower, upper = pair()
     dtypes = ("float32", "float32")
-    following, previous = Next(lower, 8, dtypes, Trace(), 10.0), Previous(upper, dtypes, Trace(), 10.0)
+    following, previous = Next(lower, 8, dtypes, Timeline(), 10.0), Previous(upper, dtypes, Timeline(), 10.0)
 
     def close() -> None:
         lower.close()

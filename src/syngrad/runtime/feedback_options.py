@@ -8,7 +8,7 @@ from typing import Any
 from syngrad.checks import check_whole
 from syngrad.errors import unknown
 from syngrad.methods.policy import FEEDBACKS, check_delay
-from syngrad.runtime.options import Flag, about
+from syngrad.runtime.option_fields import Flag, about
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from syngrad.errors import LinkError, first_line, warn
 from syngrad.links.auth import Key, ZapAuthenticator, set_credentials
-from syngrad.links.message import Buffer, part_sizes
+from syngrad.links.frame_format import Buffer, part_sizes
 
 #: milliseconds between two signs of life; a silence of SILENCE_MS counts as the loss of the peer
 HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
@@ -34,7 +34,7 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PRO
 _MONITOR = "inproc://monitor"
 
 
-class Wire:
+class MonitoredSocket:
     """The socket of one end of a link.
 
     Attributes:
@@ -170,7 +170,7 @@ def split_large(parts: Sequence[Buffer], peer: str) -> list[Buffer]:
 def join_split(buffers: Sequence[Any], source: str) -> list[Any]:
     """What :func:`split_large` was given; only what was cut is copied, into as much memory as has come.
 
-    What does not add up is left as it is: :func:`syngrad.links.message.decode` refuses it.
+    What does not add up is left as it is: :func:`syngrad.links.frame_format.decode` refuses it.
     """
     made, at = [buffers[0]], 1
     for size in part_sizes(buffers[0], source):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syngrad.errors import LinkError
-from syngrad.links.codec import pack, unpack
+from syngrad.links.message_dtype import pack, unpack
 
 SHAPES = [(4, 8), (3, 5, 8), (2, 3, 4, 4), (7,), (), (0, 8), (4, 0), (1, 1)]
 HOWS = ["float32", "bfloat16", "int8"]
