@@ -194,8 +194,9 @@ def resolve(
 def read(file: str | Path, command: str, options: Options) -> dict[str, Any]:
     """What a file says of a command's options, checked.
 
-    Raises ConfigError, in one line, for a file that cannot be read, is neither TOML nor a results file (with the line),
-    names an unknown option (the nearest valid one said), or gives a value of the wrong kind.
+    Raises:
+        ConfigError: in one line, for a file that cannot be read, is neither TOML nor a results file (with the line),
+            names an unknown option (the nearest valid one said), or gives a value of the wrong kind.
     """
     path = Path(file)
     said = f"config {str(path)!r}"

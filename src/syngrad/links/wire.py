@@ -132,7 +132,7 @@ class Wire:
         return self.descriptor in self._gone
 
     def lost_lately(self) -> bool:
-        """The same for those who ask often: the monitor itself is looked at ten times a second."""
+        """Whether it has gone, for those who ask often: the monitor itself is looked at ten times a second."""
         return self.lost() if time.monotonic() - self._monitored > MONITOR_EVERY_S else self.descriptor in self._gone
 
     def stranger(self) -> None:

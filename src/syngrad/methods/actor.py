@@ -101,10 +101,7 @@ class Actor:
         return now.sampling or (now.asked and self.interface.wants_feedback)
 
     def estimate(self, flight: InFlight, leaves: list[Tensor], now: Minibatch, keep: bool) -> list[Tensor]:
-        """scale·δ̂ of every leaf, with this stage's randomness.
-
-        keep: whether the estimators are to remember this run of theirs until they are fitted.
-        """
+        """scale·δ̂ of every leaf, with this stage's randomness; with `keep` estimators remember it for their fit."""
         batch = now.batch
         with self.stage.randomness.swapped():
             estimates, kept = self.interface.estimate(leaves, batch.target, batch.scale, keep)
@@ -163,7 +160,7 @@ class Actor:
                 queue.pop()
 
     def drop_gradients(self) -> None:
-        """Nothing of this minibatch updates this stage."""
+        """Keep this minibatch from updating this stage."""
         for parameter in [*self.stage.parameters, *self.stage.estimator_parameters]:
             parameter.grad = None
 

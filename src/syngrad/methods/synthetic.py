@@ -44,10 +44,7 @@ class Synthetic(UpdateRule):
         return loss.detach() if loss is not None else None
 
     def send_and_update(self, actor: Actor, h: Any, context: Any, now: Minibatch, updates: bool) -> None:
-        """Pass h on, and go back through the stage with scale·δ̂ without waiting for anybody.
-
-        context: what is to travel with h.
-        """
+        """Pass h on with its context, and go back through the stage with scale·δ̂ without waiting for anybody."""
         batch, sent = now.batch, leaves_at(h, actor.leaving)
         leaves = [leaf.detach() for leaf in sent]
         flight = InFlight(now.step, scale=batch.scale)

@@ -32,7 +32,7 @@ class Unlocked(Synthetic):
     """θ ← θ − α δ̂ ∂h/∂θ at h = stage(I(x))."""
 
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
-        """Run on the prediction, pass on, update by δ̂, answer. message: of the previous stage, if it is run here."""
+        """Run on the prediction, pass on, update by δ̂, answer; the message is what the predictor learns from."""
         stage, batch, k = actor.stage, now.batch, actor.index
         updates, loss, before = now.updates(k), None, actor.before
         # no message says whether feedback is wanted: the previous stage decides it from the same draws

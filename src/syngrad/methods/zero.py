@@ -28,4 +28,4 @@ class Zero(UpdateRule):
         return loss.detach() if loss is not None else None
 
     def await_feedback(self, actor: Actor, now: Minibatch) -> None:
-        """Nothing is waited for: how many minibatches may be under way bounds what is in flight."""
+        """No wait: how many minibatches may be under way bounds what is in flight."""

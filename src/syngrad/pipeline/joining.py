@@ -27,7 +27,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which worker runs which stages. names: of all stages, in order; spans: (first, last + 1) of every worker."""
+    """Which worker runs which stages.
+
+    Args:
+        names: of all stages, in order.
+        spans: (first stage, last stage + 1) of every worker.
+    """
 
     names: Sequence[str]
     spans: Sequence[Span]

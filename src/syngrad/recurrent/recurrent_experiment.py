@@ -105,7 +105,7 @@ def parse_method(text: str, *, window: int, estimator: Any, online: Any, lam: fl
 
 
 def parse_methods(rows: Sequence[str], **otherwise: Any) -> list[RecurrentMethod]:
-    """Several rows, see :func:`parse_method`. Raises ConfigError where one is there twice, or none is."""
+    """Several rows, see :func:`parse_method`; a ConfigError where one is there twice, or none is."""
     made = [parse_method(text, **otherwise) for text in rows]
     for k, method in enumerate(made):
         if method in made[:k]:

@@ -46,8 +46,12 @@ UNTRACED = "No row of Syngrad's over several processes has told where its time w
 
 @dataclass(frozen=True)
 class Section:
-    """A section of figures. link: how it is called in the page's navigation. legend: "rows", or the kind of parts of a
-    bar, with its keys. empty: what stands there without any figure.
+    """A section of figures.
+
+    Args:
+        link: how it is called in the page's navigation.
+        empty: what stands there without any figure.
+        legend: "rows", or the kind of parts of a bar, with its `keys`.
     """
 
     name: str

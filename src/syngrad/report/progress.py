@@ -31,7 +31,11 @@ class Lines:
 
 @contextmanager
 def shown(show: bool | None) -> Iterator[Observer]:
-    """show: True for a bar on a terminal and lines elsewhere, False for nothing, None for a bar on a terminal only."""
+    """What shows a comparison's progress.
+
+    Args:
+        show: True for a bar on a terminal and lines elsewhere, False for nothing, None for a bar on a terminal only.
+    """
     terminal = sys.stderr.isatty()
     if show is False or (show is None and not terminal):
         yield Silent()

@@ -12,7 +12,8 @@ from syngrad.runtime.precision import Precision
 def apply(updates: Updates, precision: Precision) -> None:
     """Apply what has gathered; the factor then follows what was seen.
 
-    Raises TrainingError for what the optimiser raises.
+    Raises:
+        TrainingError: for what the optimiser raises.
     """
     scaled = precision.dtype == torch.float16
     if scaled:

@@ -30,8 +30,11 @@ FEWEST = 2
 class Probe:
     """Samples the true gradient about every `every` minibatches, 0 for never.
 
-    loss: the user's. count: target → number of losses it averages over, None for the samples. A model whose minibatch
-    cannot be divided is probed with all of it.
+    A model whose minibatch cannot be divided is probed with all of it.
+
+    Args:
+        loss: the user's.
+        count: target → number of losses it averages over, None for the samples.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ def crossing(message: Any, where: list[int]) -> tuple[Any, list[Tensor]]:
     """The message with new tensors for its leaves at these positions, and those: what a gradient is taken for.
 
     One leaf may have been made from another, or be passed on over several cuts; what comes back for it at this cut is
-    what the stages before it make of it here. A leaf that nothing trains has no graph, and gets a gradient all the same.
+    what the stages before it make of it here. A leaf that nothing trains has no graph, and gets a gradient too.
     """
     flat, spec = pytree.tree_flatten(message)
     for i in where:

@@ -53,7 +53,7 @@ class Sample(NamedTuple):
 
 
 class TrueSample(NamedTuple):
-    """The same against the true gradient, on a part of the minibatch."""
+    """One sample of an estimate against the true gradient, on a part of the minibatch."""
 
     step: int
     cosine: float
@@ -68,9 +68,13 @@ AnySample = Sample | TrueSample
 class Quality:
     """The quality of one interface's estimates on the minibatches on which it was sampled.
 
-    history: against what was received. true: against the true gradient. warned: what has been warned of, once each.
-    most: of samples that are kept, for streams without end; beyond, every second of the older half is dropped.
-    advice: against estimates that are too long, and against those that point the wrong way.
+    Args:
+        cut: the name of the stage that the interface sends to.
+        history: samples against what was received.
+        true: samples against the true gradient.
+        warned: what has been warned of, once each.
+        most: of samples that are kept, for streams without end; beyond, every second of the older half is dropped.
+        advice: against estimates that are too long, and against those that point the wrong way.
     """
 
     cut: str
