@@ -30,10 +30,11 @@ LONG = 100
 
 #: against estimates that are too long, and against those that point the wrong way
 ADVICE = (
-    "lower the estimators' rate (estimator_lr=0.3), fit them first (warmup=200), or use estimator='default'",
+    "lower the estimators' rate (estimator_lr=0.3), fit them first (feedback=Feedback(warmup=200)), or use "
+    "estimator='default'",
     "use feedback='true', fewer cuts, or estimator='default'",
 )
-#: the same where a recurrent trainer takes it
+#: what it is for a recurrent trainer
 STREAM_ADVICE = (
     "lower the estimator's rate (estimator_lr=0.3), or inject less of it (inject=0.1)",
     "inject less of them (inject=0.1), show the estimator more (context=), or lower its rate (estimator_lr=0.3)",

@@ -70,14 +70,14 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as dictionaries, lists, tuples, numbers and texts.
 
-        Numbers stay what they are, so that :meth:`from_dict` gives the same again. `json.dumps` writes one that is not
+        Numbers stay what they are, so that `from_dict` gives the same again. `json.dumps` writes one that is not
         finite, such as a metric of NaN, as NaN, which Python reads and strict JSON (`allow_nan=False`) does not have.
         """
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> History:
-        """What :meth:`to_dict` was taken of."""
+        """What `to_dict` was taken of."""
         epochs = [Epoch(**record) for record in plain["epochs"]]
         points = [(epoch, seconds, metrics) for epoch, seconds, metrics in plain["points"]]
         return cls(**{**plain, "epochs": epochs, "points": points})
