@@ -58,7 +58,7 @@ class Message:
     wanted: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # told apart by identity: whether two tensors are equal is no single truth value
 class InFlight:
     """What a stage keeps of a message that it has sent, until what came back for it has been used.
 

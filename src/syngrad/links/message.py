@@ -172,6 +172,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     made: list[Tensor] = []
     small, part = small_at, 1
+    # Small tensors lie in the first part, one after another; every larger one is a part of its own, in the same order.
     for dtype, shape, size in _described(bytes(head[_HEADER.size : structure_at]), source):
         if size <= SMALL_BYTES:
             buffer, at = head, small

@@ -142,6 +142,7 @@ class Actor:
 
     def use_awaited_inputs(self, step: int) -> None:
         """Fit the predictor of the input to what has come, and has waited long enough."""
+        # in a record, what predictors were fitted to stands after the K − 1 interfaces
         predictor, index = self.stage.predictor, self.training.stages - 1 + self.index - 1
         while predictor is not None and self.awaited and self._turn(index, self.awaited[0].step) <= step:
             awaited = self.awaited[0]

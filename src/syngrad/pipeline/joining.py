@@ -70,10 +70,12 @@ def connect(
     rendezvous.post(f"host/{rank}", place.host)
     wait_s = min(settings.timeout_s, JOIN_S)
 
+    # Asked for only where a link is made: a name takes its host to have come, and nobody need meet everybody.
     def peer(other: int) -> str:
         host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
         return layout.of(other, str(host))
 
+    # A link may stand when another cannot be made: over it the neighbour hears why, and does not wait for its time-out.
     def report(link: Link, error: BaseException) -> None:
         ControlChannel(None, Next(link, 1, settings.dtypes, Trace(), wait_s), me).fail(error)
 
@@ -102,7 +104,7 @@ def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> 
         mine, its = own.get(name), theirs.get(name)
         if mine != its:
             what = name
-            if isinstance(mine, dict) and isinstance(its, dict):
+            if isinstance(mine, dict) and isinstance(its, dict):  # the one option that differs, not all of them
                 inner = next(key for key in [*its, *mine] if mine.get(key) != its.get(key))
                 what, mine, its = f"{name} {inner!r}", mine.get(inner), its.get(inner)
             raise ConfigError(
