@@ -24,7 +24,7 @@ import typer
 
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.experiments import BUILT_IN, RECURRENT
-from syngrad.runtime.options import Flag, spelled
+from syngrad.runtime.options import Flag, flat_options
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 #: kind → what to write instead of a value that is not of it
@@ -79,7 +79,7 @@ def derived(kind: Any, **changes: Mapping[str, Any]) -> dict[str, Option]:
         kind: a class of options, see :mod:`syngrad.runtime.options`; its fields without a flag are left out.
         changes: name → what this command says otherwise, as in `seed={"default": 0}`.
     """
-    flags = {(each.about.flag.name or each.name): each.about.flag for each in spelled(kind) if each.about.flag}
+    flags = {(each.about.flag.name or each.name): each.about.flag for each in flat_options(kind) if each.about.flag}
     return {name: Option(**{**vars(flag), **changes.get(name, {})}) for name, flag in flags.items()}
 
 

@@ -350,12 +350,12 @@ def _by_seed(m: Measured) -> Table:
 def _facts(pairs: Mapping[str, Any]) -> dict[str, str]:
     """Names and values in words, those that are unknown left out."""
 
-    def plain(value: Any) -> str:
+    def as_text(value: Any) -> str:
         if isinstance(value, list):
             return ", ".join(map(str, value))
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
-    return {key: plain(value) for key, value in pairs.items() if value not in (None, "", [])}
+    return {key: as_text(value) for key, value in pairs.items() if value not in (None, "", [])}
 
 
 def _named_environment(told: Mapping[str, Any]) -> dict[str, Any]:
