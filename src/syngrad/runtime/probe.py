@@ -100,7 +100,7 @@ def crossing(message: Any, where: list[int]) -> tuple[Any, list[Tensor]]:
     """The message with new tensors for its leaves at these positions, and those: what a gradient is taken for.
 
     One leaf may have been made from another, or be passed on over several cuts; what comes back for it at this cut is
-    what the stages before it make of it here. A leaf that nothing trains has no graph, and gets a gradient too.
+    what the stages before it make of it here. A leaf that nothing trains has no graph, and still gets a gradient.
     """
     flat, spec = pytree.tree_flatten(message)
     for i in where:
