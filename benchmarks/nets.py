@@ -45,7 +45,7 @@ def wide(epochs: int = 4, batch_size: int = 128) -> Experiment:
 
 
 def narrow(epochs: int = 4, batch_size: int = 128) -> Experiment:
-    """784-256×6-10. The first layer weighs as much as three others, so that four are above the cut."""
+    """784-256×6-10. The first layer weighs as much as three others, so that four come after the cut."""
     return dataclasses.replace(wide(epochs, batch_size), name="mlp-256", model=lambda: net(256), cuts=["5"])
 
 
@@ -55,12 +55,12 @@ def balanced(epochs: int = 4, batch_size: int = 128) -> Experiment:
 
 
 def unbalanced(epochs: int = 4, batch_size: int = 128) -> Experiment:
-    """The same with one hidden layer below the cut and five above."""
+    """`balanced` with one hidden layer before the cut and five after it."""
     return dataclasses.replace(balanced(epochs, batch_size), cuts=["3"])
 
 
 def top_heavy(epochs: int = 4, batch_size: int = 128) -> Experiment:
-    """784-560×7-10, three layers below the cut: those above take a little longer, and need not wait."""
+    """784-560×7-10, three layers before the cut: those after it take a little longer, and need not wait."""
     return dataclasses.replace(balanced(epochs, batch_size), model=lambda: net(TEN_MS, 7))
 
 
@@ -87,7 +87,7 @@ def full(epochs: int = 5, batch_size: int = 128) -> Experiment:
 
 
 def full_cosine(epochs: int = 5, batch_size: int = 128) -> Experiment:
-    """The same with a rate on half a cosine, so that where a run ends does not hang on its last few minibatches."""
+    """`full` with a rate on half a cosine, so that where a run ends does not hang on its last few minibatches."""
     steps = max(1, epochs * -(-60_000 // batch_size))
     return dataclasses.replace(
         full(epochs, batch_size),

@@ -18,7 +18,7 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.interface(self.encoder(x), context=y)  # downwards h, upwards λ·received + (1−λ)·δ̂
+        h = self.interface(self.encoder(x), context=y)  # forward h, backward λ·received + (1−λ)·δ̂
         scores: Tensor = self.head(h)
         return scores
 

@@ -32,7 +32,7 @@ def bookkeeping(runs: int, blocks: int) -> dict[str, Any]:
                 "folder": folder,
             }
             started(HERE / "worker.py", spec)
-            found = json.loads(Path(folder, "above.json").read_text())
+            found = json.loads(Path(folder, "last.json").read_text())
         bare += found["bare_s"]
         run += found["run_s"]
     return {

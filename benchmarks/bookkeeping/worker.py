@@ -1,6 +1,6 @@
 """One process of two: trains in blocks, and between them runs the same stage by a bare loop, as many steps.
 
-Both processes do, so that a bare step has as busy a neighbour as a step of the run has. Only the process above is
+Both processes do, so that a bare step has as busy a neighbour as a step of the run has. Only the last process is
 timed: it is the busiest, and what it computes is a plain net with a loss, which anybody would write like this.
 """
 
@@ -27,14 +27,14 @@ from syngrad.experiments import registry
 #: minibatches of a block, and those at its beginning that are not timed: the queue fills again. The rest are whole
 #: periods of feedback, which is asked for on every 4th
 BLOCK, SKIPPED, PERIOD = 48, 8, 4
-#: steps of the process below for one of that above: it costs less, and is to be busy all the time
-BELOW = 1.4
+#: steps of the first process for one of the last: it costs less, and is to be busy all the time
+FIRST_PER_LAST = 1.4
 
 
 class Alternating(syngrad.Trainer):
     """Before a block of minibatches it runs so many bare steps. Seconds a step: bare and in the run, a pair a block."""
 
-    above = False
+    last = False
     bare_s: list[float]
     run_s: list[float]
     _loop: Any = None
@@ -53,7 +53,7 @@ class Alternating(syngrad.Trainer):
 
     def _bare(self, batch: Any) -> None:
         step = self._loop = self._loop or self._made(batch)
-        steps = BLOCK - SKIPPED if self.above else math.ceil((BLOCK - SKIPPED) * BELOW)
+        steps = BLOCK - SKIPPED if self.last else math.ceil((BLOCK - SKIPPED) * FIRST_PER_LAST)
         for i in range(PERIOD):
             step(i)
         begin = time.perf_counter()
@@ -63,16 +63,16 @@ class Alternating(syngrad.Trainer):
 
     def _made(self, batch: Any) -> Any:
         """The loop one writes by hand for this process's stage, on weights of its own."""
-        stage = copy.deepcopy(self.stages[1 if self.above else 0].segment)
+        stage = copy.deepcopy(self.stages[1 if self.last else 0].segment)
         optimizer = torch.optim.Adam(stage.parameters(), 1e-3, fused=True)
         message, target, loss = batch.args[0].detach().clone(), batch.target.clone(), self.loss
         gradient: Tensor | None = None
 
         def step(i: int) -> None:
             nonlocal gradient
-            given = message.detach().requires_grad_(self.above and i % PERIOD == 0)
+            given = message.detach().requires_grad_(self.last and i % PERIOD == 0)
             out = stage(given)
-            if self.above:
+            if self.last:
                 loss(out, target).backward()
             else:
                 gradient = torch.randn_like(out) * 1e-6 if gradient is None else gradient
@@ -94,12 +94,12 @@ def main(spec: dict[str, Any], out: str) -> None:
         progress=False,
     )
     rank = int(os.environ["RANK"])
-    trainer.above, trainer.bare_s, trainer.run_s = rank == 1, [], []
+    trainer.last, trainer.bare_s, trainer.run_s = rank == 1, [], []
     train, _ = experiment.data(experiment.batch_size, 0)
     trainer.fit(Epochs(train, experiment.batch_size, [BLOCK * (spec["blocks"] + 1)]), 1)
     if rank == 1:
         result = {"bare_s": trainer.bare_s, "run_s": trainer.run_s}
-        Path(spec["folder"], "above.json").write_text(json.dumps(result))
+        Path(spec["folder"], "last.json").write_text(json.dumps(result))
     else:
         Path(out).write_text("{}")
 

@@ -54,7 +54,7 @@ class Server:
             raise SystemExit(f"{said['syngrad']} was loaded, which is not in {self.tree}")
 
     def once(self, scenario: dict[str, Any], phases: list[str]) -> dict[str, Any]:
-        """The same as :meth:`run`, unless its outcome is there already."""
+        """Run it, unless its outcome is there already."""
         slug = slug_of(scenario["name"])
         if self.reuse.has(slug, self.out(scenario)):
             return {"ends": [], "cpu_s": 0.0}

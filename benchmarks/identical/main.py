@@ -1,4 +1,4 @@
-"""The same scenarios under two commits on one machine, and whether all is the same to the last bit. See README.md."""
+"""Runs scenarios under two commits on one machine, and says whether all is the same to the last bit. See README.md."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def printed(text: str) -> str:
 
 
 def compared(text: str) -> str:
-    """The same of a comparison: the table without step times, and of what comes after the machine that it is there."""
+    """What a comparison prints: the table without step times, and of what comes after the machine that it is there."""
     made = []
     several = "samples/s" in text.partition("\n")[0]
     for paragraph in printed(text).split("\n\n"):

@@ -53,7 +53,7 @@ def link_row(connection: Any, first: bool) -> Row:
 
 
 def zeromq_row(connection: Any, first: bool) -> Row:
-    """The same sockets with nothing around them: one part of bytes, received without a copy."""
+    """ZeroMQ's sockets with nothing around them: one part of bytes, received without a copy."""
     context = zmq.Context()
     pair = context.socket(zmq.DEALER)
     if first:

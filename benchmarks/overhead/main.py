@@ -58,7 +58,7 @@ def steps(options: dict[str, Any], batches: list[Any]) -> Callable[[], None]:
 
 
 def fit(batches: list[Any]) -> Callable[[], None]:
-    """The same through `fit`, everything as by default."""
+    """STEPS minibatches through `fit`, everything as by default."""
     made = trainer()
     epoch = [batches[k % len(batches)] for k in range(STEPS)]
     return lambda: made.fit(epoch, 1) and None

@@ -42,7 +42,7 @@ class Characters(nn.Module):
 
 
 def net() -> tuple[Characters, nn.Linear]:
-    """The same weights at every call."""
+    """Core and readout, with one set of weights at every call."""
     torch.manual_seed(0)
     return Characters(), nn.Linear(HIDDEN, CHARACTERS)
 

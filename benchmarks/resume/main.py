@@ -34,7 +34,7 @@ def whole(folder: Path, epochs: int, every: int) -> dict[str, torch.Tensor]:
 
 
 def disturbed(folder: Path, epochs: int, every: int, kills: int, draw: random.Random) -> dict[str, Any]:
-    """The same run, killed so many times at a random moment after its start, and each time resumed."""
+    """That run killed so many times at a random moment after its start, and each time resumed."""
     start = [EXPERIMENT, "--epochs", str(epochs), "--save", str(folder), "--save-every", str(every)]
     done, during_save, before_first = 0, 0, 0
     process = subprocess.Popen([*SYNGRAD, *start], stdout=subprocess.DEVNULL)

@@ -50,7 +50,7 @@ def run(name: str, minibatches: int) -> list[dict[str, Any]]:
         with mapped() if name.endswith("mapped") else nullcontext():
             started(HERE / "worker.py", spec)
         found = [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
-    # a message lies on both sides of the link, and only the process above has seen one come in
+    # a message lies on both sides of the link, and only the last process has seen one come in
     message = found[1]["share"]["queues"]
     for each in found:
         each["share"]["queues"] = message

@@ -58,7 +58,7 @@ def slow(rounds: int, path: Path, again: bool, quick: bool) -> None:
 
 
 def delays(rounds: int, path: Path, again: bool, quick: bool) -> None:
-    """The same row over a near link and over a far one, each made anew for its run."""
+    """One row over a near link and over a far one, each made anew for its run."""
     rows = {name: (shortened(row) if quick else row, link) for name, (row, link) in DELAYS.items()}
 
     def call(name: str, earlier: list[Run]) -> Run:

@@ -1,4 +1,4 @@
-"""The public names: which there are, which say nothing of themselves, and which the reference leaves out.
+"""The public names: which there are, which say too little of themselves, and which the reference leaves out.
 
 The build of the site fails where there is one of the last two kinds; so does a test.
 """
@@ -69,6 +69,14 @@ def undocumented(name: str, value: object) -> Iterator[str]:
                 yield f"{name}.{member}"
 
 
+def referring(name: str, value: object) -> Iterator[str]:
+    """The name, and its public members, whose docstrings refer to others as only another tool's pages would show it."""
+    members = {f"{name}.{each}": part for each, part in vars(value).items()} if inspect.isclass(value) else {}
+    for each, part in {name: value, **members}.items():
+        if re.search(r":(func|class|meth|mod|data):`", str(getattr(part, "__doc__", ""))):
+            yield each
+
+
 def shown(reference: str) -> set[str]:
     """The names that the reference has an entry for."""
     return set(re.findall(r"^::: (\S+)$", reference, re.MULTILINE))
@@ -78,6 +86,8 @@ def faults(values: dict[str, object], reference: str) -> list[str]:
     """What is wrong, a line each."""
     there = shown(reference)
     found = [f"{each} has no docstring" for name, value in values.items() for each in undocumented(name, value)]
+    roles = (each for name, value in values.items() for each in referring(name, value))
+    found += [f"{each} refers to another by a role; write its name as code" for each in roles]
     found += [f"{name} is not in the reference" for name in sorted(values.keys() - there)]
     return found + [f"{name} is in the reference and not public" for name in sorted(there - values.keys())]
 

@@ -60,7 +60,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def check_callable(name: str, value: Any, of: str = "") -> TypeGuard[Callable[..., Any]]:
-    """Refuse what is no function. of: what it is a function of, as in "(output, target)"."""
+    """Refuse what is no function; `of` says of what, as in "(output, target)"."""
     if not callable(value):
         raise ConfigError(f"{name} must be a function{f' of {of}' if of else ''}, got {type(value).__name__}")
     return True

@@ -25,7 +25,7 @@ def trainer_of(model: nn.Module | None = None, cuts: list[str] | None = None, **
 
 
 def momentum_trainer(model: nn.Module | None = None, cuts: list[str] | None = None, **options: Any) -> syngrad.Trainer:
-    """The same, with momentum (what :class:`Descent` does by hand) and no sampling."""
+    """A trainer of this model, with momentum (what :class:`Descent` does by hand) and no sampling."""
     return trainer_of(model, cuts, **{"optimizer": momentum, "quality_every": 0, "true_every": 0, **options})
 
 

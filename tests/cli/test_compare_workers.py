@@ -131,6 +131,6 @@ def test_a_comparison_of_two_rows_from_beginning_to_end(tmp_path: Path, capsys: 
     assert 4 * samples * floats <= several_["bytes_sent"] < 2.2 * 4 * samples * floats
     text = html.read_text(encoding="utf-8")
     assert 'id="figure-timeline-0"' in text
-    assert "waits for the process below" in text
+    assert "waits for the previous process" in text
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table[:4:3]] == ["row", "synthetic"]

@@ -48,13 +48,3 @@ def test_pictures_say_what_they_show_and_follow_the_reader_s_colours(picture: Pa
     assert root.find("{http://www.w3.org/2000/svg}title") is not None
     assert "prefers-color-scheme: dark" in text
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-
-
-def test_arguments_in_a_docstring_become_a_list() -> None:
-    pytest.importorskip("griffe", reason="only the documentation's tools bring it")
-    hook = load(DOCS / "hooks" / "docstrings.py")
-    said = "What it does.\n\nFor both. loss: of (x, y); see :func:`a.b`.\nx, y: two sizes. And more.\n\nThe end."
-    assert hook.roles(hook.listed(said, {"loss", "x", "y"})) == (
-        "What it does.\n\nFor both.\n\n- **loss**: of (x, y); see `a.b`.\n- **x, y**: two sizes. And more.\n\nThe end."
-    )
-    assert hook.listed(said, set()) == said

@@ -66,6 +66,11 @@ def test_what_the_reference_lacks_is_found() -> None:
         @property
         def value(self) -> int: ...
 
+    class Referring:
+        def method(self) -> None:
+            """As :meth:`other`."""
+
+    assert list(names.referring("Referring", Referring)) == ["Referring.method"]
     assert list(names.undocumented("Silent", Silent)) == ["Silent", "Silent.method", "Silent.value"]
     page = "::: a.there\n    options:\n      members: false\n\n::: a.gone\n"
     assert names.faults({"a.there": 1, "a.missing": 2}, page) == [

@@ -140,7 +140,7 @@ def test_weights_change_at_the_end_of_a_minibatch_and_not_before(method: str, sc
     seen: list[dict[str, Tensor]] = []
 
     def loss(output: Tensor, y: Tensor) -> Tensor:
-        if output.requires_grad:  # at the top, when every stage below has run
+        if output.requires_grad:  # at the last stage, when every previous one has run
             seen.append(tensors_of(model))
         return F.cross_entropy(output, y)
 

@@ -34,7 +34,7 @@ def trainer(net: nn.Module, **options: Any) -> syngrad.Trainer:
 
 
 class Exact(nn.Module):
-    """What the stages below would send: the model's own layers, which are no part of this module."""
+    """What the previous stages would send: the model's own layers, which are no part of this module."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()

@@ -10,11 +10,13 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from syngrad import TruncatedBPTT, metrics
+from syngrad import Feedback, TruncatedBPTT, metrics
 from syngrad.errors import TrainingWarning
 from syngrad.recurrent import OnlineBPLambda
-from syngrad.runtime.quality import Quality, Sample, compare
+from syngrad.runtime.quality import ADVICE, Quality, Sample, compare
+from syngrad.trainer.options import Options
 
 
 def pair(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -153,7 +155,7 @@ def test_an_estimate_that_is_far_too_long_is_warned_of_once(true: bool) -> None:
 
     for step, factor in enumerate([20, 20, 5, 20, 20]):
         add(50 * step, factor * b)
-    with pytest.warns(TrainingWarning, match=r"'4' are 20 times as long as .*estimator_lr=0\.3") as said:
+    with pytest.warns(TrainingWarning, match=r"'4' are 20 times as long as .*Feedback\(warmup=200\)") as said:
         add(250, 20 * b)
     assert "\n" not in str(said[0].message)
     for step in range(6, 12):
@@ -185,6 +187,13 @@ def test_of_a_stream_without_end_so_many_samples_are_kept() -> None:
     assert steps == sorted(set(steps))
     assert steps[-4:] == [996, 997, 998, 999]
     assert quality.mean("cosine") == pytest.approx(1.0)
+
+
+def test_what_is_advised_of_a_network_is_what_a_trainer_takes() -> None:
+    advised = [each for text in ADVICE for each in re.findall(r"\w+=(?:\w+\(.*?\)|'.*?'|[\d.]+)", text)]
+    assert {"estimator_lr=0.3", "feedback=Feedback(warmup=200)", "estimator='default'"} <= set(advised)
+    for each in advised:
+        Options(loss=F.mse_loss, **eval(f"dict({each})", {"Feedback": Feedback}))  # else a ConfigError
 
 
 def test_what_is_advised_of_a_stream_is_what_a_recurrent_trainer_takes() -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import syngrad
 from syngrad import Distributed, Feedback, Trainer
 from syngrad.errors import ConfigError
-from syngrad.runtime.option_fields import moved, override, spelled
+from syngrad.runtime.option_fields import flat_options, moved, override
 from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.options import MOVED, RESUMED, Options
 
@@ -131,7 +131,7 @@ def test_a_keyword_that_has_moved_says_where(given: dict[str, Any], written: str
 
 
 def test_every_option_of_a_part_is_among_them() -> None:
-    parts = {each.name for kind in (Feedback, Distributed) for each in spelled(kind)}
+    parts = {each.name for kind in (Feedback, Distributed) for each in flat_options(kind)}
     assert set(MOVED) == parts - {"feedback"}
 
 
@@ -270,7 +270,7 @@ def test_flat_names_replace_options_within_their_parts() -> None:
 
 
 def test_a_part_of_a_class_of_ones_own_is_spelled_flat() -> None:
-    assert [(each.name, each.field) for each in spelled(Feedback)][:2] == [
+    assert [(each.name, each.field) for each in flat_options(Feedback)][:2] == [
         ("feedback", "kind"),
         ("feedback_every", "every"),
     ]

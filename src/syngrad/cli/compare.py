@@ -281,7 +281,11 @@ class Lines:
 
 @contextmanager
 def shown(show: bool | None) -> Iterator[Observer]:
-    """show: True for a bar on a terminal and lines elsewhere, False for nothing, None for a bar on a terminal only."""
+    """What shows a comparison's progress.
+
+    Args:
+        show: True for a bar on a terminal and lines elsewhere, False for nothing, None for a bar on a terminal only.
+    """
     from syngrad.compare import Silent
 
     terminal = sys.stderr.isatty()

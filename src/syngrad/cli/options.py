@@ -24,7 +24,7 @@ import typer
 
 from syngrad.errors import ConfigError, TrainingError, first_line, unknown
 from syngrad.experiments import BUILT_IN, RECURRENT
-from syngrad.runtime.option_fields import Flag, spelled
+from syngrad.runtime.option_fields import Flag, flat_options
 
 USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 #: kind → what to write instead of a value that is not of it
@@ -79,7 +79,7 @@ def derived(kind: Any, **changes: Mapping[str, Any]) -> dict[str, Option]:
         kind: a class of options, see :mod:`syngrad.runtime.option_fields`; its fields without a flag are left out.
         changes: name → what this command says otherwise, as in `seed={"default": 0}`.
     """
-    flags = {(each.about.flag.name or each.name): each.about.flag for each in spelled(kind) if each.about.flag}
+    flags = {(each.about.flag.name or each.name): each.about.flag for each in flat_options(kind) if each.about.flag}
     return {name: Option(**{**vars(flag), **changes.get(name, {})}) for name, flag in flags.items()}
 
 
@@ -194,8 +194,9 @@ def resolve(
 def read(file: str | Path, command: str, options: Options) -> dict[str, Any]:
     """What a file says of a command's options, checked.
 
-    Raises ConfigError, in one line, for a file that cannot be read, is neither TOML nor a results file (with the line),
-    names an unknown option (the nearest valid one said), or gives a value of the wrong kind.
+    Raises:
+        ConfigError: in one line, for a file that cannot be read, is neither TOML nor a results file (with the line),
+            names an unknown option (the nearest valid one said), or gives a value of the wrong kind.
     """
     path = Path(file)
     said = f"config {str(path)!r}"

@@ -24,7 +24,7 @@ from syngrad.cli.options import (
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.links.world import world
 from syngrad.optim.groups import parse_groups
-from syngrad.runtime.option_fields import spelled
+from syngrad.runtime.option_fields import flat_options
 from syngrad.trainer.options import Options
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ OPTIONS = arranged(
     derived(Options, method={"default": "synthetic"}, seed={"default": 0}),
 )
 #: the Trainer's own: flag → the option's flat name
-TRAINERS = {each.about.flag.name or each.name: each for each in spelled(Options) if each.about.flag is not None}
+TRAINERS = {each.about.flag.name or each.name: each for each in flat_options(Options) if each.about.flag is not None}
 #: options that say nothing to one process alone
 OF_WORKERS = {
     "restarts",
@@ -204,7 +204,7 @@ def _start_workers(options: dict[str, Any], resume: bool) -> int:
     from syngrad.pipeline.options import Distributed
 
     given = _trainers(options)
-    Distributed(**{field.name: given[field.name] for field in spelled(Distributed) if field.name in given})
+    Distributed(**{field.name: given[field.name] for field in flat_options(Distributed) if field.name in given})
     command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
     try:
         restarts = RESTARTS if options["restarts"] is None else options["restarts"]

@@ -87,10 +87,15 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
 def finite(
     loss: Any, batch: Batch, where: str, *, sent: bool = False, otherwise: Callable[[], str | None] | None = None
 ) -> Tensor:
-    """The loss itself when it is a finite scalar; otherwise a TrainingError that says what it is and whose fault.
+    """The loss, checked to be a finite scalar.
 
-    sent: whether the batch's input is what previous stages have sent, and no data. otherwise: says what else it may
-    be, where the batch is finite.
+    Args:
+        loss: what the user's function gave for `batch`; where: "at minibatch 3", for the error.
+        sent: whether the batch's input is what previous stages have sent, and no data.
+        otherwise: says what else it may be, where the batch is finite.
+
+    Raises:
+        TrainingError: for any other loss, saying what it is and whose fault.
     """
     value = scalar(loss).item()
     if math.isfinite(value):

@@ -28,7 +28,7 @@ class DecoupledNetwork:
 
     Attributes:
         model: the user's own object; it is trained in place and its state dict keeps its keys.
-        estimators: one :class:`Interface` a cut, by the cut's name; they are no part of the model.
+        estimators: one `Interface` a cut, by the cut's name; they are no part of the model.
     """
 
     def __init__(self, model: nn.Module, cuts: Sequence[str] | None, stages: int | None) -> None:

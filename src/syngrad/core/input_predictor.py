@@ -30,7 +30,7 @@ InputSpec = str | Callable[[torch.Size, torch.Size], nn.Module]
 
 
 def check_spec(spec: Any) -> None:
-    """Refuse at once what can never predict an input. Raises ConfigError."""
+    """Refuse at once, by a ConfigError, what can never predict an input."""
     if isinstance(spec, str):
         _parse(spec)
     elif isinstance(spec, nn.Module) or not callable(spec):
@@ -65,14 +65,18 @@ class Dense(nn.Module):
 
 
 class InputPredictor(nn.Module):
-    """I_k: the module, and what it is fitted by. cut: the name of the stage that it feeds."""
+    """I_k: the module, and what it is fitted by; `cut` is the name of the stage that it feeds."""
 
     def __init__(self, module: nn.Module, cut: str, shape: torch.Size) -> None:
         super().__init__()
         self.module, self.cut, self.shape = module, cut, shape
 
     def forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """m̂ for a minibatch. Raises TrainingError where the module raises, or gives another shape than h has."""
+        """m̂ for a minibatch.
+
+        Raises:
+            TrainingError: where the module raises, or gives another shape than h has.
+        """
         try:
             made = self.module(*args, **kwargs)
         except Exception as error:

@@ -34,7 +34,7 @@ class Interface(nn.Module):
     """Forward the identity; backward λ·received + (1−λ)·δ̂, while the estimator's own `.grad` is filled.
 
     Sizes come from the first message. As with PyTorch's lazy modules, run one batch through the model (or call
-    :meth:`bind`) *before* making the optimiser. In evaluation mode, or without gradients, it is the identity.
+    `bind`) *before* making the optimiser. In evaluation mode, or without gradients, it is the identity.
 
     With several interfaces the received gradient is the true one only where every later interface has λ=1. A path that
     goes round the interface carries its own gradient. Under `torch.compile` it makes a graph break. Differentiating

@@ -59,7 +59,7 @@ class Message:
     wanted: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # told apart by identity: whether two tensors are equal is no single truth value
 class InFlight:
     """What a stage keeps of a message that it has sent, until what came back for it has been used.
 
@@ -131,8 +131,10 @@ class AwaitedInput:
 class Outlet(Protocol):
     """A channel from the side of the stage that sends: a queue in one process, or a link to the next worker.
 
-    local: whether the next stage is run by this very worker. depth: messages that may be under way. outstanding: those
-    that have not been answered; arrived: those whose gradient has come and was not taken yet.
+    Attributes:
+        local: whether the next stage is run by this very worker.
+        depth: messages that may be under way.
+        outstanding: those that have not been answered; arrived: those whose gradient has come and was not taken yet.
     """
 
     local: bool
@@ -160,7 +162,7 @@ class Outlet(Protocol):
 
 
 class Inlet(Protocol):
-    """A channel from the side of the stage that receives. local: whether the previous stage is run by this worker."""
+    """A channel from the side of the stage that receives; `local` where this worker runs the previous stage too."""
 
     local: bool
 

@@ -68,7 +68,7 @@ class Lines(Progress):
 
 @contextmanager
 def shown(show: bool | None) -> Iterator[Progress]:
-    """show: False for nothing; True and None for a bar where standard error is a terminal and lines elsewhere."""
+    """Show a download by a bar where standard error is a terminal, by lines elsewhere; not if `show` is False."""
     if show is False:
         yield Progress()
     elif not sys.stderr.isatty():

@@ -114,7 +114,7 @@ def _books(folder: Path) -> Contents:
 
 
 def _image_parts(shape: tuple[int, ...], counts: tuple[int, int], *sums: str) -> dict[str, Part]:
-    """counts: of training and test images. sums: of training images and labels, then of test images and labels."""
+    """The four files, by the `counts` of training and test images and the checksums, training first, images first."""
     train, test = counts
     shapes = {"train_images": (train, *shape), "train_labels": (train,), "test_images": (test, *shape)}
     shapes["test_labels"] = (test,)

@@ -92,7 +92,7 @@ class GradientEstimator(nn.Module):
     """δ̂ = M(h, context): predicts the gradient of the sum of sample losses with respect to h, in the shape of h.
 
     To write your own, give `forward(h, context)`, and `build(binding)` if sizes depend on the message; the last layer
-    should start at zero, weights and biases (:func:`zero_`), so that an untrained estimate moves nothing. `h` arrives
+    should start at zero, weights and biases (`zero_`), so that an untrained estimate moves nothing. `h` arrives
     detached. Everything else has a default: `estimate` runs `forward` once, and `fit` differentiates that same run.
 
     Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2. Deviation: the reduction of the L2 loss is not

@@ -13,7 +13,9 @@ from syngrad.errors import ConfigError
 def token_cross_entropy(outputs: Any, targets: Any, count: float | None = None) -> Tensor:
     """Mean cross-entropy of (…, classes) scores against (…) labels, of which −100 do not count; 0 where none does.
 
-    count: how many there are, where that is known already.
+    Args:
+        outputs, targets: of those shapes.
+        count: how many labels count, where that is known already.
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.shape[:-1] != targets.shape:
         got = " and ".join(

@@ -72,7 +72,7 @@ def loss(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 class Copying(Curriculum):
-    """Lessons that grow. repeating: by turns in length and in repeats."""
+    """Lessons that grow in length, or, `repeating`, by turns in length and in repeats."""
 
     def __init__(self, n: int, seed: int, repeating: bool = False) -> None:
         self.n, self.repeating = n, repeating

@@ -58,7 +58,7 @@ def cuts(layers: int = LAYERS) -> list[str]:
 
 
 def deep_mlp(layers: int = LAYERS, epochs: int = 10, batch_size: int = 256) -> Experiment:
-    """The whole recipe: Adam 1e-3, its rate on a cosine over the epochs. layers: at least 2, the last one included."""
+    """The whole recipe, of `layers` ≥ 2 with the last one: Adam 1e-3, its rate on a cosine over the epochs."""
     check_whole("layers", layers, 2)
     return Experiment(
         name="deep-mlp",

@@ -24,7 +24,7 @@ class Experiment:
         model: makes the model; its weights are drawn from the seed set just before.
         data: (batch size, seed) → (training loader, test loader), called anew for every run, so that every run sees the
             same order of the same data.
-        loss: as for :class:`syngrad.Trainer`; so are metric, optimizer and scheduler.
+        loss: as for `syngrad.Trainer`; so are metric, optimizer and scheduler.
         metric: a name, or a function.
         cuts: the names that start a new stage.
         stages: their number, instead of cuts.

@@ -354,7 +354,7 @@ class _Agent(LocalElasticAgent):
         if any(ended.values()) and self.interrupted is None:
             self.workers.kill_in(FAULT_S)  # torch waits longer, and for ever for one that is stopped
         result: RunResult = super()._monitor_workers(worker_group)
-        if self.interrupted is None:
+        if self.interrupted is None:  # torch has ended them in time
             self.workers.spare()
         if result.state == WorkerState.FAILED:
             self._failed(worker_group, result, ended)
@@ -370,7 +370,7 @@ class _Agent(LocalElasticAgent):
                 self.failures.append(read_failure(worker.global_rank, *files, code, worker.id not in ended))
         self._cause = cause(self.failures)
         if self._cause is not None and self._cause.for_good:
-            self._remaining_restarts = 0
+            self._remaining_restarts = 0  # torch's own count, which its loop reads next
         if self._remaining_restarts > 0:
             self.restarted += 1
             text = self._cause.text() if self._cause is not None else "a worker has failed"

@@ -172,6 +172,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
         refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     made: list[Tensor] = []
     small, part = small_at, 1
+    # Small tensors lie in the first part, one after another; every larger one is a part of its own, in the same order.
     for dtype, shape, size in _described(bytes(head[_HEADER.size : structure_at]), source):
         if size <= SMALL_BYTES:
             buffer, at = head, small
@@ -217,8 +218,8 @@ def part_sizes(head: Buffer, source: str) -> list[int]:
 def _structure(body: Any, found: dict[str, Any]) -> str:
     """The JSON of :func:`syngrad.tagged_json.encode`, in a fraction of the time for what crosses most often.
 
-    found: is given the tensors by name. Those that lie as they travel, in numbers that NumPy has too, are NumPy's views
-    of them: it is asked once and refuses, rather than that each reason (graph, device, layout, dtype) is looked at.
+    `found` is given the tensors by name; as NumPy's views where they lie as they travel, in numbers that NumPy has too:
+    it is asked once and refuses, rather than that each reason (graph, device, layout, dtype) is looked at.
     """
     kind = type(body)
     if kind is Tensor:

@@ -71,18 +71,26 @@ class Link(Protocol):
     def send(self, frame: Frame) -> None:
         """Hand a frame over and return; the tensors in it must not be written to afterwards.
 
-        Raises LinkError, naming the peer, where it is lost.
+        Raises:
+            LinkError: naming the peer, where it is lost.
         """
 
     def receive(self, timeout_s: float | None = None) -> Frame | None:
         """The next frame, or None when `timeout_s` seconds have passed without one (0: look and return; None: wait).
 
         A process that waits is woken by the loss of its peer too. Tensors are received without a copy where the
-        transport allows it. Raises LinkError, naming the peer, where it is lost.
+        transport allows it.
+
+        Raises:
+            LinkError: naming the peer, where it is lost.
         """
 
     def check(self) -> None:
-        """Raises LinkError where the peer is lost; does not wait."""
+        """Ask, without waiting, whether the peer is there.
+
+        Raises:
+            LinkError: where it is lost.
+        """
 
     def close(self) -> None:
         """Say good-bye, let what was sent leave, and give everything back; twice is once."""

@@ -107,11 +107,11 @@ class MonitoredSocket:
 
     def settle(self, descriptor: int) -> None:
         """This is the peer's connection; nobody else comes in from now on."""
-        self.lost()
+        self.lost()  # first what the monitor still has to say of those who came and went before
         self.descriptor = descriptor
         if self.authenticator is not None:
             self._poller.unregister(self.authenticator.socket)
-            self.authenticator.close()
+            self.authenticator.close()  # with nobody to answer, ZeroMQ itself sends later ones away
 
     def lost(self) -> bool:
         """Whether the peer's connection, once settled, has gone."""
@@ -132,7 +132,7 @@ class MonitoredSocket:
         return self.descriptor in self._gone
 
     def lost_lately(self) -> bool:
-        """The same for those who ask often: the monitor itself is looked at ten times a second."""
+        """Whether it has gone, for those who ask often: the monitor itself is looked at ten times a second."""
         return self.lost() if time.monotonic() - self._monitored > MONITOR_EVERY_S else self.descriptor in self._gone
 
     def stranger(self) -> None:

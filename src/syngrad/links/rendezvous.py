@@ -51,7 +51,9 @@ RETRY_S = 0.1
 class Rendezvous:
     """One attempt's rendezvous, joined by every rank. It belongs to one thread.
 
-    world: this process's place. session: the attempt's name, the same on every rank.
+    Attributes:
+        world: this process's place.
+        session: the attempt's name, the same on every rank.
     """
 
     def __init__(self, store: Store, world: World) -> None:

@@ -86,7 +86,11 @@ class ZeromqLink:
         self._closed = False
 
     def send(self, frame: Frame) -> None:
-        """See :class:`syngrad.links.link.Link`. Raises MessageError for a body that is neither plain nor tensors."""
+        """See :class:`syngrad.links.link.Link`.
+
+        Raises:
+            MessageError: for a body that is neither plain nor tensors.
+        """
         if self._closed or self._lost is not None or self._monitored.lost_lately():
             self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
@@ -186,7 +190,7 @@ class ZeromqLink:
 
 
 class Listener:
-    """The end that listens, before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
+    """The end that listens, before its peer has come to its `address`, as in tcp://127.0.0.1:5555."""
 
     def __init__(self, monitored: MonitoredSocket, address: str, token: bytes, peer: str, keyed: bool) -> None:
         self.address, self._keyed = address, keyed

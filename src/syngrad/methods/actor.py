@@ -110,10 +110,7 @@ class Actor:
         return now.sampling or (now.asked and self.interface.wants_feedback)
 
     def estimate(self, flight: InFlight, leaves: list[Tensor], now: Minibatch, keep: bool) -> list[Tensor]:
-        """scale·δ̂ of every leaf, with this stage's randomness.
-
-        keep: whether the estimators are to remember this run of theirs until they are fitted.
-        """
+        """scale·δ̂ of every leaf, with this stage's randomness; with `keep` estimators remember it for their fit."""
         batch = now.batch
         with self.stage.randomness.swapped():
             estimates, kept = self.interface.estimate(leaves, batch.target, batch.scale, keep)
@@ -154,6 +151,7 @@ class Actor:
 
     def use_awaited_inputs(self, step: int) -> None:
         """Fit the predictor of the input to what has come, and has waited long enough."""
+        # in a record, what predictors were fitted to stands after the K − 1 interfaces
         predictor, index = self.stage.predictor, self.training.stages - 1 + self.index - 1
         while predictor is not None and self.awaited and self._turn(index, self.awaited[0].step) <= step:
             awaited = self.awaited[0]
@@ -172,7 +170,7 @@ class Actor:
                 queue.pop()
 
     def drop_gradients(self) -> None:
-        """Nothing of this minibatch updates this stage."""
+        """Keep this minibatch from updating this stage."""
         for parameter in [*self.stage.parameters, *self.stage.estimator_parameters]:
             parameter.grad = None
 

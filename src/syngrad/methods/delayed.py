@@ -43,8 +43,8 @@ class Delayed(UpdateRule):
         h = stage.run(*args, stash=stash or None, **kwargs)
         if actor.last:
             loss = actor.training.loss(h, batch)
-            loss.backward()
-            if not now.updates(actor.index):
+            loss.backward()  # no factor of the precision: float16, which has one, is refused with late gradients
+            if not now.updates(actor.index):  # the way back was for the previous stage alone
                 for parameter in stage.parameters:
                     parameter.grad = None
             actor.answer(now.step, [gradient_of(leaf) for leaf in inputs])
@@ -64,6 +64,7 @@ class Delayed(UpdateRule):
         assert isinstance(flight, StashedFlight)
         training, step = actor.training, flight.step
         if not actor.sends.local:
+            # over a link an answer may come early: its turn is counted from its own minibatch, d for every cut after it
             flight.due = step + self._delay(actor) * (training.stages - 1 - actor.index)
             if training.free:  # one a minibatch, so that each is an update of its own
                 flight.due = max(now.step, actor.due[-1].due + 1) if actor.due else now.step
@@ -97,6 +98,7 @@ class Delayed(UpdateRule):
         assert actor.flights.popleft() is flight, "gradients come back in the order in which messages went"
         actor.used(flight.step, step)
         backward(flight.sent, flight.received or [])
+        # through a stash the gradient lands on its copies, not on the weights that the optimiser holds
         for name, stashed in flight.stash.items():
             parameter = actor.named[name]
             if stashed.grad is not None and flight.updates and parameter.requires_grad:

@@ -34,6 +34,7 @@ class Locked(UpdateRule):
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Run and pass on, keeping what the way back needs; the last stage goes back from the loss at once."""
         inputs: list[Tensor] = []
+        # uncut, the message brings its graph along, and the loss's own backward goes through all stages
         if actor.previous is not None and (self.cuts or not actor.previous.local):
             h, inputs = actor.run(message, feedback=True)
         else:
@@ -88,7 +89,7 @@ class Mixed(Locked):
         """Estimate, learn from what was received, go back with the mixture, answer."""
         received, sent, inputs = flight.received or [], flight.sent, flight.inputs
         policy = actor.training.policy
-        if not sent:
+        if not sent:  # h has no differentiable leaf
             actor.answer(flight.step, [gradient_of(leaf) for leaf in inputs])
             return
         estimates = actor.estimate(flight, flight.leaves, now, now.asked and policy.feedback_delay == 0)
@@ -97,6 +98,7 @@ class Mixed(Locked):
             actor.learn(flight, now)
         lam = policy.lam(now.step)
         mixture = [mixed(g, e, lam) for g, e in zip(received, estimates, strict=True)]
+        # with true feedback earlier estimators are to learn from ∂L/∂h itself, not from what this stage updates by
         if policy.feedback == "true" and lam < 1.0:
             actor.answer(flight.step, self._past(actor, flight, received, mixture))
         else:

@@ -33,7 +33,7 @@ class Synthetic(UpdateRule):
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Run, pass on, update by δ̂, answer."""
         updates, loss = now.updates(actor.index), None
-        with torch.set_grad_enabled(updates):
+        with torch.set_grad_enabled(updates):  # a stage that takes no part in the updates builds no graph
             h, inputs = actor.run(message, message.wanted)
         if actor.last:
             loss = actor.training.loss(h, now.batch)
@@ -44,19 +44,18 @@ class Synthetic(UpdateRule):
         return loss.detach() if loss is not None else None
 
     def send_and_update(self, actor: Actor, h: Any, context: Any, now: Minibatch, updates: bool) -> None:
-        """Pass h on, and go back through the stage with scale·δ̂ without waiting for anybody.
-
-        context: what is to travel with h.
-        """
+        """Pass h on with its context, and go back through the stage with scale·δ̂ without waiting for anybody."""
         batch, sent = now.batch, leaves_at(h, actor.leaving)
         leaves = [leaf.detach() for leaf in sent]
         flight = InFlight(now.step, scale=batch.scale)
+        # a stage that takes no part in the updates neither learns from an answer nor makes a gradient for one
         if updates and sent and now.updates(actor.index + 1) and actor.wants(now):
             flight.wanted, flight.leaves, flight.context = True, leaves, batch.target
+        # before the estimate is made: another worker begins while this one goes back
         actor.sends.send(flight, h, context, actor.leaving)
         if updates and sent:
             estimates = self.estimate(actor, flight, leaves, now)
-            if actor.sends.local:
+            if actor.sends.local:  # kept till the answer, in no graph: the meter of activations has to be told
                 hold((sent, flight.kept), flight)
             backward(sent, estimates)
 

@@ -32,7 +32,7 @@ class Unlocked(Synthetic):
     """θ ← θ − α δ̂ ∂h/∂θ at h = stage(I(x))."""
 
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
-        """Run on the prediction, pass on, update by δ̂, answer. message: of the previous stage, if it is run here."""
+        """Run on the prediction, pass on, update by δ̂, answer; the message is what the predictor learns from."""
         stage, batch, k = actor.stage, now.batch, actor.index
         updates, loss, before = now.updates(k), None, actor.before
         # no message says whether feedback is wanted: the previous stage decides it from the same draws
@@ -43,12 +43,13 @@ class Unlocked(Synthetic):
             if stage.predictor is None:
                 h = stage.run(*batch.args, **batch.kwargs)
             else:
+                # no graph: the predictor is fitted to what is really sent, whenever that comes
                 with torch.no_grad(), stage.randomness.swapped():
                     predicted = stage.predictor(batch.args, batch.kwargs)
                 inputs = [predicted.detach().requires_grad_(wanted)]
                 h = stage.run(inputs[0])
         at_edge = actor.previous is not None and not actor.previous.local
-        if at_edge:
+        if at_edge:  # the runner takes it in when it has come
             actor.awaited.append(AwaitedInput(now.step, batch.args, batch.kwargs, None, self._mark(now)))
         elif k > 0:
             (came,) = leaves_at(message.args[0], actor.arriving)

@@ -16,6 +16,7 @@ class Zero(UpdateRule):
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Run and pass on; the last stage goes back from the loss."""
         args, message.args = message.args, ()
+        # a graph in the last stage alone, the only one that a gradient reaches
         with torch.set_grad_enabled(actor.last and now.updates(actor.index)):
             h = actor.stage.run(*args, **message.kwargs)
         loss = None
@@ -28,4 +29,4 @@ class Zero(UpdateRule):
         return loss.detach() if loss is not None else None
 
     def await_feedback(self, actor: Actor, now: Minibatch) -> None:
-        """Nothing is waited for: how many minibatches may be under way bounds what is in flight."""
+        """No wait: how many minibatches may be under way bounds what is in flight."""

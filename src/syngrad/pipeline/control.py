@@ -75,7 +75,7 @@ class ControlChannel:
     def run_ahead(
         self, train: Callable[[], None], count: Callable[[], int], evaluate: Callable[[Frame], None], orders: Orders
     ) -> str:
-        """Follow where this worker reads the data itself. train: on the next minibatch; count: of those done."""
+        """Follow where this worker reads the data itself: `train` on the next minibatch, `count` those done."""
         previous = self.previous
         assert previous is not None
         allowed = 0

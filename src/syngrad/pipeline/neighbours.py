@@ -86,10 +86,7 @@ class Neighbour:
         return frame
 
     def _send(self, frame: Frame, counted: bool = False) -> None:
-        """Raises LinkError where the link is lost; RemoteError where the other end has said why before it went.
-
-        counted: whether the frame is training's own.
-        """
+        """Send, `counted` where the frame is training's own; a lost link is a RemoteError if the other end said why."""
         before = self.link.sent_bytes
         try:
             self.link.send(frame)
@@ -123,7 +120,7 @@ class Neighbour:
 
 
 class Next(Neighbour):
-    """The next worker. depth: minibatches that may be under way to it."""
+    """The next worker, with `depth` minibatches under way to it at most."""
 
     def __init__(self, link: Link, depth: int, dtypes: tuple[str, str], trace: Timeline, timeout_s: float) -> None:
         super().__init__(link, dtypes, trace, timeout_s)

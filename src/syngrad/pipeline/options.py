@@ -122,7 +122,7 @@ class Distributed:
         return pair_of(self.message_dtype)
 
     def depth(self, delayed: bool) -> int:
-        """`queue_depth`, or what it is where nobody says. delayed: whether the method is `delayed`."""
+        """`queue_depth`, or where nobody says, the default, which is smaller for the method `delayed`."""
         if self.queue_depth is not None:
             return self.queue_depth
         return DEPTH_OF_DELAYED if delayed else DEPTH
@@ -130,8 +130,12 @@ class Distributed:
     def spans(self, costs: Sequence[float], processes: int) -> list[tuple[int, int]]:
         """(first stage, last stage + 1) of every process.
 
-        costs: of every stage, in one unit; used where nobody has said `place`. Raises ConfigError where the stages do
-        not go into so many processes.
+        Args:
+            costs: of every stage, in one unit; used where nobody has said `place`.
+            processes: how many share the stages.
+
+        Raises:
+            ConfigError: where the stages do not go into so many.
         """
         stages = len(costs)
         if processes > stages:

@@ -72,7 +72,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which worker runs which stages. names: of all stages, in order; spans: (first, last + 1) of every worker."""
+    """Which worker runs which stages.
+
+    Args:
+        names: of all stages, in order.
+        spans: (first stage, last stage + 1) of every worker.
+    """
 
     names: Sequence[str]
     spans: Sequence[Span]

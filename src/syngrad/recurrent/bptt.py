@@ -31,7 +31,7 @@ class TruncatedBPTT(Learner):
         loss = bptt.run(inputs, targets, lengths)  # whole sequences, from their first step to their last
 
     A window that fails leaves weights, state and estimator as they were. What is not named here (optimizer,
-    estimator_lr, groups, guard, seed, autocast) is as for :class:`syngrad.Trainer`.
+    estimator_lr, groups, guard, seed, autocast) is as for `syngrad.Trainer`.
 
     Args:
         core: `nn.LSTM`, `nn.GRU`, `nn.RNN`, a cell, or a module (inputs, state) → (outputs, state) of the user's own,
@@ -151,7 +151,7 @@ class TruncatedBPTT(Learner):
             inputs: with time, of any number of steps.
             targets: of the same steps; those behind a sequence's end are the loss's affair (−100 for the default one).
             lengths: (n,), the steps of each sequence where they are unequal.
-            context: as for :meth:`step`, with time where the inputs have it, (n, t, …): the estimator sees that of
+            context: as for `step`, with time where the inputs have it, (n, t, …): the estimator sees that of
                 each window's last step.
 
         Returns:

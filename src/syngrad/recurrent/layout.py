@@ -116,7 +116,7 @@ class Layout:
         return pytree.tree_unflatten(flat, self.spec)
 
     def where(self, which: Tensor, chosen: Any, other: Any) -> Any:
-        """Sample by sample the one state or the other; leaves of the whole batch are the other's. which: (n,) bool."""
+        """`chosen` for samples that `which`, (n,) bool, marks, else `other`; leaves of the whole batch are other's."""
         first, second = pytree.tree_leaves(chosen), pytree.tree_leaves(other)
         mixed = []
         for a, b, row in zip(first, second, self.rows, strict=True):

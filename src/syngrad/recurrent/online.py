@@ -75,12 +75,12 @@ class OnlineBPLambda(Learner):
 
     Memory does not depend on how long a sequence is. A step that fails leaves weights, state, traces and estimator as
     they were before it; with update="call" what the call has gathered is dropped. Options that are not named here mean
-    what they do for :class:`syngrad.TruncatedBPTT`.
+    what they do for `syngrad.TruncatedBPTT`.
 
     Args:
-        core: as for :class:`syngrad.TruncatedBPTT`.
+        core: as for `syngrad.TruncatedBPTT`.
         estimator: "linear", "low_rank(rank=16)", "low_rank(rank=16, outputs=16)", "features(width=64)", "zero", or a
-            :class:`Traceable` of your own. For a state of F numbers a sample `linear` keeps F·F·(F+1) of them a sample,
+            `Traceable` of your own. For a state of F numbers a sample `linear` keeps F·F·(F+1) of them a sample,
             F·F·17 are kept for rank 16, F·16·17 for 16 outputs too; a step multiplies F times as many.
         lam: λ in [0, 1]; 0 keeps no trace.
         gamma: γ in [0, 1], the discount of what is a step further away.
@@ -166,7 +166,7 @@ class OnlineBPLambda(Learner):
     def run(self, inputs: Any, targets: Any, lengths: Any = None, *, context: Any = None) -> Tensor:
         """Learn from whole sequences, step by step, from their first to their last.
 
-        What is given is as for :meth:`syngrad.TruncatedBPTT.run`, but `context`, which is as for :meth:`step`.
+        What is given is as for `syngrad.TruncatedBPTT.run`, but `context`, which is as for `step`.
 
         Returns:
             The mean loss, detached.

@@ -105,7 +105,7 @@ def parse_method(text: str, *, window: int, estimator: Any, online: Any, lam: fl
 
 
 def parse_methods(rows: Sequence[str], **otherwise: Any) -> list[RecurrentMethod]:
-    """Several rows, see :func:`parse_method`. Raises ConfigError where one is there twice, or none is."""
+    """Several rows, see :func:`parse_method`; a ConfigError where one is there twice, or none is."""
     made = [parse_method(text, **otherwise) for text in rows]
     for k, method in enumerate(made):
         if method in made[:k]:
@@ -133,11 +133,11 @@ class RecurrentExperiment:
     """Core, course, loss, metric, window, optimiser, batch size, and how long it learns.
 
     An *epoch* is so many `steps` of time, of `batch_size` sequences side by side, and ends with the batch that reaches
-    them. What is not named here (loss, loss_count, optimizer, scheduler) is as for :class:`TruncatedBPTT`.
+    them. What is not named here (loss, loss_count, optimizer, scheduler) is as for `TruncatedBPTT`.
 
     Attributes:
         model: makes (core, readout), or the core alone; its weights are drawn from the seed set just before.
-        course: (batch size, seed) → a :class:`Curriculum`, made anew for every run.
+        course: (batch size, seed) → a `Curriculum`, made anew for every run.
         metric: what the curriculum's examination gives.
         higher_is_better: whether more of it is better; None if nobody says.
         window: T where a row does not say.

@@ -36,7 +36,7 @@ from syngrad.parse_call import parse_call
 
 
 class Traceable(GradientEstimator):
-    """ĝ = B·W·φ, with W from zero. For an estimator of your own give :meth:`describe`, and `width`, what it makes.
+    """ĝ = B·W·φ, with W from zero. For an estimator of your own give `describe`, and `width`, what it makes.
 
     Args:
         outputs: q, the columns of B, fewer than the state's numbers; None for the identity.

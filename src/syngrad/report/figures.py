@@ -63,8 +63,10 @@ class Figure:
 
 @dataclass
 class Curve:
-    """x with the mean, the lowest and the highest y over the seeds; None where no seed has a value. seconds: the mean
-    of the second column, where there is one.
+    """x with the mean, the lowest and the highest y over the seeds; None where no seed has a value.
+
+    Args:
+        seconds: the mean of the second column, where there is one.
     """
 
     x: list[float]

@@ -39,11 +39,16 @@ class OverWorkers(Aggregate):
 
 @dataclass
 class Line:
-    """A row over its seeds with its style. seeds: their own rows, those that failed too.
+    """A row over its seeds with its style.
 
-    Over several workers also, over the seeds that ran to their end: rate: samples a second, with its deviation.
-    sent_bytes: over the links, a minibatch. staleness: minibatches, of the interface that is stalest. idle: the share
-    of its time that the busiest worker waited. accounts: the workers' own, of the first of the seeds.
+    Args:
+        seeds: their own rows, those that failed too.
+        rate, rate_spread: samples a second over several workers, and its deviation; this and what follows over the
+            seeds that ran to their end.
+        sent_bytes: over the links, a minibatch.
+        staleness: minibatches, of the interface that is stalest.
+        idle: the share of its time that the busiest worker waited.
+        accounts: the workers' own, of the first of the seeds.
     """
 
     row: Aggregate
@@ -84,8 +89,12 @@ class Line:
 
 @dataclass
 class Measured:
-    """All rows. target: the metric's value that was timed, if one was. baseline: what a recurrent net's rows are held
-    against; None where that is backprop. workers: processes of the rows over several; 1 for a comparison in one.
+    """All rows.
+
+    Args:
+        target: the metric's value that was timed, if one was.
+        baseline: what a recurrent net's rows are held against; None where that is backprop.
+        workers: processes of the rows over several; 1 for a comparison in one.
     """
 
     lines: list[Line]

@@ -46,8 +46,12 @@ UNTRACED = "No row of Syngrad's over several processes has told where its time w
 
 @dataclass(frozen=True)
 class Section:
-    """A section of figures. link: how it is called in the page's navigation. legend: "rows", or the kind of parts of a
-    bar, with its keys. empty: what stands there without any figure.
+    """A section of figures.
+
+    Args:
+        link: how it is called in the page's navigation.
+        empty: what stands there without any figure.
+        legend: "rows", or the kind of parts of a bar, with its `keys`.
     """
 
     name: str
@@ -346,12 +350,12 @@ def _by_seed(m: Measured) -> Table:
 def _facts(pairs: Mapping[str, Any]) -> dict[str, str]:
     """Names and values in words, those that are unknown left out."""
 
-    def plain(value: Any) -> str:
+    def as_text(value: Any) -> str:
         if isinstance(value, list):
             return ", ".join(map(str, value))
         return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
-    return {key: plain(value) for key, value in pairs.items() if value not in (None, "", [])}
+    return {key: as_text(value) for key, value in pairs.items() if value not in (None, "", [])}
 
 
 def _named_environment(told: Mapping[str, Any]) -> dict[str, Any]:

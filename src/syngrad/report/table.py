@@ -92,9 +92,7 @@ def _over_workers(m: Measured, width: int) -> list[str]:
 def _set_out(
     m: Measured, heads: Sequence[str], rows: Sequence[Cells], width: int, in_full: bool = True
 ) -> tuple[list[str], list[str]]:
-    """The table's lines, and the failed rows' reasons that are not in them. in_full: whether those are wrapped, or else
-    cut to their row's first line.
-    """
+    """The table's lines, failures cut to their row's line unless `in_full`, and the failures' reasons not in them."""
     figures = [row for row in rows if not isinstance(row, str)]
     widths = [max(map(len, column)) for column in zip(heads, *figures, strict=True)]
     columns = sum(widths) + BETWEEN * len(widths)

@@ -38,11 +38,18 @@ MUCH_IDLE = 0.1
 
 @dataclass
 class Verdict:
-    """text: the sentence. row: which row it speaks of. faster_by: steps in the time of one of backprop's (below 1 is
-    slower); over workers, samples a second over those of the fastest row that is not Syngrad's. metric_gap: to
-    backprop, in the metric's unit. memory_ratio: saved activations × backprop's. feedback_gain: the metric above
-    `synthetic:local`'s. pays: "yes", "memory", "partly", "no", or None where that cannot be told. reasons: what else
-    bears on it, a sentence each.
+    """Whether it pays, and by how much.
+
+    Args:
+        text: the sentence.
+        row: which row it speaks of.
+        faster_by: steps in the time of one of backprop's (below 1 is slower); over workers, samples a second over those
+            of the fastest row that is not Syngrad's.
+        metric_gap: to backprop, in the metric's unit.
+        memory_ratio: saved activations × backprop's.
+        feedback_gain: the metric above `synthetic:local`'s.
+        pays: "yes", "memory", "partly", "no", or None where that cannot be told.
+        reasons: what else bears on it, a sentence each.
     """
 
     text: str

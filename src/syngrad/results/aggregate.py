@@ -17,14 +17,17 @@ MEANS = ("step_s", "step_ratio", "saved_activation_bytes", "peak_memory_bytes", 
 class Aggregate:
     """A compared row over its seeds: means, and the spread (standard deviation; None for one seed).
 
-    metric_difference: to the baseline, backprop, with the same seed, in the metric's own unit, paired seed by seed;
-    metric_difference_interval: the 95 % interval of its mean, [low, high]; None where fewer than two seeds are paired.
-    saved_ratio, step_ratio: × backprop. time_to_target_s: mean over the `reached` seeds that got there;
-    time_to_target_ratio: × backprop, seeds paired. cosines, norm_ratios: one a cut, against the gradient that came
-    back; true_cosines: against the true one, where it was sampled. guarded: updates skipped, all seeds and stages.
-    base: whether the others are held against this row; None in files that are older than other baselines.
-    status: "ok" where any seed ran to its end, else the first one's failure; failed, failure: how many seeds did not,
-    and what the first of them said.
+    Args:
+        status: "ok" where any seed ran to its end, else the first one's failure.
+        metric_difference: to the baseline, backprop, in the metric's own unit, paired seed by seed;
+            metric_difference_interval: the 95 % interval of its mean, [low, high]; None for fewer than two pairs.
+        saved_ratio, step_ratio: × backprop.
+        cosines, norm_ratios: one a cut, against the gradient that came back; true_cosines: against the true one, where
+            it was sampled.
+        time_to_target_s: mean over the `reached` seeds that got there; time_to_target_ratio: × backprop, seeds paired.
+        guarded: updates skipped, all seeds and stages.
+        failed, failure: how many seeds did not run to their end, and what the first of them said.
+        base: whether the others are held against this row; None in files that are older than other baselines.
     """
 
     method: str

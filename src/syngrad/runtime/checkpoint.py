@@ -39,12 +39,19 @@ _HIDDEN = ".syngrad-"
 
 
 def save(root: str | Path, model: dict[str, Tensor], state: dict[str, Any], keep: int = 2) -> Path:
-    """Write one checkpoint and remove all but the newest `keep`; returns its folder.
+    """Write one checkpoint and remove all but the newest `keep`.
 
-    model: the user's state dict, tensors only. state: nested plain data and tensors. The folder is one process's own.
+    Args:
+        root: the folder of all of them, one process's own.
+        model: the user's state dict, tensors only.
+        state: nested plain data and tensors.
 
-    Raises CheckpointError, in one line, for what cannot be saved, a full disk, or a folder that may not be written;
-    what was there is still there then.
+    Returns:
+        The checkpoint's own folder.
+
+    Raises:
+        CheckpointError: in one line, for what cannot be saved, a full disk, or a folder that may not be written; what
+            was there is still there then.
     """
     root = Path(root)
     try:
@@ -84,7 +91,8 @@ def save(root: str | Path, model: dict[str, Tensor], state: dict[str, Any], keep
 def found(root: str | Path) -> list[Path]:
     """The checkpoints in a folder, the oldest first; a damaged one among them is told when it is read.
 
-    Raises CheckpointError for a folder that may not be read.
+    Raises:
+        CheckpointError: for a folder that may not be read.
     """
     root = Path(root)
     try:
@@ -99,7 +107,8 @@ def found(root: str | Path) -> list[Path]:
 def newest(path: str | Path) -> Path:
     """The checkpoint itself where `path` is one, otherwise the newest in it.
 
-    Raises CheckpointError where there is none.
+    Raises:
+        CheckpointError: where there is none.
     """
     path = Path(path)
     there = found(path)
@@ -114,7 +123,8 @@ def newest(path: str | Path) -> Path:
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(the model's state dict, the rest) of a checkpoint, or of the newest one in a folder; every byte is checked.
 
-    Raises CheckpointError, in one line, for what is missing, damaged, truncated, foreign, or of a newer format.
+    Raises:
+        CheckpointError: in one line, for what is missing, damaged, truncated, foreign, or of a newer format.
     """
     folder = newest(path)
     try:

@@ -37,7 +37,7 @@ class Totals:
         self.weight += 1.0 / batch.scale
 
     def means(self) -> dict[str, float]:
-        """The sums over what they weigh. Raises TrainingError where there was no sample."""
+        """The sums over what they weigh; a TrainingError where there was no sample."""
         if self.samples == 0:
             raise TrainingError("the loader to evaluate on yielded no batch; check its length")
         return {name: total / self.weight for name, total in self.sums.items()}

@@ -77,7 +77,7 @@ def about(
 
 
 @dataclass(frozen=True)
-class Spelled:
+class FlatOption:
     """An option under its flat name.
 
     Args:
@@ -108,20 +108,20 @@ class Spelled:
         return self.about.plain(self.value(options))
 
 
-def spelled(kind: Any, part: tuple[str, Any] | None = None) -> Iterator[Spelled]:
+def flat_options(kind: Any, part: tuple[str, Any] | None = None) -> Iterator[FlatOption]:
     """Every option of a class of options by its flat name, in the order of its fields."""
     for each in dataclasses.fields(kind):
         known: About = each.metadata["about"]
         if known.part is None:
-            yield Spelled(known.name or each.name, each.name, part, known)
+            yield FlatOption(known.name or each.name, each.name, part, known)
         else:
-            yield from spelled(known.part, (each.name, known.part))
+            yield from flat_options(known.part, (each.name, known.part))
 
 
-def moved(kind: Any) -> dict[str, Spelled]:
+def moved(kind: Any) -> dict[str, FlatOption]:
     """Those that are no keyword of the class, as they belong to one of its parts: by flat name."""
     own = {each.name for each in dataclasses.fields(kind)}
-    return {each.name: each for each in spelled(kind) if each.part is not None and each.name not in own}
+    return {each.name: each for each in flat_options(kind) if each.part is not None and each.name not in own}
 
 
 def override(kind: Any, keywords: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def override(kind: Any, keywords: Mapping[str, Any], flat: Mapping[str, Any]) ->
     """
     made: dict[str, Any] = {**keywords}
     changes: dict[Any, dict[str, Any]] = {}
-    parts = {each.name: each for each in spelled(kind) if each.part is not None}
+    parts = {each.name: each for each in flat_options(kind) if each.part is not None}
     for name, value in flat.items():
         if name in parts and not isinstance(value, parts[name].part[1]):  # type: ignore[index]  # those in `parts` have one
             changes.setdefault(parts[name].part, {})[parts[name].field] = value

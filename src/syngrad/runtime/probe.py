@@ -30,8 +30,11 @@ FEWEST = 2
 class Probe:
     """Samples the true gradient about every `every` minibatches, 0 for never.
 
-    loss: the user's. count: target → number of losses it averages over, None for the samples. A model whose minibatch
-    cannot be divided is probed with all of it.
+    A model whose minibatch cannot be divided is probed with all of it.
+
+    Args:
+        loss: the user's.
+        count: target → number of losses it averages over, None for the samples.
     """
 
     def __init__(

@@ -30,10 +30,11 @@ LONG = 100
 
 #: against estimates that are too long, and against those that point the wrong way
 ADVICE = (
-    "lower the estimators' rate (estimator_lr=0.3), fit them first (warmup=200), or use estimator='default'",
+    "lower the estimators' rate (estimator_lr=0.3), fit them first (feedback=Feedback(warmup=200)), or use "
+    "estimator='default'",
     "use feedback='true', fewer cuts, or estimator='default'",
 )
-#: the same where a recurrent trainer takes it
+#: what it is for a recurrent trainer
 STREAM_ADVICE = (
     "lower the estimator's rate (estimator_lr=0.3), or inject less of it (inject=0.1)",
     "inject less of them (inject=0.1), show the estimator more (context=), or lower its rate (estimator_lr=0.3)",
@@ -53,7 +54,7 @@ class Sample(NamedTuple):
 
 
 class TrueSample(NamedTuple):
-    """The same against the true gradient, on a part of the minibatch."""
+    """One sample of an estimate against the true gradient, on a part of the minibatch."""
 
     step: int
     cosine: float
@@ -68,9 +69,13 @@ AnySample = Sample | TrueSample
 class Quality:
     """The quality of one interface's estimates on the minibatches on which it was sampled.
 
-    history: against what was received. true: against the true gradient. warned: what has been warned of, once each.
-    most: of samples that are kept, for streams without end; beyond, every second of the older half is dropped.
-    advice: against estimates that are too long, and against those that point the wrong way.
+    Args:
+        cut: the name of the stage that the interface sends to.
+        history: samples against what was received.
+        true: samples against the true gradient.
+        warned: what has been warned of, once each.
+        most: of samples that are kept, for streams without end; beyond, every second of the older half is dropped.
+        advice: against estimates that are too long, and against those that point the wrong way.
     """
 
     cut: str

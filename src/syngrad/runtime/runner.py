@@ -218,9 +218,10 @@ class Runner:
         """
         t, loss = self.count, None
         sampling = self.quality_every > 0 and t >= self.next_sample and self.policy.samples(t)
-        if self.neighbours.next is not None:
+        if self.neighbours.next is not None:  # before anything has moved: a link that is lost leaves all as it was
             self.neighbours.next.room()
         if self.precision.factor != 1.0:
+            # estimates stand for gradients of the loss times the factor
             batch = replace(batch, scale=batch.scale * self.precision.factor)
         self._note()
         try:
@@ -228,11 +229,13 @@ class Runner:
                 with self.autocast():
                     self.probe.sample(t, batch)
             now = Minibatch(t, batch, self.policy.wants_feedback(t), sampling, self._draw())
+            # true feedback and the warm-up lock single minibatches of a method that otherwise waits for nothing
             rule = self.locked if self.policy.locked(t) else self.rule
             message = Message(batch.args, batch.kwargs, batch.wanted)
             with self.autocast():
                 for k, actor in enumerate(self.own):
                     loss = rule.on_message(actor, message, now)
+                    # before stage k + 1 runs, so that what k − 1 kept of its message is gone by then
                     for sender, flight in self._come_back(k - 1):
                         rule.on_feedback(sender, flight, now)
                     if k < len(self.channels):
@@ -246,7 +249,7 @@ class Runner:
                 self.clock = t
                 rule.settle(self.own, now)
                 self.precision.apply(self.updates)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: the run may go on, and then without half a minibatch
             self._forget(t)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
                 raise TrainingError(f"minibatch {t} failed: {first_line(error)}") from error
@@ -267,6 +270,7 @@ class Runner:
         channel = self.own[start].sends
         while channel.arrived:
             yield self.own[start], channel.arrived.popleft()
+            # by taking it that stage may have answered the one before it, and so on back to the first
             k = start - 1
             while k >= 0 and self.channels[k].arrived:
                 yield self.own[k], self.channels[k].arrived.popleft()

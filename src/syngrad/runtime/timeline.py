@@ -16,8 +16,10 @@ class Timeline:
     """Sums of seconds by name, and the spans themselves where they are asked for.
 
     A span inside another counts for itself, and not for the outer one: a wait in the middle of a step is no work.
-    keep: whether spans are kept, as (name, minibatch, begin, end) in seconds since the epoch of the system's clock; the
-    newest of them, MOST over all `processes` of the run together.
+
+    Args:
+        keep: whether spans are kept, as (name, minibatch, begin, end) in seconds since the epoch of the system's clock;
+            the newest of them, MOST over all `processes` of the run together.
     """
 
     def __init__(self, keep: bool = False, processes: int = 1) -> None:

@@ -23,9 +23,10 @@ Trainer = Any
 class Callback:
     """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch.
 
-    whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and
-    `on_epoch` are called: the model, its optimisers, the samples of quality. It is brought together each time; a
-    callback that looks at none of it spares that with `whole = False`. In `on_step` it is never together.
+    Attributes:
+        whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and
+            `on_epoch` are called: the model, its optimisers, the samples of quality. It is brought together each time;
+            a callback that looks at none of it spares that with `whole = False`. In `on_step` it is never together.
     """
 
     whole: bool = True
@@ -56,11 +57,15 @@ class Callback:
 class EarlyStopping(Callback):
     """Ends a run when the metric has not become better for so many epochs.
 
-    patience: epochs. least: what counts as better, in the metric's unit. metric: which; by default the Trainer's, or
-    the loss. higher_is_better: known for metrics that have a name of their own in Syngrad and for functions that carry
-    an attribute of this name, to be said for others.
+    Args:
+        patience: epochs.
+        least: what counts as better, in the metric's unit.
+        metric: which; by default the Trainer's, or the loss.
+        higher_is_better: known for metrics that have a name of their own in Syngrad and for functions that carry an
+            attribute of this name, to be said for others.
 
-    Raises ConfigError for a patience that is no count, and a metric of which nobody says which way is better.
+    Raises:
+        ConfigError: for a patience that is no count, and a metric of which nobody says which way is better.
     """
 
     whole = False
@@ -111,7 +116,11 @@ class EarlyStopping(Callback):
 class TensorBoard(Callback):
     """Writes loss, metrics, learning rate, quality of the estimates and skipped updates for TensorBoard.
 
-    folder: of the event files. every: minibatches between losses. Needs `pip install 'syngrad[tensorboard]'`.
+    It needs `pip install 'syngrad[tensorboard]'`.
+
+    Args:
+        folder: of the event files.
+        every: minibatches between losses.
     """
 
     def __init__(self, folder: str | Path, every: int = 20) -> None:

@@ -62,7 +62,8 @@ class FitArguments:
     def start(self) -> Path | None:
         """The checkpoint to go on from, None to begin anew.
 
-        Raises CheckpointError where there is none, or where a new run would mix with what an earlier one has left.
+        Raises:
+            CheckpointError: where there is none, or where a new run would mix with what an earlier one has left.
         """
         there = checkpoint.found(self.save) if self.save is not None else []
         if not isinstance(self.resume, bool) and self.resume != AUTO:

@@ -8,7 +8,13 @@ from typing import Any
 
 @dataclass
 class Epoch:
-    """One epoch. train_s: seconds of training since the start, evaluation left out; it only grows."""
+    """One epoch.
+
+    Args:
+        epoch: its number, from 1.
+        train_s: seconds of training since the start, evaluation left out; it only grows.
+        samples: that it trained on.
+    """
 
     epoch: int
     train_loss: float
@@ -22,10 +28,14 @@ class Epoch:
 class History:
     """The epochs of one call of `fit`, and the quality of every interface's estimates at its end.
 
-    started_s: seconds of training before it, in earlier calls. points: (epochs, seconds of training, metrics) of every
-    validation, within epochs too. guarded: updates that the guard has skipped, by the stage's name. record: where it
-    was asked for, one list an interface: [minibatch, that with whose update its feedback was applied]. processes: over
-    several, one entry each: its stages, host, bytes sent, seconds by what they went into, and spans of a timeline.
+    Args:
+        started_s: seconds of training before it, in earlier calls.
+        points: (epochs, seconds of training, metrics) of every validation, within epochs too.
+        guarded: updates that the guard has skipped, by the stage's name.
+        record: where it was asked for, one list an interface: [minibatch, that with whose update its feedback was
+            applied].
+        processes: over several, one entry each: its stages, host, bytes sent, seconds by what they went into, and spans
+            of a timeline.
     """
 
     metric: str | None = None
@@ -60,14 +70,14 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as dictionaries, lists, tuples, numbers and texts.
 
-        Numbers stay what they are, so that :meth:`from_dict` gives the same again. `json.dumps` writes one that is not
+        Numbers stay what they are, so that `from_dict` gives the same again. `json.dumps` writes one that is not
         finite, such as a metric of NaN, as NaN, which Python reads and strict JSON (`allow_nan=False`) does not have.
         """
         return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> History:
-        """What :meth:`to_dict` was taken of."""
+        """What `to_dict` was taken of."""
         epochs = [Epoch(**record) for record in plain["epochs"]]
         points = [(epoch, seconds, metrics) for epoch, seconds, metrics in plain["points"]]
         return cls(**{**plain, "epochs": epochs, "points": points})

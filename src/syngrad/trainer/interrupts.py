@@ -11,9 +11,9 @@ from typing import Any
 class Interrupts:
     """Inside it the first Ctrl-C (or SIGTERM) only sets `asked`; a second one interrupts at once, as always.
 
-    ignoring: neither of them ends anything here.
-
-    Does nothing unless `active`, and outside the main thread, where Python has no signal handlers.
+    Args:
+        active: whether it does anything; it never does outside the main thread, where Python has no signal handlers.
+        ignoring: neither signal ends anything here.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -72,7 +72,8 @@ class LoaderPosition:
     def load(self, state: dict[str, Any]) -> None:
         """The next :meth:`epoch` goes on from there.
 
-        Raises CheckpointError for a loader of another length, or one that cannot tell its place where it could before.
+        Raises:
+            CheckpointError: for a loader of another length, or one that cannot tell its place where it could before.
         """
         loader: Any = self.loader
         if state["length"] != length(self.loader):

@@ -343,7 +343,7 @@ class Loop:
 
 @contextmanager
 def bar(total: int | None, show: bool | None) -> Iterator[Advance]:
-    """A bar over `total` minibatches. show: True, False, or None for "when standard error is a terminal"."""
+    """A bar over `total` minibatches; `show` None for "when standard error is a terminal"."""
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda text: None
         return

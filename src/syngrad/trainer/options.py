@@ -31,7 +31,7 @@ from syngrad.optim.guard import check_bound
 from syngrad.optim.updates import SCOPES
 from syngrad.pipeline.options import Distributed
 from syngrad.runtime.feedback_options import Feedback
-from syngrad.runtime.option_fields import About, Flag, about, check_device, moved, spelled
+from syngrad.runtime.option_fields import About, Flag, about, check_device, flat_options, moved
 from syngrad.runtime.precision import parse_dtype
 
 P = ParamSpec("P")
@@ -203,12 +203,12 @@ class Options:
         return made | {"feedback_delay": None} if self.free else made
 
     def _plain(self, wanted: Callable[[About], bool]) -> dict[str, Any]:
-        made = {each.name: each.plain(self) for each in spelled(Options) if wanted(each.about)}
+        made = {each.name: each.plain(self) for each in flat_options(Options) if wanted(each.about)}
         return made if parse_method(self.method).estimates else made | {"estimator": None}
 
 
 #: what has to be the same for a run to go on as if it had never stopped, by the names in `configuration()`
-RESUMED = tuple(each.name for each in spelled(Options) if each.about.resumed)
+RESUMED = tuple(each.name for each in flat_options(Options) if each.about.resumed)
 #: options that are no keyword of their own, by the name that they had as one
 MOVED = moved(Options)
 

@@ -150,7 +150,7 @@ class Session:
             raise TrainingError(f"the batch could not be read: {first_line(error)}") from error
 
     def bind(self, batch: Any) -> None:
-        """Cut the model, make estimators and optimisers, with this batch as the example. Nothing is trained."""
+        """Cut the model, make estimators and optimisers, with this batch as the example, and train on none."""
         if self.runner is None:
             self.to_device()
             self.bind_to(self.read(batch))

@@ -34,20 +34,20 @@ class Trainer(Session):
     """Trains a network whose stages update by synthetic gradients, by back-propagation, or by anything between.
 
     Args:
-        net: what :func:`syngrad.decouple` returned, or a plain module (for `backprop`).
+        net: what `syngrad.decouple` returned, or a plain module (for `backprop`).
         loss: (output, target) → scalar, averaged over samples.
         optimizer: parameter groups → any torch optimiser; weights and estimators are separate groups.
         method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero".
         estimator: a name, with options if wished ("mlp(hidden=2)"), a module with `forward(h, context)`, a function
             making one, or a mapping from cuts to these.
         metric: "accuracy", "mse", "bits per character", or a function of (output, target).
-        feedback: what comes back for a message, see :class:`syngrad.Feedback`; or its kind alone, "bootstrapped" or
+        feedback: what comes back for a message, see `syngrad.Feedback`; or its kind alone, "bootstrapped" or
             "true".
-        inputs: "linear", "mlp(width=256)" or a function, see :mod:`syngrad.core.input_predictor`: each stage runs on a
+        inputs: "linear", "mlp(width=256)" or a function, see `syngrad.core.input_predictor`: each stage runs on a
             prediction of its input, so that none waits for the previous ones; over several processes every process
             then reads the data itself.
         update_probability: each stage takes part in a minibatch's updates with this probability (sporadic updates).
-        distributed: how the run is laid over several processes, see :class:`syngrad.Distributed`.
+        distributed: how the run is laid over several processes, see `syngrad.Distributed`.
         loss_count: target → the number of sample losses that the loss averages over; len(batch) unless tokens, padding
             or weights decide.
         unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
@@ -115,7 +115,7 @@ class Trainer(Session):
                 the newest `keep` stay. Ctrl-C then saves before it ends the run.
             resume: True goes on from the newest checkpoint in `save`, "auto" does so if there is one, a path from that
                 one; the run takes the steps it would have taken, and the history is that of the whole.
-            callbacks: see :mod:`syngrad.callbacks`.
+            callbacks: see `syngrad.callbacks`.
 
         Raises:
             SyngradError: in one line, for what cannot be used or fails; what was saved before is there.
@@ -153,7 +153,7 @@ class Trainer(Session):
         return resuming.write(self, folder, keep)
 
     def load(self, path: str | Path) -> None:
-        """Put back what :meth:`save`, or `fit` with `save=`, has written: a checkpoint, or the newest in a folder.
+        """Put back what `save`, or `fit` with `save=`, has written: a checkpoint, or the newest in a folder.
 
         Raises:
             CheckpointError: for one that is missing, damaged, or of another model or configuration.

@@ -13,8 +13,10 @@ from syngrad.runtime.runner import KnownLoss, Runner
 class Workers(Protocol):
     """Who trains: this process alone, or this one and others.
 
-    begun: whether training can start. level: whether no other worker can be ahead of this one. worker_reports: what
-    every worker says of itself at the end.
+    Attributes:
+        begun: whether training can start.
+        level: whether no other worker can be ahead of this one.
+        worker_reports: what every worker says of itself at the end.
     """
 
     worker_reports: list[dict[str, Any]]

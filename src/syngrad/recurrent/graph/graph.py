@@ -68,7 +68,7 @@ Given = Mapping[str, Any]
 class Graph:
     """Modules, who hears whom, and a clock; see the head of this file for what happens when.
 
-    What is not named here (estimator_lr, guard, seed) is as for :class:`syngrad.Trainer`.
+    What is not named here (estimator_lr, guard, seed) is as for `syngrad.Trainer`.
 
     Args:
         estimator: of what comes back for messages and states; a name, a module, a function, or a mapping from the names
@@ -134,7 +134,7 @@ class Graph:
             window: of a recurrent one, the ticks from one update to the next.
             receives: the names of those it hears; they may be added later, and it may be among them.
             recurrent: whether it is called (inputs, state) → (outputs, state) over time, (n, t, …), as for
-                :class:`TruncatedBPTT`; that is known of PyTorch's layers and cells.
+                `TruncatedBPTT`; that is known of PyTorch's layers and cells.
             loss: (outputs, targets) → scalar, a mean; over a window's ticks, (n, t, …), where the module is recurrent.
             loss_count: targets → the losses it averages over; all of them, n·t, unless given.
             readout: output → what the loss is given instead.
@@ -174,7 +174,7 @@ class Graph:
 
     @property
     def wired(self) -> Wired:
-        """The modules at work, once :meth:`bind` or the first step has put them together."""
+        """The modules at work, once `bind` or the first step has put them together."""
         if self._wired is None:
             raise ConfigError("the graph is not bound yet; call tick(), run() or bind() first")
         return self._wired
@@ -198,7 +198,7 @@ class Graph:
     def bind(self, inputs: Given, contexts: Given | None = None) -> None:
         """Find the shapes of messages and states, make estimators and optimisers; the first step does so by itself.
 
-        What is given is as for :meth:`tick` at step 0.
+        What is given is as for `tick` at step 0.
 
         Raises:
             ConfigError: for a graph that cannot be put together.
