@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests._support import small
+from tests._support import small_run
 from tests._support.options import keywords
 from torch import nn
 
@@ -24,8 +24,8 @@ from syngrad import Feedback, SyngradError, Trainer, cli, decouple
 from syngrad.compare import Comparison
 from syngrad.data import TensorBatches
 
-MODEL = small.model
-X, Y = small.samples()
+MODEL = small_run.model
+X, Y = small_run.samples()
 
 
 def train(
@@ -36,7 +36,7 @@ def train(
     **options: Any,
 ) -> None:
     """One epoch, and a step as large as there is."""
-    net = decouple(model if model is not None else small.model(), cuts or ["2", "4"])
+    net = decouple(model if model is not None else small_run.model(), cuts or ["2", "4"])
     trainer = Trainer(net, loss=loss, progress=False, **keywords(**{"metric": None, **options}))
     trainer.fit(loader if loader is not None else TensorBatches(X, Y, batch_size=16), 1)
 
@@ -163,66 +163,66 @@ LIBRARY: list[Case] = [
     ("lambda-interface", lambda: syngrad.Interface(lam=2.0), ["λ", "2.0", "[0, 1]"]),
     ("delay", lambda: train(method="delayed(-1)"), ["delayed(-1)", "0 or more"]),
     ("epochs", lambda: Trainer(MODEL(), loss=F.cross_entropy, method="backprop").fit([], -1), ["epochs", "-1"]),
-    ("batch-size", lambda: small.experiment(batch_size=0), ["batch_size", "0", "at least 1"]),
-    ("threads", lambda: Comparison(small.experiment(), threads=0), ["threads", "0", "at least 1"]),
-    ("seeds", lambda: Comparison(small.experiment(), seeds=0), ["seeds", "0", "at least 1"]),
+    ("batch-size", lambda: small_run.experiment(batch_size=0), ["batch_size", "0", "at least 1"]),
+    ("threads", lambda: Comparison(small_run.experiment(), threads=0), ["threads", "0", "at least 1"]),
+    ("seeds", lambda: Comparison(small_run.experiment(), seeds=0), ["seeds", "0", "at least 1"]),
     ("feedback-every", lambda: train(feedback_every=0), ["feedback_every", "0", "at least 1"]),
     ("update-probability", lambda: train(update_probability=1.5), ["update_probability", "1.5", "(0, 1]"]),
     ("device", lambda: train(device="warp"), ["'warp'", "'cpu'"]),
     # experiments and comparisons
-    ("experiment-no-cuts", lambda: small.experiment(cuts=None), ["cuts=[names] or stages=N"]),
-    ("experiment-option", lambda: Comparison(small.experiment(options={"lr": 1})), ["'lr'", "estimator_lr"]),
+    ("experiment-no-cuts", lambda: small_run.experiment(cuts=None), ["cuts=[names] or stages=N"]),
+    ("experiment-option", lambda: Comparison(small_run.experiment(options={"lr": 1})), ["'lr'", "estimator_lr"]),
     (
         "experiment-option-moved",
-        lambda: Comparison(small.experiment(options={"feedback_every": 2})),
+        lambda: Comparison(small_run.experiment(options={"feedback_every": 2})),
         ["experiment", "feedback_every is now an option of feedback=", "feedback=Feedback(every=2)"],
     ),
-    ("row-twice", lambda: Comparison(small.experiment(), ["zero", "zero"]), ["'zero'", "once"]),
-    ("threads-above", lambda: Comparison(small.experiment(), threads=5000), ["threads", "5000", "at most 4096"]),
+    ("row-twice", lambda: Comparison(small_run.experiment(), ["zero", "zero"]), ["'zero'", "once"]),
+    ("threads-above", lambda: Comparison(small_run.experiment(), threads=5000), ["threads", "5000", "at most 4096"]),
     (
         "delay",
-        lambda: Comparison(small.experiment(), ["backprop", "delayed(5)"], timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(), ["backprop", "delayed(5)"], timing_s=0).run(),
         ["row 'delayed(5)'", "an epoch, which has 4", "at most 4"],
     ),
     (
         "delay-of-feedback",
         lambda: Comparison(
-            small.experiment(options={"feedback": Feedback(delay=9_000)}), ["synthetic"], timing_s=0
+            small_run.experiment(options={"feedback": Feedback(delay=9_000)}), ["synthetic"], timing_s=0
         ).run(),
         ["feedback_delay", "9000 minibatches", "at most 4"],
     ),
     (
         "delay-without-length",
         lambda: Comparison(
-            small.experiment(data=lambda b, s: (iter([(X, Y)] * 20), [(X, Y)])), ["delayed(21)"], timing_s=0
+            small_run.experiment(data=lambda b, s: (iter([(X, Y)] * 20), [(X, Y)])), ["delayed(21)"], timing_s=0
         ).run(),
         ["row 'delayed(21)'", "an epoch, which has 20"],
     ),
-    ("row-none", lambda: Comparison(small.experiment(), []), ["no rows", "backprop,synthetic"]),
-    ("row-estimator-of-backprop", lambda: Comparison(small.experiment(), ["backprop:linear"]), ["backprop:linear"]),
+    ("row-none", lambda: Comparison(small_run.experiment(), []), ["no rows", "backprop,synthetic"]),
+    ("row-estimator-of-backprop", lambda: Comparison(small_run.experiment(), ["backprop:linear"]), ["backprop:linear"]),
     (
         "model-not-a-module",
-        lambda: Comparison(small.experiment(model=lambda: 3), timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(model=lambda: 3), timing_s=0).run(),
         ["model()", "int", "Module"],
     ),
     (
         "model-function-raises",
-        lambda: Comparison(small.experiment(model=lambda: 1 / 0), timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(model=lambda: 1 / 0), timing_s=0).run(),
         ["model()", "ZeroDivisionError"],
     ),
     (
         "data-function-raises",
-        lambda: Comparison(small.experiment(data=lambda b, s: 1 / 0), timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(data=lambda b, s: 1 / 0), timing_s=0).run(),
         ["data()", "ZeroDivisionError"],
     ),
     (
         "data-function-returns-one-loader",
-        lambda: Comparison(small.experiment(data=lambda b, s: [(X, Y)]), timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(data=lambda b, s: [(X, Y)]), timing_s=0).run(),
         ["data()", "(training loader, test loader)"],
     ),
     (
         "all-rows-fail",
-        lambda: Comparison(small.experiment(loss=lambda o, t: o), ["backprop", "zero"], timing_s=0).run(),
+        lambda: Comparison(small_run.experiment(loss=lambda o, t: o), ["backprop", "zero"], timing_s=0).run(),
         ["scalar"],
     ),
 ]  # fmt: skip
@@ -239,9 +239,10 @@ def test_the_library_says_it_in_one_line(call: Callable[[], Any], expected: list
         assert fragment in said
 
 
-HEAD = "import syngrad\nfrom tests._support import small\n"
+HEAD = "import syngrad\nfrom tests._support import small_run\n"
 FILES = {
-    "good.py": HEAD + "def good():\n    return small.experiment()\ndef other():\n    return small.experiment()\n",
+    "good.py": HEAD
+    + "def good():\n    return small_run.experiment()\ndef other():\n    return small_run.experiment()\n",
     "broken.py": "def f():\n    return (\n\ndef g(:\n",
     "raises.py": "x = 1\nx.nothing\ndef f():\n    pass\n",
     "exits.py": "import sys\nsys.exit('bye')\ndef f():\n    pass\n",
@@ -250,11 +251,11 @@ FILES = {
     + "def raises():\n    raise ValueError('of mine\\nand more')\n"
     + "def nothing():\n    pass\n"
     + "def needs(path):\n    pass\n"
-    + "def wrong():\n    return small.experiment(batch_size=0)\n"
+    + "def wrong():\n    return small_run.experiment(batch_size=0)\n"
     + "def exits():\n    raise SystemExit('bye')\n"
-    + "def modelexits():\n    return small.experiment(model=exits)\n"
-    + "def dataexits():\n    return small.experiment(data=lambda b, s: exits())\n"
-    + "def badcut():\n    return small.experiment(cuts=['nope'])\n",
+    + "def modelexits():\n    return small_run.experiment(model=exits)\n"
+    + "def dataexits():\n    return small_run.experiment(data=lambda b, s: exits())\n"
+    + "def badcut():\n    return small_run.experiment(cuts=['nope'])\n",
 }
 
 COMMANDS: list[tuple[str, list[str], list[str]]] = [

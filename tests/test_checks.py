@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests._support.models import CASES, CLASSES
-from tests._support.small import experiment
+from tests._support.small_run import experiment
 from tests._support.training import trainer_of
 from torch import nn
 

@@ -154,9 +154,9 @@ def test_what_is_finished_is_published_when_a_later_row_cannot_be_run(
 ) -> None:
     path, file = Path(small.rpartition(":")[0]), tmp_path / "r.json"
     path.write_text(
-        "from tests._support import small\ncalls = []\n\ndef data(batch_size, seed):\n    calls.append(seed)\n"
-        "    assert len(calls) < 3, 'the third'\n    return small.data(batch_size, seed)\n\n"
-        "def tiny():\n    return small.experiment(data=data)\n",
+        "from tests._support import small_run\ncalls = []\n\ndef data(batch_size, seed):\n    calls.append(seed)\n"
+        "    assert len(calls) < 3, 'the third'\n    return small_run.data(batch_size, seed)\n\n"
+        "def tiny():\n    return small_run.experiment(data=data)\n",
         encoding="utf-8",
     )
     assert main(["compare", small, "--methods", "backprop,zero", "--json", str(file)]) == 2

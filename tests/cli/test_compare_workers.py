@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report import several
+from tests._support import worker_rows
 
 from syngrad.cli import main
 from syngrad.compare.over_workers import WorkersComparison
@@ -23,14 +23,14 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def row(self: WorkersComparison, label: str, seed: int, hosts: Any) -> Row:
         options.append(self.options)
         if label == "gpipe":
-            raise TrainingError(several.FAILURE.removeprefix("failed: "))
+            raise TrainingError(worker_rows.FAILURE.removeprefix("failed: "))
         if label == "1f1b":
             raise RuntimeError("a mistake of ours")
         if label == "ddp:periodic":
             raise KeyboardInterrupt
-        made = several.row(label, seed)
+        made = worker_rows.row(label, seed)
         if "trace" in self.options:
-            self.accounts |= several.accounts([made])
+            self.accounts |= worker_rows.accounts([made])
         return made
 
     monkeypatch.setattr(WorkersComparison, "_row", row)
@@ -51,7 +51,7 @@ def test_the_report_with_its_timeline(
     assert all(each["trace"] is True for each in made_up)
     text = html.read_text(encoding="utf-8")
     assert 'id="figure-timeline-0"' in text
-    assert several.FAILURE.replace("'", "&#39;") in text
+    assert worker_rows.FAILURE.replace("'", "&#39;") in text
     document = json.loads(file.read_text(encoding="utf-8"))
     validate(document)
     assert document["config"]["methods"] == rows.split(",")
@@ -72,7 +72,7 @@ def test_a_failed_row_that_is_the_first_does_not_name_the_metric(
     file = tmp_path / "r.json"
     assert compare("--methods", "gpipe,alone", "--json", str(file)) == 0
     failed = json.loads(file.read_text(encoding="utf-8"))["results"][0]
-    assert (failed["status"], failed["metric"]["name"]) == (several.FAILURE, "mse")
+    assert (failed["status"], failed["metric"]["name"]) == (worker_rows.FAILURE, "mse")
     assert capsys.readouterr().out.split()[1] == "mse"
 
 

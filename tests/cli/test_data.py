@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.data import made
+from tests._support import datasets
 
 from syngrad.cli import data, main
 from syngrad.data import fetching, sets
@@ -23,12 +23,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def web(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[made.Web]:
+def web(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[datasets.Web]:
     """Small sets in the table, published on this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with made.serving({}) as web:
+    with datasets.serving({}) as web:
         for name in NAMES:
-            monkeypatch.setitem(sets.SETS, name, made.small(name, tmp_path, web.base))
+            monkeypatch.setitem(sets.SETS, name, datasets.small(name, tmp_path, web.base))
         yield web
 
 
@@ -48,8 +48,8 @@ def test_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "list" in said
 
 
-def test_fetch_and_fetch_again(web: made.Web, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    web.files.update(made.web_files("cifar10") | made.web_files("gutenberg"))
+def test_fetch_and_fetch_again(web: datasets.Web, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web.files.update(datasets.web_files("cifar10") | datasets.web_files("gutenberg"))
     assert main(["data", "fetch", "cifar10", "gutenberg", "--source", "web"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -68,14 +68,14 @@ def test_fetch_and_fetch_again(web: made.Web, home: Path, capsys: pytest.Capture
     assert len(web.asked) == asked
 
 
-def test_fetch_from_a_folder_to_a_root(web: made.Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_from_a_folder_to_a_root(web: datasets.Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given, root = str(tmp_path / "layout-mnist"), str(tmp_path / "there")
     assert main(["data", "fetch", "mnist", "--from", given, "--root", root, "--no-progress"]) == 0
     assert capsys.readouterr().out.startswith(f"mnist: fetched from {given}, verified (")
     assert (tmp_path / "there" / "mnist.safetensors").is_file()
 
 
-def test_the_list(web: made.Web, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list(web: datasets.Web, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "fetch", "mnist", "--from", str(tmp_path / "layout-mnist"), "--no-progress"])
     (home / "gutenberg.safetensors").write_bytes(b"cut short")
     capsys.readouterr()
@@ -117,7 +117,7 @@ def test_the_list(web: made.Web, home: Path, tmp_path: Path, capsys: pytest.Capt
 def test_refused_in_one_line(
     words: list[str],
     message: str,
-    web: made.Web,
+    web: datasets.Web,
     home: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -135,7 +135,9 @@ def test_refused_in_one_line(
     assert not list(home.rglob("*.safetensors"))
 
 
-def test_ctrl_c(web: made.Web, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c(
+    web: datasets.Web, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 

@@ -23,7 +23,7 @@ from syngrad.results import validate
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """import time
 
-from tests._support.small import data, experiment
+from tests._support.small_run import data, experiment
 from torch.utils.data import DataLoader, TensorDataset
 
 

@@ -21,7 +21,7 @@ from syngrad.results import validate
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """import os, pathlib, signal
 
-from tests._support.small import data, experiment
+from tests._support.small_run import data, experiment
 
 
 def tiny(epochs=3):
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused_in_one_line(
 @pytest.mark.distributed
 def test_what_another_process_warns_of_its_own_stages_is_said(own_file: Callable[[str], Path]) -> None:
     file = own_file(
-        "import torch\nfrom tests._support.small import experiment, model\n"
+        "import torch\nfrom tests._support.small_run import experiment, model\n"
         "def spoilt():\n"
         "    def build():\n"
         "        net = model()\n"

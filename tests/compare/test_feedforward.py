@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests._support import small
+from tests._support import small_run
 from tests._support.options import keywords
 from torch import nn
 
@@ -21,7 +21,7 @@ def run(*rows: str, **options: Any) -> Comparison:
     changes = {
         key: options.pop(key) for key in ("cuts", "stages", "options", "data", "model", "epochs") if key in options
     }
-    comparison = Comparison(small.experiment(**changes), rows, timing_s=options.pop("timing_s", 0), **options)
+    comparison = Comparison(small_run.experiment(**changes), rows, timing_s=options.pop("timing_s", 0), **options)
     comparison.run()
     return comparison
 
@@ -52,7 +52,7 @@ def test_a_row_is_what_training_alone_gives() -> None:
     """Measuring step times and memory beforehand leaves no trace in what is trained."""
     comparison = run("zero", "synthetic:linear", "backprop", timing_s=1e-9, seed=5)
     torch.manual_seed(5)
-    experiment = small.experiment()
+    experiment = small_run.experiment()
     trainer = Trainer(
         decouple(experiment.model(), experiment.cuts),
         loss=experiment.loss,
@@ -104,7 +104,7 @@ def test_what_has_no_name_is_called_custom() -> None:
     own: Any = lambda: nn.Linear(8, 8)  # noqa: E731
     (made,) = contenders(["synthetic"], own)
     assert made.estimator == "custom"
-    experiment = small.experiment(metric=lambda output, target: float((output.argmax(1) == target).float().mean()))
+    experiment = small_run.experiment(metric=lambda output, target: float((output.argmax(1) == target).float().mean()))
     comparison = Comparison(experiment, ["backprop"], timing_s=0)
     comparison.run()
     assert (comparison.rows[0].metric, comparison.rows[0].ok) == ("custom", True)
@@ -135,10 +135,10 @@ def test_a_row_that_fails_does_not_lose_the_others() -> None:
 def test_what_the_users_own_loader_raises_is_kept_with_the_row() -> None:
     class Breaks:
         def __iter__(self) -> Iterator[Any]:
-            yield small.samples()
+            yield small_run.samples()
             raise ValueError("lost\nthe disk")
 
-    loaders = iter([small.data(16, 0), small.data(16, 0), (Breaks(), [small.samples()])])
+    loaders = iter([small_run.data(16, 0), small_run.data(16, 0), (Breaks(), [small_run.samples()])])
     comparison = run("backprop", "zero", data=lambda batch_size, seed: next(loaders))
     assert comparison.rows[0].ok
     assert comparison.rows[1].status.startswith("failed: ")
@@ -173,7 +173,7 @@ def test_an_interrupt_keeps_what_is_finished(monkeypatch: pytest.MonkeyPatch) ->
         return fit(self, *args, **more)
 
     monkeypatch.setattr(Trainer, "fit", interrupted)
-    comparison = Comparison(small.experiment(), ["backprop", "zero", "synthetic"], timing_s=0)
+    comparison = Comparison(small_run.experiment(), ["backprop", "zero", "synthetic"], timing_s=0)
     with pytest.raises(KeyboardInterrupt):
         comparison.run()
     assert [row.method for row in comparison.rows] == ["backprop"]
@@ -206,7 +206,7 @@ def test_the_observer_hears_of_every_epoch() -> None:
 
 
 def trainer(method: str, estimator: str = "default", **more: Any) -> Trainer:
-    net = decouple(small.model(), ["2", "4"])
+    net = decouple(small_run.model(), ["2", "4"])
     loss = nn.functional.cross_entropy
     return Trainer(
         net, loss=loss, method=method, estimator=estimator, progress=False, **keywords(quality_every=0, **more)
@@ -222,7 +222,7 @@ def test_trainers_take_turns_and_the_first_one_changes(monkeypatch: pytest.Monke
         return step(self, batch)
 
     monkeypatch.setattr(Trainer, "step", noted)
-    times = step_seconds([trainer("backprop").step, trainer("zero").step], [small.samples(8)], 0.0)
+    times = step_seconds([trainer("backprop").step, trainer("zero").step], [small_run.samples(8)], 0.0)
     assert order[:6] == ["backprop", "zero", "zero", "backprop", "backprop", "zero"]
     assert [len(each) for each in times] == [12, 12]
 
@@ -234,7 +234,7 @@ def test_windows_are_whole_periods() -> None:
 
 
 def test_backprop_keeps_every_stages_activations_and_zero_the_last_ones() -> None:
-    batches = [small.samples(16)]
+    batches = [small_run.samples(16)]
     # back-propagation: both ReLU outputs, which the next layers' inputs are too, and the log-softmax
     hidden, scores, a_float = 16 * 8, 16 * 3, 4
     assert saved_bytes(trainer("backprop"), batches) >= 2 * hidden * a_float + scores * a_float

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.compare.recurring import Echo, echo
+from tests._support.echo_experiment import Echo, echo
 from torch import nn
 
 from syngrad import TruncatedBPTT
@@ -20,7 +20,7 @@ from syngrad.errors import ConfigError, SyngradError, TrainingError
 from syngrad.recurrent import Course, Piece, RecurrentExperiment
 from syngrad.results import aggregate, validate
 
-FILE = f"{Path(__file__).parent / 'recurring.py'}:echo"
+FILE = f"{Path(__file__).parents[1] / '_support' / 'echo_experiment.py'}:echo"
 
 
 def run(experiment: RecurrentExperiment, rows: list[str] | None = None, **options: Any) -> RecurrentComparison:

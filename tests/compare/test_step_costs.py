@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests._support import small
+from tests._support import small_run
 from tests._support.options import keywords
 from torch import nn
 
@@ -16,12 +16,12 @@ from syngrad import Trainer, decouple
 from syngrad.compare import step_costs
 from syngrad.compare.step_costs import PARTS, Clock, RowError, split_seconds
 
-BATCH = small.samples(16)
+BATCH = small_run.samples(16)
 
 
 def bound(method: str, estimator: str = "default", **more: Any) -> Trainer:
     made = Trainer(
-        decouple(small.model(), ["2", "4"]),
+        decouple(small_run.model(), ["2", "4"]),
         loss=nn.functional.cross_entropy,
         method=method,
         estimator=estimator,

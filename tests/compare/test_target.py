@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests._support import small
+from tests._support import small_run
 
 from syngrad import SyngradError, Trainer
 from syngrad.compare import Comparison
@@ -30,7 +30,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.interfaces = [{"cut": "2", "cosine": 0.5, "norm_ratio": 1.0, "estimator_loss": None, "staleness": 0.0,
                             "history": series, "true_history": []}]  # fmt: skip
         made.guarded = {"0": 2}
-        self.bind(small.samples(16))
+        self.bind(small_run.samples(16))
         return made
 
     monkeypatch.setattr(Trainer, "fit", fit)
@@ -38,7 +38,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def compared(target: float | None = None, **changes: Any) -> list[Row]:
-    comparison = Comparison(small.experiment(**changes), ["backprop", "synthetic"], timing_s=0, target=target)
+    comparison = Comparison(small_run.experiment(**changes), ["backprop", "synthetic"], timing_s=0, target=target)
     comparison.run()
     validate(document(environment(1), comparison.description, comparison.rows, None))
     assert comparison.description["target"] == target
@@ -62,9 +62,9 @@ def test_without_a_target_the_metric_is_taken_once_an_epoch(fitted: list[dict[st
 def test_a_loader_that_does_not_tell_its_length_is_counted(fitted: list[dict[str, Any]]) -> None:
     class Unsized:
         def __iter__(self) -> Iterator[Any]:
-            return iter([small.samples(4)] * 41)
+            return iter([small_run.samples(4)] * 41)
 
-    compared(0.85, data=lambda batch_size, seed: (Unsized(), [small.samples()]))
+    compared(0.85, data=lambda batch_size, seed: (Unsized(), [small_run.samples()]))
     assert fitted[0]["validate_every"] == 10
 
 
@@ -80,7 +80,7 @@ def test_what_a_run_leaves_is_kept_with_its_row(fitted: list[dict[str, Any]]) ->
 
 
 def test_a_real_run_validates_within_its_epochs() -> None:
-    comparison = Comparison(small.experiment(epochs=2), ["backprop"], timing_s=0, target=0.4)
+    comparison = Comparison(small_run.experiment(epochs=2), ["backprop"], timing_s=0, target=0.4)
     (row,) = comparison.run()
     assert [epoch for epoch, _, _ in row.history] == [k / 4 for k in range(1, 9)]
     seconds = [s for _, s, _ in row.history]
@@ -113,7 +113,7 @@ def test_a_target_is_a_finite_number(fitted: list[dict[str, Any]]) -> None:
 
 
 def test_the_split_stands_in_every_row_of_a_timed_run(fitted: list[dict[str, Any]]) -> None:
-    comparison = Comparison(small.experiment(), ["backprop", "synthetic:linear"], timing_s=1e-9)
+    comparison = Comparison(small_run.experiment(), ["backprop", "synthetic:linear"], timing_s=1e-9)
     comparison.run()
     for row in comparison.rows:
         assert row.step_split is not None

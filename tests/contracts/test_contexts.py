@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.contracts.cases import (
+from tests._support.estimator_cases import (
     CLASSES,
     CONTEXTS,
     HEADS,

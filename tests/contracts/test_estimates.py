@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.contracts.cases import (
+from tests._support.estimator_cases import (
     CLASSES,
     NO_CONV,
     SPECS,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.contracts.cases import (
+from tests._support.estimator_cases import (
     SOBOLEV,
     N,
     assert_same,

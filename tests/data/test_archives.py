@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data.made import tgz, zipped
+from tests._support.datasets import tgz, zipped
 
 from syngrad.data import archives
 from syngrad.data.archives import take

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data import made
+from tests._support import datasets
 
 from syngrad.data import cifar10
 from syngrad.errors import ConfigError, SyngradError
@@ -34,7 +34,7 @@ def claims(width: int, height: int) -> bytes:
     [
         ("data_batch_2.png", b"", "does not open as PNG"),
         ("data_batch_2.png", b"GIF89a" + bytes(100), "does not open as PNG"),
-        ("data_batch_2.png", made.cifar_pictures()["data_batch_2.png"][:5000], "does not open as PNG"),
+        ("data_batch_2.png", datasets.cifar_pictures()["data_batch_2.png"][:5000], "does not open as PNG"),
         ("data_batch_2.png", png(1000, 6), "no CIFAR-10 batch: 1000×6 RGB, not 1024 RGB pixels a row"),
         ("data_batch_2.png", png(1024, 6, "L"), "no CIFAR-10 batch: 1024×6 L"),
         ("data_batch_2.png", claims(1024, 60_000), "no CIFAR-10 batch: 1024×60000"),
@@ -51,7 +51,7 @@ def claims(width: int, height: int) -> bytes:
     ],
 )
 def test_a_picture_form_that_is_not_right(name: str, content: bytes, message: str, tmp_path: Path) -> None:
-    folder = made.lay(tmp_path, made.cifar_pictures() | {name: content})
+    folder = datasets.lay(tmp_path, datasets.cifar_pictures() | {name: content})
     with pytest.raises(SyngradError) as caught:
         cifar10(train=True, root=folder)
     assert message in str(caught.value)
@@ -63,31 +63,31 @@ def test_a_picture_form_that_is_not_right(name: str, content: bytes, message: st
     ("content", "message"),
     [
         (b"", "0 bytes are no whole number of records of 3073"),
-        (made.cifar_binary()["data_batch_2.bin"][:-1], "no whole number of records"),
+        (datasets.cifar_binary()["data_batch_2.bin"][:-1], "no whole number of records"),
         (b"\x0a" + bytes(3072), "has label 10; CIFAR-10's go from 0 to 9"),
     ],
 )
 def test_a_binary_form_that_is_not_right(content: bytes, message: str, tmp_path: Path) -> None:
-    folder = made.lay(tmp_path, made.cifar_binary() | {"data_batch_2.bin": content})
+    folder = datasets.lay(tmp_path, datasets.cifar_binary() | {"data_batch_2.bin": content})
     with pytest.raises(SyngradError, match=message) as caught:
         cifar10(train=True, root=folder)
     assert str(caught.value).startswith(str(folder / "data_batch_2.bin"))
-    assert len(cifar10(train=False, root=folder)[0]) == made.TEST
+    assert len(cifar10(train=False, root=folder)[0]) == datasets.TEST
 
 
 @pytest.mark.parametrize("layout", ["data_batch_1", "cifar-10-batches-py/data_batch_1"])
 def test_the_pickled_version_is_refused_unopened(layout: str, tmp_path: Path) -> None:
-    made.lay(tmp_path, {layout: b"cos\nsystem\n(S'exit 1'\ntR."})
+    datasets.lay(tmp_path, {layout: b"cos\nsystem\n(S'exit 1'\ntR."})
     with pytest.raises(
         ConfigError, match=r"holds the pickled CIFAR-10, which could run code .* give the binary version"
     ):
         cifar10(train=True, root=tmp_path)
 
 
-@pytest.mark.parametrize("files", [made.cifar_binary, made.cifar_pictures])
+@pytest.mark.parametrize("files", [datasets.cifar_binary, datasets.cifar_pictures])
 def test_missing_files_are_listed(files, tmp_path: Path) -> None:
-    folder = made.lay(tmp_path, files())
-    ending = "bin" if files is made.cifar_binary else "png"
+    folder = datasets.lay(tmp_path, files())
+    ending = "bin" if files is datasets.cifar_binary else "png"
     for number in (2, 4):
         (folder / f"data_batch_{number}.{ending}").unlink()
     with pytest.raises(ConfigError, match=rf"has no data_batch_2\.{ending}, data_batch_4\.{ending}; give"):

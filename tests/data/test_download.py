@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.data.made import Web, random_bytes, serving
+from tests._support.datasets import Web, random_bytes, serving
 
 from syngrad.data.download import ATTEMPTS, Progress, download
 from syngrad.data.storage import SourceError, StorageError

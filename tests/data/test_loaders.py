@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.data import made
+from tests._support import datasets
 
 import syngrad.data
 from syngrad.data import cache, cifar10, fashion_mnist, gutenberg, mnist, sets
@@ -29,7 +29,7 @@ def fetched(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     """Put the small set of a name into the cache; returns the folder it is from."""
 
     def put(name: str) -> Path:
-        monkeypatch.setitem(sets.SETS, name, made.small(name, tmp_path))
+        monkeypatch.setitem(sets.SETS, name, datasets.small(name, tmp_path))
         fetch(name, given=tmp_path / f"layout-{name}")
         return tmp_path / f"layout-{name}"
 
@@ -50,12 +50,12 @@ def same(pair: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, tor
 def test_grey_sets(name: str, loader, options, mean: float, deviation: float, fetched, home: Path) -> None:
     folder = fetched(name)
     images, labels = loader(train=True, **options)
-    assert images.shape == (made.TRAIN, 1, 28, 28)
+    assert images.shape == (datasets.TRAIN, 1, 28, 28)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    pixels = torch.from_numpy(made.random_bytes(0, made.TRAIN, 1, 28, 28)).float()
+    pixels = torch.from_numpy(datasets.random_bytes(0, datasets.TRAIN, 1, 28, 28)).float()
     torch.testing.assert_close(images, (pixels / 255 - mean) / deviation)
-    np.testing.assert_array_equal(labels.numpy(), made.random_bytes(1, made.TRAIN, below=10))
-    assert len(loader(train=False, **options)[1]) == made.TEST
+    np.testing.assert_array_equal(labels.numpy(), datasets.random_bytes(1, datasets.TRAIN, below=10))
+    assert len(loader(train=False, **options)[1]) == datasets.TEST
     for root in (folder, str(home)):
         assert same(loader(train=True, root=root), (images, labels))
     assert same(loader(train=True, limit=7, **options), (images[:7], labels[:7]))
@@ -66,19 +66,19 @@ def test_grey_sets(name: str, loader, options, mean: float, deviation: float, fe
 @pytest.mark.parametrize("layout", ["MNIST/raw/", "raw/", ""])
 @pytest.mark.parametrize("packed", [True, False])
 def test_mnist_where_others_put_it(layout: str, packed: bool, tmp_path: Path) -> None:
-    files = {layout + name: content for name, content in made.idx_files(packed).items()}
-    assert len(mnist(train=True, root=made.lay(tmp_path, files))[0]) == made.TRAIN
+    files = {layout + name: content for name, content in datasets.idx_files(packed).items()}
+    assert len(mnist(train=True, root=datasets.lay(tmp_path, files))[0]) == datasets.TRAIN
 
 
 def test_mnist_with_dots_in_its_names(tmp_path: Path) -> None:
-    files = {name.replace("-idx", ".idx"): content for name, content in made.idx_files(packed=False).items()}
-    assert len(mnist(train=False, root=made.lay(tmp_path, files))[0]) == made.TEST
+    files = {name.replace("-idx", ".idx"): content for name, content in datasets.idx_files(packed=False).items()}
+    assert len(mnist(train=False, root=datasets.lay(tmp_path, files))[0]) == datasets.TEST
 
 
 def test_fashion_mnist_is_the_bundled_part_unless_asked(fetched, home: Path) -> None:
     fetched("fashion-mnist")
     assert len(fashion_mnist(train=False)[1]) == 2000
-    assert len(fashion_mnist(train=False, full=True)[1]) == made.TEST
+    assert len(fashion_mnist(train=False, full=True)[1]) == datasets.TEST
     with pytest.raises(ConfigError, match=r"^both root='x' and full=True were given"):
         fashion_mnist(train=False, root="x", full=True)
 
@@ -86,18 +86,18 @@ def test_fashion_mnist_is_the_bundled_part_unless_asked(fetched, home: Path) -> 
 def test_cifar10_is_the_same_from_every_layout(fetched, home: Path, tmp_path: Path) -> None:
     folder = fetched("cifar10")
     images, labels = cifar10(train=True)
-    assert images.shape == (made.TRAIN, 3, 32, 32)
+    assert images.shape == (datasets.TRAIN, 3, 32, 32)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    batches = made.cifar()
+    batches = datasets.cifar()
     pixels = torch.from_numpy(np.concatenate([batches[f"data_batch_{n}"][0] for n in range(1, 6)])).float() / 255
     for channel, (mean, deviation) in enumerate([(0.4914, 0.2470), (0.4822, 0.2435), (0.4465, 0.2616)]):
         torch.testing.assert_close(images[:, channel], (pixels[:, channel] - mean) / deviation)
     assert labels.tolist() == np.concatenate([batches[f"data_batch_{n}"][1] for n in range(1, 6)]).tolist()
     layouts = [
         folder,
-        made.lay(tmp_path / "above" / "cifar-10-batches-bin", made.cifar_binary()).parent,
-        made.lay(tmp_path / "pictures", made.cifar_pictures()),
-        made.lay(tmp_path / "with alpha", made.cifar_pictures("RGBA")),
+        datasets.lay(tmp_path / "above" / "cifar-10-batches-bin", datasets.cifar_binary()).parent,
+        datasets.lay(tmp_path / "pictures", datasets.cifar_pictures()),
+        datasets.lay(tmp_path / "with alpha", datasets.cifar_pictures("RGBA")),
         home,
     ]
     for root in layouts:
@@ -112,11 +112,11 @@ def test_gutenberg(fetched, home: Path, tmp_path: Path) -> None:
     assert text == "\n\n".join(f"In {name}, cafe." for name in BOOKS) + "\n"
     assert gutenberg(root=folder) == text
     # One more book does not belong to it; where one is missing, the folder is just a folder of texts.
-    made.lay(folder, {"bible-kjv.txt": b"In the beginning"})
+    datasets.lay(folder, {"bible-kjv.txt": b"In the beginning"})
     assert gutenberg(root=folder) == text
     (folder / "austen-emma.txt").unlink()
     assert gutenberg(root=folder).count("In the beginning") == 1
-    assert gutenberg(root=made.lay(tmp_path / "up" / "gutenberg", made.books()).parent) == text
+    assert gutenberg(root=datasets.lay(tmp_path / "up" / "gutenberg", datasets.books()).parent) == text
 
 
 LOADERS = {

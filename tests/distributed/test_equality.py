@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.cases import CASES, FREE, replayed, run
+from tests._support.worker_runs import CASES, FREE, replayed, run
 
 from syngrad.launch.launcher import launch
 
@@ -34,7 +34,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_processes_take_the_steps_of_one(workers: int, tmp_path: Path) -> None:
     names = [*CASES, *FREE]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "tests.distributed.cases", str(tmp_path), *names]
+    command = [sys.executable, "-m", "tests._support.worker_runs", str(tmp_path), *names]
     assert launch(command, workers, restarts=0, environment=environment) == 0
     for name in names:
         ranks = [torch.load(tmp_path / f"{name}.{rank}") for rank in range(workers)]

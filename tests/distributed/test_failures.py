@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.distributed.cases import trainer
-from tests.distributed.faults import launched, reported
+from tests._support.faulty_launch import launched, reported
+from tests._support.worker_runs import trainer
 
 from syngrad import errors
 from syngrad.core.message import Record

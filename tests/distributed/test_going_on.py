@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.cases import batches, run, trainer
-from tests.distributed.faults import checkpoints, launched, reported, whole
-from tests.distributed.faulty import Until
-from tests.distributed.scripts import await_
+from tests._support.fault_injection import Until
+from tests._support.faulty_launch import checkpoints, launched, reported, whole
+from tests._support.worker_programs import await_
+from tests._support.worker_runs import batches, run, trainer
 
 from syngrad.errors import CheckpointError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.distributed.scripts import REFUSING, await_, lives, worker
+from tests._support.worker_programs import REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
 from syngrad.launch.hosts import launch_on
@@ -79,7 +79,7 @@ def test_hosts_that_cannot_be_used_are_said(tmp_path: Path) -> None:
 RUN = """
 import sys
 from tests.distributed.test_hosts import HOSTS
-from tests.distributed.scripts import BOUND
+from tests._support.worker_programs import BOUND
 from syngrad.launch.hosts import launch_on
 launch_on(HOSTS, [sys.executable, "-c", BOUND, sys.argv[1]], grace_s=0.5)
 """

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.cases import run
-from tests.distributed.faults import Told, checkpoints, environment, events, launched, pids, program, whole
-from tests.distributed.scripts import lives
+from tests._support.faulty_launch import Told, checkpoints, environment, events, launched, pids, program, whole
+from tests._support.worker_programs import lives
+from tests._support.worker_runs import run
 
 from syngrad.errors import SyngradError
 

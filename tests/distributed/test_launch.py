@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.distributed.scripts import BOUND, REFUSING, await_, lives, worker
+from tests._support.worker_programs import BOUND, REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
 from syngrad.launch import launcher as launch_module

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.cases import trainer
-from tests.distributed.faults import whole
-from tests.distributed.listening import counted, listened, remembered
+from tests._support.callback_runs import counted, listened, remembered
+from tests._support.faulty_launch import whole
+from tests._support.worker_runs import trainer
 
 from syngrad.launch.launcher import launch
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.distributed
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("listening")
-    launch([sys.executable, "-m", "tests.distributed.listening", str(folder)], 2, restarts=0)
+    launch([sys.executable, "-m", "tests._support.callback_runs", str(folder)], 2, restarts=0)
     return folder, [torch.load(folder / f"found.{rank}") for rank in range(2)]
 
 

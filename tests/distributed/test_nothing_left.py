@@ -20,7 +20,7 @@ pytestmark = [
 RUNS = """
 import gc, json, os, sys, time, torch
 from pathlib import Path
-from tests.distributed import cases
+from tests._support import worker_runs
 from syngrad.errors import SyngradError
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
@@ -28,13 +28,13 @@ torch.set_num_threads(1)
 die_with_parent()
 
 def failing():
-    yield from cases.batches()[:4]
+    yield from worker_runs.batches()[:4]
     raise OSError("the disk is gone")
 
 def use(link):
-    cases.trainer(link=link).fit(cases.batches(), epochs=1)
+    worker_runs.trainer(link=link).fit(worker_runs.batches(), epochs=1)
     try:
-        cases.trainer(link=link).fit(failing(), epochs=1)
+        worker_runs.trainer(link=link).fit(failing(), epochs=1)
     except (SyngradError, OSError) as error:
         return str(error)
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.distributed.faults import command, environment, pids, program
-from tests.distributed.scripts import await_, lives
+from tests._support.faulty_launch import command, environment, pids, program
+from tests._support.worker_programs import await_, lives
 
 pytestmark = pytest.mark.distributed
 

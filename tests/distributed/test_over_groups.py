@@ -20,13 +20,13 @@ from syngrad.links import LINKS
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from tests.distributed import cases
+from tests._support import worker_runs
 from syngrad.errors import LinkError
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
 torch.set_num_threads(1)
 die_with_parent()
-made = cases.trainer(link="process_group")
+made = worker_runs.trainer(link="process_group")
 calls = []
 
 def die(*_):
@@ -36,7 +36,7 @@ def die(*_):
 
 made.model[9].register_forward_hook(die)
 try:
-    made.fit(cases.batches(), epochs=500)
+    made.fit(worker_runs.batches(), epochs=500)
 except LinkError as error:
     Path(sys.argv[1]).write_text(str(error))
     raise

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.distributed.faults import command, environment, launched, pids
-from tests.distributed.scripts import await_, lives
+from tests._support.faulty_launch import command, environment, launched, pids
+from tests._support.worker_programs import await_, lives
 
 from syngrad.errors import LinkError
 from syngrad.launch.emulated_link import able, emulated, parse_link

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.partition.zoo import GPT, ZOO, cnn, mlp
+from tests._support.model_zoo import GPT, ZOO, cnn, mlp
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError

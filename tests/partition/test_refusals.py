@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.partition.zoo import GPT, SkipCNN, mlp, nested
+from tests._support.model_zoo import GPT, SkipCNN, mlp, nested
 from torch import Tensor, nn
 
 from syngrad.errors import ConfigError, CutError, MessageError, SyngradError, TrainingError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.partition.zoo import GPT, ZOO, Call, Case
+from tests._support.model_zoo import GPT, ZOO, Call, Case
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.small import (
+from tests._support.small_recurrent import (
     CLASSES,
     HIDDEN,
     IN,

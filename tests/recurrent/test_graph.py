@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import Gather, N, T, Whole, grad, loop, parameters, sequences, two_clocks
+from tests._support.small_graphs import Gather, N, T, Whole, grad, loop, parameters, sequences, two_clocks
 from torch import Tensor
 
 from syngrad.estimators import GradientEstimator

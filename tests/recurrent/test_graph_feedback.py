@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.recurrent.graphs import T, sequences, two_clocks, weights
+from tests._support.small_graphs import T, sequences, two_clocks, weights
 from torch import Tensor
 
 from syngrad.estimators import Linear

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import WIDE, N, Plain, T, sequences, sgd, two_clocks
+from tests._support.small_graphs import WIDE, N, Plain, T, sequences, sgd, two_clocks
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.recurrent.graphs import WIDE, N, Plain, T, loop, sequences, sgd, two_clocks, weights
+from tests._support.small_graphs import WIDE, N, Plain, T, loop, sequences, sgd, two_clocks, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import N, T, loop, sequences, two_clocks, weights
+from tests._support.small_graphs import N, T, loop, sequences, two_clocks, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import WIDE, N, T, sequences, sgd, two_clocks, weights
+from tests._support.small_graphs import WIDE, N, T, sequences, sgd, two_clocks, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 

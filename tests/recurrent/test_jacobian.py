@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.stepwise import CORES, IN, N, data, made, samples
+from tests._support.plain_online import CORES, IN, N, data, made, samples
 from torch import Tensor, nn
 
 from syngrad.errors import MessageError

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.graphs import sequences
-from tests.recurrent.graphs import two_clocks as graph_of_two
-from tests.recurrent.small import data, lstm, sgd
+from tests._support.small_graphs import sequences
+from tests._support.small_graphs import two_clocks as graph_of_two
+from tests._support.small_recurrent import data, lstm, sgd
 from torch import Tensor
 
 from syngrad import SyngradError, TruncatedBPTT

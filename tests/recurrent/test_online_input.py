@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.stepwise import HIDDEN, IN, STEPS, N, data, made, sgd
+from tests._support.plain_online import HIDDEN, IN, STEPS, N, data, made, sgd
 from torch import Tensor, nn
 
 from syngrad import SyngradError

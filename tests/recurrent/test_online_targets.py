@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.stepwise import CORES, HIDDEN, RATE, STEPS, N, data, made, offline, samples, sgd
+from tests._support.plain_online import CORES, HIDDEN, RATE, STEPS, N, data, made, offline, samples, sgd
 from torch import Tensor
 
 from syngrad.recurrent import OnlineBPLambda

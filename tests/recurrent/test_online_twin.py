@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.stepwise import CLASSES, CORES, RATE, N, data, made, samples, sgd
+from tests._support.plain_online import CLASSES, CORES, RATE, N, data, made, samples, sgd
 from torch import Tensor
 from torch.nn import functional as F
 

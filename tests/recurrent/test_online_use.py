@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.stepwise import CLASSES, HIDDEN, IN, STEPS, N, data, made, sgd
+from tests._support.plain_online import CLASSES, HIDDEN, IN, STEPS, N, data, made, sgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

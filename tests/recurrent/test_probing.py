@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.recurrent import small
+from tests._support import small_recurrent
 from torch import Tensor
 
 from syngrad import GradientEstimator, TruncatedBPTT
@@ -26,9 +26,9 @@ class Told(GradientEstimator):
 
 
 def test_the_oracle_is_found_exactly() -> None:
-    core, readout = small.lstm()
-    inputs, targets = small.data()
-    run = TruncatedBPTT(core, Told(), 4, readout=readout, optimizer=small.sgd)
+    core, readout = small_recurrent.lstm()
+    inputs, targets = small_recurrent.data()
+    run = TruncatedBPTT(core, Told(), 4, readout=readout, optimizer=small_recurrent.sgd)
     run.bind(inputs)
     estimator = run.estimator
     assert isinstance(estimator, Told)
@@ -53,11 +53,13 @@ def test_the_oracle_is_found_exactly() -> None:
     assert all(p.grad is None for p in core.parameters())
 
 
-@pytest.mark.parametrize("at", [0, small.STEPS, small.STEPS + 3])
+@pytest.mark.parametrize("at", [0, small_recurrent.STEPS, small_recurrent.STEPS + 3])
 def test_a_boundary_lies_inside(at: int) -> None:
-    core, readout = small.lstm()
-    inputs, targets = small.data()
+    core, readout = small_recurrent.lstm()
+    inputs, targets = small_recurrent.data()
     run = TruncatedBPTT(core, "linear", 4, readout=readout)
     run.bind(inputs)
-    with pytest.raises(MessageError, match=f"after {at} steps does not lie inside sequences of {small.STEPS}"):
+    with pytest.raises(
+        MessageError, match=f"after {at} steps does not lie inside sequences of {small_recurrent.STEPS}"
+    ):
         probe(run, Piece(inputs, targets), at)

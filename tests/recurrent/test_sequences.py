@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.small import CLASSES, HIDDEN, STEPS, Own, Recorder, alike, data, lstm, one, total
+from tests._support.small_recurrent import CLASSES, HIDDEN, STEPS, Own, Recorder, alike, data, lstm, one, total
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.small import CLASSES, HIDDEN, IN, STEPS, Own, alike, data, sgd, weights
+from tests._support.small_recurrent import CLASSES, HIDDEN, IN, STEPS, Own, alike, data, sgd, weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 

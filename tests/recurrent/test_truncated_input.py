@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recurrent.small import CLASSES, data, lstm, sgd
+from tests._support.small_recurrent import CLASSES, data, lstm, sgd
 from torch import Tensor, nn
 
 from syngrad import SyngradError, TruncatedBPTT

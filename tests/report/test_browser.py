@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.report import browser, made, several
+from tests._support import browser, documents, worker_rows
 
 from syngrad.report.page import page
 
@@ -51,7 +51,7 @@ def healthy(chromium: browser.Browser) -> list[dict[str, Any]]:
 
 
 def test_a_report_on_a_desk_in_both_schemes_and_on_paper(chromium: browser.Browser, tmp_path: Path) -> None:
-    chromium.open(written(tmp_path, made.results()), prefers_color_scheme="light")
+    chromium.open(written(tmp_path, documents.results()), prefers_color_scheme="light")
     light = healthy(chromium)
     assert len(light) == 10
     assert {place["ink"] for place in light} == {"rgb(27, 31, 36)"}
@@ -68,9 +68,10 @@ def test_a_report_on_a_desk_in_both_schemes_and_on_paper(chromium: browser.Brows
 
 @pytest.mark.parametrize("kind", ["whole", "hostile", "one row"])
 def test_a_report_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: str) -> None:
-    one = made.results((("backprop", ""),), seeds=1, target=None, failed=False)
+    one = documents.results((("backprop", ""),), seeds=1, target=None, failed=False)
     chromium.open(
-        written(tmp_path, {"whole": made.results(), "hostile": made.hostile(), "one row": one}[kind]), width=390
+        written(tmp_path, {"whole": documents.results(), "hostile": documents.hostile(), "one row": one}[kind]),
+        width=390,
     )
     healthy(chromium)
     assert chromium.ask("document.documentElement.scrollWidth") == 390
@@ -81,10 +82,10 @@ def test_a_report_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: 
 
 
 def over_workers(tmp_path: Path, kind: str) -> Path:
-    rows = several.rows()
-    document, accounts = several.whole(rows, 0.8, several.accounts(rows)), several.accounts(rows)
+    rows = worker_rows.rows()
+    document, accounts = worker_rows.whole(rows, 0.8, worker_rows.accounts(rows)), worker_rows.accounts(rows)
     if kind == "hostile":
-        document, accounts = several.hostile()
+        document, accounts = worker_rows.hostile()
     file = tmp_path / "workers.html"
     file.write_text(page(document, "syngrad compare --workers 2", accounts), encoding="utf-8")
     return file
@@ -133,7 +134,7 @@ def test_the_numbers_of_minibatches_stay_within_their_bars(chromium: browser.Bro
 
 
 def test_the_figures_follow_the_width_of_the_window(chromium: browser.Browser, tmp_path: Path) -> None:
-    chromium.open(written(tmp_path, made.results()), width=1280)
+    chromium.open(written(tmp_path, documents.results()), width=1280)
     drawn = "document.querySelector('#figure-metric-epoch-0 svg').getBoundingClientRect().width"
     wide = chromium.ask(drawn)
     chromium.size(700)
@@ -144,7 +145,7 @@ def test_the_figures_follow_the_width_of_the_window(chromium: browser.Browser, t
 
 
 def test_a_press_on_the_legend_hides_a_row_and_another_shows_it(chromium: browser.Browser, tmp_path: Path) -> None:
-    chromium.open(written(tmp_path, made.results()))
+    chromium.open(written(tmp_path, documents.results()))
     press = "document.querySelector('.legend button[data-row=\"1\"]').click()"
     state = """[...document.querySelectorAll('.legend button[data-row="1"]')].map((b) => b.ariaPressed).join()"""
     lines = "document.querySelectorAll('#figure-metric-epoch-0 .scatterlayer .trace').length"
@@ -158,7 +159,7 @@ def test_a_press_on_the_legend_hides_a_row_and_another_shows_it(chromium: browse
 
 def test_a_script_that_is_not_ours_does_not_run(chromium: browser.Browser, tmp_path: Path) -> None:
     """Even where escaping had been forgotten."""
-    file = written(tmp_path, made.results())
+    file = written(tmp_path, documents.results())
     text = file.read_text(encoding="utf-8")
     attack = "<script>document.title='caught'</script><img src=x onerror=\"document.title='caught'\"></main>"
     file.write_text(text.replace("</main>", attack, 1), encoding="utf-8")

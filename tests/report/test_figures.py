@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.report import made
+from tests._support import documents
 
 from syngrad.report import bars, figures, gradient_quality
 from syngrad.report.bars import broken
@@ -31,7 +31,9 @@ def plain(node: Any) -> Any:
     return node
 
 
-@pytest.mark.parametrize("document", [made.results(), made.hostile(), made.old()], ids=["whole", "hostile", "old"])
+@pytest.mark.parametrize(
+    "document", [documents.results(), documents.hostile(), documents.old()], ids=["whole", "hostile", "old"]
+)
 def test_plotly_takes_every_figure(document: dict[str, Any]) -> None:
     from plotly.graph_objects import Figure as Drawn
 
@@ -44,7 +46,7 @@ def test_plotly_takes_every_figure(document: dict[str, Any]) -> None:
 
 
 def test_names_reach_plotly_escaped() -> None:
-    m = measured(made.hostile())
+    m = measured(documents.hostile())
     for figure in all_figures(m):
         for panel in figure.panels:
             text = json.dumps([panel.data, panel.layout])
@@ -80,7 +82,7 @@ def test_a_curve_with_holes() -> None:
 
 
 def test_the_split_of_a_step_adds_up() -> None:
-    m = measured(made.results())
+    m = measured(documents.results())
     figure = bars.step_split(m)
     assert figure is not None
     data = figure.panels[0].data
@@ -90,7 +92,7 @@ def test_the_split_of_a_step_adds_up() -> None:
 
 
 def test_many_interfaces_are_thinned_and_the_caption_says_so() -> None:
-    document = made.results(seeds=1)
+    document = documents.results(seeds=1)
     for each in document["results"]:
         each["interfaces"] = (
             [{**each["interfaces"][0], "cut": f"layer.{k}"} for k in range(30)] if each["interfaces"] else []
@@ -105,7 +107,7 @@ def test_many_interfaces_are_thinned_and_the_caption_says_so() -> None:
 
 
 def test_far_norm_ratios_are_drawn_on_a_logarithmic_scale() -> None:
-    document = made.results(seeds=1)
+    document = documents.results(seeds=1)
     document["results"][1]["interfaces"][0]["history"] = [[0, 0.1, 0.01, 0, 0], [50, 0.1, 100.0, 0, 0]]
     figure = gradient_quality.over_time(measured(document))
     assert figure is not None
@@ -117,7 +119,7 @@ def test_a_long_name_is_broken_into_lines() -> None:
     assert broken("synthetic:mlp(hidden=2,width=64)") == ["synthetic:mlp(", "hidden=2,width=64)"]
     assert broken("zero") == ["zero"]
     assert broken("x" * 500) == ["x" * 20] * 3 + ["x" * 19 + "…"]
-    m = measured(made.results((("backprop", ""), ("synthetic", "a<b>" * 9)), failed=False))
+    m = measured(documents.results((("backprop", ""), ("synthetic", "a<b>" * 9)), failed=False))
     figure = bars.target_time(m)
     assert figure is not None
     assert figure.panels[0].layout["yaxis"]["ticktext"][1].startswith("synthetic:<br>a&lt;b&gt;a&lt;b&gt;")

@@ -8,19 +8,19 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from tests.report import made
+from tests._support import documents
 
 from syngrad.report.page import page, plotly_js, policy
 from syngrad.results import Row, validate
 
 DOCUMENTS: dict[str, Any] = {
-    "whole": made.results,
-    "one row": lambda: made.results((("backprop", ""),), seeds=1, target=None, failed=False),
-    "no verdict": lambda: made.results((("zero", ""),), seeds=2),
-    "all failed": lambda: made.whole([Row("synthetic", "conv", 0, status=made.FAILURE)]),
-    "no rows": lambda: made.whole([]),
-    "old": made.old,
-    "hostile": made.hostile,
+    "whole": documents.results,
+    "one row": lambda: documents.results((("backprop", ""),), seeds=1, target=None, failed=False),
+    "no verdict": lambda: documents.results((("zero", ""),), seeds=2),
+    "all failed": lambda: documents.whole([Row("synthetic", "conv", 0, status=documents.FAILURE)]),
+    "no rows": lambda: documents.whole([]),
+    "old": documents.old,
+    "hostile": documents.hostile,
 }
 
 
@@ -80,7 +80,7 @@ def test_the_policy_lets_in_these_two_scripts_and_nothing_else(document: dict[st
 
 
 def test_the_order_of_the_page() -> None:
-    text = page(made.results(), "syngrad compare fashion-mlp --target 0.8")
+    text = page(documents.results(), "syngrad compare fashion-mlp --target 0.8")
     heads = re.findall(r"<h[12][^>]*>(.*?)</h", text.partition("<script")[0])
     assert heads == [
         "fashion-mlp: do synthetic gradients pay?",
@@ -93,9 +93,9 @@ def test_the_order_of_the_page() -> None:
     ]
     assert "syngrad compare fashion-mlp \\\n  --target 0.8" in text
     said = " ".join(Elements(text).text)
-    for reason in (made.results()["verdict"]["text"], *made.results()["verdict"]["reasons"]):
+    for reason in (documents.results()["verdict"]["text"], *documents.results()["verdict"]["reasons"]):
         assert reason in said
-    assert made.FAILURE in said
+    assert documents.FAILURE in said
     assert "95 % interval" in said
 
 
@@ -109,7 +109,7 @@ def test_every_figure_has_words_in_its_place_and_the_data_to_draw_it(document: d
 
 
 def test_the_figures_of_a_whole_document() -> None:
-    places = [a["id"] for a in Elements(page(made.results())).all("div") if a.get("class") == "plot"]
+    places = [a["id"] for a in Elements(page(documents.results())).all("div") if a.get("class") == "plot"]
     assert places == [
         f"figure-{name}"
         for name in (
@@ -120,7 +120,7 @@ def test_the_figures_of_a_whole_document() -> None:
 
 
 def test_what_a_user_names_is_text_and_nothing_more() -> None:
-    elements = Elements(page(made.hostile(), f"syngrad compare '{made.HOSTILE}'"))
+    elements = Elements(page(documents.hostile(), f"syngrad compare '{documents.HOSTILE}'"))
     said = "".join(elements.text)
     assert said.count("<script>alert(2)</script>") > 10
     assert "{{policy}}" in said
@@ -128,21 +128,24 @@ def test_what_a_user_names_is_text_and_nothing_more() -> None:
 
 
 def test_one_seed_has_no_interval_and_the_page_says_so() -> None:
-    said = "".join(Elements(page(made.results(seeds=1))).text)
+    said = "".join(Elements(page(documents.results(seeds=1))).text)
     assert "One seed: no spread and no interval can be given." in said
     assert "±" not in said
 
 
 def test_a_row_that_lost_a_seed_says_so() -> None:
-    rows = [made.row("backprop", "", seed, 0) for seed in range(2)]
-    rows += [made.row("synthetic", "default", 0, 1), made.row("synthetic", "default", 1, 1, status="failed: lost")]
-    said = " ".join(Elements(page(made.whole(rows))).text)
+    rows = [documents.row("backprop", "", seed, 0) for seed in range(2)]
+    rows += [
+        documents.row("synthetic", "default", 0, 1),
+        documents.row("synthetic", "default", 1, 1, status="failed: lost"),
+    ]
+    said = " ".join(Elements(page(documents.whole(rows))).text)
     assert "synthetic, 1 of 2 seeds" in said
     assert "synthetic rests on 1 of 2 seeds: failed: lost." in said
 
 
 def test_a_target_that_is_not_reached() -> None:
-    said = "".join(Elements(page(made.results(target=0.87, seeds=2))).text)
+    said = "".join(Elements(page(documents.results(target=0.87, seeds=2))).text)
     assert "not reached" in said
 
 

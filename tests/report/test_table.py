@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.report import made as made_up
+from tests._support import documents
 
 from syngrad.report import table as printed
 from syngrad.report.phrasing import size
@@ -14,7 +14,7 @@ from syngrad.results import Aggregate
 
 
 def table(rows: list[Aggregate], width: int = printed.WIDTH, target: float | None = None) -> list[str]:
-    return printed.table(made_up.compared(rows, target), width)
+    return printed.table(documents.compared(rows, target), width)
 
 
 def rows(**more: Any) -> list[Aggregate]:

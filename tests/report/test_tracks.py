@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.report import several
+from tests._support import worker_rows
 
 from syngrad.report.measured import NEXT, PREVIOUS
 from syngrad.report.tracks import MINIBATCHES, Piece, Stretch, disjoint, length, steady, track
@@ -45,7 +45,7 @@ def test_pieces_never_overlap_and_cover_what_the_spans_cover(drawn: list[tuple[i
 
 
 def test_the_stretch_is_the_last_one_that_is_long_enough() -> None:
-    accounts = [several.account(0), several.account(1)]
+    accounts = [worker_rows.account(0), worker_rows.account(1)]
     found = steady(accounts)
     assert found is not None
     assert found.minibatches == 20
@@ -57,7 +57,7 @@ def test_the_stretch_is_the_last_one_that_is_long_enough() -> None:
 
 
 def test_where_none_is_long_enough_it_is_the_longest() -> None:
-    account = several.account(0, spans=several.spans(0, minibatches=13, every=5))
+    account = worker_rows.account(0, spans=worker_rows.spans(0, minibatches=13, every=5))
     found = steady([account])
     assert found is not None
     assert found.minibatches == 5 < MINIBATCHES
@@ -66,7 +66,7 @@ def test_where_none_is_long_enough_it_is_the_longest() -> None:
 
 
 def test_without_spans_there_is_none() -> None:
-    assert steady([several.account(0, spans=[])]) is None
+    assert steady([worker_rows.account(0, spans=[])]) is None
     assert steady([]) is None
 
 
@@ -77,7 +77,7 @@ def test_the_window_is_as_long_for_every_row() -> None:
 
 
 def test_a_track_is_cut_at_the_window() -> None:
-    found = track(several.account(1), 1000.001 + 5 * 0.005, 1000.001 + 7 * 0.005)
+    found = track(worker_rows.account(1), 1000.001 + 5 * 0.005, 1000.001 + 7 * 0.005)
     assert [piece.name for piece in found] == [PREVIOUS, "work", PREVIOUS, "work"]
     assert [piece.minibatch for piece in found] == [4, 5, 5, 6]
     assert found[0].begin == pytest.approx(0.0, abs=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.report import made as made_up
+from tests._support import documents
 
 from syngrad.report import verdict as told
 from syngrad.report.phrasing import noise
@@ -13,7 +13,7 @@ from syngrad.results import Aggregate
 
 
 def verdict(rows: list[Aggregate], target: float | None = None, baseline: str | None = None) -> told.Verdict:
-    return told.verdict(made_up.compared(rows, target, baseline))
+    return told.verdict(documents.compared(rows, target, baseline))
 
 
 def base(**more: Any) -> Aggregate:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.report import several
+from tests._support import worker_rows
 
 from syngrad.report.measured import idle, measured
 from syngrad.report.table import report, table
@@ -14,34 +14,34 @@ from syngrad.report.verdict import Verdict, verdict
 
 
 def told(rows: list[Any], target: float | None = None) -> Verdict:
-    return verdict(measured(several.whole(rows, target), several.accounts(rows)))
+    return verdict(measured(worker_rows.whole(rows, target), worker_rows.accounts(rows)))
 
 
 def three(own: float, rival: float, alone: float = 100.0, top: float = 0.86, **more: Any) -> list[Any]:
     return [
-        several.row("alone", rate=alone),
-        several.row("ddp", rate=rival),
-        several.row("synthetic", rate=own, top=top, **more),
+        worker_rows.row("alone", rate=alone),
+        worker_rows.row("ddp", rate=rival),
+        worker_rows.row("synthetic", rate=own, top=top, **more),
     ]
 
 
 @pytest.mark.parametrize("target", [None, 0.8])
 def test_no_line_is_wider_than_a_terminal_and_columns_are_aligned(target: float | None) -> None:
-    rows = several.rows()
-    document = several.whole(rows, target)
-    compared = measured(document, several.accounts(rows))
+    rows = worker_rows.rows()
+    document = worker_rows.whole(rows, target)
+    compared = measured(document, worker_rows.accounts(rows))
     text = report(document, compared, verdict(compared))
     assert max(map(len, text.splitlines())) <= 80
     lines = table(compared)
-    figures = [line for line in lines[2 : 2 + len(several.ROWS)] if "failed" not in line]
+    figures = [line for line in lines[2 : 2 + len(worker_rows.ROWS)] if "failed" not in line]
     assert len({len(line) for line in figures}) == 1
     assert lines[0].split()[:5] == ["row", "acc.", "%", "samples/s", "×"]
     assert ("memory" in lines[0], "to 80 %" in lines[0]) == (target is None, target is not None)
 
 
 def test_the_figures_of_a_row() -> None:
-    rows = several.rows()
-    compared = measured(several.whole(rows), several.accounts(rows))
+    rows = worker_rows.rows()
+    compared = measured(worker_rows.whole(rows), worker_rows.accounts(rows))
     lines = {line.split()[0]: line.split() for line in table(compared)[2:]}
     assert lines["alone"] == ["alone", "85.7", "20,000", "1.00", "–", "–", "–", "350", "MiB"]
     # 600 × 256 KiB over 5 × 10,000 samples in minibatches of 256
@@ -50,23 +50,23 @@ def test_the_figures_of_a_row() -> None:
 
 
 def test_a_failed_row_is_one_line_and_its_whole_reason_stands_below() -> None:
-    lines = table(measured(several.whole(several.rows())))
+    lines = table(measured(worker_rows.whole(worker_rows.rows())))
     (line,) = [line for line in lines if line.startswith("gpipe  ")]
     assert "failed: row 'gpipe' over 2 workers" in line
     assert line.endswith(" …")
     below = " ".join(lines[lines.index(line) + 1 :])
-    assert f"gpipe {several.FAILURE}" in below
+    assert f"gpipe {worker_rows.FAILURE}" in below
 
 
 def test_without_accounts_everything_but_idle_time_is_known() -> None:
-    compared = measured(several.whole(several.rows()))
+    compared = measured(worker_rows.whole(worker_rows.rows()))
     assert all(line.idle is None for line in compared.lines)
     assert compared.workers == 2
 
 
 def test_idle_is_of_training_alone() -> None:
-    assert idle(several.account(1, waits=0.25)) == pytest.approx(0.25)
-    assert idle(several.account(0, seconds={"evaluate": 1.0})) is None
+    assert idle(worker_rows.account(1, waits=0.25)) == pytest.approx(0.25)
+    assert idle(worker_rows.account(0, seconds={"evaluate": 1.0})) is None
 
 
 def test_faster_than_everything() -> None:
@@ -104,7 +104,7 @@ def test_fast_at_too_high_a_price() -> None:
 
 
 def test_the_row_spoken_of_is_the_fastest_that_loses_little() -> None:
-    rows = [*three(200.0, 150.0), several.row("synthetic:local", rate=400.0, top=0.7)]
+    rows = [*three(200.0, 150.0), worker_rows.row("synthetic:local", rate=400.0, top=0.7)]
     made = told(rows)
     assert made.row == "synthetic"
     assert made.pays == "yes"
@@ -112,7 +112,7 @@ def test_the_row_spoken_of_is_the_fastest_that_loses_little() -> None:
 
 
 def test_averaging_now_and_then_is_held_apart() -> None:
-    rows = [*three(300.0, 150.0), several.row("ddp:periodic(every=16)", rate=600.0)]
+    rows = [*three(300.0, 150.0), worker_rows.row("ddp:periodic(every=16)", rate=600.0)]
     made = told(rows)
     assert made.pays == "partly"
     assert "2.00 × the fastest that shares every minibatch's update (ddp)" in made.text
@@ -135,15 +135,15 @@ def test_without_one_process_alone_nothing_is_said_of_the_metric() -> None:
 
 
 def test_nothing_to_speak_of() -> None:
-    assert told([several.row("alone")]).text.startswith("No verdict")
-    assert "no other row beside it" in told([several.row("synthetic")]).text
-    assert told([several.row("zero", rate=9e9), several.row("alone")]).row is None
-    failed = told([several.row("alone"), several.row("ddp", status="failed: x"), several.row("delayed")])
+    assert told([worker_rows.row("alone")]).text.startswith("No verdict")
+    assert "no other row beside it" in told([worker_rows.row("synthetic")]).text
+    assert told([worker_rows.row("zero", rate=9e9), worker_rows.row("alone")]).row is None
+    failed = told([worker_rows.row("alone"), worker_rows.row("ddp", status="failed: x"), worker_rows.row("delayed")])
     assert "ddp failed and says nothing here." in failed.reasons
 
 
 def test_seeds_give_a_spread() -> None:
-    rows = several.rows(seeds=3, failed=False)
-    lines = table(measured(several.whole(rows), several.accounts(rows)))
+    rows = worker_rows.rows(seeds=3, failed=False)
+    lines = table(measured(worker_rows.whole(rows), worker_rows.accounts(rows)))
     assert "85.9 ±0.2" in lines[2]
     assert not any("One seed" in said for said in told(rows).reasons)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from tests.report import made, several
+from tests._support import documents, worker_rows
 from tests.report.test_figures import plain
 from tests.report.test_page import Elements
 
@@ -18,17 +18,17 @@ from syngrad.results import validate
 
 
 def whole(seeds: int = 1, target: float | None = 0.8) -> tuple[dict[str, Any], dict[Any, Any]]:
-    rows = several.rows(seeds)
-    return several.whole(rows, target, several.accounts(rows)), several.accounts(rows)
+    rows = worker_rows.rows(seeds)
+    return worker_rows.whole(rows, target, worker_rows.accounts(rows)), worker_rows.accounts(rows)
 
 
 CASES: dict[str, Any] = {
     "whole": whole,
     "seeds": lambda: whole(3, None),
     "a results file": lambda: (whole()[0], {}),
-    "hostile": several.hostile,
-    "all failed": lambda: (several.whole([several.row("synthetic", status="failed: lost")]), {}),
-    "no rows": lambda: (several.whole([]), {}),
+    "hostile": worker_rows.hostile,
+    "all failed": lambda: (worker_rows.whole([worker_rows.row("synthetic", status="failed: lost")]), {}),
+    "no rows": lambda: (worker_rows.whole([]), {}),
 }
 
 
@@ -83,7 +83,7 @@ def test_the_order_of_the_page() -> None:
         "To repeat it",
     ]
     said = " ".join(Elements(text).text)
-    for each in (document["verdict"]["text"], *document["verdict"]["reasons"], several.FAILURE):
+    for each in (document["verdict"]["text"], *document["verdict"]["reasons"], worker_rows.FAILURE):
         assert each in said
     for _, _, _, kind in tracks.SPANS:
         assert kind in said
@@ -138,7 +138,7 @@ def test_a_long_run_gives_no_long_file() -> None:
     short = len(page(document, None, accounts))
     for workers in accounts.values():
         for worker in workers:
-            worker["spans"] = several.spans(worker["rank"], minibatches=5000, every=2500)
+            worker["spans"] = worker_rows.spans(worker["rank"], minibatches=5000, every=2500)
     assert abs(len(page(document, None, accounts)) - short) < 20_000
 
 
@@ -152,15 +152,15 @@ def test_the_shares_of_a_worker_add_up() -> None:
 
 
 def test_a_row_that_takes_far_longer_does_not_squeeze_the_others() -> None:
-    rows = [several.row("alone"), several.row("ddp", rate=100.0), several.row("synthetic")]
-    panels = drawn(page(several.whole(rows)))
+    rows = [worker_rows.row("alone"), worker_rows.row("ddp", rate=100.0), worker_rows.row("synthetic")]
+    panels = drawn(page(worker_rows.whole(rows)))
     assert panels["figure-metric-seconds-0"]["layout"]["xaxis"]["range"] == [0, 5.0]
     assert "range" not in panels["figure-metric-epoch-0"]["layout"]["xaxis"]
-    assert "Cut off at 5 s; beyond it ddp goes on." in page(several.whole(rows))
+    assert "Cut off at 5 s; beyond it ddp goes on." in page(worker_rows.whole(rows))
 
 
 def test_what_a_user_names_is_text_and_nothing_more() -> None:
-    document, accounts = several.hostile()
-    elements = Elements(page(document, f"syngrad compare '{made.HOSTILE}'", accounts))
+    document, accounts = worker_rows.hostile()
+    elements = Elements(page(document, f"syngrad compare '{documents.HOSTILE}'", accounts))
     assert "".join(elements.text).count("<script>alert(2)</script>") > 10
     assert len(elements.all("script")) == 3

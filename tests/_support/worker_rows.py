@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tests.report import made
+from tests._support import documents
 
 from syngrad.report.measured import NEXT, PREVIOUS, measured
 from syngrad.report.verdict import verdict
@@ -97,7 +97,7 @@ def whole(
         for each in told:
             each.time_to_target_s = time_to_target(each.history, target, True)
     experiment = {
-        **made.whole([])["experiment"],
+        **documents.whole([])["experiment"],
         "batch_size": 256,
         "target": target,
         "seeds": len({each.seed for each in told}),
@@ -113,12 +113,12 @@ def hostile() -> tuple[dict[str, Any], dict[tuple[str, int], list[dict[str, Any]
     """Everything that a user names is an attack."""
     told = rows()
     for each in told:
-        each.metric = made.HOSTILE
+        each.metric = documents.HOSTILE
         if each.method == "synthetic":
-            each.estimator = made.HOSTILE + each.estimator
+            each.estimator = documents.HOSTILE + each.estimator
         if not each.ok:
-            each.status = f"failed: {made.HOSTILE}"
-    whole_ = whole(told, name=made.HOSTILE, dataset=made.HOSTILE)
-    whole_["verdict"]["text"], whole_["verdict"]["reasons"] = made.HOSTILE, [made.HOSTILE]
-    whole_["environment"]["cpu"] = whole_["environment"]["link"] = made.HOSTILE
+            each.status = f"failed: {documents.HOSTILE}"
+    whole_ = whole(told, name=documents.HOSTILE, dataset=documents.HOSTILE)
+    whole_["verdict"]["text"], whole_["verdict"]["reasons"] = documents.HOSTILE, [documents.HOSTILE]
+    whole_["environment"]["cpu"] = whole_["environment"]["link"] = documents.HOSTILE
     return whole_, accounts(told)

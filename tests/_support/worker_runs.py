@@ -1,6 +1,6 @@
 """Runs that are taken in one process and in several, and have to come out the same: a small model, in float64.
 
-`python -m tests.distributed.cases FOLDER CASE…` takes them one after the other, and every rank leaves what it has.
+`python -m tests._support.worker_runs FOLDER CASE…` takes them one after the other, and every rank leaves what it has.
 """
 
 from __future__ import annotations

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.distributed.scripts import lives
+from tests._support.worker_programs import lives
 
 from syngrad.launch import launcher as launch_module
 from syngrad.launch.launcher import launch
 from syngrad.runtime import checkpoint
 
-#: modules that start a stage of the model in cases.py
+#: modules that start a stage of the model in worker_runs.py
 STARTS = ["input", "3", "6", "9"]
 
 
 def program(folder: Path, spec: dict[str, Any] | list[dict[str, Any]]) -> list[str]:
     """What a process of the run is: a module and its arguments."""
-    module = "faulty" if isinstance(spec, dict) else "failing"
-    return ["-m", f"tests.distributed.{module}", str(folder), json.dumps(spec)]
+    module = "fault_injection" if isinstance(spec, dict) else "failing_runs"
+    return ["-m", f"tests._support.{module}", str(folder), json.dumps(spec)]
 
 
 def command(folder: Path, spec: dict[str, Any] | list[dict[str, Any]]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Runs that fail, or are broken off, one after the other: `python -m tests.distributed.failing FOLDER CASES`.
+"""Runs that fail, or are broken off, one after the other: `python -m tests._support.failing_runs FOLDER CASES`.
 
-CASES is JSON, a list of {"name", "options", "fit"} beside cases.py's own, and `odd`: {"rank": …, …} what is different
-in one process: more `options`, its `model`, its `version`, its data's order (`from`), or what its `faults` are
-(faulty.py). `until`: the minibatch
-after which a callback raises; `validation`: a loader that raises. `uncaught`: its error ends the process.
+CASES is JSON, a list of {"name", "options", "fit"} beside worker_runs.py's own, and `odd`: {"rank": …, …} what is
+different in one process: more `options`, its `model`, its `version`, its data's order (`from`), or what its `faults`
+are (fault_injection.py). `until`: the minibatch after which a callback raises; `validation`: a loader that raises.
+`uncaught`: its error ends the process.
 
 Every process notes how a case ended: `said.NAME.RANK`, the kind of its error and the text; `left.NAME.RANK` otherwise.
 """
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.distributed import cases
-from tests.distributed.faulty import Until, arm, note
+from tests._support import worker_runs
+from tests._support.fault_injection import Until, arm, note
 from torch import nn
 
 from syngrad.links.world import world
@@ -30,7 +30,7 @@ class Torn:
     """A loader that breaks after a minibatch."""
 
     def __iter__(self) -> Iterator[Any]:
-        yield cases.batches(1)[0]
+        yield worker_runs.batches(1)[0]
         raise OSError("the disk has gone")
 
 
@@ -53,7 +53,7 @@ def take(case: dict[str, Any], folder: Path, rank: int) -> None:
     mine = odd if odd.get("rank") == rank else {}
     version = mine.get("version", "1")
     peer.version = lambda: version
-    made = cases.trainer(**{**case.get("options", {}), **mine.get("options", {})})
+    made = worker_runs.trainer(**{**case.get("options", {}), **mine.get("options", {})})
     if "model" in mine:
         made.model.get_submodule("12").register_parameter("bias", nn.Parameter(torch.zeros(4).double()))
     for fault in mine.get("faults", ()):
@@ -63,11 +63,11 @@ def take(case: dict[str, Any], folder: Path, rank: int) -> None:
         fit["callbacks"] = [Until(case["until"])]
     if "validation" in case:
         fit |= {"validate": Torn(), "validate_every": 3}
-    data: Any = cases.batches()
+    data: Any = worker_runs.batches()
     if "from" in {**case, **mine}:  # data that is read in another order, or ends before it says
         data = [*data[1:], data[0]] if "from" in mine else Short(data)
     history = made.fit(data, **fit)
-    torch.save(cases.left(made, history), folder / f"left.{case['name']}.{rank}")
+    torch.save(worker_runs.left(made, history), folder / f"left.{case['name']}.{rank}")
 
 
 def main(where: str, text: str) -> None:

@@ -1,8 +1,8 @@
-"""A run that something happens to: `python -m tests.distributed.faulty FOLDER SPEC`, one process of it.
+"""A run that something happens to: `python -m tests._support.fault_injection FOLDER SPEC`, one process of it.
 
-SPEC is JSON: `options` of the Trainer and `fit`, beside those of cases.py; `silence_ms` of the links; and `faults`,
-each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with minibatch
-`at`, or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
+SPEC is JSON: `options` of the Trainer and `fit`, beside those of worker_runs.py; `silence_ms` of the links; and
+`faults`, each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with
+minibatch `at`, or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
 
 What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `log`, a line a checkpoint ("saved", with its
 minibatch) and a line a start ("begun", with the minibatch it goes on from); `left.RANK`, what the run has left.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.distributed.cases import batches, left, trainer
+from tests._support.worker_runs import batches, left, trainer
 from torch import Tensor
 
 import syngrad

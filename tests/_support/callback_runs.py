@@ -1,4 +1,4 @@
-"""Callbacks that look at the model, save it and change its options: `python -m tests.distributed.listening FOLDER`."""
+"""Callbacks that look at the model, save it and change its options: `python -m tests._support.callback_runs FOLDER`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.distributed.cases import batches, left, trainer
+from tests._support.worker_runs import batches, left, trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
