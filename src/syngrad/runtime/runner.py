@@ -232,12 +232,14 @@ class Runner:
             # true feedback and the warm-up lock single minibatches of a method that otherwise waits for nothing
             rule = self.locked if self.policy.locked(t) else self.rule
             message = Message(batch.args, batch.kwargs, batch.wanted)
+            flight: InFlight | None
             with self.autocast():
                 for k, actor in enumerate(self.own):
                     loss = rule.on_message(actor, message, now)
                     # before stage k + 1 runs, so that what k − 1 kept of its message is gone by then
                     for sender, flight in self._come_back(k - 1):
                         rule.on_feedback(sender, flight, now)
+                    flight = None  # it holds the message that stage k has run on
                     if k < len(self.channels):
                         message = self.channels[k].take()
                 if self.neighbours.next is not None:
