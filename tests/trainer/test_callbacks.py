@@ -105,7 +105,6 @@ def test_minibatches_in_flight_end_with_a_run_that_is_stopped(when: str) -> None
     plain = momentum_trainer(method="delayed(2)")
     plain.fit(batches, 1)
     assert stopped.runner is not None
-    assert stopped.runner.delayed is not None
     assert stopped.runner.in_flight == 0
     assert_same(tensors_of(stopped.model), tensors_of(plain.model))
 
