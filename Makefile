@@ -26,11 +26,24 @@ help:
 compare: $(VENV)/.installed-run
 	@$(BIN)/syngrad compare --html syngrad-report.html $(ARGS)
 
+# The whole suite in two parts: first, one at a time, the tests that start processes or wait by the clock for a peer; then
+# all others, on as many cores as there are, up to four, with the types checked beside them. A failure in one part does
+# not keep the other from being run. PYTEST_ARGS chooses some tests, which run as pytest alone would run them.
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+ifneq ($(strip $(PYTEST_ARGS)),)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@failed=0; first=; \
+	$(BIN)/python -m pytest -m distributed || { failed=1; first=failed; }; \
+	$(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
+	$(BIN)/python -m pytest -m 'not distributed' -n auto --maxprocesses 4 --dist loadfile || failed=1; \
+	wait $$types || { cat $(VENV)/mypy.log; failed=1; }; \
+	test -z "$$first" || echo "of the tests that start processes some failed: see the first of the two summaries"; \
+	exit $$failed
+endif
 
 # Of the environment it only asks that it is there, so that worktrees may share one by VENV=.
 identical:

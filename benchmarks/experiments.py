@@ -18,6 +18,8 @@ from common import interleaved, paired, write
 
 import syngrad
 from syngrad.experiments import load
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 #: two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
@@ -38,7 +40,7 @@ def trainer_of(experiment: syngrad.Experiment, row: tuple[list[str] | None, dict
         scheduler=experiment.scheduler,
         seed=seed,
         progress=False,
-        **{**experiment.options, **options},
+        **override(Options, experiment.options, options),
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from syngrad import Experiment
 from syngrad.data import TensorBatches, fashion_mnist
-from syngrad.experiments import char_gpt, fashion_mlp
+from syngrad.experiments import char_gpt, image_data
 
 DEPTH = 6
 #: with which half of the net takes some 10 ms at batch 128, on one core of the machine that the figures are from
@@ -35,7 +35,7 @@ def wide(epochs: int = 4, batch_size: int = 128) -> Experiment:
         name="mlp-1024",
         dataset="Fashion-MNIST, first 10,000 + 2,000",
         model=lambda: net(1024),
-        data=fashion_mlp.data,
+        data=image_data.fashion_batches,
         loss=F.cross_entropy,
         cuts=["7"],
         optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from syngrad.compare.network import Host
-from syngrad.compare.rivals import Plan, run_rival
-from syngrad.compare.rivals.names import RIVALS
-from syngrad.execution.hosts import launch_on
-from syngrad.execution.launch import launch
+from syngrad.compare.rivals import RIVALS, RivalRun, run_rival
 from syngrad.experiments import registry
+from syngrad.launch.emulated_link import EmulatedHost
+from syngrad.launch.hosts import launched_result
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 2
@@ -43,7 +40,11 @@ class Row:
 
 
 def timed(
-    row: Row, experiment: str, batch_size: int, hosts: Sequence[Host] | None = None, microbatches: int | None = None
+    row: Row,
+    experiment: str,
+    batch_size: int,
+    hosts: Sequence[EmulatedHost] | None = None,
+    microbatches: int | None = None,
 ) -> dict[str, Any]:
     """Samples a second of a row, and what else it tells. experiment: the name of a function in nets.py."""
     name = f"{HERE / 'nets.py'}:{experiment}"
@@ -58,7 +59,7 @@ def timed(
         }
         return started(HERE / "worker.py", spec, hosts)
     assert row.kind in RIVALS
-    plan = Plan(
+    run = RivalRun(
         row.kind,
         name,
         threads=row.threads,
@@ -70,7 +71,7 @@ def timed(
         microbatches=microbatches,
     )
     alone = row.kind == "plain"
-    found = run_rival(plan, 1 if alone else WORKERS, hosts=None if alone else hosts, timeout_s=900)
+    found = run_rival(run, 1 if alone else WORKERS, hosts=None if alone else hosts, timeout_s=900)
     # its own figure is a median over parts of the run; Syngrad's is of the whole run, and so is this
     count = windows(row) * -(-row.minibatches // windows(row))
     return {
@@ -98,15 +99,10 @@ def windows(row: Row) -> int:
 
 
 def started(
-    worker: Path, spec: dict[str, Any], hosts: Sequence[Host] | None = None, workers: int = WORKERS
+    worker: Path, spec: dict[str, Any], hosts: Sequence[EmulatedHost] | None = None, workers: int = WORKERS
 ) -> dict[str, Any]:
     """What process 0 of `worker SPEC OUT` has written, once all have ended."""
-    with tempfile.TemporaryDirectory(prefix="syngrad-") as folder:
-        out = Path(folder, "out.json")
-        command = [sys.executable, str(worker), json.dumps(spec), str(out)]
-        if hosts is None:
-            launch(command, workers, restarts=0, threads=spec["threads"])
-        else:
-            launch_on(hosts, command, 1, restarts=0, threads=spec["threads"])
-        found: dict[str, Any] = json.loads(out.read_text())
+    command = [sys.executable, str(worker), json.dumps(spec)]
+    each = workers if hosts is None else [1] * len(hosts)
+    found: dict[str, Any] = launched_result(command, each, hosts, restarts=0, threads=spec["threads"])
     return found

@@ -12,10 +12,10 @@ import torch
 from rows import HERE, PIPELINES, started
 from turns import entries, put
 
-from syngrad.compare.network import Host
-from syngrad.compare.rivals import Plan, run_rival
+from syngrad.compare.rivals import RivalRun, run_rival
 from syngrad.errors import SyngradError
 from syngrad.experiments import registry
+from syngrad.launch.emulated_link import EmulatedHost
 from syngrad.results import environment
 
 Run = dict[str, Any]
@@ -32,7 +32,7 @@ def train(
     options: dict[str, Any] | None = None,
     target: float | None = None,
     most_s: float | None = None,
-    hosts: Sequence[Host] | None = None,
+    hosts: Sequence[EmulatedHost] | None = None,
 ) -> Run:
     """One run of a row: a rival's name, or `method[:estimator]` over two processes.
 
@@ -55,7 +55,7 @@ def train(
         return started(HERE / "trained.py", spec, hosts)
     name = f"{HERE / 'nets.py'}:{experiment}"
     place = registry.load(name).cuts if label in PIPELINES else None
-    plan = Plan(
+    run = RivalRun(
         label,
         name,
         seed=seed,
@@ -67,7 +67,7 @@ def train(
         most_s=most_s,
     )
     alone = label == "plain"
-    found = run_rival(plan, 1 if alone else 2, hosts=None if alone else hosts, timeout_s=7200)
+    found = run_rival(run, 1 if alone else 2, hosts=None if alone else hosts, timeout_s=7200)
     kept = {key: found[key] for key in ("train_s", "samples_per_s", "bytes_sent", "microbatches")}
     return {"history": found["metric"]["history"], "peak_memory_bytes": [found["peak_memory_bytes"]], **kept}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import tables_processes
 import tables_recurrent
+import tables_summary
 from cells import ROOT, MissingError, load, mebibytes, table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*/README.md"))]
@@ -195,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_recurrent.TABLES,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+TABLES["summary"] = lambda: tables_summary.summary(TABLES)
 
 
 def filled(text: str) -> str:

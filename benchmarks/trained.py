@@ -14,10 +14,10 @@ from typing import Any
 from worker import work
 
 from syngrad.callbacks import Callback
-from syngrad.compare.source import Source
+from syngrad.compare.training import Training
+from syngrad.compare.user_experiment import UserExperiment
 from syngrad.experiments import registry
 from syngrad.metrics import higher_is_better
-from syngrad.training import Training
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 
@@ -38,7 +38,7 @@ class Reached(Callback):
 
 def main(spec: dict[str, Any], out: str) -> None:
     experiment = registry.load(f"{NETS}:{spec['experiment']}", epochs=spec["epochs"])
-    length = Source(experiment).epoch_length(spec["seed"])
+    length = UserExperiment(experiment).epoch_length(spec["seed"])
     training = Training(
         experiment,
         spec["method"],
@@ -54,7 +54,7 @@ def main(spec: dict[str, Any], out: str) -> None:
     row = training.run().to_dict()
     if os.environ.get("RANK", "0") != "0":
         return
-    waits = ("wait above", "wait below")
+    waits = ("wait for next", "wait for previous")
     result = {
         "history": row["metric"]["history"],
         "train_s": row["train_s"],

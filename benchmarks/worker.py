@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 import syngrad
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_parent
 from syngrad.experiments import registry
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.pipeline.failures import report_failure
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 
 class Epochs:
@@ -41,9 +43,9 @@ class Epochs:
 
 
 def crossed(trainer: syngrad.Trainer) -> int:
-    """Bytes that have crossed the link above this process so far, both ways, headers included."""
-    above = trainer.execution.ends.above if trainer.execution is not None else None
-    return above.link.sent_bytes + above.link.received_bytes if above is not None else 0
+    """Bytes that have crossed the link to the next worker so far, both ways, headers included."""
+    following = trainer.runner.neighbours.next if trainer.runner is not None else None
+    return following.link.sent_bytes + following.link.received_bytes if following is not None else 0
 
 
 def shares(process: dict[str, Any], first: int) -> dict[str, float]:
@@ -81,8 +83,7 @@ def main(spec: dict[str, Any], out: str) -> None:
         optimizer=experiment.optimizer,
         scheduler=experiment.scheduler,
         progress=False,
-        trace=True,
-        **{**experiment.options, **spec["options"]},
+        **override(Options, experiment.options, {"trace": True, **spec["options"]}),
     )
     lengths = spec["warm_up"], spec["minibatches"]
     train, _ = experiment.data(experiment.batch_size, 0)

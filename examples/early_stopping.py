@@ -7,7 +7,7 @@ from torch.nn import functional as F
 import syngrad
 from syngrad.callbacks import Callback, EarlyStopping
 from syngrad.data import TensorBatches, fashion_mnist
-from syngrad.history import Epoch
+from syngrad.trainer.history import Epoch
 
 
 class Report(Callback):

@@ -141,7 +141,7 @@ def small(own_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> s
     """The tiny experiment as a user's file, for `syngrad compare`, and no time spent on step times."""
     from syngrad.compare import Comparison
 
-    text = "from tests.small import experiment\n\ndef tiny(epochs=2):\n    return experiment(epochs=epochs)\n"
+    text = "from tests._support.small import experiment\n\ndef tiny(epochs=2):\n    return experiment(epochs=epochs)\n"
     made = Comparison.__init__
 
     def quick(self: Comparison, *args: Any, **more: Any) -> None:

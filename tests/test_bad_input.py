@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests import small
+from tests._support import small
+from tests._support.options import keywords
 from torch import nn
 
 import syngrad
-from syngrad import SyngradError, Trainer, cli, decouple
+from syngrad import Feedback, SyngradError, Trainer, cli, decouple
 from syngrad.compare import Comparison
 from syngrad.data import TensorBatches
 
@@ -36,7 +37,7 @@ def train(
 ) -> None:
     """One epoch, and a step as large as there is."""
     net = decouple(model if model is not None else small.model(), cuts or ["2", "4"])
-    trainer = Trainer(net, loss=loss, progress=False, **{"metric": None, **options})
+    trainer = Trainer(net, loss=loss, progress=False, **keywords(**{"metric": None, **options}))
     trainer.fit(loader if loader is not None else TensorBatches(X, Y, batch_size=16), 1)
 
 
@@ -171,6 +172,11 @@ LIBRARY: list[Case] = [
     # experiments and comparisons
     ("experiment-no-cuts", lambda: small.experiment(cuts=None), ["cuts=[names] or stages=N"]),
     ("experiment-option", lambda: Comparison(small.experiment(options={"lr": 1})), ["'lr'", "estimator_lr"]),
+    (
+        "experiment-option-moved",
+        lambda: Comparison(small.experiment(options={"feedback_every": 2})),
+        ["experiment", "feedback_every is now an option of feedback=", "feedback=Feedback(every=2)"],
+    ),
     ("row-twice", lambda: Comparison(small.experiment(), ["zero", "zero"]), ["'zero'", "once"]),
     ("threads-above", lambda: Comparison(small.experiment(), threads=5000), ["threads", "5000", "at most 4096"]),
     (
@@ -180,8 +186,10 @@ LIBRARY: list[Case] = [
     ),
     (
         "delay-of-feedback",
-        lambda: Comparison(small.experiment(options={"feedback_delay": 10**9}), ["synthetic"], timing_s=0).run(),
-        ["feedback_delay", "1000000000 minibatches", "at most 4"],
+        lambda: Comparison(
+            small.experiment(options={"feedback": Feedback(delay=9_000)}), ["synthetic"], timing_s=0
+        ).run(),
+        ["feedback_delay", "9000 minibatches", "at most 4"],
     ),
     (
         "delay-without-length",
@@ -231,7 +239,7 @@ def test_the_library_says_it_in_one_line(call: Callable[[], Any], expected: list
         assert fragment in said
 
 
-HEAD = "import syngrad\nfrom tests import small\n"
+HEAD = "import syngrad\nfrom tests._support import small\n"
 FILES = {
     "good.py": HEAD + "def good():\n    return small.experiment()\ndef other():\n    return small.experiment()\n",
     "broken.py": "def f():\n    return (\n\ndef g(:\n",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import (
+from tests._support.models import (
     CASES,
     OPTIMIZERS,
     Case,
@@ -20,7 +20,7 @@ from tests.models import (
     sgd,
     tensors_of,
 )
-from tests.training import case_trainer, trained
+from tests._support.training import case_trainer, trained
 from torch import Tensor, nn
 
 import syngrad
@@ -297,7 +297,7 @@ def _messages(trainer: syngrad.Trainer, batch: tuple[Tensor, ...]) -> list[list[
 
 
 def test_synthetic_adds_nothing_of_the_true_gradient() -> None:
-    """With δ̂ = 0 throughout, the stages below stand still though the loss above has a gradient."""
+    """With δ̂ = 0 throughout, the stages before the last stand still though the loss has a gradient."""
     case = CASES["mlp"]
     before = tensors_of(case.model())
     for feedback in ("bootstrapped", "true"):

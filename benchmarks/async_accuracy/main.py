@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from seeds import Run, train, train_missing  # noqa: E402
 
-from syngrad.results.student import interval  # noqa: E402
+from syngrad.results import interval  # noqa: E402
 
 SEEDS, SEEDS_OF_OTHERS = 5, 3
 #: name → (function in nets.py, epochs)

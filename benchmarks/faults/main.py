@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from common import spread, write  # noqa: E402
 from killer import Kill, Killer, planned  # noqa: E402
 
-from syngrad.execution.launch import launch  # noqa: E402
+from syngrad.launch.launcher import launch  # noqa: E402
 from syngrad.results import interval, mean_spread  # noqa: E402
 
 PROCESSES = 2

@@ -32,10 +32,10 @@ def note(name: str, text: str) -> None:
 def main() -> None:
     import torch
 
-    from syngrad import checkpoint
     from syngrad.callbacks import Callback
+    from syngrad.compare.training import Training
     from syngrad.experiments.registry import load
-    from syngrad.training import Training
+    from syngrad.runtime import checkpoint
 
     log = os.open(FOLDER / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     place = os.open(FOLDER / "place", os.O_WRONLY | os.O_CREAT)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
 import syngrad
-from syngrad.memory import SavedBytes
+from syngrad.core.memory import SavedBytes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import fused_adam, interleaved, paired, write
@@ -38,8 +38,7 @@ def trainer(method: str, stages: int, layers: int, width: int) -> syngrad.Traine
         loss=F.cross_entropy,
         optimizer=fused_adam,
         method=method,
-        feedback_every=1,
-        quality_every=0,
+        feedback=syngrad.Feedback(every=1, quality_every=0),
     )
 
 

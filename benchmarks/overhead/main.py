@@ -12,7 +12,10 @@ import torch
 
 import syngrad
 from syngrad.data import TensorBatches
-from syngrad.experiments.fashion_mlp import fashion_mlp, images
+from syngrad.experiments.fashion_mlp import fashion_mlp
+from syngrad.experiments.image_data import fashion_images
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import interleaved, paired, write
@@ -34,7 +37,12 @@ def trainer(**options: Any) -> syngrad.Trainer:
     torch.manual_seed(0)
     net = syngrad.decouple(experiment.model(), cuts=experiment.cuts)
     return syngrad.Trainer(
-        net, loss=experiment.loss, optimizer=experiment.optimizer, metric="accuracy", progress=False, **options
+        net,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        metric="accuracy",
+        progress=False,
+        **override(Options, {}, options),
     )
 
 
@@ -62,9 +70,8 @@ def main() -> None:
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "overhead.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    batches = [
-        batch for batch in TensorBatches(*images(True), batch_size=BATCH, shuffle=True) if len(batch[1]) == BATCH
-    ]
+    loader = TensorBatches(*fashion_images(True), batch_size=BATCH, shuffle=True)
+    batches = [batch for batch in loader if len(batch[1]) == BATCH]
     rows = {name: steps(how, batches) for name, how in ROWS.items()}
     rows["fit, all as by default"] = fit(batches)
     results = paired(interleaved(rows, options.rounds, warmup=1), "bare")

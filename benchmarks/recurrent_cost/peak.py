@@ -16,7 +16,7 @@ import torch
 from characters import BATCH, CHARACTERS, ROWS, WINDOW, Characters, random_windows, trainer
 
 import syngrad
-from syngrad.memory import SavedBytes
+from syngrad.core.memory import SavedBytes
 
 
 def status(kind: str) -> int:

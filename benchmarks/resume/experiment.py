@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from syngrad import Experiment
-from syngrad.experiments.fashion_mlp import data
+from syngrad.experiments.image_data import fashion_batches
 
 
 def model() -> nn.Module:
@@ -23,7 +23,7 @@ def dropped(epochs: int = 12) -> Experiment:
         name="dropout",
         dataset="Fashion-MNIST, first 10,000 + 2,000",
         model=model,
-        data=data,
+        data=fashion_batches,
         loss=F.cross_entropy,
         cuts=["5", "9"],
         optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),

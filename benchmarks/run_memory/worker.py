@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from worker import Epochs, work
 
 import syngrad
+from syngrad.core.memory import SavedBytes
 from syngrad.experiments import registry
-from syngrad.memory import SavedBytes
 from syngrad.tree import tensors
 
 #: the minibatch whose saved activations are counted; later, so that feedback is under way
@@ -83,7 +86,13 @@ def used_once(experiment: Any) -> None:
     import syngrad.links.zeromq
 
     net = syngrad.decouple(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 10)), stages=2)
-    trainer = syngrad.Trainer(net, loss=experiment.loss, optimizer=experiment.optimizer, progress=False, true_every=0)
+    trainer = syngrad.Trainer(
+        net,
+        loss=experiment.loss,
+        optimizer=experiment.optimizer,
+        progress=False,
+        feedback=syngrad.Feedback(true_every=0),
+    )
     for _ in range(8):
         trainer.step((torch.randn(16, 8), torch.zeros(16, dtype=torch.int64)))
 
@@ -102,13 +111,13 @@ def main(spec: dict[str, Any], out: str) -> None:
         loss=experiment.loss,
         optimizer=experiment.optimizer,
         progress=False,
-        **{"true_every": 0, **spec["options"]},
+        **override(Options, {}, {"true_every": 0, **spec["options"]}),
     )
     trainer.every, trainer.samples = spec["every"], []
     trainer.sleep_s = spec["sleep_s"] if spec["slow"] == rank else 0.0
     whole = size(list(trainer.model.parameters()))
     trainer.fit(Epochs(train, experiment.batch_size, [spec["minibatches"]]), 1)
-    share = trainer.share(rank, trainer.settings.queue_depth)
+    share = trainer.share(rank, trainer.options.queue_depth)
     result = {
         "before_bytes": before,
         "samples": trainer.samples,

@@ -13,7 +13,7 @@ sys.path.insert(0, str(HERE.parent))
 from rows import Row, parts, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
-from syngrad.compare.network import emulated, parse_link  # noqa: E402
+from syngrad.launch.emulated_link import emulated, parse_link  # noqa: E402
 
 SLOW, NEAR, FAR = "20ms,100mbit", "0ms,10gbit", "50ms,1gbit"
 EXPERIMENT, BATCH = "wide", 128

@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional as F
 
 import syngrad
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import every_layer, fused_adam, interleaved, mlp, paired, write
@@ -49,7 +51,7 @@ def hand_written(width: int, x: torch.Tensor, y: torch.Tensor, fused: bool = Tru
 
 def syngrad_step(width: int, x: torch.Tensor, y: torch.Tensor, options: dict[str, Any]) -> Callable[[], object]:
     net = syngrad.decouple(mlp(LAYERS, width), cuts=every_layer(LAYERS))
-    trainer = syngrad.Trainer(net, loss=F.cross_entropy, optimizer=fused_adam, **options)
+    trainer = syngrad.Trainer(net, loss=F.cross_entropy, optimizer=fused_adam, **override(Options, {}, options))
     return lambda: trainer.step((x, y))
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from seeds import Run, train, train_missing  # noqa: E402
 
-from syngrad.compare.network import emulated, parse_link  # noqa: E402
+from syngrad.launch.emulated_link import emulated, parse_link  # noqa: E402
 from syngrad.results import time_to_target  # noqa: E402
 
 #: test accuracy: what back-propagation (seed 0) passes in its third epoch, and fixed before any other row had run

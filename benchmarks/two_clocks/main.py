@@ -18,7 +18,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from common import write  # noqa: E402
 
-from syngrad.experiments.digits import images  # noqa: E402
+from syngrad.estimators.losses import token_cross_entropy  # noqa: E402
+from syngrad.experiments.image_data import digits  # noqa: E402
 from syngrad.experiments.two_clocks import (  # noqa: E402
     ESTIMATOR,
     INJECT,
@@ -29,7 +30,6 @@ from syngrad.experiments.two_clocks import (  # noqa: E402
     errors,
     nets,
 )
-from syngrad.losses import token_cross_entropy  # noqa: E402
 from syngrad.recurrent import Graph  # noqa: E402
 
 PERIOD, STREAMS = 4, 64
@@ -185,7 +185,7 @@ def main() -> None:
     settings = {
         "period": PERIOD,
         "streams": STREAMS,
-        "dataset": images(True)[2],
+        "dataset": digits(True)[2],
         "images": IMAGES,
         "optimizer": "Adam 1e-3, fused",
         "recipe": recipe,

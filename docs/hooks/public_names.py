@@ -21,10 +21,9 @@ HANDED = {
         *("ConfigError", "CutError", "MessageError", "TrainingError", "CheckpointError", "LinkError"),
         "TrainingWarning",
     ),
-    "execution.settings": ("Settings",),
-    "network": ("DecoupledNetwork",),
-    "history": ("History", "Epoch"),
-    "quality": ("Quality", "Sample", "TrueSample"),
+    "core.decouple": ("DecoupledNetwork",),
+    "trainer.history": ("History", "Epoch"),
+    "runtime.quality": ("Quality", "Sample", "TrueSample"),
 }
 #: what stands beside the names of `syngrad` itself; those after the first three are imported by their own names
 FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data", "recurrent")

@@ -1,18 +1,22 @@
 """Syngrad trains neural networks whose parts do not wait for each other."""
 
 from syngrad import estimators, metrics, targets
+from syngrad.core.decouple import decouple
+from syngrad.core.interface import Interface
 from syngrad.errors import SyngradError
 from syngrad.estimators import GradientEstimator
-from syngrad.experiment import Experiment
-from syngrad.interface import Interface
-from syngrad.network import decouple
+from syngrad.experiments.experiment import Experiment
+from syngrad.pipeline.options import Distributed
 from syngrad.recurrent import TruncatedBPTT
+from syngrad.runtime.feedback import Feedback
 from syngrad.trainer import Trainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Distributed",
     "Experiment",
+    "Feedback",
     "GradientEstimator",
     "Interface",
     "SyngradError",

@@ -68,6 +68,6 @@ def first_line(error: BaseException) -> str:
 
 
 def short(error: BaseException, most: int = 80) -> str:
-    """The same where that is short, and otherwise the kind of error alone: a sentence cut off says less."""
+    """:func:`first_line` where that is short, and otherwise the kind of error alone: a sentence cut off says less."""
     text = first_line(error)
     return text if len(text) <= most else type(error).__name__

@@ -1,6 +1,6 @@
-"""What an estimator is fitted to, and what goes on down: pure functions of gradients.
+"""What an estimator is fitted to, and what a stage hands back: pure functions of gradients.
 
-Everywhere below `g` is a gradient as back-propagation carries it, ∂loss/∂h, and `scale` = ∂loss/∂(sum of sample
+In all of them `g` is a gradient as back-propagation carries it, ∂loss/∂h, and `scale` = ∂loss/∂(sum of sample
 losses), 1/len(batch) by default. An estimator speaks of one sample, δ̂ = ∂(sum of sample losses)/∂h, so that it does
 not move with the batch size; the two are tied by g = scale · δ.
 """
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from syngrad.checks import real
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.scalars import real
 
 
 def per_sample(g: Tensor, scale: float) -> Tensor:
@@ -19,11 +19,18 @@ def per_sample(g: Tensor, scale: float) -> Tensor:
 
 
 def mixed(received: Tensor, estimate: Tensor, lam: float) -> Tensor:
-    """λ·received + (1−λ)·estimate: what a stage updates from, and what goes further down, in BP(λ).
+    """λ·received + (1−λ)·estimate: what a stage updates from, and what goes further backward, in BP(λ).
 
-    Both arguments are of the shape of `h` and in the same units; `lam` is in [0, 1]. λ=1 returns `received` itself and
-    λ=0 `estimate` itself, bit for bit, so that the ends of the range *are* back-propagation and synthetic gradients.
     Source: Jaderberg et al. 2016 (arXiv 1608.05343), BP(λ).
+
+    Args:
+        received: the gradient that came back, of the shape of `h`.
+        estimate: in the same shape and units.
+        lam: λ in [0, 1].
+
+    Returns:
+        For λ=1 `received` itself and for λ=0 `estimate` itself, bit for bit, so that the ends of the range *are*
+        back-propagation and synthetic gradients.
     """
     if lam == 1.0:
         return received

@@ -10,8 +10,8 @@ import pytest
 from tests.report import several
 
 from syngrad.cli import main
+from syngrad.compare.over_workers import WorkersComparison
 from syngrad.errors import TrainingError
-from syngrad.processes import Processes
 from syngrad.results import Row, validate
 
 
@@ -20,7 +20,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Rows without any training; the Trainer's options that they would have had."""
     options: list[dict[str, Any]] = []
 
-    def row(self: Processes, label: str, seed: int, hosts: Any) -> Row:
+    def row(self: WorkersComparison, label: str, seed: int, hosts: Any) -> Row:
         options.append(self.options)
         if label == "gpipe":
             raise TrainingError(several.FAILURE.removeprefix("failed: "))
@@ -33,7 +33,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             self.accounts |= several.accounts([made])
         return made
 
-    monkeypatch.setattr(Processes, "_row", row)
+    monkeypatch.setattr(WorkersComparison, "_row", row)
     return options
 
 
@@ -51,7 +51,7 @@ def test_the_report_with_its_timeline(
     assert all(each["trace"] is True for each in made_up)
     text = html.read_text(encoding="utf-8")
     assert 'id="figure-timeline-0"' in text
-    assert several.FAILURE.replace("'", "&#x27;") in text
+    assert several.FAILURE.replace("'", "&#39;") in text
     document = json.loads(file.read_text(encoding="utf-8"))
     validate(document)
     assert document["config"]["methods"] == rows.split(",")

@@ -23,7 +23,7 @@ from syngrad.results import validate
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """import time
 
-from tests.small import data, experiment
+from tests._support.small import data, experiment
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -66,8 +66,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_options_are_frozen() -> None:
-    flags = set(inspect.signature(train).parameters)
-    assert flags == set(OPTIONS) | {"resume", "config"}
+    flags = """
+        experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast clip_norm
+        clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs workers place
+        queue_depth message_dtype link_key restarts validate_every early_stopping save save_every keep resume
+        tensorboard json progress config
+    """
+    assert list(inspect.signature(train).parameters) == flags.split()
+    assert {name for name, option in OPTIONS.items() if not option.filed} == {"resume", "config"}
 
 
 def test_it_says_what_it_does_and_writes_it(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +152,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
         assert err.startswith("interrupted after minibatch ")
         assert err.endswith(f"go on with: syngrad train --resume {folder}\n")
         start = ["--resume", str(folder)]
-    from syngrad import checkpoint
+    from syngrad.runtime import checkpoint
 
     _, state = checkpoint.load(folder)
     epochs = state["epochs_done"] + 2

@@ -21,7 +21,7 @@ from syngrad.results import validate
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """import os, pathlib, signal
 
-from tests.small import data, experiment
+from tests._support.small import data, experiment
 
 
 def tiny(epochs=3):
@@ -64,6 +64,7 @@ def syngrad(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.distributed
 def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> None:
     two, one, results = tmp_path / "two", tmp_path / "one", tmp_path / "two.json"
     common = ["train", f"{file}:tiny", "--feedback-delay", "1", "--no-progress"]
@@ -81,6 +82,7 @@ def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> No
     assert main(["train", "--resume", str(two), "--workers", "1", "--epochs", "4", "--no-progress"]) == 0
 
 
+@pytest.mark.distributed
 def test_a_killed_worker_is_started_again_and_the_run_goes_on(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = syngrad(
@@ -98,6 +100,7 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(file: Path, tmp_pa
     assert none.stderr.count("\n") == 1
 
 
+@pytest.mark.distributed
 def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
@@ -162,9 +165,10 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.distributed
 def test_what_another_process_warns_of_its_own_stages_is_said(own_file: Callable[[str], Path]) -> None:
     file = own_file(
-        "import torch\nfrom tests.small import experiment, model\n"
+        "import torch\nfrom tests._support.small import experiment, model\n"
         "def spoilt():\n"
         "    def build():\n"
         "        net = model()\n"

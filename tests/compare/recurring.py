@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from syngrad.recurrent import Course, Piece, RecurrentExperiment
-from syngrad.recurrent.student import Student
+from syngrad.recurrent.curriculum import LearnerAdapter
 
 
 class Echo(Course):
@@ -27,7 +27,7 @@ class Echo(Course):
     def heard(self, loss: float, piece: Piece) -> None:
         self.losses.append(loss)
 
-    def examine(self, student: Student) -> float:
+    def examine(self, student: LearnerAdapter) -> float:
         piece = Echo(16, 99).take()
         return float(student.evaluate(piece.inputs, piece.targets))
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests import small
+from tests._support import small
 
 from syngrad import SyngradError, Trainer
 from syngrad.compare import Comparison
-from syngrad.history import Epoch, History
 from syngrad.results import Row, aggregate, document, environment, validate
+from syngrad.trainer.history import Epoch, History
 
 
 @pytest.fixture

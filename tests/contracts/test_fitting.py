@@ -165,7 +165,7 @@ def test_nothing_coming_back_is_no_catastrophe(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOBOLEV)
 def test_the_derivative_fit_is_weighted_by_a_running_power(name: str) -> None:
-    """2·derivative/(scale·ρ); ρ <- max(ρ + 0.1·(power − ρ), power), power = Σ‖δ‖²/n: up at once, slowly down."""
+    """2·derivative/(scale·ρ); ρ <- max(ρ + 0.1·(power − ρ), power), power = Σ‖δ‖²/n: it grows at once, falls slowly."""
     p = problem("vector", "labels")
     estimator = made(name, p)
     rho = 0.0

@@ -1,16 +1,19 @@
-"""What every kind of link does, whatever carries it."""
+"""What every kind of link does, whatever carries it. Those that are registered are opened as a run opens them.
+
+A link of somebody else's passes by its own fixture `opened` and the names of this module: see test_toy_link.py.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.links.opening import LOWER, OPEN, UPPER, WAIT_S, Aside
+from tests._support.link_pairs import EARLIER, LATER, OPEN, WAIT_S, Aside
 
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind, Link
@@ -21,11 +24,16 @@ DTYPES += [torch.int8, torch.int16, torch.int32, torch.complex64, torch.complex1
 
 
 @pytest.fixture(params=list(OPEN))
-def ends(request: pytest.FixtureRequest) -> Iterator[tuple[Link, Link]]:
-    lower, upper = OPEN[request.param]()
-    yield lower, upper
-    lower.close()
-    upper.close()
+def opened(request: pytest.FixtureRequest) -> Callable[[], tuple[Link, Link]]:
+    return OPEN[request.param]
+
+
+@pytest.fixture
+def ends(opened: Callable[[], tuple[Link, Link]]) -> Iterator[tuple[Link, Link]]:
+    earlier, later = opened()
+    yield earlier, later
+    earlier.close()
+    later.close()
 
 
 def through(sender: Link, receiver: Link, body: Any) -> Any:
@@ -36,25 +44,25 @@ def through(sender: Link, receiver: Link, body: Any) -> Any:
 
 
 def test_a_frame_arrives_as_it_was_sent(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
-    assert (lower.peer, upper.peer) == (UPPER, LOWER)
+    earlier, later = ends
+    assert (earlier.peer, later.peer) == (LATER, EARLIER)
     sent = Frame(Kind.MESSAGE, 7, 1 / 3, True, [torch.randn(5, 3), torch.arange(5)])
-    lower.send(sent)
-    got = upper.receive(WAIT_S)
+    earlier.send(sent)
+    got = later.receive(WAIT_S)
     assert got is not None
     assert (got.kind, got.minibatch, got.scale, got.wanted) == (Kind.MESSAGE, 7, 1 / 3, True)
     assert [torch.equal(a, b) for a, b in zip(got.body, sent.body, strict=True)] == [True, True]
-    upper.send(Frame(Kind.DONE, 7))
-    answer = lower.receive(WAIT_S)
+    later.send(Frame(Kind.DONE, 7))
+    answer = earlier.receive(WAIT_S)
     assert answer == Frame(Kind.DONE, 7)
 
 
 def test_frames_keep_their_order(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
+    earlier, later = ends
     for i in range(200):
-        lower.send(Frame(Kind.MESSAGE, i, body=[torch.full((1 + i % 7, 3), float(i))]))
+        earlier.send(Frame(Kind.MESSAGE, i, body=[torch.full((1 + i % 7, 3), float(i))]))
     for i in range(200):
-        frame = upper.receive(WAIT_S)
+        frame = later.receive(WAIT_S)
         assert frame is not None
         assert frame.minibatch == i
         assert frame.body[0].shape == (1 + i % 7, 3)
@@ -96,7 +104,7 @@ def test_graphs_do_not_cross(ends: tuple[Link, Link]) -> None:
 
 
 def test_large_tensors_both_ways_at_once(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
+    earlier, later = ends
     count = 12
 
     def work(own: Link, first: float) -> float:
@@ -110,81 +118,80 @@ def test_large_tensors_both_ways_at_once(ends: tuple[Link, Link]) -> None:
             total += float(frame.body[0, 0] + frame.body[-1, -1])
         return total
 
-    aside = Aside(lambda: work(upper, 100.0))
-    assert work(lower, 0.0) == 2 * sum(100.0 + i for i in range(count))
+    aside = Aside(lambda: work(later, 100.0))
+    assert work(earlier, 0.0) == 2 * sum(100.0 + i for i in range(count))
     assert aside.result() == 2 * sum(range(count))
 
 
 def test_what_has_arrived_may_be_written_to_and_outlives_its_link(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
-    got = through(lower, upper, [torch.ones(300, 300), torch.ones(2)])
-    lower.close()
-    upper.close()
+    earlier, later = ends
+    got = through(earlier, later, [torch.ones(300, 300), torch.ones(2)])
+    earlier.close()
+    later.close()
     for tensor in got:
         tensor.mul_(2)
         assert tensor.eq(2).all()
 
 
 def test_nothing_comes_within_the_time(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
-    assert upper.receive(0) is None
-    assert upper.receive(0.05) is None
-    lower.send(Frame(Kind.ORDER, body="stop"))
-    frame = upper.receive(None)
+    earlier, later = ends
+    assert later.receive(0) is None
+    assert later.receive(0.05) is None
+    earlier.send(Frame(Kind.ORDER, body="stop"))
+    frame = later.receive(None)
     assert frame is not None
     assert frame.body == "stop"
-    upper.check()
-    lower.check()
+    later.check()
+    earlier.check()
 
 
 def test_bytes_are_counted(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
+    earlier, later = ends
     for _ in range(3):
-        through(lower, upper, [torch.randn(100_000), torch.zeros(8, dtype=torch.uint8)])
-    assert 3 * 400_008 <= lower.sent_bytes < 3 * 410_000
-    assert upper.received_bytes == lower.sent_bytes
-    assert upper.sent_bytes == lower.received_bytes == 0
+        through(earlier, later, [torch.randn(100_000), torch.zeros(8, dtype=torch.uint8)])
+    assert 3 * 400_008 <= earlier.sent_bytes < 3 * 410_000
+    assert later.received_bytes == earlier.sent_bytes
+    assert later.sent_bytes == earlier.received_bytes == 0
 
 
 def test_a_good_bye_comes_after_all_that_was_sent(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
+    earlier, later = ends
     for i in range(20):
-        lower.send(Frame(Kind.MESSAGE, i, body=torch.ones(256, 256)))
-    lower.close()
+        earlier.send(Frame(Kind.MESSAGE, i, body=torch.ones(256, 256)))
+    earlier.close()
     for i in range(20):
-        frame = upper.receive(WAIT_S)
+        frame = later.receive(WAIT_S)
         assert frame is not None
         assert frame.minibatch == i
-    for call in (lambda: upper.receive(WAIT_S), upper.check, lambda: upper.send(Frame(Kind.DONE, 0))):
+    for call in (lambda: later.receive(WAIT_S), later.check, lambda: later.send(Frame(Kind.DONE, 0))):
         with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) has ended its link"):
             call()
 
 
 def test_one_that_waits_is_woken_by_a_good_bye(ends: tuple[Link, Link]) -> None:
-    lower, upper = ends
-    aside = Aside(lambda: upper.receive(None))
-    lower.close()
+    earlier, later = ends
+    aside = Aside(lambda: later.receive(None))
+    earlier.close()
     with pytest.raises(LinkError, match="rank 0"):
         aside.result()
 
 
 def test_a_closed_link_says_so(ends: tuple[Link, Link]) -> None:
-    lower, _ = ends
-    lower.close()
-    lower.close()
-    for call in (lower.check, lambda: lower.receive(0), lambda: lower.send(Frame(Kind.MESSAGE))):
+    earlier, _ = ends
+    earlier.close()
+    earlier.close()
+    for call in (earlier.check, lambda: earlier.receive(0), lambda: earlier.send(Frame(Kind.MESSAGE))):
         with pytest.raises(LinkError, match=r"the link to stage '2' \(rank 1\) is closed"):
             call()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what /proc shows")
-@pytest.mark.parametrize("kind", list(OPEN))
-def test_nothing_is_kept(kind: str) -> None:
+def test_nothing_is_kept(opened: Callable[[], tuple[Link, Link]]) -> None:
     def use() -> None:
-        lower, upper = OPEN[kind]()
-        through(lower, upper, [torch.randn(9)])
-        upper.close()
-        lower.close()
+        earlier, later = opened()
+        through(earlier, later, [torch.randn(9)])
+        later.close()
+        earlier.close()
 
     use()
     before = (len(os.listdir("/proc/self/fd")), len(list(Path("/proc/self/task").iterdir())))

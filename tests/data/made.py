@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from syngrad.data import texts
-from syngrad.data.image_folder import FILES
+from syngrad.data.books import BOOKS
+from syngrad.data.image_folders import IDX_FILES
 from syngrad.data.sets import SETS, DataSet, Mirror, Part
 
 TRAIN, TEST = 30, 20
@@ -38,7 +38,7 @@ def random_bytes(seed: int, *shape: int, below: int = 256) -> np.ndarray:
 def idx_files(packed: bool = True) -> dict[str, bytes]:
     shapes = [(TRAIN, 28, 28), (TRAIN,), (TEST, 28, 28), (TEST,)]
     files = {}
-    for seed, (name, shape) in enumerate(zip(FILES, shapes, strict=True)):
+    for seed, (name, shape) in enumerate(zip(IDX_FILES, shapes, strict=True)):
         content = idx(random_bytes(seed, *shape, below=256 if len(shape) == 3 else 10))
         files[f"{name}.gz" if packed else name] = gzip.compress(content, mtime=0) if packed else content
     return files
@@ -73,7 +73,7 @@ def cifar_pictures(mode: str = "RGB") -> dict[str, bytes]:
 
 
 def books() -> dict[str, bytes]:
-    return {name: f"[{name}]\r\n\r\nIn {name}, caf\xe9.\r\n".encode("latin-1") for name in texts.BOOKS}
+    return {name: f"[{name}]\r\n\r\nIn {name}, caf\xe9.\r\n".encode("latin-1") for name in BOOKS}
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> Path:
@@ -86,19 +86,19 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
 
 def tgz(files: dict[str, bytes], folder: str = "package/") -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+    with tarfile.open(fileobj=out, mode="w") as tar:
         for name, content in files.items():
             member = tarfile.TarInfo(folder + name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    return out.getvalue()
+    return gzip.compress(out.getvalue(), mtime=0)  # no time in it: tests are named after their bytes
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(f"gutenberg/{name}", content)
+            archive.writestr(zipfile.ZipInfo(f"gutenberg/{name}"), content, zipfile.ZIP_DEFLATED)
     return out.getvalue()
 
 

@@ -18,7 +18,7 @@ from tests.data.made import tgz, zipped
 
 from syngrad.data import archives
 from syngrad.data.archives import take
-from syngrad.data.faults import SourceError, StorageError
+from syngrad.data.storage import SourceError, StorageError
 
 WANTED = {"a.bin": 1000, "b.bin": 1000}
 FILES = {"a.bin": b"a" * 1000, "b.bin": b"b", "c.bin": b"not wanted"}

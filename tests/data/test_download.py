@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from tests.data.made import Web, random_bytes, serving
 
-from syngrad.data.download import ATTEMPTS, download
-from syngrad.data.faults import SourceError, StorageError
-from syngrad.data.watch import Silent, Watch
+from syngrad.data.download import ATTEMPTS, Progress, download
+from syngrad.data.storage import SourceError, StorageError
 
 CONTENT = random_bytes(0, 600_000).tobytes()
 
@@ -24,9 +23,11 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield web
 
 
-def get(web: Web, folder: Path, *, limit: int = 1_000_000, watch: Watch | None = None, timeout_s: float = 20) -> bytes:
+def get(
+    web: Web, folder: Path, *, limit: int = 1_000_000, progress: Progress | None = None, timeout_s: float = 20
+) -> bytes:
     target = folder / "file"
-    download(f"{web.base}file", target, limit_bytes=limit, watch=watch or Silent(), timeout_s=timeout_s)
+    download(f"{web.base}file", target, limit_bytes=limit, progress=progress or Progress(), timeout_s=timeout_s)
     assert not (folder / "file.part").exists()
     return target.read_bytes()
 
@@ -98,7 +99,7 @@ def test_more_than_the_file_can_have_is_not_taken(web: Web, tmp_path: Path, leng
 
 def test_refusals_name_the_address(web: Web, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^http://127\.0\.0\.1:\d+/other answers 404 Not Found$"):
-        download(f"{web.base}other", tmp_path / "other", limit_bytes=1, watch=Silent())
+        download(f"{web.base}other", tmp_path / "other", limit_bytes=1, progress=Progress())
 
 
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +108,10 @@ def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/file"
     with pytest.raises(SourceError, match=f"^{address} is not reached \\(ConnectionRefusedError"):
-        download(address, tmp_path / "file", limit_bytes=1, watch=Silent())
+        download(address, tmp_path / "file", limit_bytes=1, progress=Progress())
     (tmp_path / "local").write_bytes(CONTENT)
     with pytest.raises(SourceError, match="is not served over HTTP"):
-        download((tmp_path / "local").as_uri(), tmp_path / "file", limit_bytes=1, watch=Silent())
+        download((tmp_path / "local").as_uri(), tmp_path / "file", limit_bytes=1, progress=Progress())
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
@@ -121,12 +122,12 @@ def test_a_full_disk(web: Web, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_came(web: Web, tmp_path: Path) -> None:
-    class Impatient(Silent):
+    class Impatient(Progress):
         def advance(self, count_bytes: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        get(web, tmp_path, watch=Impatient())
+        get(web, tmp_path, progress=Impatient())
     came = (tmp_path / "file.part").read_bytes()
     assert came
     assert CONTENT.startswith(came)

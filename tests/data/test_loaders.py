@@ -12,7 +12,8 @@ import torch
 from tests.data import made
 
 import syngrad.data
-from syngrad.data import cache, cifar10, fashion_mnist, gutenberg, mnist, sets, texts
+from syngrad.data import cache, cifar10, fashion_mnist, gutenberg, mnist, sets
+from syngrad.data.books import BOOKS
 from syngrad.data.fetching import fetch
 from syngrad.errors import ConfigError, SyngradError
 
@@ -108,7 +109,7 @@ def test_cifar10_is_the_same_from_every_layout(fetched, home: Path, tmp_path: Pa
 def test_gutenberg(fetched, home: Path, tmp_path: Path) -> None:
     folder = fetched("gutenberg")
     text = gutenberg()
-    assert text == "\n\n".join(f"In {name}, cafe." for name in texts.BOOKS) + "\n"
+    assert text == "\n\n".join(f"In {name}, cafe." for name in BOOKS) + "\n"
     assert gutenberg(root=folder) == text
     # One more book does not belong to it; where one is missing, the folder is just a folder of texts.
     made.lay(folder, {"bible-kjv.txt": b"In the beginning"})

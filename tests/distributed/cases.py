@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests._support.options import keywords
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import syngrad
-from syngrad.execution.pending import Record
-from syngrad.history import History
+from syngrad.core.staleness import Record
+from syngrad.trainer.history import History
 
 #: options of the Trainer, by case
 CASES: dict[str, dict[str, Any]] = {
@@ -69,7 +70,7 @@ def trainer(**options: Any) -> syngrad.Trainer:
         "true_every": 0,
     }
     net = syngrad.decouple(model(), cuts=["3", "6", "9"])
-    return syngrad.Trainer(net, **{**given, **options})
+    return syngrad.Trainer(net, **keywords(**{**given, **options}))
 
 
 def run(options: dict[str, Any], **fit: Any) -> dict[str, Any]:
@@ -101,7 +102,8 @@ def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Take the cases in turn."""
     torch.set_num_threads(1)
-    from syngrad.execution.world import die_with_parent, world
+    from syngrad.launch.parent_death import die_with_parent
+    from syngrad.links.world import world
 
     die_with_parent()
     folder = Path(sys.argv[1])

@@ -22,7 +22,7 @@ from tests.distributed import cases
 from tests.distributed.faulty import Until, arm, note
 from torch import nn
 
-from syngrad.execution.world import world
+from syngrad.links.world import world
 from syngrad.trainer import group
 
 

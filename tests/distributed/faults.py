@@ -15,9 +15,9 @@ import pytest
 import torch
 from tests.distributed.scripts import lives
 
-from syngrad import checkpoint
-from syngrad.execution import launch as launch_module
-from syngrad.execution.launch import launch
+from syngrad.launch import launcher as launch_module
+from syngrad.launch.launcher import launch
+from syngrad.runtime import checkpoint
 
 #: modules that start a stage of the model in cases.py
 STARTS = ["input", "3", "6", "9"]

@@ -25,11 +25,11 @@ from tests.distributed.cases import batches, left, trainer
 from torch import Tensor
 
 import syngrad
-from syngrad import checkpoint
 from syngrad.callbacks import Callback
-from syngrad.execution import ends
-from syngrad.execution.world import World, world
 from syngrad.links import zeromq
+from syngrad.links.world import World, world
+from syngrad.pipeline import neighbours
+from syngrad.runtime import checkpoint
 
 #: longer than any test waits
 FOR_EVER_S = 600.0
@@ -94,7 +94,7 @@ def arm(made: syngrad.Trainer, fault: dict[str, Any], folder: Path) -> None:
     module = made.model.get_submodule(fault["module"])
 
     def hook(*_: Any) -> None:
-        if module.training and made.execution is not None and made.minibatches == fault.get("at", made.minibatches):
+        if module.training and made.runner is not None and made.minibatches == fault.get("at", made.minibatches):
             strike(fault["what"], fault.get("amount", 0.0), folder)
 
     module.register_forward_pre_hook(hook)
@@ -123,29 +123,29 @@ def watch(folder: Path) -> None:
 
     def noted(root: Any, model: Any, state: dict[str, Any], keep: int = 2) -> Path:
         path = save(root, model, state, keep)
-        add(folder, "saved", state["execution"]["count"])
+        add(folder, "saved", state["stages"]["count"])
         return path
 
     checkpoint.save = noted
 
 
 class Load:
-    """The most that is under way to the process above, and how this process's memory grows from the 10th message on."""
+    """The most that is under way to the next worker, and how this process's memory grows from the 10th message on."""
 
     def __init__(self) -> None:
         self.most, self.sent = 0, 0
         self.first_bytes = self.most_bytes = 0
-        send = ends.Above.send
+        send = neighbours.Next.send
 
-        def counted(above: ends.Above, *args: Any, **more: Any) -> None:
-            send(above, *args, **more)
+        def counted(following: neighbours.Next, *args: Any, **more: Any) -> None:
+            send(following, *args, **more)
             self.sent += 1
-            self.most = max(self.most, len(above.outstanding))
+            self.most = max(self.most, len(following.outstanding))
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
             self.first_bytes = resident if self.sent <= 10 else self.first_bytes
             self.most_bytes = max(self.most_bytes, resident)
 
-        ends.Above.send = counted  # type: ignore[method-assign]
+        neighbours.Next.send = counted  # type: ignore[method-assign]
 
 
 def prepare(spec: dict[str, Any], place: World) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 import syngrad
 from syngrad.callbacks import Callback
 from syngrad.errors import TrainingError
-from syngrad.execution.world import die_with_launcher, world
-from syngrad.history import Epoch
+from syngrad.launch.parent_death import die_with_launcher
+from syngrad.links.world import world
+from syngrad.trainer.history import Epoch
 
 
 class Listening(Callback):
@@ -98,7 +99,12 @@ def counted(folder: Path) -> list[Any]:
     """The counts, and what a `save` in every process leaves."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), Counting(), nn.Tanh(), nn.Linear(8, 8), Counting(), nn.Linear(8, 3)).double()
-    made = syngrad.Trainer(syngrad.decouple(model, cuts=["3"]), loss=F.cross_entropy, progress=False, true_every=0)
+    made = syngrad.Trainer(
+        syngrad.decouple(model, cuts=["3"]),
+        loss=F.cross_entropy,
+        progress=False,
+        feedback=syngrad.Feedback(true_every=0),
+    )
     made.fit(batches(), epochs=1)
     path = made.save(folder / "by all")
     return [module.calls for module in model if isinstance(module, Counting)] + [path.name]

@@ -46,7 +46,7 @@ if word in ("sleep", "stubborn"):
 REFUSING = """
 import sys
 from syngrad.errors import ConfigError
-from syngrad.execution.reporting import introduce, report_failure
+from syngrad.pipeline.failures import introduce, report_failure
 introduce("stages '0' to '4'")
 report_failure(ConfigError("batch_size is 0;\\n give at least 1"))
 sys.exit(1)
@@ -55,7 +55,8 @@ sys.exit(1)
 #: bound to its launcher; says its process id in a file and sleeps
 BOUND = """
 import os, pathlib, sys, time
-from syngrad.execution.world import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 die_with_parent()
 file = pathlib.Path(sys.argv[1]) / f"runs.{world().rank}.{world().attempt}"
 file.with_suffix(".new").write_text(str(os.getpid()))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.distributed.cases import CASES, FREE, replayed, run
 
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
 
 pytestmark = pytest.mark.distributed
 

@@ -12,8 +12,8 @@ from tests.distributed.cases import trainer
 from tests.distributed.faults import launched, reported
 
 from syngrad import errors
+from syngrad.core.staleness import Record
 from syngrad.errors import ConfigError, LinkError, TrainingError
-from syngrad.execution.pending import Record
 from syngrad.trainer.fitting import check
 
 pytestmark = pytest.mark.distributed

@@ -15,7 +15,7 @@ import pytest
 from tests.distributed.scripts import REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
-from syngrad.execution.hosts import launch_on
+from syngrad.launch.hosts import launch_on
 
 pytestmark = pytest.mark.distributed
 
@@ -80,7 +80,7 @@ RUN = """
 import sys
 from tests.distributed.test_hosts import HOSTS
 from tests.distributed.scripts import BOUND
-from syngrad.execution.hosts import launch_on
+from syngrad.launch.hosts import launch_on
 launch_on(HOSTS, [sys.executable, "-c", BOUND, sys.argv[1]], grace_s=0.5)
 """
 

@@ -18,9 +18,9 @@ import pytest
 from tests.distributed.scripts import BOUND, REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
-from syngrad.execution import launch as launch_module
-from syngrad.execution import scratch as scratch_module
-from syngrad.execution.launch import launch
+from syngrad.launch import launcher as launch_module
+from syngrad.launch import worker_processes
+from syngrad.launch.launcher import launch
 
 pytestmark = pytest.mark.distributed
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_launched_is_refused(tmp_path: Path) -> None:
 
 LAUNCHER = """
 import sys
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
 launch([sys.executable, "-c", sys.argv[2], sys.argv[1]], 2)
 """
 
@@ -198,13 +198,13 @@ def test_a_killed_launcher_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.
     # it could not remove its folder; the next launcher does
     (left,) = tmp_path.glob("syngrad-launch-*")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with scratch_module.scratch():
+    with worker_processes.scratch():
         assert left.exists()  # it may be one that is just being made
     os.utime(left, (0, 0))
-    with scratch_module.scratch() as own:
+    with worker_processes.scratch() as own:
         assert not left.exists()
         os.utime(own, (0, 0))
-        with scratch_module.scratch():
+        with worker_processes.scratch():
             assert own.exists()
     assert not list(tmp_path.glob("syngrad-launch-*"))
 

@@ -12,7 +12,7 @@ from tests.distributed.cases import trainer
 from tests.distributed.faults import whole
 from tests.distributed.listening import counted, listened, remembered
 
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
 
 pytestmark = pytest.mark.distributed
 

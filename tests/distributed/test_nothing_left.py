@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
 
 pytestmark = [
     pytest.mark.distributed,
@@ -22,7 +22,8 @@ import gc, json, os, sys, time, torch
 from pathlib import Path
 from tests.distributed import cases
 from syngrad.errors import SyngradError
-from syngrad.execution.world import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 torch.set_num_threads(1)
 die_with_parent()
 

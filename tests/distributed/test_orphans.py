@@ -13,7 +13,7 @@ from tests.distributed.scripts import await_, lives
 
 pytestmark = pytest.mark.distributed
 
-LAUNCHER = "import sys; from syngrad.execution.launch import launch; launch(sys.argv[1:], 2)"
+LAUNCHER = "import sys; from syngrad.launch.launcher import launch; launch(sys.argv[1:], 2)"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
 
 

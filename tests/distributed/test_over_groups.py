@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
-from syngrad.execution import joining
-from syngrad.execution.launch import launch
+from syngrad.launch.launcher import launch
+from syngrad.links import LINKS
 
 #: rank 1 kills itself in its third minibatch; rank 0 writes down what it makes of that
 KILLED = """
@@ -22,7 +22,8 @@ import os, signal, sys, torch
 from pathlib import Path
 from tests.distributed import cases
 from syngrad.errors import LinkError
-from syngrad.execution.world import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 torch.set_num_threads(1)
 die_with_parent()
 made = cases.trainer(link="process_group")
@@ -53,14 +54,14 @@ def test_a_killed_process_is_noticed_and_named(tmp_path: Path) -> None:
 
 def test_it_cannot_keep_to_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNGRAD_PORTS", "5000-5010")
-    meeting: Any = None
+    request: Any = None
     with pytest.raises(ConfigError, match="SYNGRAD_PORTS is set, and link='process_group' listens on any free port"):
-        joining._groups(meeting, None, str, 1.0)
+        LINKS["process_group"](request)
 
 
 def test_it_cannot_be_encrypted() -> None:
     net = syngrad.decouple(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), cuts=["1"])
     with pytest.raises(ConfigError, match=r"link_key is 'secret'.* cannot encrypt; use link='zeromq'"):
-        syngrad.Trainer(net, loss=F.mse_loss, link="process_group", link_key="secret")
+        syngrad.Trainer(net, loss=F.mse_loss, distributed=syngrad.Distributed(link="process_group", link_key="secret"))
     with pytest.raises(ConfigError, match="unknown link 'process-group'; did you mean 'process_group'"):
-        syngrad.Trainer(net, loss=F.mse_loss, link="process-group")
+        syngrad.Trainer(net, loss=F.mse_loss, distributed=syngrad.Distributed(link="process-group"))

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from syngrad.errors import CheckpointError, ConfigError, LinkError, SyngradError, TrainingError
-from syngrad.execution.reporting import (
+from syngrad.pipeline.failures import (
     ERROR_FILE,
     WORKER_FILE,
     Failure,

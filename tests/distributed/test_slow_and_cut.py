@@ -13,13 +13,13 @@ import torch
 from tests.distributed.faults import command, environment, launched, pids
 from tests.distributed.scripts import await_, lives
 
-from syngrad.compare.network import emulated, hosts, parse_link
 from syngrad.errors import LinkError
-from syngrad.execution.hosts import launch_on
+from syngrad.launch.emulated_link import able, emulated, parse_link
+from syngrad.launch.hosts import launch_on
 
 pytestmark = pytest.mark.distributed
 
-needs_root = pytest.mark.skipif(not hosts.able(), reason="needs root, /dev/net/tun and ip")
+needs_root = pytest.mark.skipif(not able(), reason="needs root, /dev/net/tun and ip")
 
 
 def test_a_slow_process_is_waited_for(tmp_path: Path) -> None:

@@ -14,33 +14,34 @@ pytestmark = pytest.mark.distributed
 
 MEETING = """
 import os, signal, sys, time
-from syngrad.execution.world import die_with_parent, world
+from syngrad.launch.parent_death import die_with_parent
+from syngrad.links.world import world
 die_with_parent()
 from syngrad.errors import LinkError
-from syngrad.links.meeting import Meeting
-from syngrad.execution.reporting import report_failure
+from syngrad.links.rendezvous import Rendezvous
+from syngrad.pipeline.failures import report_failure
 place, first = world(), os.path.join(sys.argv[1], "first")
-meeting = Meeting.join(60)
+rendezvous = Rendezvous.join(60)
 neighbour = 1 - place.rank
 if not os.path.exists(first):
     if place.rank == 1:
-        meeting.post("address 1", "stale")
-        meeting.wait("seen", 60, "rank 0")
+        rendezvous.post("address 1", "stale")
+        rendezvous.wait("seen", 60, "rank 0")
         open(first, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    assert meeting.wait("address 1", 60, "rank 1") == "stale"
-    meeting.post("seen", True)
+    assert rendezvous.wait("address 1", 60, "rank 1") == "stale"
+    rendezvous.post("seen", True)
     if sys.argv[2] == "notices":
         while not os.path.exists(first):
             time.sleep(0.01)
         report_failure(LinkError("rank 1 is gone"))
         sys.exit(1)
     time.sleep(600)
-meeting.post(f"address {place.rank}", f"fresh {place.rank}")
-assert meeting.wait(f"address {neighbour}", 60, f"rank {neighbour}") == f"fresh {neighbour}"
+rendezvous.post(f"address {place.rank}", f"fresh {place.rank}")
+assert rendezvous.wait(f"address {neighbour}", 60, f"rank {neighbour}") == f"fresh {neighbour}"
 with open(os.path.join(sys.argv[1], f"well {place.rank}"), "w") as file:
-    file.write(f"{place.attempt} {meeting.own_address()}")
-meeting.close()
+    file.write(f"{place.attempt} {rendezvous.own_address()}")
+rendezvous.close()
 """
 
 

@@ -9,9 +9,7 @@ import sys
 import pytest
 
 from syngrad.errors import ConfigError, LinkError
-from syngrad.execution.world import World, world
-from syngrad.links.address import own_address, port_range
-from syngrad.links.world import agent_hosts_store, master
+from syngrad.links.world import World, agent_hosts_store, master, own_address, port_range, world
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")
 OTHERS = ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE", "SYNGRAD_HOST")
@@ -111,5 +109,5 @@ def test_importing_syngrad_takes_no_launcher_in() -> None:
     code = "import torch, sys; before = set(sys.modules); import syngrad; print(set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert "'syngrad'" in done.stdout
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "syngrad.execution.launch", "zmq"):
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "syngrad.launch.launcher", "zmq"):
         assert f"'{name}" not in done.stdout

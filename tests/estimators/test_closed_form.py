@@ -24,7 +24,7 @@ from syngrad.estimators.closed_form import (
     through_softmax,
 )
 from syngrad.estimators.heads import is_cross_entropy
-from syngrad.losses import count_targets, token_cross_entropy
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 
 Loss = Callable[[Any, Any], Tensor]
 EXACT = {"rtol": 1e-11, "atol": 1e-12}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from syngrad.experiments import char_gpt, cifar
+from syngrad.experiments import char_gpt, image_data
 
 LINE = "the cat sat on the mat; the dog did not.\n"
 
@@ -22,10 +22,10 @@ def made_up_images(*, train: bool) -> tuple[Tensor, Tensor]:
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No experiment reads anything from a cache folder here, and none keeps what it was given."""
-    monkeypatch.setattr(cifar, "cifar10", made_up_images)
+    monkeypatch.setattr(image_data, "cifar10", made_up_images)
     monkeypatch.setattr(char_gpt, "gutenberg", lambda: LINE * 300)
     monkeypatch.setattr(char_gpt, "PIECE", 4)
-    caches = (cifar.images, char_gpt.text, char_gpt.windows)
+    caches = (image_data.cifar_images, char_gpt.text, char_gpt.windows)
     for each in caches:
         each.cache_clear()
     yield

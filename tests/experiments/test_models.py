@@ -12,9 +12,11 @@ from torch import nn
 
 from syngrad import Trainer, decouple
 from syngrad.estimators import Head
-from syngrad.experiment import Experiment
 from syngrad.experiments import BUILT_IN, cifar_cnn, load
 from syngrad.experiments.deep_mlp import deep_mlp
+from syngrad.experiments.experiment import Experiment
+from syngrad.runtime.options import override
+from syngrad.trainer.options import Options
 
 #: name → sizes of one sample's message at every cut, as the experiment is cut
 MESSAGES: dict[str, list[tuple[int, ...]]] = {
@@ -39,7 +41,7 @@ def trainer_of(experiment: Experiment, **options: Any) -> Trainer:
         optimizer=experiment.optimizer,
         scheduler=experiment.scheduler,
         progress=False,
-        **{**experiment.options, **options},
+        **override(Options, experiment.options, options),
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from syngrad import Trainer, decouple
 from syngrad.errors import SyngradError
 from syngrad.experiments import char_gpt, load, regression
-from syngrad.experiments.cifar import PADDING, CropAndFlip, crop_and_flip
+from syngrad.experiments.image_data import PADDING, CropAndFlip, crop_and_flip
 from syngrad.metrics import bits_per_character
 
 

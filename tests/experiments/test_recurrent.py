@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from syngrad.errors import ConfigError
-from syngrad.experiments import RECURRENT, char_lm, copying, digits, load_any, row_mnist
+from syngrad.experiments import RECURRENT, char_lm, copying, image_data, load_any, row_mnist
 from syngrad.recurrent import Course, RecurrentExperiment
 
 
@@ -122,7 +122,7 @@ def test_what_is_examined_is_not_learnt_from() -> None:
 
 
 def test_rows_of_a_digit_are_asked_for_at_the_end() -> None:
-    pictures, labels, _ = digits.images(False)
+    pictures, labels, _ = image_data.digits(False)
     piece = row_mnist.unrolled(pictures[:3], labels[:3])
     assert piece.inputs.shape == (3, 28, 28)
     assert torch.equal(piece.targets[:, -1], labels[:3])

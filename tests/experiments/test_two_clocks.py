@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError
-from syngrad.experiments import digits
+from syngrad.experiments import image_data
 from syngrad.experiments.two_clocks import Streams, Whole, errors, nets
 
 T = 3
@@ -29,11 +29,11 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def missing(*, train: bool) -> tuple[Tensor, Tensor]:
         raise ConfigError("not fetched")
 
-    monkeypatch.setattr(digits, "mnist", missing)
-    monkeypatch.setattr(digits, "fashion_mnist", pictures)
-    digits.images.cache_clear()
+    monkeypatch.setattr(image_data, "mnist", missing)
+    monkeypatch.setattr(image_data, "fashion_mnist", pictures)
+    image_data.digits.cache_clear()
     yield
-    digits.images.cache_clear()
+    image_data.digits.cache_clear()
 
 
 @pytest.mark.parametrize("told", ["part", "next"])

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from tests.links.opening import LOWER, QUICK, TOKEN, UPPER, WAIT_S, Aside, group_pair
+from tests._support.link_pairs import EARLIER, LATER, QUICK, TOKEN, WAIT_S, Aside, group_pair
 
 from syngrad.errors import LinkError
 from syngrad.links import process_group
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
+
+pytestmark = pytest.mark.distributed
 
 PEER = """
 import sys, torch, torch.distributed as dist
@@ -28,12 +30,11 @@ link.receive(None)
 """
 
 
-@pytest.mark.distributed
 def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives(tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen([sys.executable, "-c", PEER, str(store)], stderr=subprocess.DEVNULL)
     try:
-        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, LOWER, 60, address="127.0.0.1")
+        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, EARLIER, 60, address="127.0.0.1")
         first = link.receive(60)
         assert first is not None
         aside = Aside(lambda: [link.receive(None) for _ in range(3)])
@@ -51,39 +52,38 @@ def test_a_peer_that_is_killed_is_noticed_and_what_it_sent_still_arrives(tmp_pat
 
 def test_a_peer_that_never_comes() -> None:
     with pytest.raises(LinkError, match=r"stage '2' \(rank 1\) has not come within 0\.2 s"):
-        process_group.join(dist.HashStore(), False, TOKEN, UPPER, 0.2, address="127.0.0.1")
+        process_group.join(dist.HashStore(), False, TOKEN, LATER, 0.2, address="127.0.0.1")
 
 
 def test_a_body_of_more_structure_than_the_first_block_holds() -> None:
-    lower, upper = group_pair()
+    earlier, later = group_pair()
     body = ["x" * 20_000, torch.ones(3), torch.ones(5000), list(range(500))]
-    lower.send(Frame(Kind.REPLY, body=body))
-    got = upper.receive(WAIT_S)
+    earlier.send(Frame(Kind.REPLY, body=body))
+    got = later.receive(WAIT_S)
     assert got is not None
     assert got.body[0] == body[0]
     assert got.body[3] == body[3]
     assert torch.equal(got.body[2], torch.ones(5000))
-    lower.close()
-    upper.close()
+    earlier.close()
+    later.close()
 
 
 def test_what_is_no_frame_ends_the_link() -> None:
-    lower, upper = group_pair()
-    assert isinstance(lower, process_group.ProcessGroupLink)
-    lower._group.send([torch.zeros(1 << 13, dtype=torch.uint8)], 1, 0).wait()
+    earlier, later = group_pair()
+    assert isinstance(earlier, process_group.ProcessGroupLink)
+    earlier._group.send([torch.zeros(1 << 13, dtype=torch.uint8)], 1, 0).wait()
     with pytest.raises(LinkError, match=r"stage '0' \(rank 0\) is gone .*refused: its first block"):
-        upper.receive(WAIT_S)
-    upper.close()
-    lower.close()
+        later.receive(WAIT_S)
+    later.close()
+    earlier.close()
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("busy", [False, True], ids=["waiting", "sending"])
 def test_a_peer_that_is_stopped_is_noticed(busy: bool, tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen([sys.executable, "-c", PEER, str(store)], stderr=subprocess.DEVNULL)
     try:
-        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, LOWER, 60, address="127.0.0.1", **QUICK)
+        link = process_group.join(dist.FileStore(str(store), 2), True, TOKEN, EARLIER, 60, address="127.0.0.1", **QUICK)
         for i in range(3):
             frame = link.receive(WAIT_S)
             assert frame is not None
@@ -104,28 +104,28 @@ def test_a_peer_that_is_stopped_is_noticed(busy: bool, tmp_path: Path) -> None:
 
 
 def test_a_long_silence_of_both_is_no_loss() -> None:
-    lower, upper = group_pair(**QUICK)
-    assert lower.receive(1.0) is None  # longer than the silence that counts
-    lower.send(Frame(Kind.MESSAGE, 1))
-    assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 1)
-    assert upper.received_bytes == lower.sent_bytes
-    lower.close()
-    upper.close()
+    earlier, later = group_pair(**QUICK)
+    assert earlier.receive(1.0) is None  # longer than the silence that counts
+    earlier.send(Frame(Kind.MESSAGE, 1))
+    assert later.receive(WAIT_S) == Frame(Kind.MESSAGE, 1)
+    assert later.received_bytes == earlier.sent_bytes
+    earlier.close()
+    later.close()
 
 
 def test_a_frame_that_takes_long_is_no_silence() -> None:
-    lower, upper = group_pair(**QUICK)
-    assert isinstance(lower, process_group.ProcessGroupLink)
-    with lower._sending:  # as if the rest of the frame were on a slow way
+    earlier, later = group_pair(**QUICK)
+    assert isinstance(earlier, process_group.ProcessGroupLink)
+    with earlier._sending:  # as if the rest of the frame were on a slow way
         head, part = encode(Frame(Kind.MESSAGE, 1, body=torch.ones(3000)), 0, session(TOKEN))
         block = bytearray(process_group._BLOCK_BYTES)
         process_group._PREFIX.pack_into(block, 0, process_group._MAGIC, 1, len(head))
         block[process_group._PREFIX.size : process_group._PREFIX.size + len(head)] = head
-        lower._group.send([torch.frombuffer(block, dtype=torch.uint8)], 1, 0).wait()
-        assert upper.receive(1.0) is None
-        lower._group.send([torch.frombuffer(bytearray(part), dtype=torch.uint8)], 1, 0).wait()
-    frame = upper.receive(WAIT_S)
+        earlier._group.send([torch.frombuffer(block, dtype=torch.uint8)], 1, 0).wait()
+        assert later.receive(1.0) is None
+        earlier._group.send([torch.frombuffer(bytearray(part), dtype=torch.uint8)], 1, 0).wait()
+    frame = later.receive(WAIT_S)
     assert frame is not None
     assert frame.body.eq(1).all()
-    lower.close()
-    upper.close()
+    earlier.close()
+    later.close()

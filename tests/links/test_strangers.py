@@ -9,13 +9,13 @@ import warnings
 
 import pytest
 import torch
-from tests.links.opening import (
+from tests._support.link_pairs import (
+    EARLIER,
     HOST,
-    LOWER,
+    LATER,
     QUICK,
     SECRET,
     TOKEN,
-    UPPER,
     WAIT_S,
     Aside,
     address_of,
@@ -25,10 +25,12 @@ from tests.links.opening import (
 )
 
 from syngrad.errors import TrainingWarning
-from syngrad.links.key import Key
+from syngrad.links.auth import Key
 from syngrad.links.link import Frame, Kind
 from syngrad.links.message import encode, session
 from syngrad.links.zeromq import ZeromqLink, connect, listen
+
+pytestmark = pytest.mark.distributed
 
 
 def hear_strangers(link: ZeromqLink) -> None:
@@ -40,8 +42,8 @@ def hear_strangers(link: ZeromqLink) -> None:
 
 
 def test_strangers_do_not_disturb() -> None:
-    with pair() as (lower, upper):
-        address = address_of(upper)
+    with pair() as (earlier, later):
+        address = address_of(later)
         for text in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 20, os.urandom(500), b"", b"\xff" * 64 + b"\x7f" * 200):
             with socket.create_connection((HOST, port_of(address)), timeout=5) as raw:
                 raw.sendall(text)
@@ -54,31 +56,31 @@ def test_strangers_do_not_disturb() -> None:
                 each.send_multipart(encode(Frame(Kind.FAILED, body="no"), 0, session(TOKEN)))
                 each.send(b"x" * 100_000)
             with pytest.warns(TrainingWarning, match="outside this run") as seen:
-                hear_strangers(upper)
+                hear_strangers(later)
             assert len(seen) == 1
-            lower.send(Frame(Kind.MESSAGE, 1, body=torch.ones(2)))
-            upper.send(Frame(Kind.DONE, 1))
-            first, answer = upper.receive(WAIT_S), lower.receive(WAIT_S)
+            earlier.send(Frame(Kind.MESSAGE, 1, body=torch.ones(2)))
+            later.send(Frame(Kind.DONE, 1))
+            first, answer = later.receive(WAIT_S), earlier.receive(WAIT_S)
             assert first is not None
             assert first.minibatch == 1
             assert answer == Frame(Kind.DONE, 1)
 
 
 def test_strangers_who_come_and_go_before_the_peer_are_not_taken_for_it() -> None:
-    listener = listen(HOST, None, TOKEN, None, LOWER)
+    listener = listen(HOST, None, TOKEN, None, EARLIER)
     for _ in range(3):
         with socket.create_connection((HOST, port_of(listener.address)), timeout=5) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
         aside = Aside(lambda: listener.accept(WAIT_S))
-        lower = connect(listener.address, TOKEN, None, UPPER, WAIT_S)
-        upper = aside.result()
-        lower.send(Frame(Kind.MESSAGE, 3))
-        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
-        upper.check()
-    lower.close()
-    upper.close()
+        earlier = connect(listener.address, TOKEN, None, LATER, WAIT_S)
+        later = aside.result()
+        earlier.send(Frame(Kind.MESSAGE, 3))
+        assert later.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
+        later.check()
+    earlier.close()
+    later.close()
 
 
 #: what ZMTP 3.0 begins with, from one that will speak PLAIN, and its user and password
@@ -107,30 +109,30 @@ def taken(address: str, *first: bytes) -> int:
 @pytest.mark.parametrize("key", [None, Key(SECRET)], ids=["open", "encrypted"])
 @pytest.mark.filterwarnings("ignore:somebody outside this run")
 def test_a_stranger_who_floods_is_not_read(key: Key | None) -> None:
-    listener = listen(HOST, None, TOKEN, key, LOWER)
+    listener = listen(HOST, None, TOKEN, key, EARLIER)
     login = b"\x04" + bytes([len(LOGIN)]) + LOGIN
     openings = [(GREETING, login), (GREETING.replace(b"PLAIN", b"NULL\0"), b"\x04\x06\x05READY"), (GREETING,), ()]
     for opening in openings:  # nobody is at the door yet
         assert taken(listener.address, *opening) < 32 * MIB
     aside = Aside(lambda: listener.accept(WAIT_S))
-    lower = connect(listener.address, TOKEN, key, UPPER, WAIT_S)
-    upper = aside.result()
+    earlier = connect(listener.address, TOKEN, key, LATER, WAIT_S)
+    later = aside.result()
     for opening in openings:
         assert taken(listener.address, *opening) < 32 * MIB
-    lower.send(Frame(Kind.MESSAGE, 3))
-    assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
-    upper.check()
-    lower.close()
-    upper.close()
+    earlier.send(Frame(Kind.MESSAGE, 3))
+    assert later.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
+    later.check()
+    earlier.close()
+    later.close()
 
 
 @pytest.mark.filterwarnings("ignore:somebody outside this run")
 def test_many_who_come_and_go_do_not_cut_the_link() -> None:
-    with pair(**QUICK) as (lower, upper):
-        address = address_of(upper)
+    with pair(**QUICK) as (earlier, later):
+        address = address_of(later)
         for _ in range(1500):  # each makes ZeroMQ report several events, which nobody looks at meanwhile
             socket.create_connection((HOST, port_of(address)), timeout=5).close()
         time.sleep(1.0)  # longer than the silence that counts
-        lower.send(Frame(Kind.MESSAGE, 3))
-        assert upper.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
-        lower.check()
+        earlier.send(Frame(Kind.MESSAGE, 3))
+        assert later.receive(WAIT_S) == Frame(Kind.MESSAGE, 3)
+        earlier.check()

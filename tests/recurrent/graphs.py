@@ -104,18 +104,18 @@ def sequences(graph: Graph, steps: int, seed: int = 1, inputs: str = "") -> tupl
     def some(ticks: int, wide: int) -> Tensor:
         return torch.randn(N, ticks, wide, generator=generator, dtype=torch.float64)
 
-    ticks = {name: -(-steps // plan.every) for name, plan in graph.plans.items()}
-    name = inputs or next(iter(graph.plans))
-    targets = {key: some(ticks[key], 2) for key, plan in graph.plans.items() if plan.loss is not None}
+    ticks = {name: -(-steps // spec.every) for name, spec in graph.specs.items()}
+    name = inputs or next(iter(graph.specs))
+    targets = {key: some(ticks[key], 2) for key, spec in graph.specs.items() if spec.loss is not None}
     return {name: some(ticks[name], WIDE)}, targets
 
 
 def weights(graph: Graph) -> list[Tensor]:
-    return [p for plan in graph.plans.values() for p in parameters(plan)]
+    return [p for spec in graph.specs.values() for p in parameters(spec)]
 
 
-def parameters(plan: Any) -> Iterable[Tensor]:
-    return [p for part in (plan.module, plan.readout) if part is not None for p in part.parameters()]
+def parameters(spec: Any) -> Iterable[Tensor]:
+    return [p for part in (spec.module, spec.readout) if part is not None for p in part.parameters()]
 
 
 class Whole:
@@ -129,33 +129,33 @@ class Whole:
         self.loss = torch.zeros((), dtype=torch.float64)
         made: dict[tuple[str, int], Tensor] = {}
         shown: dict[tuple[str, str], Tensor] = {}
-        state: dict[str, Any] = dict.fromkeys(graph.plans)
+        state: dict[str, Any] = dict.fromkeys(graph.specs)
         wide = {"fast": 4, "slow": 3, "a": 3, "b": 3, "c": 2}
         for t in range(steps):
-            for name, plan in graph.plans.items():
-                for sender in plan.receives:
-                    sent = t - graph.plans[sender].every
-                    if t % graph.plans[sender].every == 0 and t:
+            for name, spec in graph.specs.items():
+                for sender in spec.receives:
+                    sent = t - graph.specs[sender].every
+                    if t % graph.specs[sender].every == 0 and t:
                         shown[sender, name] = self.heard[sender, name, sent] = seen(made[sender, sent])
-            for name, plan in graph.plans.items():
-                if t % plan.every:
+            for name, spec in graph.specs.items():
+                if t % spec.every:
                     continue
-                k = t // plan.every
+                k = t // spec.every
                 parts = [inputs[name][:, k]] if name in inputs else []
-                for sender in plan.receives:
+                for sender in spec.receives:
                     zero = torch.zeros(N, wide[sender], dtype=torch.float64)
                     parts.append(shown.get((sender, name), zero))
                 x = torch.cat(parts, -1)
-                if plan.core is None:
-                    out = plan.module(x)
+                if spec.core is None:
+                    out = spec.module(x)
                 else:
-                    out, after = plan.core.run(x.unsqueeze(plan.core.time), state[name])
-                    out, state[name] = out.select(plan.core.time, 0), map_tensors(seen, after)
+                    out, after = spec.core.run(x.unsqueeze(spec.core.time), state[name])
+                    out, state[name] = out.select(spec.core.time, 0), map_tensors(seen, after)
                     self.states[name, t] = tensors(state[name])
                 made[name, t] = out
-                if plan.loss is not None and name in targets:
-                    scores = plan.readout(out) if plan.readout is not None else out
-                    self.loss = self.loss + N * plan.loss(scores, targets[name][:, k])
+                if spec.loss is not None and name in targets:
+                    scores = spec.readout(out) if spec.readout is not None else out
+                    self.loss = self.loss + N * spec.loss(scores, targets[name][:, k])
 
 
 def seen(tensor: Tensor) -> Tensor:

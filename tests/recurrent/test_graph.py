@@ -53,7 +53,7 @@ def test_with_exact_estimates_every_parameter_is_back_propagated(make: Any, step
     graph = make(oracles(whole, reference, said), Gather)
     graph.run(inputs, targets)
     assert said[0] > 6
-    for name, plan in graph.plans.items():
-        for p, q in zip(parameters(plan), parameters(reference.plans[name]), strict=True):
+    for name, spec in graph.specs.items():
+        for p, q in zip(parameters(spec), parameters(reference.specs[name]), strict=True):
             torch.testing.assert_close(graph.optimizers[name].state[p]["sum"] * N, q.grad, rtol=1e-10, atol=1e-12)
             assert q.grad.abs().max() > 0

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from syngrad.errors import CheckpointError, ConfigError, MessageError, TrainingError
 from syngrad.estimators import GradientEstimator, Linear
 from syngrad.recurrent import Graph, TruncatedBPTT
-from syngrad.recurrent.graphs.beat import at
-from syngrad.recurrent.graphs.mail import Sent, heard, number
-from syngrad.recurrent.graphs.node import Turn
+from syngrad.recurrent.graph.messages import Message, Tick, message_number, ticks_heard
+from syngrad.recurrent.graph.tick import at
 
 
 @given(st.integers(0, 9), st.integers(1, 7), st.integers(1, 7), st.none() | st.integers(0, 60))
@@ -29,19 +28,21 @@ def test_who_hears_a_message_how_often(tick: int, every: int, listens: int, unti
     sent = tick * every
     arrives, ends = sent + every, sent + 2 * every
     expected = sum(t % listens == 0 and (until is None or t < until) for t in range(arrives, ends))
-    assert heard(sent, every, listens, until) == expected
+    assert ticks_heard(sent, every, listens, until) == expected
 
 
 @given(st.integers(1, 7), st.integers(1, 7))
 def test_the_messages_that_are_heard_are_numbered_in_turn(every: int, listens: int) -> None:
-    numbers = [number(sent, every, listens) for sent in range(0, 60, every) if heard(sent, every, listens)]
+    numbers = [
+        message_number(sent, every, listens) for sent in range(0, 60, every) if ticks_heard(sent, every, listens)
+    ]
     assert numbers == list(range(len(numbers)))
 
 
 def trained(graph: Graph, steps: int, first: int = 0, last: int | None = None) -> list[Tensor]:
     inputs, targets = sequences(graph, steps)
     for t in range(first, steps if last is None else last):
-        graph.tick(at(inputs, graph.plans, t), at(targets, graph.plans, t))
+        graph.tick(at(inputs, graph.specs, t), at(targets, graph.specs, t))
     return weights(graph)
 
 
@@ -56,9 +57,9 @@ def test_ticks_run_at_once_are_ticks_run_one_by_one() -> None:
     calls: list[int] = []
     stepped.add("spy", nn.Identity(), receives=("fast",))
     for graph in (gathered, stepped):
-        graph.plans["fast"].module.register_forward_hook(lambda *_: calls.append(1))
+        graph.specs["fast"].module.register_forward_hook(lambda *_: calls.append(1))
     for graph, expected in ((gathered, 5), (stepped, 5 * T)):
-        graph.bind(at(sequences(graph, T)[0], graph.plans, 0))
+        graph.bind(at(sequences(graph, T)[0], graph.specs, 0))
         calls.clear()
         trained(graph, 5 * T)
         assert len(calls) == expected
@@ -69,11 +70,11 @@ def test_ticks_run_at_once_are_ticks_run_one_by_one() -> None:
 def test_nothing_depends_on_the_order_in_which_modules_were_added(make: Any) -> None:
     graph, other = make(), make()
     inputs, targets = sequences(graph, 36)
-    other.plans = dict(reversed(other.plans.items()))
+    other.specs = dict(reversed(other.specs.items()))
     for each in (graph, other):
         each.run(inputs, targets)
-    for name, plan in graph.plans.items():
-        same(list(plan.module.parameters()), list(other.plans[name].module.parameters()), 1e-12)
+    for name, spec in graph.specs.items():
+        same(list(spec.module.parameters()), list(other.specs[name].module.parameters()), 1e-12)
 
 
 def test_what_is_kept_does_not_grow_with_the_stream() -> None:
@@ -82,7 +83,7 @@ def test_what_is_kept_does_not_grow_with_the_stream() -> None:
     for last in (18, 90):
         trained(graph, 90, graph.step if last > 18 else 0, last)
         gc.collect()
-        kept.append(sum(type(each) in (Sent, Turn) for each in gc.get_objects()))
+        kept.append(sum(type(each) in (Message, Tick) for each in gc.get_objects()))
     assert 0 < kept[1] <= kept[0] + 1
 
 
@@ -125,7 +126,7 @@ def test_a_run_resumes_where_it_was_saved(make: Any, steps: int, stop: int) -> N
     saved = torch.load(file, weights_only=True)
     other = make(optimizer=adam)
     inputs, _ = sequences(other, steps)
-    other.bind(at(inputs, other.plans, 0))
+    other.bind(at(inputs, other.specs, 0))
     with torch.no_grad():
         for p, q in zip(weights(other), saved["weights"], strict=True):
             p.copy_(q)
@@ -203,7 +204,7 @@ def test_behind_the_last_state_there_is_nothing() -> None:
 def test_estimators_may_look_at_a_context() -> None:
     def make() -> Graph:
         graph = two_clocks()
-        graph.plans["fast"] = replace(graph.plans["fast"], classes=3)
+        graph.specs["fast"] = replace(graph.specs["fast"], classes=3)
         return graph
 
     graph = make()
@@ -242,10 +243,10 @@ def test_what_one_step_breaks_can_be_done_again() -> None:
     graph, other = two_clocks(), two_clocks()
     inputs, targets = sequences(graph, 24)
     trained(graph, 24, 0, 11)
-    bad = at(inputs, graph.plans, 11)
+    bad = at(inputs, graph.specs, 11)
     before = copy.deepcopy(weights(graph))
     with pytest.raises(TrainingError, match="the loss is nan of 'fast' at step 11; the batch's input holds NaN"):
-        graph.tick({"fast": bad["fast"] * float("nan")}, at(targets, graph.plans, 11))
+        graph.tick({"fast": bad["fast"] * float("nan")}, at(targets, graph.specs, 11))
     assert graph.step == 11
     same(before, weights(graph))
     same(trained(graph, 24, 11), trained(other, 24))
@@ -259,7 +260,7 @@ def test_sequences_that_break_off_leave_no_half_behind() -> None:
     with pytest.raises(TrainingError, match=r"the loss is nan of 'fast' at step 3"):
         graph.run(broken, targets)
     assert graph.step == 0
-    other.tick(at(inputs, other.plans, 0), at(targets, other.plans, 0))  # the slow one had learnt from its first tick
+    other.tick(at(inputs, other.specs, 0), at(targets, other.specs, 0))  # the slow one had learnt from its first tick
     other.restart()
     same(trained(graph, 24), trained(other, 24))
 

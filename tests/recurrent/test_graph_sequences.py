@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from syngrad.errors import ConfigError, MessageError
 from syngrad.estimators import Zero
 from syngrad.recurrent import Graph
-from syngrad.recurrent.graphs.beat import at
-from syngrad.recurrent.graphs.sequences import Tick, stacked
+from syngrad.recurrent.graph.module import TickView, stacked
+from syngrad.recurrent.graph.tick import at
 
 
 def pieces(graph: Graph, steps: int, size: int) -> list[Tensor]:
@@ -23,9 +23,9 @@ def pieces(graph: Graph, steps: int, size: int) -> list[Tensor]:
     inputs, targets = sequences(graph, steps)
     for start in range(0, steps, max(size, 1)):
         if size == 0:
-            graph.tick(at(inputs, graph.plans, start), at(targets, graph.plans, start))
+            graph.tick(at(inputs, graph.specs, start), at(targets, graph.specs, start))
             continue
-        every = {name: plan.every for name, plan in graph.plans.items()}
+        every = {name: spec.every for name, spec in graph.specs.items()}
         cut = [
             {name: tree[:, start // every[name] : (start + size) // every[name]] for name, tree in part.items()}
             for part in (inputs, targets)
@@ -47,7 +47,7 @@ def test_what_waits_of_a_piece_is_saved_as_it_is() -> None:
     pieces(other, 6, 0)
     saved = []
     for graph in (one, other):
-        graph.stream.lives["c"].done = 0  # as if nobody had heard of it: then it can be saved
+        graph.stream.modules["c"].done = 0  # as if nobody had heard of it: then it can be saved
         file = io.BytesIO()
         torch.save(graph.state_dict()["lives"]["c"]["turns"], file)
         file.seek(0)
@@ -62,15 +62,15 @@ def test_what_waits_of_a_piece_is_saved_as_it_is() -> None:
 def test_ticks_that_follow_each_other_are_a_view() -> None:
     tree = torch.randn(N, 6, 2)
     for time in (0, 1):
-        made = stacked([Tick(tree, k) for k in (2, 3, 4)], time, "x", "inputs")
+        made = stacked([TickView(tree, k) for k in (2, 3, 4)], time, "x", "inputs")
         assert torch.equal(made, tree[:, 2:5] if time else tree[:, 2:5].transpose(0, 1))
         assert made.untyped_storage().data_ptr() == tree.untyped_storage().data_ptr()
     other = tree.clone()
-    for ticks in ([Tick(tree, 5), Tick(other, 0)], [Tick(tree, 1), Tick(tree, 3)]):
+    for ticks in ([TickView(tree, 5), TickView(other, 0)], [TickView(tree, 1), TickView(tree, 3)]):
         expected = torch.stack([each.tree[:, each.index] for each in ticks], 1)
         assert torch.equal(stacked(list(ticks), 1, "x", "inputs"), expected)
     nested = {"a": tree, "b": [other]}
-    made = stacked([Tick(nested, 0), Tick(nested, 1)], 1, "x", "inputs")
+    made = stacked([TickView(nested, 0), TickView(nested, 1)], 1, "x", "inputs")
     assert torch.equal(made["b"][0], other[:, :2])
 
 

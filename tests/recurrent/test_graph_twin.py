@@ -35,8 +35,8 @@ def fit(estimator: nn.Linear, at: Tensor, back: Tensor | None) -> None:
 
 def naive(windows: int, estimating: bool, inject: float) -> list[Tensor]:
     """Both nets, and their estimators; nothing waits for anything."""
-    plans = two_clocks().plans
-    fast, fast_out, slow, slow_out = (m for k in ("fast", "slow") for m in (plans[k].module, plans[k].readout))
+    specs = two_clocks().specs
+    fast, fast_out, slow, slow_out = (m for k in ("fast", "slow") for m in (specs[k].module, specs[k].readout))
     assert fast_out is not None
     assert slow_out is not None
     to_slow, to_fast, of_fast, of_slow = zeros(4), zeros(3), zeros(8), zeros(3)

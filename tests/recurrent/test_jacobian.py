@@ -10,16 +10,16 @@ from tests.recurrent.stepwise import CORES, IN, N, data, made, samples
 from torch import Tensor, nn
 
 from syngrad.errors import MessageError
-from syngrad.recurrent import jacobian as module
+from syngrad.recurrent import traces as module
 from syngrad.recurrent.core import Core
-from syngrad.recurrent.jacobian import Jacobian, unfused
-from syngrad.recurrent.state import layout
+from syngrad.recurrent.layout import find_layout
+from syngrad.recurrent.traces import Jacobian, unfused
 
 
 def step(core: nn.Module, inputs: Tensor) -> tuple[Jacobian, list[Tensor], list[Tensor], Tensor]:
     """(Jacobian, leaves after, leaves before, the states before as vectors)."""
     wrapped = Core(core)
-    found = layout(wrapped, inputs)
+    found = find_layout(wrapped, inputs)
     with torch.no_grad():
         state = wrapped.run(wrapped.part(inputs, 0, 1), None)[1]
     state, before = found.cut(state, True)

@@ -68,7 +68,7 @@ def test_who_starts_anew_is_well_again(kind: str, anew: str) -> None:
         if anew == "restart":
             run.restart()
         run.step(*given[2], reset=BAD if anew == "reset" else None)
-        assert run.unfit is None
+        assert run.nonfinite_since is None
         run.step(*given[3])
     assert run.guarded == skipped
     assert all(bool(p.isfinite().all()) for p in run.interface.parameters())
@@ -83,7 +83,7 @@ def test_what_a_bad_sample_was_told_teaches_nobody() -> None:
     spoilt[:, 1] = math.nan
     run.state = (spoilt, run.state[1])
     run.step(inputs, targets, reset=BAD)
-    assert run.unfit is None
+    assert run.nonfinite_since is None
     assert all(bool(p.isfinite().all()) for p in run.core.module.parameters())
 
 
@@ -102,7 +102,7 @@ def test_it_is_told_after_a_checkpoint_too_and_of_the_weights_where_they_are_los
     old = run.state_dict()
     del old["unfit"]
     other.load_state_dict(old)
-    assert other.unfit is None
+    assert other.nonfinite_since is None
     open_ = trainer("zero", guard=None)
     open_.step(*given[0])
     spoil(open_, *given[1])
@@ -133,7 +133,7 @@ def test_a_graph_says_that_the_state_carried_on_is_no_number() -> None:
     graph = graph_of_two()
     inputs, targets = sequences(graph, 8)
     graph.run(inputs, targets, ends=False)
-    live = graph.stream.lives["fast"]
+    live = graph.stream.modules["fast"]
     live.state = tuple(leaf * math.nan for leaf in live.state)
     live.pending.vector.mul_(math.nan)
     with pytest.raises(SyngradError, match=r"the loss is nan of 'fast' at step 11; the state carried on .*restart\(\)"):

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from syngrad import GradientEstimator, TruncatedBPTT
 from syngrad.errors import MessageError
-from syngrad.recurrent.course import Piece
-from syngrad.recurrent.probing import probe
+from syngrad.recurrent.curriculum import Piece, probe
 
 
 class Told(GradientEstimator):

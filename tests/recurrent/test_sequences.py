@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import syngrad
 from syngrad.estimators.base import Binding, GradientEstimator
-from syngrad.recurrent import evaluating
+from syngrad.recurrent import learner
 from syngrad.tree import map_tensors
 
 F_ = 2 * HIDDEN
@@ -244,7 +244,7 @@ def test_evaluation_in_pieces_of_time_is_that_of_the_whole(core: Any, piece: int
     expected = bptt.evaluate(inputs, targets)
     most: list[int] = []
     bptt.core.module.register_forward_pre_hook(lambda _, given: most.append(given[0].shape[1]))
-    monkeypatch.setattr(evaluating, "PIECE", piece)
+    monkeypatch.setattr(learner, "PIECE", piece)
     torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
     assert max(most) == piece
     targets[:] = -100
@@ -263,7 +263,7 @@ def test_a_loss_is_taken_in_pieces_only_where_it_is_known_to_add_up(count: Any, 
     expected = bptt.evaluate(inputs, targets)
     calls: list[Any] = []
     core.register_forward_pre_hook(lambda *_: calls.append(1))
-    monkeypatch.setattr(evaluating, "PIECE", 5)
+    monkeypatch.setattr(learner, "PIECE", 5)
     torch.testing.assert_close(bptt.evaluate(inputs, targets), expected, rtol=1e-12, atol=0)
     assert len(calls) == pieces
 
@@ -288,7 +288,7 @@ def test_the_default_loss_counts_for_itself_whatever_loss_count_says(count: floa
     bptt = syngrad.TruncatedBPTT(core, "zero", STEPS, readout=readout, **own)
     expected = F.cross_entropy(readout(core(inputs)[0]).reshape(-1, CLASSES), targets.reshape(-1)).item()
     assert bptt.step(inputs, targets).item() == pytest.approx(expected)
-    monkeypatch.setattr(evaluating, "PIECE", 5)
+    monkeypatch.setattr(learner, "PIECE", 5)
     assert bptt.evaluate(inputs, targets).item() == pytest.approx(expected)
     bptt.restart()
     assert bptt.step(inputs, torch.full_like(targets, -100)).item() == 0.0

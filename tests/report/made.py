@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from syngrad.report.measured import Line, Measured, measured
+from syngrad.report.style import styles
 from syngrad.report.verdict import verdict
-from syngrad.results import Row, aggregate, document, environment, finite, time_to_target
+from syngrad.results import Aggregate, Row, document, environment, finite, time_to_target
 
 CUTS = ("3", "5")
 ROWS = (("backprop", ""), ("synthetic", "default"), ("synthetic", "linear"), ("zero", ""))
@@ -81,9 +83,14 @@ def whole(rows: list[Row], target: float | None = None, **more: Any) -> dict[str
         **more,
     }
     config = {"command": "compare", "experiment": experiment["name"], "target": target}
-    said = verdict(aggregate(rows), target).to_dict()
-    made: dict[str, Any] = finite(document(environment(1), experiment, rows, said, config))
+    made: dict[str, Any] = finite(document(environment(1), experiment, rows, None, config))
+    made["verdict"] = verdict(measured(made)).to_dict()
     return made
+
+
+def compared(rows: list[Aggregate], target: float | None = None, baseline: str | None = None) -> Measured:
+    """Rows over their seeds, as a document would give them."""
+    return Measured([Line(row, style) for row, style in zip(rows, styles(rows), strict=True)], target, baseline)
 
 
 def hostile() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A comparison over processes for the report's tests, made up: rows, and what every process says of its time."""
+"""A comparison over workers for the report's tests, made up: rows, and what every worker says of its time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.report import made
 
-from syngrad.report.processes import over, verdict
+from syngrad.report.measured import NEXT, PREVIOUS, measured
+from syngrad.report.verdict import verdict
 from syngrad.results import Row, document, environment, finite, time_to_target
 
 ROWS = ("alone", "alone(threads)", "ddp", "ddp:periodic", "gpipe", "delayed", "synthetic:local", "synthetic")
@@ -42,14 +43,14 @@ def row(label: str, seed: int = 0, rate: float | None = None, top: float = 0.86,
 
 
 def spans(rank: int, minibatches: int = 60, pace_s: float = 0.005, every: int = 20) -> list[list[Any]]:
-    """Of one process: below it works all the time and sends within; above it waits a third. After `every` minibatches
-    there is an evaluation.
+    """Of one worker: the first works all the time and sends within; the next one waits a third. After `every`
+    minibatches there is an evaluation.
     """
     told: list[list[Any]] = []
     now = 1000.0 + 0.001 * rank
     for t in range(minibatches):
         if rank:
-            told.append(["wait below", t - 1, now, now + pace_s / 3])
+            told.append([PREVIOUS, t - 1, now, now + pace_s / 3])
             told.append(["work", t, now + pace_s / 3, now + pace_s * 0.99])
         else:
             told.append(["send", t, now + pace_s * 0.5, now + pace_s * 0.6])
@@ -62,7 +63,7 @@ def spans(rank: int, minibatches: int = 60, pace_s: float = 0.005, every: int = 
 
 
 def account(rank: int, pace_s: float = 0.005, waits: float = 0.0, **more: Any) -> dict[str, Any]:
-    kinds = {"work": 1 - waits - 0.02, "send": 0.02, "wait below" if rank else "wait above": waits}
+    kinds = {"work": 1 - waits - 0.02, "send": 0.02, PREVIOUS if rank else NEXT: waits}
     seconds = {name: 6.0 * part for name, part in kinds.items()} | {"evaluate": 3.0, "orders": 1.0}
     lo, hi = (0, 2) if rank == 0 else (2, 3)
     told = {"rank": rank, "host": "here", "stages": [lo, hi], "seconds": seconds, "spans": spans(rank, pace_s=pace_s)}
@@ -91,7 +92,7 @@ def rows(seeds: int = 1, failed: bool = True) -> list[Row]:
 def whole(
     told: list[Row], target: float | None = None, own: dict[Any, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The document of these rows. own: the processes' accounts, which only the verdict takes from here."""
+    """The document of these rows. own: the workers' accounts, which only the verdict takes from here."""
     if target is not None:
         for each in told:
             each.time_to_target_s = time_to_target(each.history, target, True)
@@ -104,7 +105,7 @@ def whole(
     }
     config = {"command": "compare", "experiment": experiment["name"], "workers": 2, "target": target}
     whole: dict[str, Any] = finite(document(environment(1), experiment, told, None, config))
-    whole["verdict"] = verdict(over(whole, own)).to_dict()
+    whole["verdict"] = verdict(measured(whole, own)).to_dict()
     return whole
 
 

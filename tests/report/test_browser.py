@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from tests.report import browser, made, several
 
-from syngrad.report.html import page
-from syngrad.report.processes.page import page as page_of_processes
+from syngrad.report.page import page
 
 pytestmark = pytest.mark.skipif(
     browser.found() is None, reason=f"no headless browser: none of {', '.join(browser.NAMES)} is on the PATH"
@@ -81,20 +80,20 @@ def test_a_report_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: 
     assert chromium.ask("document.scripts.length") == 3
 
 
-def of_processes(tmp_path: Path, kind: str) -> Path:
+def over_workers(tmp_path: Path, kind: str) -> Path:
     rows = several.rows()
     document, accounts = several.whole(rows, 0.8, several.accounts(rows)), several.accounts(rows)
     if kind == "hostile":
         document, accounts = several.hostile()
-    file = tmp_path / "processes.html"
-    file.write_text(page_of_processes(document, "syngrad compare --workers 2", accounts), encoding="utf-8")
+    file = tmp_path / "workers.html"
+    file.write_text(page(document, "syngrad compare --workers 2", accounts), encoding="utf-8")
     return file
 
 
-def test_a_report_on_processes_on_a_desk_in_both_schemes_and_on_paper(
+def test_a_report_over_workers_on_a_desk_in_both_schemes_and_on_paper(
     chromium: browser.Browser, tmp_path: Path
 ) -> None:
-    chromium.open(of_processes(tmp_path, "whole"), prefers_color_scheme="light")
+    chromium.open(over_workers(tmp_path, "whole"), prefers_color_scheme="light")
     assert len(healthy(chromium)) == 9
     chromium.media(prefers_color_scheme="dark")
     assert {place["ink"] for place in healthy(chromium)} == {"rgb(232, 235, 238)"}
@@ -106,8 +105,8 @@ def test_a_report_on_processes_on_a_desk_in_both_schemes_and_on_paper(
 
 
 @pytest.mark.parametrize("kind", ["whole", "hostile"])
-def test_a_report_on_processes_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: str) -> None:
-    chromium.open(of_processes(tmp_path, kind), width=390)
+def test_a_report_over_workers_fits_a_phone(chromium: browser.Browser, tmp_path: Path, kind: str) -> None:
+    chromium.open(over_workers(tmp_path, kind), width=390)
     healthy(chromium)
     assert chromium.ask("document.documentElement.scrollWidth") == 390
     assert chromium.ask("document.scripts.length") == 3
@@ -119,7 +118,7 @@ def test_a_report_on_processes_fits_a_phone(chromium: browser.Browser, tmp_path:
 
 def test_the_numbers_of_minibatches_stay_within_their_bars(chromium: browser.Browser, tmp_path: Path) -> None:
     for width in (1280, 390):
-        chromium.open(of_processes(tmp_path, "whole"), width=width)
+        chromium.open(over_workers(tmp_path, "whole"), width=width)
         chromium.settle()
         out = """[...document.querySelectorAll(".timeline .barlayer .point")].filter((point) => {
             const text = point.querySelector("text"), bar = point.querySelector("path").getBoundingClientRect();

@@ -1,4 +1,4 @@
-"""Figures are plain data that Plotly accepts, each row with a look of its own."""
+"""Figures are plain data that Plotly accepts, each row with a style of its own."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 from tests.report import made
 
-from syngrad.report import bars, figures, quality
-from syngrad.report.bars import wrapped
-from syngrad.report.curves import over_seeds
-from syngrad.report.figures import Figure, Measured
-from syngrad.report.html import measured
-from syngrad.report.looks import looks
+from syngrad.report import bars, figures, gradient_quality
+from syngrad.report.bars import broken
+from syngrad.report.figures import Figure, over_seeds
+from syngrad.report.measured import Measured, measured
+from syngrad.report.style import styles
 from syngrad.results import Aggregate
 
 
 def all_figures(m: Measured) -> list[Figure]:
-    one = [bars.target_time(m), figures.tradeoff(m), quality.by_interface(m), quality.over_time(m)]
-    more = [bars.step_split(m), bars.memory(m)]
+    one = [bars.target_time(m), figures.tradeoff(m), gradient_quality.by_interface(m)]
+    more = [gradient_quality.over_time(m), bars.step_split(m), bars.memory(m)]
     return [figure for figure in [*figures.learning(m), *one, *more] if figure is not None]
 
 
 def plain(node: Any) -> Any:
-    """The same with black for every colour of the style sheet."""
+    """A figure with black for every colour of the style sheet."""
     if isinstance(node, list):
         return [plain(each) for each in node]
     if isinstance(node, dict):
@@ -57,11 +56,11 @@ def test_names_reach_plotly_escaped() -> None:
 def test_no_two_rows_look_the_same() -> None:
     rows = [Aggregate("backprop", "", "ok", 1, "m", True)]
     rows += [Aggregate("synthetic", str(k), "ok", 1, "m", True) for k in range(40)]
-    made_ = looks(rows)
-    assert len({(look.colour, look.dash, look.marker) for look in made_}) == 41
-    assert [look.index for look in made_] == list(range(41))
+    made_ = styles(rows)
+    assert len({(style.colour, style.dash, style.marker) for style in made_}) == 41
+    assert [style.index for style in made_] == list(range(41))
     assert (made_[0].colour, made_[0].dash) == (0, "solid")
-    assert len({look.dash for look in made_[:8]}) >= 7
+    assert len({style.dash for style in made_[:8]}) >= 7
 
 
 def test_a_curve_over_seeds_is_the_mean_with_the_lowest_and_the_highest() -> None:
@@ -98,9 +97,9 @@ def test_many_interfaces_are_thinned_and_the_caption_says_so() -> None:
         )
     for each in document["aggregate"]:
         each["cosines"] = {f"layer.{k}": 0.5 for k in range(30)}
-    figure = quality.over_time(measured(document))
+    figure = gradient_quality.over_time(measured(document))
     assert figure is not None
-    assert len(figure.panels) == quality.PANELS
+    assert len(figure.panels) == gradient_quality.PANELS
     assert "12 of 30 interfaces are drawn" in figure.caption
     assert "layer.29" in figure.panels[-1].heading
 
@@ -108,14 +107,17 @@ def test_many_interfaces_are_thinned_and_the_caption_says_so() -> None:
 def test_far_norm_ratios_are_drawn_on_a_logarithmic_scale() -> None:
     document = made.results(seeds=1)
     document["results"][1]["interfaces"][0]["history"] = [[0, 0.1, 0.01, 0, 0], [50, 0.1, 100.0, 0, 0]]
-    figure = quality.over_time(measured(document))
+    figure = gradient_quality.over_time(measured(document))
     assert figure is not None
     scales = [panel.layout["yaxis2"].get("type") for panel in figure.panels]
     assert scales == ["log", None]
 
 
 def test_a_long_name_is_broken_into_lines() -> None:
-    assert wrapped("synthetic:mlp(hidden=2,width=64)") == "synthetic:mlp(<br>hidden=2,width=64)"
-    assert wrapped("zero") == "zero"
-    assert wrapped("a<b>" * 9).startswith("a&lt;b&gt;")
-    assert wrapped("x" * 500).split("<br>") == ["x" * 20] * 3 + ["x" * 19 + "…"]
+    assert broken("synthetic:mlp(hidden=2,width=64)") == ["synthetic:mlp(", "hidden=2,width=64)"]
+    assert broken("zero") == ["zero"]
+    assert broken("x" * 500) == ["x" * 20] * 3 + ["x" * 19 + "…"]
+    m = measured(made.results((("backprop", ""), ("synthetic", "a<b>" * 9)), failed=False))
+    figure = bars.target_time(m)
+    assert figure is not None
+    assert figure.panels[0].layout["yaxis"]["ticktext"][1].startswith("synthetic:<br>a&lt;b&gt;a&lt;b&gt;")

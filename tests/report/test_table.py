@@ -5,9 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.report import made as made_up
 
-from syngrad.report.table import environment_line, interfaces, named, size, table
+from syngrad.report import table as printed
+from syngrad.report.phrasing import size
+from syngrad.report.table import environment_line, interfaces, named
 from syngrad.results import Aggregate
+
+
+def table(rows: list[Aggregate], width: int = printed.WIDTH, target: float | None = None) -> list[str]:
+    return printed.table(made_up.compared(rows, target), width)
 
 
 def rows(**more: Any) -> list[Aggregate]:

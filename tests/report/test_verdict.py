@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.report import made as made_up
 
-from syngrad.report.verdict import noise, verdict
+from syngrad.report import verdict as told
+from syngrad.report.phrasing import noise
 from syngrad.results import Aggregate
+
+
+def verdict(rows: list[Aggregate], target: float | None = None, baseline: str | None = None) -> told.Verdict:
+    return told.verdict(made_up.compared(rows, target, baseline))
 
 
 def base(**more: Any) -> Aggregate:

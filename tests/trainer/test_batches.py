@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import (
+from tests._support.models import (
     CASES,
     CLASSES,
     Chained,
@@ -23,7 +23,7 @@ from tests.models import (
     token_count,
     token_loss,
 )
-from tests.training import one_line, trainer_of
+from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 

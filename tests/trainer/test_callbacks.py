@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, momentum, tensors_of
-from tests.training import momentum_trainer, one_line, trainer_of
+from tests._support.models import CASES, assert_same, momentum, tensors_of
+from tests._support.training import momentum_trainer, one_line, trainer_of
 from torch import Tensor
 
 import syngrad
 from syngrad.callbacks import Callback, EarlyStopping
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.history import Epoch
+from syngrad.trainer.history import Epoch
 
 CASE = CASES["mlp"]
 
@@ -104,9 +104,9 @@ def test_minibatches_in_flight_end_with_a_run_that_is_stopped(when: str) -> None
     stopped.fit(batches, 5, callbacks=[Recorder(**{when: lambda trainer: trainer.stop()})])
     plain = momentum_trainer(method="delayed(2)")
     plain.fit(batches, 1)
-    assert stopped.execution is not None
-    assert stopped.execution.delayed is not None
-    assert stopped.execution.delayed.in_flight == 0
+    assert stopped.runner is not None
+    assert stopped.runner.delayed is not None
+    assert stopped.runner.in_flight == 0
     assert_same(tensors_of(stopped.model), tensors_of(plain.model))
 
 

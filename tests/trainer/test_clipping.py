@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, CLASSES, adam, assert_same, momentum, tensors_of
-from tests.training import momentum_trainer, one_line
+from tests._support.models import CASES, CLASSES, adam, assert_same, momentum, tensors_of
+from tests._support.training import momentum_trainer, one_line
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 import syngrad
 from syngrad.errors import ConfigError
-from syngrad.updates import Clipping, clip, part_norms
+from syngrad.optim.clipping import Clipping, clip, part_norms
 
 CASE = CASES["mlp"]
 
@@ -24,8 +24,8 @@ def clipped_by_hand(
 ) -> list[list[float | None]]:
     """Trains; before each update the stages' gradients are shortened by torch's own function. Returns norms before."""
     trainer.bind(batches[0])
-    assert trainer.execution is not None
-    updates = trainer.execution.updates
+    assert trainer.runner is not None
+    updates = trainer.runner.updates
     step_all = updates.step_all
     norms: list[list[float | None]] = []
 
@@ -102,7 +102,7 @@ def test_a_stage_that_the_guard_has_skipped_does_not_count_in_the_whole_norm() -
     trainer = momentum_trainer(method="backprop", clip_norm=0.1, clip_scope="model")
     batch = CASE.batches(1)[0]
     trainer.bind(batch)
-    assert trainer.execution is not None
+    assert trainer.runner is not None
     model = trainer.model
     hook = model[0].weight.register_hook(lambda g: g * torch.nan)
     before = tensors_of(model)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, tensors_of, token_count, token_loss
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES, assert_same, tensors_of, token_count, token_loss
+from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -53,13 +53,13 @@ def test_evaluation_changes_nothing(name: str) -> None:
         trainer.step(batch)
     next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.LayerNorm)).eval()  # the user's own choice
     before, modes, state = tensors_of(model), [m.training for m in model.modules()], torch.get_rng_state()
-    count = trainer.execution.count
+    count = trainer.runner.count
     first = trainer.evaluate(batches)
     assert trainer.evaluate(batches) == first
     assert_same(tensors_of(model), before)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in model.parameters())
-    assert trainer.execution.count == count
+    assert trainer.runner.count == count
     assert [m.training for m in model.modules()] == modes
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, momentum, tensors_of
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES, assert_same, momentum, tensors_of
+from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.history import History
+from syngrad.trainer.history import History
 
 CASE = CASES["mlp"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES
+from tests._support.training import one_line, trainer_of
 
 from syngrad.errors import ConfigError
 

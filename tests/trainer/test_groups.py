@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.models import (
+from tests._support.models import (
     CASES,
     CLASSES,
     Case,
@@ -24,13 +24,13 @@ from tests.models import (
     sgd,
     tensors_of,
 )
-from tests.training import case_trainer, momentum_trainer, one_line, trainer_of
+from tests._support.training import case_trainer, momentum_trainer, one_line, trainer_of
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 import syngrad
 from syngrad.errors import ConfigError, CutError
-from syngrad.groups import matches
+from syngrad.optim.groups import matches
 
 CASE = CASES["mlp"]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support.options import keywords
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ def trainer_of(**options: Any) -> Trainer:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.Flatten(), nn.Linear(144, 4))
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Trainer(decouple(model, cuts=["2"]), loss=F.cross_entropy, progress=False, **options)
+    return Trainer(decouple(model, cuts=["2"]), loss=F.cross_entropy, progress=False, **keywords(**options))
 
 
 def everything(trainer: Trainer) -> list[Tensor]:

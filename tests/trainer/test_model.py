@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, adam, assert_same, sgd, tensors_of
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES, adam, assert_same, sgd, tensors_of
+from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, adam, assert_same, sgd, tensors_of
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES, adam, assert_same, sgd, tensors_of
+from tests._support.training import one_line, trainer_of
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import SWALR
 
 import syngrad
 from syngrad.errors import ConfigError, SyngradError
-from syngrad.optimizers import parse_optimizer
+from syngrad.optim.factory import parse_optimizer
 
 CASE = CASES["mlp"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, assert_same, momentum, tensors_of
-from tests.resuming import compare, loader_of
+from tests._support.models import CASES, assert_same, momentum, tensors_of
+from tests._support.resuming import compare, loader_of
 from torch import nn
 
 import syngrad
-from syngrad.history import History
+from syngrad.trainer.history import History
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {},

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models import CASES, adam, assert_same, momentum, tensors_of
-from tests.training import one_line
+from tests._support.models import CASES, adam, assert_same, momentum, tensors_of
+from tests._support.options import keywords
+from tests._support.training import one_line
 from torch import nn
 
 import syngrad
 from syngrad.errors import CheckpointError, ConfigError
-from syngrad.history import History
+from syngrad.trainer.history import History
 
 
 def test_another_runs_folder_is_not_saved_into(tmp_path: Path) -> None:
@@ -39,7 +40,9 @@ def test_folders_are_folders(given: dict[str, Any]) -> None:
 
 def saved(tmp_path: Path, **options: Any) -> Path:
     case = CASES["mlp"]
-    trainer = syngrad.Trainer(syngrad.decouple(case.model(), cuts=case.cuts), loss=case.loss, progress=False, **options)
+    trainer = syngrad.Trainer(
+        syngrad.decouple(case.model(), cuts=case.cuts), loss=case.loss, progress=False, **keywords(**options)
+    )
     trainer.fit(case.batches(3), 1, save=tmp_path)
     return tmp_path
 
@@ -70,7 +73,10 @@ def test_another_configuration_is_refused(options: dict[str, Any], said: str, tm
     model = case.model()
     before = tensors_of(model)
     trainer = syngrad.Trainer(
-        syngrad.decouple(model, cuts=case.cuts), loss=case.loss, progress=False, **{"optimizer": adam, **options}
+        syngrad.decouple(model, cuts=case.cuts),
+        loss=case.loss,
+        progress=False,
+        **keywords(**{"optimizer": adam, **options}),
     )
     with pytest.raises(CheckpointError, match=said) as caught:
         trainer.fit(case.batches(3), 2, save=saved(tmp_path, optimizer=adam), resume=True)
@@ -86,7 +92,7 @@ def test_another_model_other_cuts_and_another_loader_are_refused(tmp_path: Path)
         trainer = syngrad.Trainer(syngrad.decouple(model, cuts=cuts), loss=case.loss, progress=False)
         trainer.fit(case.batches(batches), 2, save=tmp_path, resume=True)
 
-    from tests.models import mlp
+    from tests._support.models import mlp
 
     for given, said in (
         ((mlp(width=13), case.cuts), r"another model: '0.weight' is \(12, 6\) of float64 there and \(13, 6\)"),

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models import CASES, assert_same, tensors_of
-from tests.resuming import Crash, StopError
-from tests.training import one_line
+from tests._support.models import CASES, assert_same, tensors_of
+from tests._support.resuming import Crash, StopError
+from tests._support.training import one_line
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset

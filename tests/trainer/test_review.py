@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests._support.options import keywords
 from torch import Tensor, nn
 
 from syngrad import Interface, SyngradError, Trainer, decouple
@@ -19,7 +20,7 @@ def mlp(outputs: int = 5) -> nn.Sequential:
 
 def trainer(model: nn.Module, **options: Any) -> Trainer:
     settings: dict[str, Any] = {"loss": F.cross_entropy, "optimizer": lambda p: torch.optim.SGD(p, 0.1), **options}
-    return Trainer(decouple(model, cuts=["2", "4"]), **settings)
+    return Trainer(decouple(model, cuts=["2", "4"]), **keywords(**settings))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models import CASES
-from tests.training import one_line, trainer_of
+from tests._support.models import CASES
+from tests._support.training import one_line, trainer_of
 from torch import nn
 
 from syngrad.callbacks import TensorBoard

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from syngrad import SyngradError, __version__
-from syngrad.cli.common import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.compare import compare
 from syngrad.cli.data import app as data
+from syngrad.cli.options import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.train import train
 from syngrad.errors import first_line
 

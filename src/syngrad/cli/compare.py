@@ -1,175 +1,129 @@
-"""`syngrad compare`: the main job."""
+"""`syngrad compare`: the main job, in one process or over several."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-import typer
-
-from syngrad.cli.common import ANY_EXPERIMENT, INSTEAD, any_experiment_of, ending, number, whole
-from syngrad.cli.comparing import check_files, finish
-from syngrad.config import Option, command_line, kept, listed, resolve
+from syngrad.cli.options import (
+    ANY_EXPERIMENT,
+    INTERRUPTED,
+    Option,
+    as_command,
+    command_line,
+    derived,
+    instead,
+    kept,
+    listed,
+    resolve,
+)
 from syngrad.errors import ConfigError
+from syngrad.pipeline.options import Distributed
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison, RecurrentComparison
+    from syngrad.compare.over_workers import WorkersComparison
 
-split_rows = listed
-
-#: every option, as a configuration's file and the results file know it
+_FLAGS = derived(
+    Distributed,
+    queue_depth={"help": "With --workers: minibatches under way at most."},
+    message_dtype={
+        "help": "With --workers: bfloat16 or int8; for both ways, or forward,backward.",
+        "shown": "float32",
+    },
+)
+#: options that say nothing to one process alone
+OF_WORKERS = ("link", "queue_depth", "message_dtype", "trace")
+#: every option, in the order of the help
 OPTIONS = {
-    "experiment": Option("text", "fashion-mlp", argument=True),
-    "methods": Option("texts"),
-    "estimator": Option("text"),
-    **INSTEAD,
-    "seed": Option("whole", 0),
-    "seeds": Option("whole", 1),
-    "threads": Option("whole", 1),
-    "target": Option("number"),
-    "workers": Option("whole"),
-    "link": Option("text"),
-    "queue_depth": Option("whole"),
-    "message_dtype": Option("text"),
-    "trace": Option("text", kept=False),
-    "json": Option("text", kept=False),
-    "html": Option("text", kept=False),
-    "progress": Option("flag", kept=False),
+    "experiment": Option("text", ANY_EXPERIMENT, "fashion-mlp", default="fashion-mlp", argument=True),
+    "methods": Option(
+        "texts",
+        "Rows, method[:estimator], with commas between. Without it: backprop, synthetic, synthetic:linear, "
+        "synthetic:local, zero; of a recurrent net those that its experiment names, of bptt(T), synthetic(T), "
+        "auxiliary(T), online(λ), zero.",
+    ),
+    "estimator": Option("text", "The estimator of rows that name none, as in 'mlp(hidden=2)'."),
+    "stages": Option("whole", "So many stages of like cost, instead of its cuts."),
+    "cuts": Option("texts", "The modules that start a new stage, with commas between, instead of its own."),
+    "epochs": Option("whole", "Instead of the experiment's own."),
+    "batch_size": Option("whole", "Instead of the experiment's own."),
+    "seed": Option("whole", "The first seed; 0 unless told otherwise.", default=0),
+    "seeds": Option(
+        "whole",
+        "How many, 1 unless told otherwise, from the first on; each row is run with every one, and two or more give "
+        "95 % intervals.",
+        default=1,
+    ),
+    "threads": Option(
+        "whole",
+        "PyTorch's threads. One, as without it, is the least noisy; give a large model the machine's cores.",
+        default=1,
+    ),
+    "optimizer": Option(
+        "text", "Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)', instead of the experiment's own."
+    ),
+    "target": Option(
+        "number", "The metric's value to time, as in 0.85; it is then taken at least four times an epoch."
+    ),
+    "workers": Option(
+        "whole",
+        "Compare runs over so many processes. Rows, without --methods: alone, alone(threads), ddp, ddp:bf16, "
+        "ddp:periodic, gpipe, 1f1b, delayed, synthetic:local, synthetic.",
+    ),
+    "link": Option("text", "With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
+    "queue_depth": _FLAGS["queue_depth"],
+    "message_dtype": _FLAGS["message_dtype"],
+    "trace": Option(
+        "text", "With --workers: a timeline of all processes, for Perfetto or Chrome.", metavar="FILE", kept=False
+    ),
+    "json": Option("text", "Write all figures there, as JSON.", metavar="FILE", kept=False),
+    "html": Option("text", "Write a report there, one page that needs no network.", metavar="FILE", kept=False),
+    "progress": Option("flag", "A bar; on a terminal unless told otherwise.", kept=False),
+    "config": Option(
+        "text",
+        "Options from a TOML file of these names, or from a results file; flags win.",
+        metavar="FILE",
+        filed=False,
+    ),
 }
 
 
-@ending
-def compare(
-    experiment: Annotated[
-        str | None,
-        typer.Argument(
-            help=ANY_EXPERIMENT,
-            show_default="fashion-mlp",
-        ),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="Rows, method[:estimator], with commas between. Without it: backprop, synthetic, synthetic:linear, "
-            "synthetic:local, zero; of a recurrent net those that its experiment names, of bptt(T), synthetic(T), "
-            "auxiliary(T), online(λ), zero."
-        ),
-    ] = None,
-    estimator: Annotated[
-        str | None, typer.Option(help="The estimator of rows that name none, as in 'mlp(hidden=2)'.")
-    ] = None,
-    stages: Annotated[
-        int | None,
-        typer.Option(metavar="N", parser=whole("--stages"), help="So many stages of like cost, instead of its cuts."),
-    ] = None,
-    cuts: Annotated[
-        str | None, typer.Option(help="The modules that start a new stage, with commas between, instead of its own.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole("--epochs"), help="Instead of the experiment's own.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole("--batch-size"), help="Instead of the experiment's own.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole("--seed"), help="The first seed; 0 unless told otherwise.")
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole("--seeds"),
-            help="How many, 1 unless told otherwise, from the first on; each row is run with every one, and two or "
-            "more give 95 % intervals.",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole("--threads"),
-            help="PyTorch's threads. One, as without it, is the least noisy; give a large model the machine's cores.",
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(help="Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)', instead of the experiment's own."),
-    ] = None,
-    target: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            parser=number("--target"),
-            help="The metric's value to time, as in 0.85; it is then taken at least four times an epoch.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole("--workers"),
-            help="Compare runs over so many processes. Rows, without --methods: alone, alone(threads), ddp, ddp:bf16, "
-            "ddp:periodic, gpipe, 1f1b, delayed, synthetic:local, synthetic.",
-        ),
-    ] = None,
-    link: Annotated[
-        str | None,
-        typer.Option(help="With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
-    ] = None,
-    queue_depth: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            parser=whole("--queue-depth"),
-            help="With --workers: minibatches under way at most.",
-            show_default="8; 2 for delayed",
-        ),
-    ] = None,
-    message_dtype: Annotated[
-        str | None,
-        typer.Option(help="With --workers: bfloat16 or int8; for both ways, or down,up.", show_default="float32"),
-    ] = None,
-    trace: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="With --workers: a timeline of all processes, for Perfetto or Chrome."),
-    ] = None,
-    json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all figures there, as JSON.")] = None,
-    html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a report there, one page that needs no network.")
-    ] = None,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="A bar; on a terminal unless told otherwise.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Options from a TOML file of these names, or from a results file; flags win."
-        ),
-    ] = None,
-) -> int:
+class Compared(Protocol):
+    """A comparison; `rows` holds what is finished, whatever ends it."""
+
+    rows: list[Any]
+    observer: Any
+
+    def run(self) -> Any:
+        """All of its rows."""
+
+
+@as_command(OPTIONS)
+def compare(given: dict[str, Any]) -> int:
     """Train one experiment in several ways, side by side, and say whether synthetic gradients pay.
 
     Step times are taken with the rows taking turns step by step; saved activations are what autograd and the interfaces
     keep for backward passes, without the minibatch itself.
     """
-    given = {name: value for name, value in locals().items() if name in OPTIONS}
-    options = resolve("compare", OPTIONS, given, config, exclusive=[("cuts", "stages")])
-    return run(options)
-
-
-def run(options: dict[str, Any]) -> int:
-    """The comparison that these options ask for, published where they say."""
+    options = resolve("compare", OPTIONS, given, given["config"], exclusive=[("cuts", "stages")])
     if options["workers"] is not None:
-        from syngrad.cli.processes import run as over_processes
-
-        return over_processes(options)
-    for name in ("link", "queue_depth", "message_dtype", "trace"):
+        return over_workers(options)
+    for name in OF_WORKERS:
         if options[name] is not None:
             raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, the number of processes")
+    return in_one_process(options)
+
+
+def in_one_process(options: dict[str, Any]) -> int:
+    """The comparison that these options ask for, published where they say."""
     from syngrad.compare import ROWS, Comparison, RecurrentComparison
+    from syngrad.experiments import load_any
     from syngrad.recurrent import RecurrentExperiment
 
     check_files(options, ("json", "html"))
-    experiment = any_experiment_of(options)
+    experiment = load_any(options["experiment"], **instead(options))
     asked = None if options["methods"] is None else listed(options["methods"])
     common = {name: options[name] for name in ("estimator", "seed", "seeds", "threads", "target")}
     comparison: Comparison | RecurrentComparison
@@ -177,7 +131,9 @@ def run(options: dict[str, Any]) -> int:
         comparison = RecurrentComparison(experiment, asked, **common)
     else:
         comparison = Comparison(experiment, ROWS if asked is None else asked, **common)
-    return finish(comparison, options["progress"], lambda: _publish(comparison, options))
+    return finish(
+        comparison, options["progress"], lambda: _publish(comparison, options, _resolved(comparison, options))
+    )
 
 
 def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> dict[str, Any]:
@@ -195,28 +151,111 @@ def _resolved(comparison: Comparison | RecurrentComparison, options: dict[str, A
     return kept("compare", OPTIONS, {**options, **filled})
 
 
-def _publish(comparison: Comparison | RecurrentComparison, options: dict[str, Any]) -> None:
+def _publish(
+    comparison: Comparison | RecurrentComparison | WorkersComparison,
+    options: dict[str, Any],
+    config: dict[str, Any],
+    accounts: Any = None,
+    link: str | None = None,
+) -> None:
     """Write the files first: what is printed can be lost, what was measured must not be. And print all the same where
     they cannot be written.
+
+    Args:
+        config: the command's options, as the file and the report keep them.
+        accounts: what every worker says of itself, where there are several; link: what is emulated between them.
     """
     from syngrad import results
+    from syngrad.report.measured import measured
     from syngrad.report.table import report
     from syngrad.report.verdict import verdict
 
-    baseline = comparison.description.get("baseline")
-    aggregated = results.aggregate(comparison.rows, *([baseline] if baseline else []))
-    said = verdict(aggregated, comparison.target, baseline=baseline)
     environment = results.environment(comparison.threads)
-    config = _resolved(comparison, options)
-    document = results.document(environment, comparison.description, comparison.rows, said.to_dict(), config)
+    if accounts is not None:
+        environment |= {"link": link}
+    document = results.document(environment, comparison.description, comparison.rows, None, config)
+    if accounts is not None:
+        document = results.finite(document)
+    compared = measured(document, accounts)
+    said = verdict(compared)
+    document["verdict"] = said.to_dict()
     try:
         if options["json"] is not None:
             results.write(options["json"], document)
-        if options["html"] is not None:
-            from syngrad.report.html import page
+        if accounts is not None and options["trace"] is not None:
+            from syngrad.report.tracks import chrome
 
-            results.write_text(options["html"], page(document, command_line(config, OPTIONS)))
+            results.write(options["trace"], chrome(accounts))
+        if options["html"] is not None:
+            from syngrad.report.page import page
+
+            results.write_text(options["html"], page(document, command_line(config, OPTIONS), accounts=accounts))
     finally:
-        print(report(document, aggregated, said.text, said.reasons))
+        print(report(document, compared, said))
     if options["html"] is not None:
         print(f"\nthe report: {options['html']}")
+
+
+def over_workers(options: dict[str, Any]) -> int:
+    """The comparison over several processes, each row a run of its own."""
+    from syngrad.compare.over_workers import WorkersComparison
+
+    check_files(options, ("json", "html", "trace"))
+    dtype = options["message_dtype"]
+    laid = {
+        "queue_depth": options["queue_depth"],
+        "message_dtype": dtype if dtype is None or "," not in dtype else tuple(listed(dtype)),
+        "trace": options["trace"] is not None or options["html"] is not None or None,
+    }
+    comparison = WorkersComparison(
+        options["experiment"],
+        options["workers"],
+        None if options["methods"] is None else listed(options["methods"]),
+        estimator=options["estimator"],
+        instead=instead(options),
+        options={name: value for name, value in laid.items() if value is not None},
+        seed=options["seed"],
+        seeds=options["seeds"],
+        threads=options["threads"],
+        target=options["target"],
+        link=options["link"],
+    )
+    return finish(comparison, options["progress"], lambda: _publish_workers(comparison, options))
+
+
+def _publish_workers(comparison: WorkersComparison, options: dict[str, Any]) -> None:
+    experiment = comparison.experiment
+    filled = {"methods": comparison.labels, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
+    config = kept("compare", OPTIONS, {**options, **filled})
+    _publish(comparison, options, config, comparison.accounts, str(comparison.link or "") or None)
+
+
+def check_files(options: dict[str, Any], names: Sequence[str]) -> None:
+    """Refuse at once a file that cannot be written, and one that two of these options name."""
+    from syngrad import results
+
+    files = [(name, results.check_writable(options[name])) for name in names if options[name] is not None]
+    for k, (name, file) in enumerate(files):
+        if same := next((other for other, one in files[:k] if one == file), None):
+            raise ConfigError(f"--{same} and --{name} both name {options[name]!r}; give each a file of its own")
+
+
+def finish(comparison: Compared, progress: bool | None, publish: Callable[[], None]) -> int:
+    """Run it, and publish what is finished, also where it is interrupted or a row fails: that is not lost."""
+    from syngrad.report.progress import shown
+
+    interrupted, failure = False, None
+    with shown(progress) as comparison.observer:
+        try:
+            comparison.run()
+        except KeyboardInterrupt:
+            interrupted = True
+        except (Exception, SystemExit) as error:
+            failure = error
+    if interrupted:
+        print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
+    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
+        publish()
+    if failure is not None:
+        raise failure
+    return INTERRUPTED if interrupted else 0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from syngrad.cli.common import ending
+from syngrad.cli.options import ending
 
 app = typer.Typer(help="Fetch the data sets of the experiments, and see which are here.", rich_markup_mode=None)
 
@@ -48,17 +48,17 @@ def fetch(
     ] = None,
 ) -> int:
     """Fetch data sets, verify them, and put them where the loaders find them. What is there already is left alone."""
+    from syngrad.data.download import megabytes, shown
     from syngrad.data.fetching import fetch as fetch_set
     from syngrad.data.sets import named
-    from syngrad.data.watch import megabytes, watching
 
     for name in names:
         named(name)  # a name that is not known is told before anything is fetched
     at = None
     try:
         for at in names:
-            with watching(progress) as watch:
-                done = fetch_set(at, root=root, given=given, source=source, watch=watch)
+            with shown(progress) as display:
+                done = fetch_set(at, root=root, given=given, source=source, progress=display)
             size = f"{done.data_set.samples}, {megabytes(done.data_set.size_bytes)}"
             how = "is there already" if done.whence is None else f"fetched from {done.whence}"
             print(f"{at}: {how}, verified ({size}): {done.path}", flush=True)
@@ -73,8 +73,8 @@ def fetch(
 def show(root: Annotated[str | None, _ROOT] = None) -> int:
     """Say which data sets there are, which of them are here, and where."""
     from syngrad.data import cache
+    from syngrad.data.download import megabytes
     from syngrad.data.sets import SETS
-    from syngrad.data.watch import megabytes
 
     home = cache.folder(root)
     print(f"in {home}:\n")

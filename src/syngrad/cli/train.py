@@ -1,163 +1,104 @@
-"""`syngrad train`: one experiment by one method, with checkpoints that a run goes on from."""
+"""`syngrad train`: one experiment by one method, in one process or several, with checkpoints to go on from."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from syngrad.cli import workers
-from syngrad.cli.common import EXPERIMENT, INSTEAD, INTERRUPTED, ending, experiment_of, number, whole
-from syngrad.config import Option, kept, listed, resolve
+from syngrad.checks import check_whole
+from syngrad.cli.options import (
+    EXPERIMENT,
+    INTERRUPTED,
+    Option,
+    arranged,
+    as_command,
+    derived,
+    instead,
+    kept,
+    listed,
+    resolve,
+    whole,
+)
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.links.world import world
+from syngrad.optim.groups import parse_groups
+from syngrad.runtime.options import spelled
+from syngrad.trainer.options import Options
 
 if TYPE_CHECKING:
     from syngrad.callbacks import Callback
-    from syngrad.history import Epoch
+    from syngrad.compare.training import Training
     from syngrad.trainer import Trainer
-    from syngrad.training import Training
+    from syngrad.trainer.history import Epoch
 
-#: every option, as a configuration's file and the results file know it
-OPTIONS = {
-    "experiment": Option("text", "fashion-mlp", argument=True),
-    "method": Option("text", "synthetic"),
-    "estimator": Option("text"),
-    **INSTEAD,
-    "seed": Option("whole", 0),
-    "threads": Option("whole", 1),
-    "device": Option("text"),
-    "autocast": Option("text"),
-    "clip_norm": Option("number"),
-    "clip_scope": Option("text"),
-    "guard": Option("number"),
-    "group": Option("texts"),
-    "freeze": Option("texts"),
-    "feedback": Option("text"),
-    "feedback_every": Option("whole"),
-    "estimator_lr": Option("number"),
-    "warmup": Option("whole"),
-    "feedback_delay": Option("whole"),
-    "inputs": Option("text"),
-    "workers": Option("whole"),
-    "place": Option("texts"),
-    "queue_depth": Option("whole"),
-    "message_dtype": Option("text"),
-    "link_key": Option("text"),
-    "restarts": Option("whole"),
-    "validate_every": Option("whole"),
-    "early_stopping": Option("whole"),
-    "save_every": Option("whole"),
-    "keep": Option("whole", 2),
-    "save": Option("text", kept=False),
-    "tensorboard": Option("text", kept=False),
-    "json": Option("text", kept=False),
-    "progress": Option("flag", kept=False),
+MOST, RESTARTS = 64, 3
+#: in the order of the help; options of the Trainer that are not named come last
+ORDER = """
+    experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast
+    clip_norm clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs
+    workers place queue_depth message_dtype link_key restarts
+    validate_every early_stopping save save_every keep resume tensorboard json progress config
+"""
+#: every option: those of the run, and the Trainer's own
+OPTIONS = arranged(
+    ORDER,
+    {
+        "experiment": Option("text", EXPERIMENT, "fashion-mlp", default="fashion-mlp", argument=True),
+        "stages": Option("whole", "So many stages of like cost, instead of its cuts."),
+        "cuts": Option("texts", "The modules that start a new stage, commas between."),
+        "epochs": Option("whole", "Instead of the experiment's own."),
+        "batch_size": Option("whole", "Instead of the experiment's own."),
+        "threads": Option("whole", "PyTorch's threads.", "1", default=1),
+        "optimizer": Option("text", "Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)'."),
+        "workers": Option("whole", "Train in so many processes, each with its stages."),
+        "restarts": Option("whole", "How often lost workers are started again.", str(RESTARTS)),
+        "validate_every": Option("whole", "Minibatches; besides every epoch."),
+        "early_stopping": Option("whole", "End after so many epochs without a better metric."),
+        "save": Option("text", "Checkpoints there, after every epoch.", metavar="DIR", kept=False),
+        "save_every": Option("whole", "And after every so many minibatches."),
+        "keep": Option("whole", "The newest checkpoints that stay.", "2", default=2),
+        "resume": Option("text", "Go on with the run saved there, as it was configured.", metavar="DIR", filed=False),
+        "tensorboard": Option("text", "Event files for TensorBoard.", metavar="DIR", kept=False),
+        "json": Option("text", "Write all figures there, as JSON.", metavar="FILE", kept=False),
+        "progress": Option("flag", "A bar; on a terminal unless told otherwise.", kept=False),
+        "config": Option(
+            "text",
+            "Options from a TOML file of these names, or a results file; flags win.",
+            metavar="FILE",
+            filed=False,
+        ),
+    },
+    derived(Options, method={"default": "synthetic"}, seed={"default": 0}),
+)
+#: the Trainer's own: flag → the option's flat name
+TRAINERS = {each.about.flag.name or each.name: each for each in spelled(Options) if each.about.flag is not None}
+#: options that say nothing to one process alone
+OF_WORKERS = {
+    "restarts",
+    *(name for name, each in TRAINERS.items() if each.part is not None and each.part[0] == "distributed"),
 }
-#: those that go to the Trainer under their own name, where they are given
-TRAINER = ("device", "autocast", "clip_norm", "clip_scope", "feedback", "feedback_every", "feedback_delay", "inputs",
-           "estimator_lr", "warmup")  # fmt: skip
 #: the configuration of a run, beside its checkpoints
 RUN = "run.json"
+#: a worker; Ctrl-C while it still imports PyTorch ends it without a trace
+WORKER = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import runpy; "
+    "runpy.run_module('syngrad.cli.worker', run_name='__main__', alter_sys=True)"
+)
 
 
-def _whole(name: str, help_: str, **more: Any) -> Any:
-    return typer.Option(metavar="N", parser=whole(f"--{name}"), help=help_, **more)
-
-
-def _number(name: str, help_: str, **more: Any) -> Any:
-    return typer.Option(metavar="X", parser=number(f"--{name}"), help=help_, **more)
-
-
-@ending
-def train(
-    experiment: Annotated[
-        str | None,
-        typer.Argument(help=EXPERIMENT, show_default="fashion-mlp"),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="backprop, synthetic, mixed(λ), delayed(d) or zero.", show_default="synthetic")
-    ] = None,
-    estimator: Annotated[str | None, typer.Option(help="Its name with options, as in 'mlp(hidden=2)'.")] = None,
-    stages: Annotated[int | None, _whole("stages", "So many stages of like cost, instead of its cuts.")] = None,
-    cuts: Annotated[str | None, typer.Option(help="The modules that start a new stage, commas between.")] = None,
-    epochs: Annotated[int | None, _whole("epochs", "Instead of the experiment's own.")] = None,
-    batch_size: Annotated[int | None, _whole("batch-size", "Instead of the experiment's own.")] = None,
-    seed: Annotated[int | None, _whole("seed", "Of everything that is drawn.", show_default="0")] = None,
-    threads: Annotated[int | None, _whole("threads", "PyTorch's threads.", show_default="1")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)'.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16.")] = None,
-    clip_norm: Annotated[float | None, _number("clip-norm", "The largest norm of a gradient.")] = None,
-    clip_scope: Annotated[
-        str | None, typer.Option(help="stage or model: whose norm it is.", show_default="stage")
-    ] = None,
-    guard: Annotated[
-        float | None,
-        _number("guard", "Skip updates so many times as long as of late; 0 for none.", show_default="100"),
-    ] = None,
-    group: Annotated[
-        list[str] | None,
-        typer.Option(help="Options of parameters by name, as in '*.bias: weight_decay=0'; may be repeated."),
-    ] = None,
-    freeze: Annotated[str | None, typer.Option(help="Modules or patterns of names that stand still.")] = None,
-    feedback: Annotated[str | None, typer.Option(help="bootstrapped or true.")] = None,
-    feedback_every: Annotated[int | None, _whole("feedback-every", "Asked for on every n-th minibatch.")] = None,
-    estimator_lr: Annotated[float | None, _number("estimator-lr", "The estimators' rate as a multiple.")] = None,
-    warmup: Annotated[int | None, _whole("warmup", "Minibatches of back-propagation at the start.")] = None,
-    feedback_delay: Annotated[
-        int | None, _whole("feedback-delay", "Minibatches; over processes, as it comes without it.")
-    ] = None,
-    inputs: Annotated[
-        str | None, typer.Option(help="linear or 'mlp(width=256)': predict every stage's input too.")
-    ] = None,
-    workers: Annotated[int | None, _whole("workers", "Train in so many processes, each with its stages.")] = None,
-    place: Annotated[
-        str | None, typer.Option(help="Stages of each worker, as in 2,1; by measured cost without it.")
-    ] = None,
-    queue_depth: Annotated[
-        int | None, _whole("queue-depth", "Minibatches under way between two workers.", show_default="8; 2 for delayed")
-    ] = None,
-    message_dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or int8 between workers, or two: down,up.")
-    ] = None,
-    link_key: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A secret that all hosts have; links are then encrypted.")
-    ] = None,
-    restarts: Annotated[
-        int | None, _whole("restarts", "How often lost workers are started again.", show_default="3")
-    ] = None,
-    validate_every: Annotated[int | None, _whole("validate-every", "Minibatches; besides every epoch.")] = None,
-    early_stopping: Annotated[
-        int | None, _whole("early-stopping", "End after so many epochs without a better metric.")
-    ] = None,
-    save: Annotated[str | None, typer.Option(metavar="DIR", help="Checkpoints there, after every epoch.")] = None,
-    save_every: Annotated[int | None, _whole("save-every", "And after every so many minibatches.")] = None,
-    keep: Annotated[int | None, _whole("keep", "The newest checkpoints that stay.", show_default="2")] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Go on with the run saved there, as it was configured.")
-    ] = None,
-    tensorboard: Annotated[str | None, typer.Option(metavar="DIR", help="Event files for TensorBoard.")] = None,
-    json: Annotated[str | None, typer.Option(metavar="FILE", help="Write all figures there, as JSON.")] = None,
-    progress: Annotated[
-        bool | None, typer.Option("--progress/--no-progress", help="A bar; on a terminal unless told otherwise.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Options from a TOML file of these names, or a results file; flags win."),
-    ] = None,
-) -> int:
+@as_command(OPTIONS)
+def train(given: dict[str, Any]) -> int:
     """Train one experiment by one method; Ctrl-C saves, and --resume goes on as if nothing had happened."""
-    given = {name: value for name, value in locals().items() if name in OPTIONS}
+    resume, config = given["resume"], given["config"]
     if resume is not None:
-        for other, value in (("--save", save), ("--config", config)):
+        for other, value in (("--save", given["save"]), ("--config", config)):
             if value is not None:
                 raise ConfigError(f"--resume {resume} knows its own {other[2:]}; leave {other} out")
         config, given["save"] = _run_file(resume), resume
     options = resolve("train", OPTIONS, given, config, exclusive=[("cuts", "stages")])
-    if resume is not None and workers is not None and place is None:
+    if resume is not None and given["workers"] is not None and given["place"] is None:
         options["place"] = None  # it was made for another number of them; they are laid out anew, by cost
     return run(options, resume is not None)
 
@@ -173,17 +114,18 @@ def _run_file(folder: str) -> str:
 
 def run(options: dict[str, Any], resume: bool) -> int:
     """The training that these options ask for: in this process, as one of several, or in workers started here."""
-    from syngrad import checkpoint, results
+    from syngrad import results
+    from syngrad.runtime import checkpoint
 
     place, folder = world(), options["save"]
     if not resume and place.size == 1 and (options["workers"] or 1) == 1:
-        for name in workers.OPTIONS:
-            if options[name] is not None:
+        for name in OPTIONS:
+            if name in OF_WORKERS and options[name] is not None:
                 raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, 2 or more processes")
     if place.rank == 0 and place.attempt == 0:
         _check_output(options, resume)
-    if workers.wanted(options["workers"]):
-        return workers.start(options, resume, _over_processes(options))
+    if _starts_workers(options["workers"]):
+        return _start_workers(options, resume)
     # what restarts workers has no other way to say so than their count
     training = _training(options, resume or (place.attempt > 0 and folder is not None))
     if place.rank > 0:
@@ -224,7 +166,8 @@ def run(options: dict[str, Any], resume: bool) -> int:
 
 def _check_output(options: dict[str, Any], resume: bool) -> None:
     """Refuse at once what the run could not write in the end, or would write over."""
-    from syngrad import checkpoint, results
+    from syngrad import results
+    from syngrad.runtime import checkpoint
 
     if options["json"] is not None:
         results.check_writable(options["json"])
@@ -242,20 +185,66 @@ def _follow(training: Training) -> int:
     return 0
 
 
+def _starts_workers(workers: int | None) -> bool:
+    """Whether processes are to be started here: not where this is one of them already."""
+    size = world().size
+    if workers is None:
+        return False
+    check_whole("workers", workers, 1, MOST)
+    if size > 1 and workers not in (1, size):
+        raise ConfigError(f"--workers {workers}, but torchrun has started {size} processes; leave --workers out")
+    return size == 1 and workers > 1
+
+
+def _start_workers(options: dict[str, Any], resume: bool) -> int:
+    """Run `syngrad train` with these options in its workers until they are done, also where one has to be started
+    again; the exit code.
+    """
+    from syngrad.launch.launcher import launch
+    from syngrad.pipeline.options import Distributed
+
+    given = _trainers(options)
+    Distributed(**{field.name: given[field.name] for field in spelled(Distributed) if field.name in given})
+    command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
+    try:
+        restarts = RESTARTS if options["restarts"] is None else options["restarts"]
+        launch(command, options["workers"], restarts=restarts, threads=options["threads"], say=_say_restart)
+    except KeyboardInterrupt:  # what became of the run has been said by the first worker
+        return INTERRUPTED
+    return 0
+
+
+def _say_restart(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _trainers(options: dict[str, Any]) -> dict[str, Any]:
+    """The Trainer's options that are given, by their flat names and as the Trainer takes them."""
+    given = {each.name: options[flag] for flag, each in TRAINERS.items() if options[flag] not in (None, [])}
+    return {name: READ[name](value) if name in READ else value for name, value in given.items()}
+
+
+def _dtypes(text: str) -> str | tuple[str, ...]:
+    dtypes = listed(text)
+    return dtypes[0] if len(dtypes) == 1 else tuple(dtypes)
+
+
+#: what the Trainer takes for what is typed, where that is another thing
+READ: dict[str, Any] = {
+    "guard": lambda bound: bound or None,
+    "groups": lambda group: parse_groups([group] if isinstance(group, str) else group),
+    "freeze": listed,
+    "place": lambda counts: [whole("--place")(count) for count in listed(counts)],
+    "message_dtype": _dtypes,
+}
+
+
 def _training(options: dict[str, Any], resume: bool) -> Training:
     from syngrad.callbacks import EarlyStopping, TensorBoard
-    from syngrad.groups import parse_groups
-    from syngrad.training import Training
+    from syngrad.compare.training import Training
+    from syngrad.experiments import load
 
-    trainer = {name: options[name] for name in TRAINER if options[name] is not None}
-    if options["guard"] is not None:
-        trainer["guard"] = options["guard"] or None
-    if options["group"]:
-        group = options["group"]
-        trainer["groups"] = parse_groups([group] if isinstance(group, str) else group)
-    if options["freeze"] is not None:
-        trainer["freeze"] = listed(options["freeze"])
-    trainer |= _over_processes(options)
+    trainer = _trainers(options)
     callbacks: list[Callback] = []
     if options["early_stopping"] is not None:
         callbacks.append(EarlyStopping(options["early_stopping"]))
@@ -267,28 +256,10 @@ def _training(options: dict[str, Any], resume: bool) -> Training:
         fit["resume"] = "auto" if resume else False
     elif options["save_every"] is not None:
         raise ConfigError(f"--save-every {options['save_every']} needs --save, the folder of the checkpoints")
-    return Training(
-        experiment_of(options),
-        options["method"],
-        options["estimator"],
-        options["seed"],
-        options["threads"],
-        trainer,
-        fit,
-        callbacks,
-        options["progress"],
-    )
-
-
-def _over_processes(options: dict[str, Any]) -> dict[str, Any]:
-    """The Trainer's options for a run over several processes, where they are given."""
-    made = {name: options[name] for name in ("queue_depth", "link_key") if options[name] is not None}
-    if options["message_dtype"] is not None:
-        dtypes = listed(options["message_dtype"])
-        made["message_dtype"] = dtypes[0] if len(dtypes) == 1 else tuple(dtypes)
-    if options["place"] is not None:
-        made["place"] = [whole("--place")(count) for count in listed(options["place"])]
-    return made
+    method, estimator, seed = trainer.pop("method"), trainer.pop("estimator", None), trainer.pop("seed")
+    experiment = load(options["experiment"], **instead(options))
+    threads, progress = options["threads"], options["progress"]
+    return Training(experiment, method, estimator, seed, threads, trainer, fit, callbacks, progress)
 
 
 def _resolved(training: Training, options: dict[str, Any]) -> dict[str, Any]:
@@ -348,7 +319,7 @@ def _told(training: Training) -> Any:
 
 def _close(training: Training, folder: str | None, told: bool) -> None:
     """What is left to say at the end."""
-    from syngrad import checkpoint
+    from syngrad.runtime import checkpoint
 
     trainer = training.trainer
     if not told:

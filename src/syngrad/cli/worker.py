@@ -1,4 +1,4 @@
-"""One worker of `syngrad train --workers N`: started by a launcher, see workers.py."""
+"""One worker of `syngrad train --workers N`: started by a launcher, see train.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import warnings
 from typing import Any
 
 from syngrad.cli import one_line
-from syngrad.cli.common import INTERRUPTED, USAGE
+from syngrad.cli.options import INTERRUPTED, USAGE
 from syngrad.cli.train import run
 from syngrad.errors import TrainingError
-from syngrad.execution.reporting import introduced, report_failure
-from syngrad.execution.world import die_with_parent
+from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
+from syngrad.pipeline.failures import introduced, report_failure
 
 
 def main(text: str) -> int:

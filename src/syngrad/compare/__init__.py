@@ -7,8 +7,8 @@ counted on the same networks. Then each row is *trained*: a fresh model from the
 the same number of threads.
 """
 
-from syngrad.compare.comparison import Comparison
-from syngrad.compare.contenders import ROWS, Contender, Observer, Silent, contenders
+from syngrad.compare.base import Observer, Silent
+from syngrad.compare.feedforward import ROWS, Comparison, Contender, contenders
 from syngrad.compare.recurrent import RecurrentComparison
 
 __all__ = ["ROWS", "Comparison", "Contender", "Observer", "RecurrentComparison", "Silent", "contenders"]

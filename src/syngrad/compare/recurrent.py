@@ -1,4 +1,4 @@
-"""Recurrent nets trained in several ways on the same lessons: windows of several lengths, with estimates and without.
+"""Recurrent nets trained in several ways on the same course: windows of several lengths, with estimates and without.
 
 As in the other comparison step times come first, the rows taking turns on the same piece; then each row learns, a fresh
 net from the same seed. A step is a piece of the course: as much time for all, in however many windows.
@@ -7,22 +7,18 @@ net from the same seed. A step is a piece of the course: as much time for all, i
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from syngrad.compare.base import Base
-from syngrad.compare.contenders import Observer, readable
-from syngrad.compare.course import Checked
-from syngrad.compare.measure import synchronise
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
-from syngrad.memory import SavedBytes
+from syngrad.compare.base import Base, Measuring, check_target, described, enter_step_times, estimator_name
+from syngrad.compare.step_costs import synchronise
+from syngrad.compare.user_experiment import CheckedCourse, named
+from syngrad.core.memory import SavedBytes
+from syngrad.errors import ConfigError, TrainingError
 from syngrad.recurrent import RecurrentExperiment
-from syngrad.recurrent.course import Course, Piece
-from syngrad.recurrent.student import Student
-from syngrad.recurrent.ways import Way
+from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
+from syngrad.recurrent.recurrent_experiment import RecurrentMethod
 from syngrad.results import Row, thinned, time_to_target
 from syngrad.tree import tensors
 
@@ -30,13 +26,20 @@ from syngrad.tree import tensors
 PROBES = 8
 
 
-class RecurrentComparison(Base[Way]):
+class RecurrentComparison(Base[RecurrentMethod]):
     """A recurrent experiment's rows, measured by :meth:`run`; `rows` holds what is finished, also after an interrupt.
 
-    rows: see recurrent/ways.py; the experiment's own where None. estimator: of those that do not name one. seed, seeds,
-    threads, timing_s, target, observer: as for :class:`syngrad.compare.Comparison`.
+    A row that fails while it runs is kept as "failed: …".
 
-    Raises ConfigError at construction for what cannot be used. A row that fails while it runs is kept as "failed: …".
+    Args:
+        experiment: What all rows learn.
+        rows: See recurrent/recurrent_experiment.py; the experiment's own where None.
+        estimator: Of the rows that estimate and do not name one.
+        target: The metric's value whose first crossing is timed.
+        measuring: See :class:`syngrad.compare.base.Measuring`.
+
+    Raises:
+        ConfigError: At construction, what cannot be used.
     """
 
     def __init__(
@@ -45,73 +48,50 @@ class RecurrentComparison(Base[Way]):
         rows: Sequence[str] | None = None,
         *,
         estimator: Any = None,
-        seed: int = 0,
-        seeds: int = 1,
-        threads: int = 1,
-        timing_s: float = 4.0,
         target: float | None = None,
-        observer: Observer | None = None,
+        **measuring: Unpack[Measuring],
     ) -> None:
         self.experiment = experiment
         labels = list(experiment.rows if rows is None else rows)
-        self.ways = experiment.ways(labels, estimator)
-        self.baseline = experiment.baseline(self.ways)
-        super().__init__(
-            self.ways,
-            labels,
-            experiment.epochs,
-            seed=seed,
-            seeds=seeds,
-            threads=threads,
-            timing_s=timing_s,
-            observer=observer,
-        )
-        self.target = _checked(target, experiment)
+        self.methods = experiment.ways(labels, estimator)
+        self.baseline = experiment.baseline(self.methods)
+        super().__init__(self.methods, labels, experiment.epochs, **measuring)
+        better, remedy = experiment.higher_is_better, "higher_is_better= of the experiment"
+        self.target = check_target(target, experiment.metric, better, remedy)
 
-    # Beforehand: step times and what is kept, on a piece of typical length.
+    # Beforehand: step times and what is kept, on a piece of typical length, learnt from again and again.
 
-    def side_by_side(self) -> dict[Way, Row]:
-        """On one piece, learnt from again and again."""
-        self.observer.note("the data")
-        piece = self._course(self.seeds[0]).sample()
-        rows = {way: self.new_row(way, self.seeds[0]) for way in self.ways}
-        students: dict[Way, Student] = {}
-        for way, row in rows.items():
-            self.observer.note(f"{way.method}: memory")
-            try:
-                student = self.experiment.student(way, self.seeds[0], quality_every=0)
-                student.learn(piece)
-                row.saved_activation_bytes = _saved(student, piece)
-                students[way] = student
-                self._describe(student)
-            except Exception as error:
-                self.failed(row, error)
-            self.observer.advance()
-        if not students:
-            raise self.failures[0]
-        if self.timing_s > 0:
-            self.observer.note("step times, side by side")
-            self._time(students, rows, piece)
-        return rows
+    def label(self, method: RecurrentMethod) -> str:
+        """As it was typed."""
+        return method.method
 
-    def _time(self, students: dict[Way, Student], rows: dict[Way, Row], piece: Piece) -> None:
-        times = self.taking_turns({way: student.learn for way, student in students.items()}, rows, [piece])
-        base = times.get(self.baseline)
-        for way, each in times.items():
-            rows[way].step_s = statistics.median(each)
-            if base is not None:
-                rows[way].step_ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
+    def read_data(self) -> None:
+        """Take the piece."""
+        self._piece = self._course(self.seeds[0]).sample()
+
+    def throw_away(self, method: RecurrentMethod, row: Row) -> LearnerAdapter:
+        """A student that has learnt from the piece."""
+        student = self.experiment.student(method, self.seeds[0], quality_every=0)
+        student.learn(self._piece)
+        row.saved_activation_bytes = _saved(student, self._piece)
+        self._describe(student)
+        return student
+
+    def time_steps(self, ready: dict[RecurrentMethod, LearnerAdapter], rows: dict[RecurrentMethod, Row]) -> None:
+        """Fill in the step times."""
+        steps = {method: student.learn for method, student in ready.items()}
+        enter_step_times(rows, self.taking_turns(steps, rows, [self._piece]), self.baseline)
 
     # Learning.
 
-    def train(self, way: Way, row: Row) -> None:
+    def train(self, method: RecurrentMethod, row: Row) -> None:
         """One run of one row."""
         experiment = self.experiment
-        label = way.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
+        label = method.method + (f", seed {row.seed}" if len(self.seeds) > 1 else "")
         self.observer.note(f"{label}: epoch 0/{experiment.epochs}")
         advanced = 0
         try:
-            student = experiment.student(way, row.seed)
+            student = experiment.student(method, row.seed)
             course = self._course(row.seed)
             run = _Run(student, course, experiment)
             for epoch in range(1, experiment.epochs + 1):
@@ -142,46 +122,29 @@ class RecurrentComparison(Base[Way]):
 
     # What both are made of.
 
-    def _course(self, seed: int) -> Course:
+    def _course(self, seed: int) -> Curriculum:
         said = f"experiment {self.experiment.name!r}"
-        try:
+        with named(f"{said}: course()", TrainingError):
             course = self.experiment.course(self.experiment.batch_size, seed)
-        except SyngradError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise TrainingError(f"{said}: course() raised {first_line(error)}") from error
-        if not isinstance(course, Course):
+        if not isinstance(course, Curriculum):
             raise ConfigError(f"{said}: course() must return a Course, got {type(course).__name__}")
-        return Checked(course, said)
+        return CheckedCourse(course, said)
 
-    def _describe(self, student: Student) -> None:
+    def _describe(self, student: LearnerAdapter) -> None:
         if self.description:
             return
-        experiment, modules = self.experiment, student.modules()
-        self.description = {
-            "name": experiment.name,
-            "model": type(modules[0]).__name__,
-            "parameters": sum(p.numel() for module in modules for p in module.parameters()),
-            "dataset": experiment.dataset,
-            "samples": experiment.steps * experiment.batch_size,
-            "batch_size": experiment.batch_size,
-            "epochs": experiment.epochs,
-            "steps": experiment.steps,
-            "stages": 1,
-            "cuts": [],
-            "seed": self.seeds[0],
-            "seeds": len(self.seeds),
-            "target": self.target,
-            "baseline": self.baseline.method,
-        }
+        experiment, steps = self.experiment, self.experiment.steps
+        samples, first, many = steps * experiment.batch_size, self.seeds[0], len(self.seeds)
+        modules = student.modules()
+        made = described(experiment, modules, [], first, many, samples=samples, target=self.target, steps=steps)
+        self.description = {**made, "baseline": self.baseline.method}
 
-    def new_row(self, way: Way, seed: int) -> Row:
+    def new_row(self, method: RecurrentMethod, seed: int) -> Row:
         """With its names, and nothing measured."""
-        spec = "several" if isinstance(way.estimator, Mapping) else way.estimator
-        shown = spec if isinstance(spec, str) else readable(getattr(spec, "__name__", type(spec).__name__))
+        shown = "several" if isinstance(method.estimator, Mapping) else estimator_name(method.estimator)
         experiment = self.experiment
         return Row(
-            way.method,
+            method.method,
             shown,
             seed,
             threads=self.threads,
@@ -191,9 +154,9 @@ class RecurrentComparison(Base[Way]):
 
 
 class _Run:
-    """One student on its course. seconds: of learning alone. steps: of time."""
+    """One student on its course: `seconds` of learning alone, `steps` of time."""
 
-    def __init__(self, student: Student, course: Course, experiment: RecurrentExperiment) -> None:
+    def __init__(self, student: LearnerAdapter, course: Curriculum, experiment: RecurrentExperiment) -> None:
         self.student, self.course, self.experiment = student, course, experiment
         self.seconds, self.steps = 0.0, 0
         self.history: list[tuple[float, float, float]] = []
@@ -247,22 +210,9 @@ class _Run:
             self.waited += 1
 
 
-def _saved(student: Student, piece: Piece) -> int:
+def _saved(student: LearnerAdapter, piece: SequenceBatch) -> int:
     """The most that is kept for backward passes at any moment of a piece, the piece itself left out."""
     given = tensors([piece.inputs, piece.targets, piece.context])
     with SavedBytes(*student.modules(), *student.estimators(), but=given) as meter:
         student.learn(piece)
     return meter.peak_bytes + student.held_bytes()
-
-
-def _checked(target: float | None, experiment: RecurrentExperiment) -> float | None:
-    if target is None:
-        return None
-    if not math.isfinite(target):
-        raise ConfigError(f"target {target:g} must be a finite number, a value of {experiment.metric!r}")
-    if experiment.higher_is_better is None:
-        raise ConfigError(
-            f"target {target:g}: nobody says whether more or less of {experiment.metric!r} is better; set "
-            "higher_is_better= of the experiment"
-        )
-    return float(target)

@@ -6,8 +6,6 @@ experiments run at once and without a network, and keeps the loader out of what 
 """
 
 from syngrad.data.batches import TensorBatches
-from syngrad.data.books import gutenberg
-from syngrad.data.fashion import fashion_mnist
-from syngrad.data.images import cifar10, mnist
+from syngrad.data.load import cifar10, fashion_mnist, gutenberg, mnist
 
 __all__ = ["TensorBatches", "cifar10", "fashion_mnist", "gutenberg", "mnist"]

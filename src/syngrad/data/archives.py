@@ -12,29 +12,24 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from syngrad.data.faults import SourceError, storing
-from syngrad.data.watch import megabytes
+from syngrad.data.download import megabytes
+from syngrad.data.storage import SourceError, storing
 from syngrad.errors import first_line
 
 SPARE_BYTES = 64_000_000
 """How much an archive may have besides what is taken from it."""
 CHUNK_BYTES = 1 << 20
 # What tarfile, zipfile, gzip and zlib raise on bytes that are not theirs, or not whole.
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    NotImplementedError,
-)
+_FORMAT = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+_DAMAGE = (*_FORMAT, OSError, ValueError, OverflowError, NotImplementedError)
+
+_Member = tuple[str, int, Callable[[], IO[bytes] | None]]
+"""A file of an archive: its path there, its size, and how to open it."""
 
 
 class _Readable(Protocol):
@@ -54,72 +49,64 @@ def take(archive: Path, wanted: Mapping[str, int], into: Path) -> None:
             does not have is for the reader to miss.
         StorageError: a file cannot be written.
     """
+    name, taken = archive.name, set[str]()
     try:
         with archive.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic == b"PK\x03\x04":
-                _take_zip(file, archive.name, wanted, into)
-            elif magic[:2] == b"\x1f\x8b":
-                with gzip.GzipFile(fileobj=file) as unpacked:
-                    _take_tar(unpacked, archive.name, wanted, into)
-            else:
-                _take_tar(file, archive.name, wanted, into)
-    except _DAMAGE as error:
-        raise SourceError(f"{archive.name} is damaged: it does not unpack ({first_line(error)})") from error
-
-
-def _take_tar(stream: _Readable, name: str, wanted: Mapping[str, int], into: Path) -> None:
-    bounded = _Bounded(stream, sum(wanted.values()) + SPARE_BYTES, name)
-    taken: set[str] = set()
-    with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]  # it only reads
-        for member in tar:
-            base = PurePosixPath(member.name).name
-            if member.isreg() and base in wanted:
-                _check(name, base, member.size, wanted[base], taken)
-                source = tar.extractfile(member)
+            for path, size, unpacked in _members(file, name, sum(wanted.values()) + SPARE_BYTES):
+                base = PurePosixPath(path).name
+                if base not in wanted:
+                    continue
+                if base in taken:
+                    raise SourceError(f"{name} has {base} twice; it is not what it should be")
+                if size > wanted[base]:
+                    most = megabytes(wanted[base])
+                    raise SourceError(f"{name} has a {base} of {megabytes(size)}, more than the {most} it can have")
+                taken.add(base)
+                source = unpacked()
                 if source is not None:
-                    _copy(name, source, into / base, member.size)
+                    with source:
+                        _copy(name, source, into / base, size)
+    except _DAMAGE as error:
+        raise SourceError(f"{name} is damaged: it does not unpack ({first_line(error)})") from error
 
 
-def _take_zip(file: IO[bytes], name: str, wanted: Mapping[str, int], into: Path) -> None:
-    taken: set[str] = set()
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            base = PurePosixPath(member.filename).name
-            if not member.is_dir() and base in wanted:
-                _check(name, base, member.file_size, wanted[base], taken)
-                if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise SourceError(f"{name} has {base} encrypted or packed in a way that is not read")
-                with archive.open(member) as source:
-                    _copy(name, source, into / base, member.file_size)
+def _members(file: IO[bytes], name: str, most: int) -> Iterator[_Member]:
+    """The files of an archive, in its order; `most` bytes are unpacked of a tar, whatever there is in it."""
+    magic = file.read(4)
+    file.seek(0)
+    if magic == b"PK\x03\x04":
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if not entry.is_dir():
+                    yield entry.filename, entry.file_size, partial(_open_zipped, archive, entry, name)
+        return
+    unpacked = gzip.GzipFile(fileobj=file) if magic[:2] == b"\x1f\x8b" else file
+    bounded = _Bounded(unpacked, most, name)
+    with unpacked, tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]  # it only reads
+        for member in tar:
+            if member.isreg():
+                yield member.name, member.size, partial(tar.extractfile, member)
 
 
-def _check(archive: str, base: str, size: int, most: int, taken: set[str]) -> None:
-    if base in taken:
-        raise SourceError(f"{archive} has {base} twice; it is not what it should be")
-    if size > most:
-        raise SourceError(f"{archive} has a {base} of {megabytes(size)}, more than the {megabytes(most)} it can have")
-    taken.add(base)
+def _open_zipped(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> IO[bytes]:
+    if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        base = PurePosixPath(entry.filename).name
+        raise SourceError(f"{name} has {base} encrypted or packed in a way that is not read")
+    return archive.open(entry)
 
 
 def _copy(archive: str, source: IO[bytes], target: Path, size: int) -> None:
     """`size` bytes and no more, whatever the compressed stream would still give."""
     with storing(target), target.open("wb") as file:
         while size > 0:
-            chunk = _read(archive, source, min(CHUNK_BYTES, size))
+            try:  # here, so that the archive's damage is told apart from the disk's
+                chunk = source.read(min(CHUNK_BYTES, size))
+            except _DAMAGE as error:
+                raise SourceError(f"{archive} is damaged: it does not unpack ({first_line(error)})") from error
             if not chunk:
                 raise SourceError(f"{archive} is damaged: {target.name} ends early")
             file.write(chunk)
             size -= len(chunk)
-
-
-def _read(archive: str, source: IO[bytes], count: int) -> bytes:
-    """What the archive gives; its damage told apart from a disk's."""
-    try:
-        return source.read(count)
-    except _DAMAGE as error:
-        raise SourceError(f"{archive} is damaged: it does not unpack ({first_line(error)})") from error
 
 
 class _Bounded:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.checks import whole
 from syngrad.errors import ConfigError
-from syngrad.scalars import whole
 
 
 class TensorBatches:

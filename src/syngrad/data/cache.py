@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from syngrad.data.faults import SourceError, storing
 from syngrad.data.sets import Contents, DataSet, Part
+from syngrad.data.storage import SourceError, storing
 from syngrad.errors import ConfigError, SyngradError, first_line
 
 
@@ -51,23 +51,22 @@ def read(path: Path, data_set: DataSet, parts: Iterable[str] | None = None) -> C
         ConfigError: the set is not there; the message says how to fetch it.
         SyngradError: the file is damaged or another's.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise ConfigError(f"{data_set.name} is not here (no {path}); run '{remedy(path, data_set)}'")
     contents: Contents = {}
     for name in data_set.parts if parts is None else parts:
-        contents[name] = _array(path, data_set, name)
-        fault = wrong(contents[name], data_set.parts[name])
-        if fault is not None:
-            raise SyngradError(f"{path} is damaged: its {name} {fault}; run '{remedy(path, data_set)}'")
+        try:
+            with safe_open(path, framework="numpy") as held:
+                contents[name] = held.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            fault = f"{path} is damaged ({first_line(error)})"
+            raise SyngradError(f"{fault}; run '{remedy(path, data_set)}'") from error
+        wrong = _wrong(contents[name], data_set.parts[name])
+        if wrong is not None:
+            raise SyngradError(f"{path} is damaged: its {name} {wrong}; run '{remedy(path, data_set)}'")
     return contents
-
-
-def wrong(array: npt.NDArray[np.uint8], part: Part) -> str | None:
-    """What is wrong with an array where the set has `part`, or None."""
-    if array.dtype != np.uint8 or array.shape != part.shape:
-        return f"are {'×'.join(map(str, array.shape))} {array.dtype}, not {'×'.join(map(str, part.shape))} uint8"
-    found = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-    return None if found == part.sha256 else f"have SHA-256 {found[:12]}…, not {part.sha256[:12]}…"
 
 
 def verify(contents: Contents, data_set: DataSet, whence: str) -> None:
@@ -77,9 +76,16 @@ def verify(contents: Contents, data_set: DataSet, whence: str) -> None:
         SourceError: naming `whence` and the array that differs.
     """
     for name, part in data_set.parts.items():
-        fault = wrong(contents[name], part)
-        if fault is not None:
-            raise SourceError(f"{whence} is not the published {data_set.name}: its {name} {fault}")
+        wrong = _wrong(contents[name], part)
+        if wrong is not None:
+            raise SourceError(f"{whence} is not the published {data_set.name}: its {name} {wrong}")
+
+
+def _wrong(array: npt.NDArray[np.uint8], part: Part) -> str | None:
+    if array.dtype != np.uint8 or array.shape != part.shape:
+        return f"are {'×'.join(map(str, array.shape))} {array.dtype}, not {'×'.join(map(str, part.shape))} uint8"
+    found = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return None if found == part.sha256 else f"have SHA-256 {found[:12]}…, not {part.sha256[:12]}…"
 
 
 def present(path: Path, data_set: DataSet) -> bool | None:
@@ -96,7 +102,7 @@ def present(path: Path, data_set: DataSet) -> bool | None:
     return True if shapes == {name: part.shape for name, part in data_set.parts.items()} else None
 
 
-def write(contents: Mapping[str, npt.NDArray[np.uint8]], path: Path, temporary: Path) -> None:
+def write(contents: Contents, path: Path, temporary: Path) -> None:
     """Put the contents in place, whole or not at all. `temporary` is on the same disk.
 
     Raises:
@@ -117,15 +123,3 @@ def remedy(path: Path, data_set: DataSet) -> str:
     """The command that puts the set into the folder of `path`."""
     usual = path.parent == folder()
     return f"syngrad data fetch {data_set.name}" + ("" if usual else f" --root {shlex.quote(str(path.parent))}")
-
-
-def _array(path: Path, data_set: DataSet, name: str) -> npt.NDArray[np.uint8]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as held:
-            array: npt.NDArray[np.uint8] = held.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        fault = f"{path} is damaged ({first_line(error)})"
-        raise SyngradError(f"{fault}; run '{remedy(path, data_set)}'") from error
-    return array

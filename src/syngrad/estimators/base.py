@@ -29,9 +29,10 @@ LayerT = TypeVar("LayerT", bound=nn.Module)
 class Context:
     """What travels with a batch and estimators may look at: labels, as a rule.
 
-    kind: "labels" (n,) of integers, "tokens" (n, t) of integers, "vector" (n, …) of floats, or "none" (no context).
-    Any other kind, "other" for instance, is for estimators of the user's own.
-    size: the number of classes for labels and tokens, the number of features of one sample for a vector.
+    Attributes:
+        kind: "labels" (n,) of integers, "tokens" (n, t) of integers, "vector" (n, …) of floats, or "none" (no context).
+            Any other kind, "other" for instance, is for estimators of the user's own.
+        size: the number of classes for labels and tokens, the number of features of one sample for a vector.
     """
 
     kind: str = "none"
@@ -42,9 +43,14 @@ class Context:
 class Binding:
     """All that an estimator's sizes follow from; made by one fake run of the model, never typed by hand.
 
-    shape: of one sample's h (the batch dimension left out). output: of one sample's model output, None when that is not
-    a single tensor. loss: the user's own, (output, target) → scalar. count: target → the number of sample losses whose
-    mean the loss is.
+    Attributes:
+        shape: of one sample's h (the batch dimension left out).
+        dtype: of h.
+        device: of h.
+        context: what else the estimator is given.
+        output: the shape of one sample's model output, None when that is not a single tensor.
+        loss: the user's own, (output, target) → scalar.
+        count: target → the number of sample losses whose mean the loss is.
     """
 
     shape: torch.Size
@@ -129,9 +135,19 @@ class GradientEstimator(nn.Module):
         return h.detach() if h.dtype == dtype else h.detach().to(dtype)
 
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
-        """scale·δ̂, detached, and what `fit` will want of this run (None unless `keep`).
+        """scale·δ̂, and what `fit` will want of this run; one that learns from the context alone adds to `.grad` here.
 
-        An estimator that learns from the context alone adds to its own `.grad` here.
+        Args:
+            h: the message, (n, …).
+            context: what travels with it.
+            scale: ∂loss/∂(sum of sample losses).
+            keep: whether a gradient will come back for this message.
+
+        Returns:
+            scale·δ̂, detached, in the shape and dtype of h; and what `fit` is to be given as `kept`, None unless `keep`.
+
+        Raises:
+            MessageError: for an estimate of another shape than the message has.
         """
         with torch.set_grad_enabled(keep):
             predicted = self(self.own(h), steady(context))
@@ -144,8 +160,12 @@ class GradientEstimator(nn.Module):
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
         """Add the gradient of scale·Σ‖δ̂ − received/scale‖² to the parameters' `.grad`.
 
-        `received` is the gradient as it came back, ∂loss/∂h. `kept` is what `estimate` returned, or None when weights
-        have changed since, in which case the prediction is made again.
+        Args:
+            h: the message, (n, …).
+            context: what travelled with it.
+            received: the gradient as it came back, ∂loss/∂h, in the shape of h.
+            scale: ∂loss/∂(sum of sample losses).
+            kept: what `estimate` returned, or None when weights have changed since: the prediction is made again.
         """
         with torch.enable_grad():
             predicted = kept if kept is not None else self(self.own(h), steady(context))

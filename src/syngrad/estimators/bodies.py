@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -12,12 +14,10 @@ from syngrad.estimators.base import Binding, zero_
 from syngrad.estimators.closed_form import EPSILON
 
 
-def layers(sizes: list[int]) -> nn.Sequential:
-    """Linear, ReLU, …, Linear; the last one starts at zero."""
-    parts: list[nn.Module] = []
-    for a, b in pairwise(sizes[:-1]):
-        parts += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*parts, zero_(nn.Linear(sizes[-2], sizes[-1])))
+def layers(sizes: list[int], make: Callable[[int, int], nn.Module] = nn.Linear) -> nn.Sequential:
+    """Layer, ReLU, …, layer; the last one starts at zero."""
+    parts = [part for a, b in pairwise(sizes[:-1]) for part in (make(a, b), nn.ReLU())]
+    return nn.Sequential(*parts, zero_(make(sizes[-2], sizes[-1])))
 
 
 class Reshaped(nn.Module):
@@ -36,7 +36,7 @@ class Column(nn.Module):
     """(n,) → (n, 1): a message of one number a sample."""
 
     def forward(self, h: Tensor) -> Tensor:
-        """The same numbers as a column."""
+        """(n,) → (n, 1)."""
         return h.unsqueeze(-1)
 
 
@@ -52,7 +52,7 @@ class ImageStem(nn.Module):
     """Brings a picture to at most `size`×`size` before the linear layers, by halving it as often as that takes.
 
     Each time by a 3×3 convolution of stride 2 and a ReLU, the last of them `width` channels wide, each before half as
-    wide: what a network itself does further up, so that a stage is asked for what its successors can use. Without a
+    wide: what a network itself does further on, so that a stage is asked for what its successors can use. Without a
     width by averaging alone, which throws the detail away and is far behind. Weights are laid out with the channels
     last, which makes convolutions on a CPU about twice as fast.
     """
@@ -91,11 +91,7 @@ class Dense(nn.Module):
 
     def __init__(self, channels: int, hidden: list[int], output: torch.Size) -> None:
         super().__init__()
-        sizes = [channels, *hidden, output[0]]
-        parts: list[nn.Module] = []
-        for a, b in pairwise(sizes[:-1]):
-            parts += [nn.Conv2d(a, b, 1), nn.ReLU()]
-        self.body = nn.Sequential(*parts, zero_(nn.Conv2d(sizes[-2], sizes[-1], 1)))
+        self.body = layers([channels, *hidden, output[0]], partial(nn.Conv2d, kernel_size=1))
         self.size = tuple(output[1:])
 
     def forward(self, h: Tensor) -> Tensor:
@@ -109,8 +105,13 @@ class Dense(nn.Module):
 def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, norm: bool) -> nn.Sequential:
     """A head's network for this message and output.
 
-    hidden: layers of `width` units before the last. channels, pool: of an image's stem. norm: normalise each sample (in
-    a sequence each token) first, without weights.
+    Args:
+        binding: the message, the model's output and the loss.
+        hidden: layers before the last.
+        width: units of each of those.
+        channels: of an image's stem.
+        pool: the side to which the stem brings an image.
+        norm: normalise each sample (in a sequence each token) first, without weights.
     """
     first: list[nn.Module] = [Column()] if not binding.shape else []
     rest = list(unnormalised(binding, hidden, width, channels, pool))

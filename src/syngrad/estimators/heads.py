@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syngrad.checks import real
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
 from syngrad.estimators.bodies import body, flat, token_wise
@@ -35,9 +36,8 @@ from syngrad.estimators.closed_form import (
     through_normalisation,
     through_softmax,
 )
+from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import check_hidden, whole
-from syngrad.losses import count_targets, token_cross_entropy
-from syngrad.scalars import real
 from syngrad.targets import scalar
 
 ResultT = TypeVar("ResultT")
@@ -51,17 +51,26 @@ VECTOR_WEIGHT, IMAGE_WEIGHT, TOKEN_WEIGHT = 0.03, 0.5, 1.0
 class Head(GradientEstimator):
     """δ̂ = ∂/∂h of the user's loss at head(h), per sample. See the module's docstring for the equations.
 
-    hidden: layers before the last, 0 to 3, each of `width` units. derivative: weight of the fit to the gradient that
-    comes back, 0 for labels alone. channels, pool: an image is brought to pool×pool by convolutions of stride 2 with up
-    to `channels` outputs (0: by averaging alone). norm: the head sees each sample (each token; an image when it has
-    become small) at a root mean square of 1, so that what it learns does not move with the scale of h. learning_rate:
-    as a multiple of the stage's.
-
     norm, learning_rate and derivative are chosen from the message where they are None: normalised and 1, but for a head
     with an output for every token not normalised and 10. What a residual stream carries is small and its classes are
     many: from zero such a head must grow fast to lead its stage, and a norm takes from it what grows with the stream.
     The derivative's weight is small for vectors, where it hardly matters, and large for images and tokens, where in a
     longer training it does.
+
+    Args:
+        hidden: layers before the last, 0 to 3, each of `width` units.
+        width: of those.
+        derivative: weight of the fit to the gradient that comes back, 0 for labels alone.
+        channels: an image is brought to pool×pool by convolutions of stride 2 with up to so many outputs; 0: by
+            averaging alone.
+        pool: the sides of what becomes of an image.
+        norm: the head sees each sample (each token; an image when it has become small) at a root mean square of 1, so
+            that what it learns does not move with the scale of h.
+        feedback_every: feedback is asked for on every n-th minibatch.
+        learning_rate: as a multiple of the stage's.
+
+    Raises:
+        ConfigError: for a number that is none of these.
     """
 
     def __init__(
@@ -81,10 +90,10 @@ class Head(GradientEstimator):
             whole(name, value, 1)
         whole("channels", channels, 0)
         weight = VECTOR_WEIGHT if derivative is None else derivative
-        if not is_number(weight) or not 0 <= weight < math.inf:
+        if (number := real(weight)) is None or not 0 <= number < math.inf:
             raise ConfigError(f"the weight of the derivative fit must be 0 or more, got derivative={derivative!r}")
         rate = 1.0 if learning_rate is None else learning_rate
-        if not is_number(rate) or not 0 < rate < math.inf:
+        if (factor := real(rate)) is None or not 0 < factor < math.inf:
             raise ConfigError(f"an estimator's learning rate is a factor above 0, got learning_rate={learning_rate!r}")
         self.hidden, self.width, self.derivative = hidden, width, float(weight)
         self.channels, self.pool, self.norm = channels, pool, norm
@@ -216,9 +225,10 @@ class Head(GradientEstimator):
     def _weight(self, received: Tensor, scale: float) -> Tensor:
         """2·weight/(scale·ρ), by which scale·(δ̂ − δ) is multiplied on its way back.
 
-        ρ follows ‖δ‖² slowly down and at once up: when the estimators above have just begun, what comes back grows by
-        orders of magnitude from one minibatch to the next. Nothing is fitted to a gradient of zero, and one that is not
-        finite (of a minibatch that fails, or where a GradScaler overflows) is not remembered.
+        ρ follows ‖δ‖² slowly when it falls and at once when it grows: when the estimators of later stages have just
+        begun, what comes back grows by orders of magnitude from one minibatch to the next. Nothing is fitted to a
+        gradient of zero, and one that is not finite (of a minibatch that fails, or where a GradScaler overflows) is not
+        remembered.
         """
         norm = torch.linalg.vector_norm(received, dtype=self.power.dtype)
         power = (norm / scale).square() / max(received.shape[0], 1)
@@ -229,21 +239,23 @@ class Head(GradientEstimator):
     def _estimate_closed(self, h: Tensor, labels: Tensor, scale: float, keep: bool) -> tuple[Tensor, Any]:
         s = rms_reciprocal(h) if self.norm else None
         first, last = self.linears[0], self.linears[-1]
-        error, z, lower, along = self._upwards(h, s, labels, scale)
+        error, z, v, along = self._error_at(h, s, labels, scale)
         if z is not None:
             add_grad(last.weight, error @ z.t())
             add_grad(last.bias, error.sum(1))
-        small = lower if s is None else lower * s
+        small = v if s is None else v * s
         add_grad(first.weight, small @ h)
-        add_grad(first.bias, lower.sum(1))
+        add_grad(first.bias, v.sum(1))
         # δ̂ is made again from the error when feedback comes: it is as large as h, the error is not
-        memo = (s, error, z, lower, along) if keep and self.derivative else None
-        return self._downwards(h, s, small, along), memo
+        memo = (s, error, z, v, along) if keep and self.derivative else None
+        return self._gradient_at(h, s, small, along), memo
 
-    def _upwards(
+    def _error_at(
         self, h: Tensor, s: Tensor | None, labels: Tensor, scale: float
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """The scores' error, the hidden units, v behind the first linear layer, and ⟨v, W·x⟩ under a norm."""
+        """Forward and half of the way back: the scores' error e, the hidden units z, v = ∂/∂(first linear layer's
+        output), all as columns (·, n), and ⟨v, W·x⟩ of each sample (n,) under a norm.
+        """
         first, last = self.linears[0], self.linears[-1]
         reached = affine(h, s, first.weight, first.bias)
         if not self.hidden:
@@ -252,32 +264,34 @@ class Head(GradientEstimator):
             return error, None, error, along
         z = reached.relu_()
         error = softmax_error(torch.addmm(last.bias.unsqueeze(1), last.weight, z), labels, scale)
-        lower = masked(last.weight.t() @ error, z)
-        return error, z, lower, None if s is None else z.sub(first.bias.unsqueeze(1)).mul_(lower).sum(0)
+        v = masked(last.weight.t() @ error, z)
+        return error, z, v, None if s is None else z.sub(first.bias.unsqueeze(1)).mul_(v).sum(0)
 
-    def _downwards(self, h: Tensor, s: Tensor | None, small: Tensor, along: Tensor | None) -> Tensor:
-        """scale·δ̂ from s·v, the gradient behind the first linear layer, and its part along x that a norm takes away."""
-        below = small.t() @ self.linears[0].weight
+    def _gradient_at(self, h: Tensor, s: Tensor | None, small: Tensor, along: Tensor | None) -> Tensor:
+        """scale·δ̂ (n, f) from s·v, and from its part along x, which a norm takes away."""
+        gradient = small.t() @ self.linears[0].weight
         if s is None or along is None:
-            return below
-        return below.addcmul_(h, s.square().mul_(along).div_(-h.shape[1]).unsqueeze(1))
+            return gradient
+        return gradient.addcmul_(h, s.square().mul_(along).div_(-h.shape[1]).unsqueeze(1))
 
     def _fit_closed(self, h: Tensor, labels: Tensor, received: Tensor, scale: float, kept: Any, weight: Tensor) -> bool:
         if kept is None:
             s = rms_reciprocal(h) if self.norm else None
-            kept = (s, *self._upwards(h, s, labels, scale))
-        s, error, z, lower, along = kept
+            kept = (s, *self._error_at(h, s, labels, scale))
+        s, error, z, v, along = kept
         first, last = self.linears[0], self.linears[-1]
-        small = lower if s is None else lower * s
-        residual = self._downwards(h, s, small, along).sub_(received).mul_(weight)
+        small = v if s is None else v * s
+        residual = self._gradient_at(h, s, small, along).sub_(received).mul_(weight)
         if s is not None:
             residual = through_normalisation(residual, h, s)
-        add_grad(first.weight, lower @ residual)
+        add_grad(first.weight, v @ residual)
+        # What the residual makes of δ̂ = e·W (or u·V, u = (e·W) ⊙ [z > 0]) goes through its other factors, to e first.
         into = first.weight @ residual.t()
         if z is not None:
             into = masked(into, z)
             add_grad(last.weight, error @ into.t())
             into = last.weight @ into
+        # Then from e through the softmax to the scores, and from those through the layers as any gradient does.
         into = through_softmax(error, labels, into, scale)
         if z is not None:
             add_grad(last.weight, into @ z.t())
@@ -298,8 +312,3 @@ def is_cross_entropy(loss: Any, count: Any = None) -> bool:
         plain = loss.weight is None and loss.reduction == "mean" and loss.label_smoothing == 0.0
         return plain and loss.ignore_index == -100
     return loss is F.cross_entropy or loss is token_cross_entropy
-
-
-def is_number(value: Any) -> bool:
-    """A real number, and no bool."""
-    return real(value) is not None

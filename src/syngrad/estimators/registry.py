@@ -13,7 +13,7 @@ from syngrad.errors import ConfigError, SyngradError, first_line, short, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, Wrapped
 from syngrad.estimators.heads import Head
 from syngrad.estimators.regressors import MLP, Conv, Linear, LowRank, Zero
-from syngrad.spelled import call
+from syngrad.parse_call import parse_call
 
 EstimatorSpec: TypeAlias = "str | nn.Module | Callable[..., nn.Module] | Mapping[str, EstimatorSpec]"
 
@@ -28,7 +28,7 @@ def local(**options: Any) -> Head:
 
 
 def sobolev(**options: Any) -> Head:
-    """The same head, fitted also to the gradient that comes back."""
+    """A head as `local`'s, fitted also to the gradient that comes back."""
     return Head(**{**BY_MESSAGE, "derivative": 0.1, **options})
 
 
@@ -55,7 +55,7 @@ NAMED: dict[str, Callable[..., GradientEstimator]] = {
 def parse(text: str) -> GradientEstimator:
     """An unbound estimator from a name with options, as in `mlp(hidden=2, width=64)`."""
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(
             f"cannot read estimator {text!r}; write a name, or a name with options: mlp(hidden=2)"
@@ -95,8 +95,14 @@ def adopt(module: Any) -> GradientEstimator:
 def make(spec: EstimatorSpec, binding: Binding, cut: str = "") -> GradientEstimator:
     """A bound estimator for one leaf of one interface.
 
-    spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding,
-    called; or a mapping from a cut's name (or "default") to any of these.
+    Args:
+        spec: a name with options; a template module, copied; a class, or a function of no argument or of the binding,
+            called; or a mapping from a cut's name (or "default") to any of these.
+        binding: the leaf, and what else sizes follow from.
+        cut: the interface's name.
+
+    Raises:
+        ConfigError: for a spec that makes no estimator, or none for such a message.
     """
     if isinstance(spec, Mapping):
         if cut not in spec and "default" not in spec:

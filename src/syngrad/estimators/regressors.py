@@ -6,20 +6,22 @@ All are fitted by squared error to what comes back. Source: Jaderberg et al. 201
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from syngrad import scalars
+from syngrad import checks
 from syngrad.errors import ConfigError, MessageError
 from syngrad.estimators.base import Binding, Context, GradientEstimator, add_grad, bad_label, exact, zero_
 from syngrad.estimators.closed_form import label_grads, linear_regressor_grads
 
 
 class Zero(GradientEstimator):
-    """δ̂ = 0: nothing comes. The floor under every other estimator; stages below the last one stand still."""
+    """δ̂ = 0: nothing comes. The floor under every other estimator; stages before the last one stand still."""
 
     wants_feedback = False
 
@@ -28,11 +30,11 @@ class Zero(GradientEstimator):
         return torch.zeros_like(h)
 
     def estimate(self, h: Tensor, context: Any, scale: float, keep: bool) -> tuple[Tensor, Any]:
-        """Zeros, and nothing to keep."""
+        """Zeros; `fit` will want none of this run."""
         return torch.zeros_like(h), None
 
     def fit(self, h: Tensor, context: Any, received: Tensor, scale: float, kept: Any = None) -> None:
-        """Nothing to fit."""
+        """What has no parameters learns from no gradient."""
 
 
 class LabelTable(nn.Module):
@@ -177,64 +179,90 @@ class Linear(Regressor):
                 self.labels.add_grads(labels, residual.reshape(labels.shape[0], -1))
 
 
-class MLP(Regressor):
-    """hidden × (Linear, batch norm, ReLU), then a Linear that starts at zero; 0 to 3 hidden layers, labels joined to h.
+class Deep(Regressor):
+    """What `mlp` and `conv` share: hidden × (layer, batch norm, ReLU), then a layer that starts at zero."""
 
-    The paper's plain estimator is `MLP(hidden=2, width=1024, context=False)`. width: of the hidden layers, by default
-    that of a row. Without hidden layers it is the linear estimator, fitted through autograd.
-    """
-
-    def __init__(
-        self, hidden: int = 1, width: int | None = None, batch_norm: bool = True, context: bool = True
-    ) -> None:
+    def __init__(self, hidden: int, width: int | None, batch_norm: bool, context: bool) -> None:
         super().__init__(context)
         check_hidden(hidden)
         self.hidden, self.batch_norm = hidden, batch_norm
         self.hidden_width = None if width is None else whole("width", width, 1)
 
-    def build(self, binding: Binding) -> None:
-        """Layers from the width of a row; an image's row is all its features."""
-        features = self.row_width(binding)
-        width = self.hidden_width or features
+    def stack(
+        self, binding: Binding, width: int, layer: Callable[[int, int], nn.Module], norm: Callable[[int], nn.Module]
+    ) -> None:
+        """Make the layers, from `width` to `width`: `first`, after which labels are added, `rest` and `last`."""
+        sizes = [width] + [self.hidden_width or width] * self.hidden
         layers: list[nn.Module] = []
-        sizes = [features] + [width] * self.hidden
         for a, b in pairwise(sizes):
-            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if self.batch_norm else []), nn.ReLU()]
-        self.features = features
-        self.labels = self.label_table(binding, sizes[1] if self.hidden else features)
+            layers += [layer(a, b), *([norm(b)] if self.batch_norm else []), nn.ReLU()]
+        self.labels = self.label_table(binding, sizes[1] if self.hidden else width)
         self.first = layers[0] if self.hidden else None
         self.rest = nn.Sequential(*layers[1:])
-        self.last: nn.Linear = zero_(nn.Linear(sizes[-1], features))
+        self.last = zero_(layer(sizes[-1], width))
+
+    def through(self, x: Tensor, added: Tensor | float | None) -> Tensor:
+        """The layers on x, in their dtype; what the labels give is added after the first one."""
+        x = x.to(next(self.last.parameters()).dtype)
+        if self.first is None:
+            x = self.last(x)
+            return x if added is None else x + added
+        x = self.first(x)
+        x = self.last(self.rest(x if added is None else x + added))
+        return x
+
+
+class MLP(Deep):
+    """hidden × (Linear, batch norm, ReLU), then a Linear that starts at zero; 0 to 3 hidden layers, labels joined to h.
+
+    The paper's plain estimator is `MLP(hidden=2, width=1024, context=False)`. Without hidden layers it is the linear
+    estimator, fitted through autograd.
+
+    Args:
+        hidden: layers before the last, 0 to 3.
+        width: of those; None: that of a row.
+        batch_norm: whether each of them is batch-normalised.
+        context: whether it sees labels.
+    """
+
+    def __init__(
+        self, hidden: int = 1, width: int | None = None, batch_norm: bool = True, context: bool = True
+    ) -> None:
+        super().__init__(hidden, width, batch_norm, context)
+
+    def build(self, binding: Binding) -> None:
+        """Layers from the width of a row; an image's row is all its features."""
+        self.features = self.row_width(binding)
+        self.stack(binding, self.features, nn.Linear, nn.BatchNorm1d)
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """(n, …) → (n, …)."""
-        rows = h.reshape(-1, self.features).to(self.last.weight.dtype)
-        x = self.first(rows) if self.first is not None else rows
-        joined = self.labels(self.labels.rows(context, rows.shape[0])) if self.labels is not None else None
-        if self.first is not None and joined is not None:
-            x = x + joined
-        x = self.last(self.rest(x))
-        if self.first is None and joined is not None:
-            x = x + joined
-        return torch.Tensor.view(x, h.shape)
+        rows = h.reshape(-1, self.features)
+        added = None if self.labels is None else self.labels(self.labels.rows(context, rows.shape[0]))
+        return self.through(rows, added).view(h.shape)
 
 
-class Conv(Regressor):
+class Conv(Deep):
     """hidden × (conv, batch norm, ReLU), then a conv that starts at zero; labels enter as constant planes.
 
     For images and, with one dimension, sequences. The paper's App. C.1 estimator is `Conv(hidden=2, width=128,
-    kernel=5, context=False)`. kernel must be odd, so that the picture keeps its size.
+    kernel=5, context=False)`.
+
+    Args:
+        hidden: convolutions before the last, 0 to 3.
+        width: their channels; None: those of the message.
+        kernel: the side of each; odd, so that the picture keeps its size.
+        batch_norm: whether each of them is batch-normalised.
+        context: whether it sees labels.
     """
 
     def __init__(
         self, hidden: int = 1, width: int | None = None, kernel: int = 3, batch_norm: bool = True, context: bool = True
     ) -> None:
-        super().__init__(context)
-        check_hidden(hidden)
+        super().__init__(hidden, width, batch_norm, context)
         if whole("kernel", kernel, 1) % 2 == 0:
             raise ConfigError(f"conv takes an odd kernel size, got kernel={kernel!r}")
-        self.hidden, self.kernel, self.batch_norm = hidden, kernel, batch_norm
-        self.hidden_width = None if width is None else whole("width", width, 1)
+        self.kernel = kernel
 
     def build(self, binding: Binding) -> None:
         """Convolutions of the message's own dimension."""
@@ -244,18 +272,8 @@ class Conv(Regressor):
                 f"{tuple(binding.shape)}; use 'linear', 'mlp' or 'low_rank'"
             )
         self.sequence = binding.kind == "sequence"
-        conv = nn.Conv1d if self.sequence else nn.Conv2d
-        norm = nn.BatchNorm1d if self.sequence else nn.BatchNorm2d
-        channels = binding.width
-        sizes = [channels] + [self.hidden_width or channels] * self.hidden
-        layers: list[nn.Module] = []
-        for a, b in pairwise(sizes):
-            layers += [conv(a, b, self.kernel, padding=self.kernel // 2)]
-            layers += [*([norm(b)] if self.batch_norm else []), nn.ReLU()]
-        self.labels = self.label_table(binding, sizes[1] if self.hidden else channels)
-        self.first = layers[0] if self.hidden else None
-        self.rest = nn.Sequential(*layers[1:])
-        self.last = zero_(conv(sizes[-1], channels, self.kernel, padding=self.kernel // 2))
+        conv = partial(nn.Conv1d if self.sequence else nn.Conv2d, kernel_size=self.kernel, padding=self.kernel // 2)
+        self.stack(binding, binding.width, conv, nn.BatchNorm1d if self.sequence else nn.BatchNorm2d)
 
     def planes(self, h: Tensor, context: Any) -> Tensor | float:
         """The labels' part, (n, channels, 1, …) or, for token labels, (n, channels, t)."""
@@ -269,9 +287,8 @@ class Conv(Regressor):
 
     def forward(self, h: Tensor, context: Any = None) -> Tensor:
         """(n, c, y, x) or (n, t, f) → the same."""
-        x: Tensor = (h.movedim(-1, 1) if self.sequence else h).to(next(self.last.parameters()).dtype)
-        planes = self.planes(x, context)
-        x = self.last(self.rest(self.first(x) + planes)) if self.first is not None else self.last(x) + planes
+        x = h.movedim(-1, 1) if self.sequence else h
+        x = self.through(x, self.planes(x, context))
         return x.movedim(1, -1) if self.sequence else x
 
 
@@ -280,6 +297,10 @@ class LowRank(Regressor):
 
     For messages where a full matrix would cost as much as a layer: 2·rank multiply-adds a feature instead of `width`.
     Images are taken whole, so that it sees every pixel.
+
+    Args:
+        rank: numbers in the middle.
+        context: whether it sees labels.
     """
 
     def __init__(self, rank: int = 16, context: bool = True) -> None:
@@ -308,7 +329,7 @@ class LowRank(Regressor):
 
 def whole(name: str, value: Any, least: int) -> int:
     """`value` if it is a whole number of at least `least`."""
-    count = scalars.whole(value)
+    count = checks.whole(value)
     if count is None or count < least:
         raise ConfigError(f"an estimator's {name} must be a whole number of at least {least}, got {name}={value!r}")
     return count

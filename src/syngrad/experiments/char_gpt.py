@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from syngrad.data import TensorBatches, gutenberg
-from syngrad.experiment import Experiment
+from syngrad.experiments.experiment import Experiment, adam
 
 WIDTH, HEADS, BLOCKS, LENGTH = 96, 4, 4, 64
 RATE, WARM_UP = 3e-3, 0.1
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         self.register_buffer("sine", angle.sin(), persistent=False)
 
     def turned(self, x: Tensor) -> Tensor:
-        """(n, heads, t, f) → the same, pairs of features turned by their position times an angle of their own."""
+        """(n, heads, t, f) both: pairs of features turned by their position times an angle of their own."""
         a, b = x.chunk(2, dim=-1)
         cosine, sine = self.cosine[: x.shape[2]], self.sine[: x.shape[2]]
         return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
@@ -97,7 +97,7 @@ def text() -> tuple[Tensor, int]:
 
 @cache
 def windows() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test windows (k, LENGTH), each with the same shifted by one character, drawn once for all seeds."""
+    """Training and test windows (k, LENGTH), each with its copy shifted by one character, drawn once for all seeds."""
     numbers, _ = text()
     count = (len(numbers) - 1) // LENGTH
     inputs, targets = (numbers[shift : count * LENGTH + shift].view(count, LENGTH) for shift in (0, 1))
@@ -132,7 +132,7 @@ def positions(target: Tensor) -> float:
 
 
 def share(step: int, steps: int) -> float:
-    """The learning rate as a share of its peak: up in a line over the first tenth, then down on half a cosine."""
+    """The learning rate as a share of its peak: a line over the first tenth, then half a cosine to 0."""
     rising = max(1, round(WARM_UP * steps))
     if step < rising:
         return (step + 1) / rising
@@ -150,7 +150,7 @@ def char_gpt(epochs: int = 1, batch_size: int = 16) -> Experiment:
         loss=loss,
         metric="bits per character",
         cuts=["block2", "block3", "block4"],
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step, steps)),
         batch_size=batch_size,
         epochs=epochs,

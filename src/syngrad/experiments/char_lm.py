@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from syngrad.experiments.char_gpt import text
-from syngrad.recurrent.course import Course, Piece
-from syngrad.recurrent.experiment import RecurrentExperiment
-from syngrad.recurrent.student import Student
+from syngrad.experiments.experiment import adam
+from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
 EMBEDDED, HIDDEN, RATE = 32, 128, 2e-3
 #: characters of one piece of a stream; a multiple of 8 and of 20, so that windows of both come out even
@@ -64,7 +64,7 @@ def to_come(numbers: Tensor, characters: int, most: int = SEEN) -> Tensor:
     return F.one_hot(ahead, characters).flatten(2).float()
 
 
-class Reading(Course):
+class Reading(Curriculum):
     """n streams through the text, as far from one another as can be; where the seed says they begin."""
 
     def __init__(self, n: int, seed: int) -> None:
@@ -72,24 +72,24 @@ class Reading(Course):
         first = int(torch.randint(len(self.text), (), generator=torch.Generator().manual_seed(seed)))
         self.places = first + torch.arange(n) * (len(self.text) // n)
 
-    def take(self) -> Piece:
+    def take(self) -> SequenceBatch:
         """The next PIECE characters of every stream."""
         piece = self._piece(self.places)
         self.places = self.places + PIECE
         return piece
 
-    def _piece(self, places: Tensor) -> Piece:
+    def _piece(self, places: Tensor) -> SequenceBatch:
         numbers = self.text[(places[:, None] + torch.arange(PIECE + SEEN + 1)) % len(self.text)]
         # the first of the characters seen is the step's own target, which is the next step's input
         context = to_come(numbers, self.characters)[:, :PIECE]
-        return Piece(numbers[:, :PIECE], numbers[:, 1 : PIECE + 1], context, stream=True)
+        return SequenceBatch(numbers[:, :PIECE], numbers[:, 1 : PIECE + 1], context, stream=True)
 
-    def examine(self, student: Student) -> float:
+    def examine(self, student: LearnerAdapter) -> float:
         """Bits per character on what is held out, each stream from its beginning."""
         nats = student.evaluate(self.examined[:, :-1], self.examined[:, 1:])
         return float(nats) / math.log(2)
 
-    def probe(self) -> Piece:
+    def probe(self) -> SequenceBatch:
         """A piece of the text, from its beginning on."""
         return self._piece(torch.arange(8) * 997)
 
@@ -107,7 +107,7 @@ def char_lm() -> RecurrentExperiment:
         estimator="linear",
         online="low_rank(rank=16, outputs=16)",  # what is seen to come makes traces of all outputs too long
         rows=("bptt(8)", "bptt(20)", "synthetic(8)", "auxiliary(8)", "zero"),
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         batch_size=32,
         steps=6_000,
         epochs=10,

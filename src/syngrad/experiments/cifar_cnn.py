@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment
-from syngrad.experiments.cifar import cropped_data, data
-from syngrad.experiments.published import Published
+from syngrad.experiments.experiment import Experiment, Published, adam, cosine
+from syngrad.experiments.image_data import cifar_batches, cropped_cifar_batches
 
 SMALL = (24, 48, 96)
 
@@ -71,11 +70,11 @@ def cifar_cnn(epochs: int = 2560, batch_size: int = 256) -> Experiment:
         name="cifar-cnn",
         dataset="CIFAR-10, crop and flip",
         model=model,
-        data=cropped_data,
+        data=cropped_cifar_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=["block2", "block3", "head"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 3e-5, fused=True),
+        optimizer=adam(3e-5),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(
             optimizer, [round(0.6 * epochs), round(0.8 * epochs)]
         ),
@@ -90,12 +89,12 @@ def cifar_cnn_small(epochs: int = 10, batch_size: int = 128) -> Experiment:
         name="cifar-cnn-small",
         dataset="CIFAR-10",
         model=small_model,
-        data=data,
+        data=cifar_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=["block2", "block3", "head"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from syngrad.recurrent.course import Course, Piece
-from syngrad.recurrent.experiment import RecurrentExperiment
-from syngrad.recurrent.student import Student
+from syngrad.experiments.experiment import adam
+from syngrad.recurrent.curriculum import Curriculum, LearnerAdapter, SequenceBatch
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 
 BITS, HIDDEN, RATE = 8, 128, 1e-3
 #: bits a bit under which a lesson counts as learnt, and what its running mean keeps a minibatch
@@ -71,7 +71,7 @@ def loss(scores: Tensor, targets: Tensor) -> Tensor:
     return (each * (targets >= 0)).sum() / (BITS * targets.shape[0] * targets.shape[1])
 
 
-class Copying(Course):
+class Copying(Curriculum):
     """Lessons that grow. repeating: by turns in length and in repeats."""
 
     def __init__(self, n: int, seed: int, repeating: bool = False) -> None:
@@ -81,11 +81,11 @@ class Copying(Course):
         self.solved = 0
         self.running = 1.0
 
-    def take(self) -> Piece:
+    def take(self) -> SequenceBatch:
         """A minibatch of the lesson."""
         return self._piece(self.length, self.repeats, self.generator)
 
-    def heard(self, loss: float, piece: Piece) -> None:
+    def heard(self, loss: float, piece: SequenceBatch) -> None:
         """The lesson goes on once it has been learnt."""
         outputs = self.length * self.repeats
         bits = loss * (self.length + 1 + outputs) / (outputs * math.log(2))
@@ -97,21 +97,21 @@ class Copying(Course):
             else:
                 self.length += 1
 
-    def examine(self, student: Student) -> float:
+    def examine(self, student: LearnerAdapter) -> float:
         """The longest output solved so far; every minibatch is new, so what is learnt from examines first."""
         return float(self.solved)
 
-    def sample(self) -> Piece:
+    def sample(self) -> SequenceBatch:
         """Five vectors, asked twice where they are repeated."""
         return self._piece(5, 2 if self.repeating else 1, torch.Generator().manual_seed(0))
 
-    def probe(self) -> Piece:
+    def probe(self) -> SequenceBatch:
         """The lesson with other bits."""
         return self._piece(self.length, self.repeats, torch.Generator().manual_seed(1))
 
-    def _piece(self, length: int, repeats: int, generator: torch.Generator) -> Piece:
+    def _piece(self, length: int, repeats: int, generator: torch.Generator) -> SequenceBatch:
         inputs, targets = sequences(self.n, length, repeats, generator)
-        return Piece(inputs, targets, to_come(targets))
+        return SequenceBatch(inputs, targets, to_come(targets))
 
 
 def model() -> tuple[nn.Module, nn.Module]:
@@ -125,7 +125,7 @@ def copy() -> RecurrentExperiment:
 
 
 def repeat_copy() -> RecurrentExperiment:
-    """The same with repeats."""
+    """The whole recipe, with repeats."""
     return _experiment("repeat-copy", repeating=True)
 
 
@@ -142,7 +142,7 @@ def _experiment(name: str, repeating: bool) -> RecurrentExperiment:
         estimator="linear",
         online="low_rank(rank=16, outputs=16)",  # what is seen to come makes traces of all outputs too long
         rows=("bptt(3)", "bptt(8)", "synthetic(3)", "auxiliary(3)", "zero"),
-        optimizer=lambda groups: torch.optim.Adam(groups, RATE, fused=True),
+        optimizer=adam(RATE),
         batch_size=32,
         steps=6_000,
         epochs=5,

@@ -1,6 +1,6 @@
 """Fashion-MNIST, a fully connected net of any depth with an interface after every hidden layer.
 
-Depth is where estimates of estimates go wrong: an error at one interface is learnt by the one below it. With as many
+Depth is where estimates of estimates go wrong: an error at one interface is learnt by the one before it. With as many
 layers as one likes this shows where a method gives out. Weights are drawn after Kaiming, with which back-propagation
 itself trains 16 layers; with PyTorch's own initialisation it does not, and the comparison would flatter the others.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment, check_count
-from syngrad.experiments.fashion_mlp import WIDTH, data
-from syngrad.experiments.published import Published
+from syngrad.checks import check_whole
+from syngrad.experiments.experiment import Experiment, Published, adam, cosine
+from syngrad.experiments.fashion_mlp import WIDTH
+from syngrad.experiments.image_data import fashion_batches
 
 LAYERS = 8
 
@@ -59,17 +59,17 @@ def cuts(layers: int = LAYERS) -> list[str]:
 
 def deep_mlp(layers: int = LAYERS, epochs: int = 10, batch_size: int = 256) -> Experiment:
     """The whole recipe: Adam 1e-3, its rate on a cosine over the epochs. layers: at least 2, the last one included."""
-    check_count("layers", layers, 2)
+    check_whole("layers", layers, 2)
     return Experiment(
         name="deep-mlp",
         dataset="Fashion-MNIST, first 10,000 + 2,000",
         model=lambda: model(layers),
-        data=data,
+        data=fashion_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=cuts(layers),
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

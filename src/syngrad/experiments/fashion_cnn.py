@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
-from syngrad.experiment import Experiment
 from syngrad.experiments.cifar_cnn import PUBLISHED as PAPERS_NET
-from syngrad.experiments.fashion_mlp import data
+from syngrad.experiments.cifar_cnn import block
+from syngrad.experiments.experiment import Experiment, adam, cosine
+from syngrad.experiments.image_data import fashion_batches
 
 CHANNELS = (1, 16, 32, 64)
 
@@ -22,20 +22,14 @@ PUBLISHED = PAPERS_NET
 """The nearest published figures; other data, a wider net and a much longer training."""
 
 
-def block(channels_in: int, channels_out: int, pool: nn.Module) -> nn.Module:
-    """Convolution 3×3, batch norm, ReLU, and a pool that halves the image."""
-    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(), pool)
-
-
 def model() -> nn.Module:
     """Three blocks, 28×28 → 14×14 → 7×7 → 3×3, and a linear head."""
     c0, c1, c2, c3 = CHANNELS
     return nn.Sequential(
         OrderedDict(
-            block1=block(c0, c1, nn.MaxPool2d(2)),
-            block2=block(c1, c2, nn.MaxPool2d(2)),
-            block3=block(c2, c3, nn.AvgPool2d(2)),
+            block1=block(c0, c1, 3, nn.MaxPool2d(2)),
+            block2=block(c1, c2, 3, nn.MaxPool2d(2)),
+            block3=block(c2, c3, 3, nn.AvgPool2d(2)),
             head=nn.Sequential(nn.Flatten(), nn.Linear(c3 * 3 * 3, 10)),
         )
     )
@@ -47,12 +41,12 @@ def fashion_cnn(epochs: int = 3, batch_size: int = 256) -> Experiment:
         name="fashion-cnn",
         dataset="Fashion-MNIST, first 10,000 + 2,000",
         model=model,
-        data=data,
+        data=fashion_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=["block2", "block3", "head"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

@@ -6,15 +6,11 @@ seconds, so that the question "does it pay?" has a first answer before anybody h
 
 from __future__ import annotations
 
-from functools import cache
-
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from syngrad.data import TensorBatches, fashion_mnist
-from syngrad.experiment import Experiment
-from syngrad.experiments.published import Published
+from syngrad.experiments.experiment import Experiment, Published, adam, cosine
+from syngrad.experiments.image_data import fashion_batches
 
 WIDTH = 256
 HIDDEN = 4
@@ -46,30 +42,18 @@ def model() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
 
 
-@cache
-def images(train: bool) -> tuple[Tensor, Tensor]:
-    """The bundled 10,000 training or 2,000 test images, read once a process."""
-    return fashion_mnist(train=train)
-
-
-def data(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
-    """Training minibatches in an order that the seed decides, and the test set."""
-    train = TensorBatches(*images(True), batch_size=batch_size, shuffle=True, seed=seed)
-    return train, TensorBatches(*images(False), batch_size=1000)
-
-
 def fashion_mlp(epochs: int = 10, batch_size: int = 256) -> Experiment:
     """The whole recipe: Adam 1e-3, its rate on a cosine over the epochs."""
     return Experiment(
         name="fashion-mlp",
         dataset="Fashion-MNIST, first 10,000 + 2,000",
         model=model,
-        data=data,
+        data=fashion_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=["3", "5", "7"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from syngrad.checks import check_whole
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line, unknown
-from syngrad.experiment import Experiment, check_count
-from syngrad.optimizers import parse_optimizer
+from syngrad.experiments.experiment import Experiment
+from syngrad.optim.factory import parse_optimizer
 from syngrad.recurrent import RecurrentExperiment
 
 #: name → (module, function)
@@ -34,20 +35,25 @@ BUILT_IN = {
     "char-gpt": ("syngrad.experiments.char_gpt", "char_gpt"),
     "regression": ("syngrad.experiments.regression", "regression"),
 }
-#: the same for recurrent nets, which `syngrad compare` alone takes
+#: of recurrent nets, which `syngrad compare` alone takes
 RECURRENT = {
     "copy": ("syngrad.experiments.copying", "copy"),
     "repeat-copy": ("syngrad.experiments.copying", "repeat_copy"),
     "char-lm": ("syngrad.experiments.char_lm", "char_lm"),
-    "two-clocks": ("syngrad.experiments.clocks", "clocks"),
+    "two-clocks": ("syngrad.experiments.two_clocks", "two_clocks"),
     "row-mnist": ("syngrad.experiments.row_mnist", "row_mnist"),
 }
 
 
 def load(name_or_path: str, **instead: Any) -> Experiment:
-    """The experiment of a built-in name, or of a file, that is no recurrent one; see :func:`load_any`.
+    """The experiment of a built-in name, or of a file, that is no recurrent one.
 
-    Raises ConfigError, in one line, for what :func:`load_any` refuses and for a recurrent experiment.
+    Args:
+        name_or_path: as for :func:`load_any`.
+        **instead: of the experiment's own, as for :func:`load_any`.
+
+    Raises:
+        ConfigError: in one line, what :func:`load_any` refuses, and a recurrent experiment.
     """
     made = load_any(name_or_path, **instead)
     if isinstance(made, RecurrentExperiment):
@@ -69,23 +75,28 @@ def load_any(
 ) -> Experiment | RecurrentExperiment:
     """The experiment of a built-in name, or that the function of a `path/to/file.py:function` returns.
 
-    epochs, batch_size: instead of the experiment's own. A function that has parameters of these names is given them, so
-    that what follows from them (a schedule of the learning rate) does; for another they are set on what it returns.
-    optimizer: its name with options, `adam(lr=1e-3)`; stages: their number, or cuts: the names that start a new stage,
-    all set on what the function returns.
+    Args:
+        name_or_path: the name, or the file and its function.
+        epochs: instead of the experiment's own. A function that has a parameter of this name is given it, so that what
+            follows from it (a schedule of the learning rate) does; for another it is set on what it returns.
+        batch_size: likewise.
+        optimizer: its name with options, `adam(lr=1e-3)`; this and what follows is set on what the function returns.
+        stages: their number.
+        cuts: the names that start a new stage, instead of stages.
 
-    Raises ConfigError, in one line, for a name that is not known (the valid ones listed), a file that is missing or
-    cannot be run, a function that is not there, needs arguments, raises, or returns something else.
+    Raises:
+        ConfigError: in one line, a name that is not known (the valid ones listed), a file that is missing or cannot be
+            run, a function that is not there, needs arguments, raises, or returns something else.
     """
     given: dict[str, int] = {}
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
         if value is not None:
-            given[name] = check_count(name, value, least)
+            given[name] = check_whole(name, value, least)
     changes: dict[str, Any] = {}
     if stages is not None and cuts is not None:
         raise ConfigError("give either stages or cuts, not both")
     if stages is not None:
-        changes = {"stages": check_count("stages", stages, 1), "cuts": None}
+        changes = {"stages": check_whole("stages", stages, 1), "cuts": None}
     elif cuts is not None:
         if not cuts:
             raise ConfigError("cuts names no module; name those that start a new stage, as in --cuts 3,5")
@@ -160,7 +171,7 @@ def _run(path: Path) -> ModuleType:
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """Where in the user's file it happened, as ", line 12"; nothing where it happened elsewhere."""
+    """Where in the user's file it happened, as ", line 12"; "" where it happened elsewhere."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if Path(trace.tb_frame.f_code.co_filename) == path:

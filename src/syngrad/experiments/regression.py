@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from syngrad.data import TensorBatches
-from syngrad.experiment import Experiment
+from syngrad.experiments.experiment import Experiment, adam, cosine
 
 JOINTS, WIDTH = 5, 128
 TRAINING, TEST = 20_000, 2_000
@@ -62,8 +62,8 @@ def regression(epochs: int = 20, batch_size: int = 256) -> Experiment:
         loss=F.mse_loss,
         metric="mse",
         cuts=["2", "4", "6"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from syngrad.experiment import Experiment
-from syngrad.experiments.cifar import data
-from syngrad.experiments.published import Published
+from syngrad.experiments.experiment import Experiment, Published, adam, cosine
+from syngrad.experiments.image_data import cifar_batches
 
 CHANNELS = (16, 32, 64)
 
@@ -72,12 +71,12 @@ def resnet(epochs: int = 8, batch_size: int = 128) -> Experiment:
         name="resnet",
         dataset="CIFAR-10",
         model=model,
-        data=data,
+        data=cifar_batches,
         loss=F.cross_entropy,
         metric="accuracy",
         cuts=["block2"],
-        optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(epochs, 1)),
+        optimizer=adam(1e-3),
+        scheduler=cosine(epochs),
         batch_size=batch_size,
         epochs=epochs,
     )

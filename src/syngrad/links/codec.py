@@ -28,7 +28,8 @@ def pack(tensors: list[Tensor], how: str) -> list[Any]:
 def unpack(packed: list[Any], how: str, dtypes: list[torch.dtype]) -> list[Tensor]:
     """What :func:`pack` was given, in these dtypes.
 
-    Raises LinkError for what it cannot have made.
+    Raises:
+        LinkError: for what it cannot have made.
     """
     if not isinstance(packed, list) or len(packed) != len(dtypes):
         raise LinkError(f"what came is not {len(dtypes)} tensors packed as {how}")

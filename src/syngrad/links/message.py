@@ -1,9 +1,9 @@
 """The wire format: a frame as a few buffers and back, without pickling anything and without copying what is large.
 
 The first part is a little-endian header of fixed size, one descriptor of fixed size a tensor, the structure of the body
-as JSON (see :mod:`syngrad.plain`), in which tensors stand by number, and the values of small tensors, one after another
-(every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values stand
-row by row. All sizes are there before anything is read:
+as JSON (:mod:`syngrad.tagged_json`), in which tensors stand by number, and the values of small tensors, one after
+another (every part costs some microseconds at both ends). Every further part is the values of one larger tensor. Values
+stand row by row. All sizes are there before anything is read:
 
     4s magic "SGRD" · B version · B kind · B flags (1: wanted) · B zero · 8s session · Q sequence · q minibatch
     d scale · I tensors · I bytes of structure                                              48 bytes
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from syngrad import plain
+from syngrad import tagged_json
 from syngrad.errors import LinkError, MessageError, first_line
 from syngrad.links.link import Frame, Kind
 
@@ -72,6 +72,8 @@ _NUMBERS = {dtype: torch.empty(0, dtype=dtype).numpy().dtype for dtype in _NUMPY
 _ARRAYS = {number.num: _CODES[dtype] for dtype, number in _NUMBERS.items()}
 _NAMES = [f"t{i}" for i in range(64)]
 _NAMED = [f'{{"tensor":"{name}"}}' for name in _NAMES]
+#: the structure of a body that is a list of so many tensors, which most are
+_LISTS = [f"[{','.join(_NAMED[:count])}]".encode() for count in range(len(_NAMED))]
 #: descriptors and structures up to this size are remembered: those of a run's messages are nearly always the same
 _REMEMBERED_BYTES = 1 << 12
 _json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False).encode
@@ -87,19 +89,22 @@ def session(token: bytes) -> bytes:
 def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     """The parts of a frame. Those of contiguous tensors on the CPU are views: to be sent before these are written to.
 
-    sequence: the number of the frame in its direction, from 0. token: eight bytes, see :func:`session`.
+    Args:
+        frame: what to send.
+        sequence: its number in its direction, from 0.
+        token: eight bytes, see :func:`session`.
 
-    Raises MessageError for a body that holds anything but plain data and tensors.
+    Raises:
+        MessageError: for a body that holds anything but plain data and tensors.
     """
-    tensors: dict[str, Tensor] = {}
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    found: dict[str, Any] = {}  # by name: a tensor, or what NumPy sees of it
     try:
-        structure = _structure(frame.body, tensors, arrays).encode()
-    except plain.PlainError as error:
+        structure = _structure(frame.body, found).encode()
+    except tagged_json.PlainError as error:
         raise MessageError(f"this cannot cross a link: {_place(frame.body, error)}") from error
     except RecursionError as error:
         raise MessageError("this cannot cross a link: it is nested too deep, or holds itself") from error
-    count, length = len(tensors), len(structure)
+    count, length = len(found), len(structure)
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES:
         raise MessageError(
             f"this cannot cross a link: {count} tensors and {length} bytes of structure are more than {MOST_TENSORS} "
@@ -111,23 +116,22 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
     ]
     small: list[Buffer] = [structure]
     parts: list[Buffer] = [b""]
-    for name, tensor in tensors.items():
-        array = arrays.get(name)
-        if array is not None:
-            head.append(_descriptor(_ARRAYS[array.dtype.num], array.shape))
-            if array.nbytes <= SMALL_BYTES:
-                small.append(array.tobytes())
+    for each in found.values():
+        if type(each) is np.ndarray:
+            head.append(_descriptor(_ARRAYS[each.dtype.num], each.shape))
+            if each.nbytes <= SMALL_BYTES:
+                small.append(each.tobytes())
             else:
-                parts.append(array.data.cast("B"))
+                parts.append(each.data.cast("B"))
             continue
-        shape, code = tensor.shape, _CODES.get(tensor.dtype)
+        shape, code = each.shape, _CODES.get(each.dtype)
         if code is None or len(shape) > MOST_DIMENSIONS:
             raise MessageError(
-                f"a tensor of dtype {tensor.dtype} and {len(shape)} dimensions cannot cross a link; at most "
+                f"a tensor of dtype {each.dtype} and {len(shape)} dimensions cannot cross a link; at most "
                 f"{MOST_DIMENSIONS} dimensions of an ordinary dtype can"
             )
         head.append(_descriptor(code, shape))
-        values = _values(tensor)
+        values = _values(each)
         (small if len(values) <= SMALL_BYTES else parts).append(values)
     parts[0] = b"".join(head + small)
     return parts
@@ -136,33 +140,39 @@ def encode(frame: Frame, sequence: int, token: bytes) -> list[Buffer]:
 def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "the other end") -> Frame:
     """The frame of these parts; its larger tensors are views of them.
 
-    sequence: the number that is due. token: this connection's. source: who sent it, for errors.
+    Args:
+        parts: in memory that nobody else will write to.
+        sequence: the number that is due.
+        token: this connection's.
+        source: who sent it, for errors.
 
-    Raises LinkError, in one line, for anything that :func:`encode` has not written for this place and connection.
+    Raises:
+        LinkError: in one line, for anything that :func:`encode` has not written for this place and connection.
     """
-    if not parts or len(parts[0]) < _HEADER.size:
-        _refuse(source, "it is too short")
-    head = parts[0]
+    head = parts[0] if parts else b""
+    if len(head) < _HEADER.size:
+        refuse(source, "it is too short")
     magic, version, kind, flags, zero, its_token, its_sequence, minibatch, scale, count, length = _HEADER.unpack_from(
         head
     )
     if magic != MAGIC:
-        _refuse(source, "it is not Syngrad's")
+        refuse(source, "it is not Syngrad's")
     if version != VERSION:
-        _refuse(source, f"it has wire version {version}, and this Syngrad speaks {VERSION}; use the same everywhere")
+        refuse(source, f"it has wire version {version}, and this Syngrad speaks {VERSION}; use the same everywhere")
     if its_token != token:
-        _refuse(source, "it belongs to another connection")
+        refuse(source, "it belongs to another connection")
     if its_sequence != sequence:
-        _refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
+        refuse(source, f"it is number {its_sequence}, and {sequence} is due: one is lost or came twice")
     if kind not in _KINDS or flags & ~_WANTED or zero:
-        _refuse(source, f"kind {kind} with flags {flags} is unknown")
+        refuse(source, f"kind {kind} with flags {flags} is unknown")
+    # From here on the head claims sizes. Each is held against the bytes that are there before anything is made of it.
     structure_at = _HEADER.size + count * _DESCRIPTOR.size
     small_at = structure_at + length
     if count > MOST_TENSORS or length > MOST_STRUCTURE_BYTES or small_at > len(head):
-        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
-    tensors = _Brought()
+        refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+    made: list[Tensor] = []
     small, part = small_at, 1
-    for index, (dtype, shape, size) in enumerate(_described(bytes(head[_HEADER.size : structure_at]), source)):
+    for dtype, shape, size in _described(bytes(head[_HEADER.size : structure_at]), source):
         if size <= SMALL_BYTES:
             buffer, at = head, small
             small += size
@@ -170,68 +180,66 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
             buffer, at = parts[part] if part < len(parts) else b"", 0
             part += 1
         if at + size > len(buffer) or (buffer is not head and size != len(buffer)):
-            _refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
-        tensors[_NAMES[index] if index < len(_NAMES) else f"t{index}"] = _tensor(dtype, shape, buffer, at, size)
+            refuse(source, f"a tensor of shape {'×'.join(map(str, shape))} brings {max(0, len(buffer) - at)} bytes")
+        made.append(_tensor(dtype, shape, buffer, at, size))
     if small != len(head) or part != len(parts):
-        _refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
+        refuse(source, f"it has {len(parts)} parts, the first of {len(head)} bytes, and claims {part} and {small}")
+    structure = bytes(head[structure_at:small_at])
+    if count < len(_LISTS) and structure == _LISTS[count]:  # nothing to parse: the body is this very list
+        return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), made)
+    tensors = _Brought((_name(index), tensor) for index, tensor in enumerate(made))
     try:
-        body = _body(_parsed(bytes(head[structure_at:small_at])), tensors)
-    except plain.PlainError as error:
-        _refuse(source, str(error))
+        body = _body(_parsed(structure), tensors)
+    except tagged_json.PlainError as error:
+        refuse(source, str(error))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        _refuse(source, f"its structure cannot be read ({first_line(error):.80})")
+        refuse(source, f"its structure cannot be read ({first_line(error):.80})")
     if tensors:
-        _refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
+        refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
 
 
 def part_sizes(head: Buffer, source: str) -> list[int]:
     """How many bytes each part after this first one has, for a transport that must know beforehand.
 
-    Raises LinkError for what is not the first part of a frame.
+    Raises:
+        LinkError: for what is not the first part of a frame.
     """
     if len(head) < _HEADER.size:
-        _refuse(source, "it is too short")
+        refuse(source, "it is too short")
     *_, count, length = _HEADER.unpack_from(head)
     if _HEADER.size + count * _DESCRIPTOR.size + length > len(head):
-        _refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
+        refuse(source, f"it claims {count} tensors and {length} bytes of structure, and its head has {len(head)}")
     described = _described(bytes(head[_HEADER.size : _HEADER.size + count * _DESCRIPTOR.size]), source)
     return [size for _, _, size in described if size > SMALL_BYTES]
 
 
-def _structure(body: Any, tensors: dict[str, Tensor], arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    """The JSON of :func:`syngrad.plain.encode`, in a fraction of the time for what crosses most often.
+def _structure(body: Any, found: dict[str, Any]) -> str:
+    """The JSON of :func:`syngrad.tagged_json.encode`, in a fraction of the time for what crosses most often.
 
-    arrays: of the tensors that NumPy can look at as they are, that view.
+    found: is given the tensors by name. Those that lie as they travel, in numbers that NumPy has too, are NumPy's views
+    of them: it is asked once and refuses, rather than that each reason (graph, device, layout, dtype) is looked at.
     """
     kind = type(body)
-    if kind is Tensor and (array := _array(body)) is not None:
-        index = len(tensors)
-        name = _NAMES[index] if index < len(_NAMES) else f"t{index}"
-        tensors[name], arrays[name] = body, array
-        return _NAMED[index] if index < len(_NAMED) else f'{{"tensor":"{name}"}}'
-    if kind is list:
-        return "[" + ",".join([_structure(each, tensors, arrays) for each in body]) + "]"
-    if body is None:
+    if kind is Tensor:
+        try:
+            array = body.numpy()
+        except (RuntimeError, TypeError):
+            return _json(tagged_json.encode(body, found))
+        if array.dtype.num in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS:
+            index = len(found)
+            found[_name(index)] = array
+            return _NAMED[index] if index < len(_NAMED) else f'{{"tensor":"t{index}"}}'
+    elif kind is list:
+        return "[" + ",".join([_structure(each, found) for each in body]) + "]"
+    elif body is None:
         return "null"
-    if kind is int or (kind is float and math.isfinite(body)):
+    elif kind is int or (kind is float and math.isfinite(body)):
         return repr(body)
-    if kind is dict and len(body) > 1 and all(type(key) is str for key in body):
-        items = [f"{_json(key)}:{_structure(each, tensors, arrays)}" for key, each in body.items()]
+    elif kind is dict and len(body) > 1 and all(type(key) is str for key in body):
+        items = [f"{_json(key)}:{_structure(each, found)}" for key, each in body.items()]
         return "{" + ",".join(items) + "}"
-    return _json(plain.encode(body, tensors))
-
-
-def _array(tensor: Tensor) -> np.ndarray[Any, Any] | None:
-    """The tensor as NumPy sees it, without a copy; None where it lies elsewhere or otherwise, or is of other numbers.
-
-    It asks once and is refused, rather than ask for each of the reasons beforehand: graph, device, layout, dtype.
-    """
-    try:
-        array: np.ndarray[Any, Any] = tensor.numpy()
-    except (RuntimeError, TypeError):
-        return None
-    return array if array.dtype.num in _ARRAYS and array.flags.c_contiguous and array.ndim <= MOST_DIMENSIONS else None
+    return _json(tagged_json.encode(body, found))
 
 
 @functools.lru_cache(maxsize=256)
@@ -239,11 +247,15 @@ def _descriptor(code: int, shape: tuple[int, ...]) -> bytes:
     return _DESCRIPTOR.pack(code, len(shape), *shape, *_PADDING[len(shape)])
 
 
-def _place(body: Any, error: plain.PlainError) -> str:
+def _name(index: int) -> str:
+    return _NAMES[index] if index < len(_NAMES) else f"t{index}"
+
+
+def _place(body: Any, error: tagged_json.PlainError) -> str:
     """The error once more, with the place in the whole body."""
     try:
-        plain.encode(body, {})
-    except plain.PlainError as again:
+        tagged_json.encode(body, {})
+    except tagged_json.PlainError as again:
         return str(again)
     return str(error)
 
@@ -282,14 +294,14 @@ class _Brought(dict[str, Tensor]):
 
 
 def _body(structure: Any, tensors: _Brought) -> Any:
-    """:func:`syngrad.plain.decode`, with a short cut for lists of tensors."""
+    """:func:`syngrad.tagged_json.decode`, with a short cut for lists of tensors."""
     if type(structure) is list:
         return [_body(each, tensors) for each in structure]
     if type(structure) is dict and len(structure) == 1 and type(name := structure.get("tensor")) is str:
         found = tensors.pop(name, None)
         if found is not None:
             return found
-    return plain.decode(structure, tensors)
+    return tagged_json.decode(structure, tensors)
 
 
 def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple[int, ...], int]]:
@@ -297,7 +309,7 @@ def _described(descriptors: bytes, source: str) -> list[tuple[torch.dtype, tuple
     try:
         return _claims(descriptors) if len(descriptors) <= _REMEMBERED_BYTES else _claims.__wrapped__(descriptors)
     except ValueError as error:
-        _refuse(source, str(error))
+        refuse(source, str(error))
 
 
 @functools.lru_cache(maxsize=64)
@@ -340,5 +352,6 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
-def _refuse(source: str, why: str) -> NoReturn:
+def refuse(source: str, why: str) -> NoReturn:
+    """Raise the LinkError of a frame that is not what it should be."""
     raise LinkError(f"a frame from {source} is refused: {why}")

@@ -14,23 +14,25 @@ nothing has begun to come for longer. A frame that has begun may take as long as
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 import threading
 import time
 from collections import deque
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 
-from syngrad.errors import LinkError, first_line
-from syngrad.links.link import Frame, Kind
-from syngrad.links.message import decode, encode, part_sizes, session
+from syngrad.errors import ConfigError, LinkError, first_line
+from syngrad.links.link import Frame, Kind, LinkRequest, Links
+from syngrad.links.message import decode, encode, part_sizes, refuse, session
 from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, SILENCE_MS
+from syngrad.links.world import port_range
 from syngrad.tree import map_tensors, tensors
 
 #: seconds that a link which closes waits for the other end to do so too
@@ -39,7 +41,7 @@ LINGER_S = 3.0
 SLOWEST_BYTES_S = 100_000
 _BLOCK_BYTES = 1 << 13
 _PREFIX = struct.Struct("<4sIQ")
-_MAGIC, _BEAT = b"SGPG", b"SGHB"
+_MAGIC, _HEARTBEAT = b"SGPG", b"SGHB"
 #: gloo closes a connection on which nothing came for so long; a stage may wait for hours in the debugger
 _FOREVER = timedelta(days=365)
 
@@ -50,30 +52,31 @@ class ProcessGroupLink:
     def __init__(
         self,
         group: Any,
-        upper: bool,
+        later: bool,
         token: bytes,
         peer: str,
         device: torch.device | None,
-        ways: tuple[Any, Any],
-        beats_s: tuple[float, float],
+        directions: tuple[Any, Any],
+        every_s: float,
+        silence_s: float,
     ) -> None:
         self.peer = peer
         self.sent_bytes = self.received_bytes = 0
-        self._group, self._other = group, 0 if upper else 1
+        self._group, self._other = group, 0 if later else 1
         self._token, self._sequence, self._due = session(token), 0, 0
         self._device = device
-        self._out, self._in = ways
+        self._out, self._in = directions
         self._frames: deque[Frame] = deque()
         self._changed, self._sending = threading.Condition(), threading.Lock()
         self._lost: str | None = None
         self._closed = False
-        self._every_s, self._silence_s = beats_s
+        self._every_s, self._silence_s = every_s, silence_s
         #: when the peer was last heard; None while one of its frames is coming
         self._heard: float | None = time.monotonic()
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=target, name=f"link to {peer}", daemon=True)
-            for target in (self._listen, self._beat)
+            for target in (self._listen, self._send_heartbeats)
         ]
         for thread in self._threads:
             thread.start()
@@ -138,11 +141,11 @@ class ProcessGroupLink:
         inside = len(head) <= _BLOCK_BYTES - _PREFIX.size
         if inside:
             block[_PREFIX.size : _PREFIX.size + len(head)] = head
-        pieces = [block, *([] if inside else [bytearray(head)]), *parts]
-        # All at once: waiting for each before the next would cost a round trip a piece.
-        works = [self._group.send([torch.frombuffer(piece, dtype=torch.uint8)], self._other, 0) for piece in pieces]
+        blocks = [block, *([] if inside else [bytearray(head)]), *parts]
+        # All at once: waiting for each before the next would cost a round trip each.
+        works = [self._group.send([torch.frombuffer(each, dtype=torch.uint8)], self._other, 0) for each in blocks]
         works += [self._out.send([tensor], self._other, 0) for tensor in direct]
-        size = sum(map(len, pieces)) + sum(tensor.nbytes for tensor in direct)
+        size = sum(map(len, blocks)) + sum(tensor.nbytes for tensor in direct)
         for work in works:
             work.wait(timedelta(seconds=self._silence_s + size / SLOWEST_BYTES_S))
         self.sent_bytes += size
@@ -163,9 +166,9 @@ class ProcessGroupLink:
                 self._frames.append(frame)
                 self._changed.notify_all()
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         """The thread that shows this end's life and watches the other's."""
-        block = torch.frombuffer(bytearray(_BEAT.ljust(_BLOCK_BYTES, b"\0")), dtype=torch.uint8)
+        block = torch.frombuffer(bytearray(_HEARTBEAT.ljust(_BLOCK_BYTES, b"\0")), dtype=torch.uint8)
         while not self._ended.wait(self._every_s) and self._lost is None:
             try:
                 if self._silent():
@@ -192,12 +195,12 @@ class ProcessGroupLink:
         block = self._block()
         magic, count, length = _PREFIX.unpack_from(block)
         if magic != _MAGIC or length > LIMIT_BYTES:
-            _refuse(self.peer, "its first block is not Syngrad's")
+            refuse(self.peer, "its first block is not Syngrad's")
         inside = length <= _BLOCK_BYTES - _PREFIX.size
         head = block[_PREFIX.size : _PREFIX.size + length] if inside else self._read(length)
         sizes = part_sizes(head, self.peer)
         if len(sizes) != count or sum(sizes) > LIMIT_BYTES:
-            _refuse(self.peer, f"it claims {count} parts and {sum(sizes)} bytes")
+            refuse(self.peer, f"it claims {count} parts and {sum(sizes)} bytes")
         frame = decode([head, *map(self._read, sizes)], self._due, self._token, self.peer)
         self._due += 1
         if self._device is not None:
@@ -207,7 +210,7 @@ class ProcessGroupLink:
 
     def _block(self) -> memoryview:
         """The one that the next frame begins with."""
-        while (block := self._read(_BLOCK_BYTES))[: len(_BEAT)] == _BEAT:
+        while (block := self._read(_BLOCK_BYTES))[: len(_HEARTBEAT)] == _HEARTBEAT:
             self._heard = time.monotonic()
             self.received_bytes -= _BLOCK_BYTES  # no more than ZeroMQ counts its own
         self._heard = None
@@ -243,7 +246,7 @@ class ProcessGroupLink:
         for place, dtype, shape in found:
             size = math.prod(shape) * dtype.itemsize
             if size > LIMIT_BYTES:
-                _refuse(self.peer, f"a tensor of {size} bytes is too large")
+                refuse(self.peer, f"a tensor of {size} bytes is too large")
             room = torch.empty(size, dtype=torch.uint8, device=self._device)
             self._in.recv([room], self._other, 0).wait(_FOREVER)
             self.received_bytes += size
@@ -265,9 +268,46 @@ class ProcessGroupLink:
             self._changed.notify_all()
 
 
+def link_neighbours(request: LinkRequest) -> Links:
+    """This worker's links, each a process group of two. Tensors of two different GPUs go from one to the other.
+
+    Raises:
+        ConfigError: where the environment asks for certain ports, which gloo cannot keep to.
+    """
+    if port_range() is not None:
+        raise ConfigError(
+            "SYNGRAD_PORTS is set, and link='process_group' listens on any free port; unset it, or use link='zeromq'"
+        )
+    rendezvous, device = request.rendezvous, request.device
+    own = f"{rendezvous.world.host} {device}" if device is not None and device.type == "cuda" else ""
+    rendezvous.post(f"device/{request.rank}", own)
+    made: dict[int, ProcessGroupLink] = {}
+    try:
+        for other in (request.next, request.previous):  # the next one first: the last worker, which has none, begins
+            if other is None:
+                continue
+            name = request.peer(other)
+            its = rendezvous.wait(f"device/{other}", request.timeout_s, name)
+            open_group = functools.partial(
+                join,
+                later=other < request.rank,
+                token=request.token,
+                peer=name,
+                timeout_s=request.timeout_s,
+                address=rendezvous.own_address(),
+                device=device if own and its and own != its else None,
+            )
+            made[other] = rendezvous.at_store(f"{min(request.rank, other)}", open_group, request.timeout_s)
+    except BaseException:
+        for link in made.values():
+            link.close()
+        raise
+    return made.get(request.rank - 1), made.get(request.rank + 1)
+
+
 def join(
     store: Any,
-    upper: bool,
+    later: bool,
     token: bytes,
     peer: str,
     timeout_s: float,
@@ -280,23 +320,33 @@ def join(
 ) -> ProcessGroupLink:
     """The link between the two processes that call this with the same store (a prefix of its own) and token.
 
-    address: this host's, for gloo; None: what its name resolves to. device: tensors on this kind of device go by a
-    group of `backend` each way, without passing through the CPU; None: all pass through it. heartbeat_ms, silence_ms:
-    between two signs of life, and until silence counts as loss.
+    Args:
+        store: of torch.distributed's kind.
+        later: whether this is the end that is nearer to the loss.
+        token: what only the processes of this attempt know.
+        peer: who is at the other end, for errors.
+        timeout_s: how long it may take to come.
+        address: this host's, for gloo; None: what its name resolves to.
+        device: tensors on this kind of device go by a group of `backend` each way, without passing through the CPU;
+            None: all pass through it.
+        backend: "nccl", or "gloo" where a test has no GPU.
+        heartbeat_ms: between two signs of life.
+        silence_ms: until silence counts as loss.
 
-    Raises LinkError where the other end does not come within `timeout_s` seconds.
+    Raises:
+        LinkError: where the other end does not come in time.
     """
-    rank = 1 if upper else 0
+    rank = 1 if later else 0
     try:
         group = _gloo(PrefixStore("frames", store), rank, timeout_s, address)
-        up = down = None
+        forward = backward = None
         if device is not None:
-            up = _group(backend, PrefixStore("up", store), rank, timeout_s, address)
-            down = _group(backend, PrefixStore("down", store), rank, timeout_s, address)
+            forward = _group(backend, PrefixStore("forward", store), rank, timeout_s, address)
+            backward = _group(backend, PrefixStore("backward", store), rank, timeout_s, address)
     except (RuntimeError, ValueError) as error:  # torch.distributed's own errors are RuntimeErrors
         raise LinkError(f"{peer} has not come within {timeout_s:g} s ({first_line(error):.120})") from error
-    beats_s = heartbeat_ms / 1000, silence_ms / 1000
-    return ProcessGroupLink(group, upper, token, peer, device, (down, up) if upper else (up, down), beats_s)
+    directions = (backward, forward) if later else (forward, backward)
+    return ProcessGroupLink(group, later, token, peer, device, directions, heartbeat_ms / 1000, silence_ms / 1000)
 
 
 def _group(backend: str, store: Any, rank: int, timeout_s: float, address: str | None) -> Any:
@@ -314,7 +364,3 @@ def _gloo(store: Any, rank: int, timeout_s: float, address: str | None) -> Any:
     options._timeout = timedelta(seconds=timeout_s)
     options._devices = [made.create_default_device() if address is None else made.create_device(hostname=address)]
     return made(store, rank, 2, options)
-
-
-def _refuse(peer: str, why: str) -> NoReturn:
-    raise LinkError(f"a frame from {peer} is refused: {why}")

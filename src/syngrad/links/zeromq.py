@@ -1,7 +1,7 @@
 """Links over TCP by ZeroMQ: framing, queues and heartbeats are its own.
 
-The upper process listens (ROUTER), the lower one connects (DEALER) with a routing id that only the processes of this
-run know. Each tells the other its version of the wire. Nobody else is let in (door.py), and a connection that is lost
+The next worker listens (ROUTER), the previous one connects (DEALER) with a routing id that only the processes of this
+run know. Each tells the other its version of the wire. Nobody else is let in (auth.py), and a connection that is lost
 is lost for good: frames may be missing, so there is no going on with another.
 """
 
@@ -14,25 +14,59 @@ from typing import Any, NoReturn
 import zmq
 
 from syngrad.errors import LinkError, first_line
-from syngrad.links.key import Key
-from syngrad.links.link import Frame, Kind
+from syngrad.links.auth import Key
+from syngrad.links.link import Frame, Kind, LinkRequest, Links
 from syngrad.links.message import VERSION, decode, encode, session
-from syngrad.links.pieces import pieces, together
-from syngrad.links.wire import HEARTBEAT_MS, LIMIT_BYTES, PIECE_BYTES, SILENCE_MS, Wire
+from syngrad.links.wire import (
+    HEARTBEAT_MS,
+    LIMIT_BYTES,
+    PART_BYTES,
+    SILENCE_MS,
+    Wire,
+    join_split,
+    split_large,
+)
+from syngrad.links.world import port_range
 
 #: milliseconds that the last frames get to leave when a link is closed
 LINGER_MS = 3_000
-#: seconds between two looks elsewhere while a link is being made
-LOOK_S = 0.5
+#: seconds between two checks of the run while a link is being made
+CHECK_EVERY_S = 0.5
 _MORE = zmq.DONTWAIT | zmq.SNDMORE
 _HELLO, _OTHER_TOKEN = b"syngrad link ", b"syngrad another token"
 _GONE = "is gone: its process has ended, its connection is cut, or it was silent for too long"
 
-__all__ = ["Key", "Listener", "ZeromqLink", "connect", "listen"]
+
+def link_neighbours(request: LinkRequest) -> Links:
+    """This worker's links: it listens for the previous one, and connects to the next one."""
+    rendezvous, previous, following = request.rendezvous, request.previous, request.next
+    key = Key.from_file(request.key_file) if request.key_file is not None else None
+    listener: Listener | None = None
+    to_previous: ZeromqLink | None = None
+    to_next: ZeromqLink | None = None
+    try:
+        if previous is not None:
+            address, ports = rendezvous.own_address(), port_range()
+            listener = listen(address, ports, request.token, key, request.peer(previous))
+            rendezvous.post(f"address/{request.rank}", listener.address)
+        if following is not None:
+            peer = request.peer(following)
+            address = str(rendezvous.wait(f"address/{following}", request.timeout_s, peer))
+            to_next = connect(address, request.token, key, peer, request.timeout_s, check=rendezvous.check)
+        if listener is not None:
+            to_previous = listener.accept(request.timeout_s, check=rendezvous.check)
+    except BaseException as error:
+        if to_next is not None:
+            request.report(to_next, error)
+        for each in (to_next, listener):
+            if each is not None:
+                each.close()
+        raise
+    return to_previous, to_next
 
 
-def _nothing() -> None:
-    """There is nothing to look at."""
+def _no_check() -> None:
+    """There is no run to check."""
 
 
 class ZeromqLink:
@@ -56,14 +90,14 @@ class ZeromqLink:
         if self._closed or self._lost is not None or self._wire.lost_lately():
             self.check()
         parts: list[Any] = encode(frame, self._sequence, self._token)
-        sizes = [len(part) for part in parts]
-        if max(sizes) > self._wire.limit_bytes:
+        largest, size = max(map(len, parts)), sum(map(len, parts))
+        if largest > self._wire.limit_bytes:
             raise LinkError(
-                f"{max(sizes)} bytes in one tensor for {self.peer} are more than its link carries "
+                f"{largest} bytes in one tensor for {self.peer} are more than its link carries "
                 f"({self._wire.limit_bytes}); send smaller ones"
             )
-        if max(sizes) > PIECE_BYTES:
-            parts = pieces(parts, self.peer)
+        if largest > PART_BYTES:
+            parts = split_large(parts, self.peer)
         try:
             if self._to is not None:
                 self._socket.send(self._to, _MORE)
@@ -74,7 +108,7 @@ class ZeromqLink:
         except zmq.ZMQError as error:
             self._lose(_GONE, error)
         self._sequence += 1
-        self.sent_bytes += sum(sizes)
+        self.sent_bytes += size
 
     def receive(self, timeout_s: float | None = None) -> Frame | None:
         """See :class:`syngrad.links.link.Link`."""
@@ -85,10 +119,8 @@ class ZeromqLink:
                 return frame
             if self._closed or self._lost is not None:
                 self.check()
-            if (
-                self._wire.lost_lately() if timeout_s == 0 else self._wire.lost()
-            ):  # what came before that is here by now
-                frame = self._take()
+            if self._wire.lost_lately() if timeout_s == 0 else self._wire.lost():
+                frame = self._take()  # what came before the loss is here by now
                 if frame is None:
                     self._lose(_GONE)
                 return frame
@@ -136,8 +168,8 @@ class ZeromqLink:
             buffers: list[Any] = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
-                if any(len(buffer) == PIECE_BYTES for buffer in buffers):
-                    buffers = together(buffers, self.peer)
+                if PART_BYTES in map(len, buffers):
+                    buffers = join_split(buffers, self.peer)
                 frame = decode(buffers, self._due, self._token, self.peer)
             except LinkError as error:
                 self._lost = f"is not understood any more: {error}"
@@ -154,31 +186,34 @@ class ZeromqLink:
 
 
 class Listener:
-    """The upper end before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
+    """The end that listens, before its peer has come. address: where to connect, as in tcp://127.0.0.1:5555."""
 
     def __init__(self, wire: Wire, address: str, token: bytes, peer: str, keyed: bool) -> None:
         self.address, self._keyed = address, keyed
         self._wire, self._token, self._peer = wire, token, peer
         self._others = 0
 
-    def accept(self, timeout_s: float, look: Callable[[], None] = _nothing) -> ZeromqLink:
+    def accept(self, timeout_s: float, check: Callable[[], None] = _no_check) -> ZeromqLink:
         """The link, once the peer has shaken hands. The listener is done with then, whatever happens.
 
-        look: called now and then meanwhile; it may raise, where there is no use in waiting any more.
+        Args:
+            timeout_s: how long that may take.
+            check: called now and then meanwhile; it may raise, where there is no use in waiting any more.
 
-        Raises LinkError where it has not within `timeout_s` seconds, or speaks another version.
+        Raises:
+            LinkError: where the peer has not come in time, or speaks another version.
         """
         try:
-            return self._accept(time.monotonic() + timeout_s, timeout_s, look)
+            return self._accept(time.monotonic() + timeout_s, timeout_s, check)
         except BaseException:
             self._wire.close(LINGER_MS if self._others else 0)
             raise
 
-    def _accept(self, deadline: float, timeout_s: float, look: Callable[[], None]) -> ZeromqLink:
+    def _accept(self, deadline: float, timeout_s: float, check: Callable[[], None]) -> ZeromqLink:
         wire, expected = self._wire, _routing_id(self._token)
         while (left := deadline - time.monotonic()) > 0:
-            wire.wait(min(left, LOOK_S))
-            look()
+            wire.wait(min(left, CHECK_EVERY_S))
+            check()
             wire.answer()
             wire.lost()
             try:
@@ -202,8 +237,12 @@ class Listener:
                 raise LinkError(_other_version(self._peer, hello))
             wire.settle(int(parts[1].get(zmq.SRCFD)))
             return ZeromqLink(wire, self._peer, self._token, sender)
-        away = wire.door.turned_away if wire.door is not None else 0
-        others, refused = (self._others, wire.refusals + away) if self._keyed else (self._others + away, wire.refusals)
+        rejected = wire.authenticator.refused if wire.authenticator is not None else 0
+        others, refused = self._others, wire.refusals
+        if self._keyed:
+            refused += rejected
+        else:
+            others += rejected
         said = [f"{others} of another run or attempt did"] if others else []
         if refused:
             hint = "" if self._keyed else ", and there is none here"
@@ -230,18 +269,26 @@ def listen(
     heartbeat_ms: int = HEARTBEAT_MS,
     silence_ms: int = SILENCE_MS,
 ) -> Listener:
-    """Listen at this host's `address`, an IPv4 or IPv6 one, for the peer that knows `token`.
+    """Listen for the peer that knows `token`.
 
-    ports: (first, last), of which the first free one is taken; None: any free one. limit_bytes: of one tensor.
-    heartbeat_ms, silence_ms: between two signs of life, and until silence counts as loss.
+    Args:
+        address: this host's, an IPv4 or IPv6 one.
+        ports: (first, last), of which the first free one is taken; None: any free one.
+        token: what only the processes of this attempt know.
+        key: for traffic that is encrypted; None: it is not.
+        peer: who is to come, for errors.
+        limit_bytes: of one tensor.
+        heartbeat_ms: between two signs of life.
+        silence_ms: until silence counts as loss.
 
-    Raises LinkError where the port, or every one of them, is taken, or the address is not this host's.
+    Raises:
+        LinkError: where the port, or every one of them, is taken, or the address is not this host's.
     """
     wire = Wire(zmq.ROUTER, limit_bytes, heartbeat_ms, silence_ms)
     try:
         wire.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to a peer that is gone is an error
         wire.socket.setsockopt(zmq.IPV6, int(":" in address))
-        wire.guard(key, token, listens=True)
+        wire.authenticate(key, token, listens=True)
         _bind(wire.socket, address, ports)
     except zmq.ZMQError as error:
         wire.close(0)
@@ -273,25 +320,35 @@ def connect(
     peer: str,
     timeout_s: float,
     *,
-    look: Callable[[], None] = _nothing,
+    check: Callable[[], None] = _no_check,
     limit_bytes: int = LIMIT_BYTES,
     heartbeat_ms: int = HEARTBEAT_MS,
     silence_ms: int = SILENCE_MS,
 ) -> ZeromqLink:
     """The link to the peer that listens at `address`, once it has answered; it may begin to listen later.
 
-    look: as in :meth:`Listener.accept`.
+    Args:
+        address: as the listener says it.
+        token: what only the processes of this attempt know.
+        key: its own must be the same.
+        peer: who is there, for errors.
+        timeout_s: how long it may take to answer.
+        check: as in :meth:`Listener.accept`.
+        limit_bytes: of one tensor.
+        heartbeat_ms: between two signs of life.
+        silence_ms: until silence counts as loss.
 
-    Raises LinkError where it does not within `timeout_s` seconds, has another key or token, or speaks another version.
+    Raises:
+        LinkError: where it does not answer in time, has another key or token, or speaks another version.
     """
     wire = Wire(zmq.DEALER, limit_bytes, heartbeat_ms, silence_ms)
     try:
         wire.socket.setsockopt(zmq.ROUTING_ID, _routing_id(token))
         wire.socket.setsockopt(zmq.IPV6, int("[" in address))
-        wire.guard(key, token, listens=False)
+        wire.authenticate(key, token, listens=False)
         wire.socket.connect(address)
         wire.socket.send(_HELLO + b"%d" % VERSION)
-        return _answered(wire, address, token, peer, timeout_s, look)
+        return _answered(wire, address, token, peer, timeout_s, check)
     except zmq.ZMQError as error:
         wire.close(0)
         raise LinkError(f"{peer} cannot be reached at {address!r:.80}: {first_line(error)}") from error
@@ -301,15 +358,15 @@ def connect(
 
 
 def _answered(
-    wire: Wire, address: str, token: bytes, peer: str, timeout_s: float, look: Callable[[], None]
+    wire: Wire, address: str, token: bytes, peer: str, timeout_s: float, check: Callable[[], None]
 ) -> ZeromqLink:
     deadline = time.monotonic() + timeout_s
     other = f"{peer} at {address} belongs to another run or attempt; start all processes anew"
     while (left := deadline - time.monotonic()) > 0:
-        wire.wait(min(left, LOOK_S))
-        look()
+        wire.wait(min(left, CHECK_EVERY_S))
+        check()
         wire.lost()
-        if wire.turned_away:
+        if wire.rejected:
             raise LinkError(other)
         try:
             answer = wire.socket.recv(flags=zmq.DONTWAIT, copy=False)

@@ -15,12 +15,21 @@ from torch import nn
 from syngrad.errors import ConfigError, CutError, SyngradError, first_line
 from syngrad.partition.balance import balanced, choose
 from syngrad.partition.chain import Chain, is_chain_of
-from syngrad.partition.inputs import Example, Inputs
-from syngrad.partition.names import ancestors, candidates, check_names, has_hooks, is_called, shown
-from syngrad.partition.program import PlaceError, Program, RouteError, check_stages, in_order
-from syngrad.partition.running import UnitError, check_runs
-from syngrad.partition.segment import FIRST, Segment, segment_parameters, unused_parameters
-from syngrad.partition.verify import compose, verify
+from syngrad.partition.cuts import (
+    PlaceError,
+    Program,
+    RouteError,
+    ancestors,
+    candidates,
+    check_names,
+    check_stages,
+    has_hooks,
+    in_order,
+    is_called,
+    shown,
+)
+from syngrad.partition.example import Example, Inputs, UnitError, check_runs, verify
+from syngrad.partition.segment import FIRST, Segment, compose, segment_parameters, unused_parameters
 
 __all__ = ["Segment", "balanced", "check_names", "compose", "segment_parameters", "split", "unused_parameters"]
 
@@ -37,17 +46,23 @@ def split(
 ) -> list[Segment]:
     """Cut a model into segments that together compute what it computes, bit for bit, forward and backward.
 
-    ``cuts`` names the modules that start a stage, in any order: the order of execution decides. ``stages`` asks for
-    that many, chosen so that the slowest is as fast as possible: each unit's forward and backward is timed on
-    ``example``, and ``interface_cost(message)`` seconds are added to the stage that sends the message. Times differ
-    from process to process: let one of them choose, and the others cut by its segments' names.
+    Nothing is left changed: no parameter, buffer, gradient, mode or random state.
 
-    ``example`` is ``(args, kwargs)`` of one call, a real batch of two samples or more. It is needed for ``stages`` and
-    for models that only ``torch.export`` can follow; given for any traced model, it is also used to check the segments
-    against the model. Nothing is left changed: no parameter, buffer, gradient, mode or random state.
+    Args:
+        model: the user's own; it is trained in place.
+        cuts: the modules that start a stage, in any order: the order of execution decides.
+        stages: how many there are to be, in place of `cuts`, chosen so that the slowest is as fast as possible: each
+            unit's forward and backward is timed on `example`. Times differ from process to process: let one of them
+            choose, and the others cut by its segments' names.
+        example: ``(args, kwargs)`` of one call, a real batch of two samples or more. It is needed for `stages` and for
+            models that only ``torch.export`` can follow; given for any traced model, it is also used to check the
+            segments against the model.
+        interface_cost: message → seconds that are added to the stage that sends it.
 
-    Raises :class:`CutError` where the model cannot be cut so, naming what to write instead, :class:`ConfigError`
-    for options that do not fit together, and :class:`TrainingError` where the model itself raises on the example.
+    Raises:
+        CutError: where the model cannot be cut so, naming what to write instead.
+        ConfigError: for options that do not fit together.
+        TrainingError: where the model itself raises on the example.
     """
     if (cuts is None) == (stages is None):
         given = "neither" if cuts is None else f"cuts={list(cuts)} and stages={stages}"
@@ -137,15 +152,13 @@ def _first_route(
 
 def _traced(model: nn.Module, route: str, names: list[str], example: Example | None) -> Program:
     # Here and not above: only a model that has to be traced pays for these imports.
-    from syngrad.partition import tracing
+    from syngrad.partition import recording
     from syngrad.partition.traced import Traced
 
     if route == "torch.fx":
         inputs = Inputs(model, example)
-        return Traced(model, route, inputs, lambda: tracing.record(model, names, inputs))
+        return Traced(model, route, inputs, lambda: recording.record_by_fx(model, names, inputs))
     if example is None:
         raise RouteError("needs an example")
-    from syngrad.partition import exporting
-
     inputs = Inputs(model, example)
-    return Traced(model, route, inputs, lambda: exporting.record(model, inputs))
+    return Traced(model, route, inputs, lambda: recording.record_by_export(model, inputs))

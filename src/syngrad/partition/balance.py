@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from syngrad.errors import ConfigError, SyngradError, first_line
-from syngrad.partition.inputs import Example
-from syngrad.partition.program import Program, shared, trains
-from syngrad.partition.running import UnitError, said
+from syngrad.partition.cuts import Program, shared, trains
+from syngrad.partition.example import Example, UnitError, said
 from syngrad.partition.segment import FIRST, Segment, segment_parameters
-from syngrad.untouched import untouched
+from syngrad.preserve_state import preserve_state
+from syngrad.tree import differentiable, map_tensors
 
 _REPEATS = 5
 
@@ -101,7 +100,7 @@ def measured(
     """Seconds of forward and backward of each segment, and of the interface on each message, on the example."""
     costs: list[float] = []
     interface_costs: list[float] = []
-    with untouched(model), torch.enable_grad():
+    with preserve_state(model), torch.enable_grad():
         if not model.training:
             model.train()
         args, kwargs = example
@@ -112,7 +111,7 @@ def measured(
                 message = _run(segment, args, kwargs)
                 times.append(_now(model) - begin)
             costs.append(statistics.median(times[1:]))  # the first run also fills caches
-            message = pytree.tree_map_only(Tensor, _received, message)
+            message = map_tensors(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), message)
             args, kwargs = (message,), {}
             if segment is not segments[-1]:
                 interface_costs.append(_interface_seconds(interface_cost, message, segment))
@@ -148,15 +147,10 @@ def _interface_seconds(interface_cost: Callable[[Any], float] | None, message: A
 
 def _backward(segment: Segment, message: Any, args: tuple[Any, ...]) -> None:
     """The segment's own backward, without writing to any ``.grad``."""
-    outputs = [leaf for leaf in pytree.tree_leaves(message) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    received = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    wanted = [parameter for parameter in segment_parameters(segment) if parameter.requires_grad] + received
+    outputs = differentiable(message)
+    wanted = [parameter for parameter in segment_parameters(segment) if parameter.requires_grad] + differentiable(args)
     if outputs and wanted:
         torch.autograd.grad(outputs, wanted, [torch.ones_like(leaf) for leaf in outputs], allow_unused=True)
-
-
-def _received(leaf: Tensor) -> Tensor:
-    return leaf.detach().requires_grad_(leaf.requires_grad)
 
 
 def _now(model: nn.Module) -> float:

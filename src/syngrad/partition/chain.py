@@ -7,8 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from syngrad.partition.names import ancestors, candidates, is_chain
-from syngrad.partition.program import PlaceError
+from syngrad.partition.cuts import PlaceError, ancestors, candidates, is_chain
 from syngrad.partition.segment import FIRST, Segment
 
 
@@ -22,8 +21,6 @@ class Chain:
 
     Any other module stays whole, with its hooks and whatever its own forward does.
     """
-
-    route = "chain"
 
     def __init__(self, model: nn.Module, cuts: Sequence[str]) -> None:
         self._model = model
@@ -56,7 +53,7 @@ class Chain:
             Segment(
                 name,
                 nn.Sequential(*self._modules[start:stop]),
-                route=self.route,
+                route="chain",
                 model=self._model,
                 tensor_names=used,
                 writes_message=start > 0 and self._writes_at(start),

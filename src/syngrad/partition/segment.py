@@ -1,4 +1,4 @@
-"""What a cut model consists of: segments that run one after the other and hand messages down.
+"""What a cut model consists of: segments that run one after the other and hand messages forward.
 
 A segment owns nothing. Every parameter and buffer it uses is the very object that sits in the user's model, so training
 a segment trains the model, and the model's state dict never learns that it was cut.
@@ -78,6 +78,14 @@ class Segment(nn.Module):
     def extra_repr(self) -> str:
         """Name, route and size, for printing."""
         return f"name={self.name!r}, route={self.route!r}, parameters={len(self.parameter_names)}"
+
+
+def compose(segments: Sequence[Segment], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """All segments, one after the other: what the model computes."""
+    message = segments[0](*args, **kwargs)
+    for segment in segments[1:]:
+        message = segment(message)
+    return message
 
 
 def segment_parameters(segment: Segment) -> list[nn.Parameter]:

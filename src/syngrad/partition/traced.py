@@ -1,24 +1,31 @@
 """The second and third route: a model whose forward was recorded, once for training and once for evaluation.
 
 Two recordings, because a forward may ask ``self.training`` anywhere (``F.dropout(x, training=self.training)``) and a
-recording keeps the answer. Which of them runs is decided at every call, by the user's model.
+recording keeps the answer. Which of them runs is decided at every call, by the user's model. Each recording is cut into
+graphs of their own, one a stage; imported only once a model has to be traced, since importing torch.fx is not free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from syngrad.partition.chain import tensor_names
-from syngrad.partition.graph import Part, parts
-from syngrad.partition.inputs import Inputs
-from syngrad.partition.program import PlaceError, RouteError
+from syngrad.partition.chain import writes_in_place
+from syngrad.partition.example import Inputs
 from syngrad.partition.recording import Trace
-from syngrad.partition.segment import FIRST, Segment, find_tensor
-from syngrad.untouched import untouched
+from syngrad.partition.segment import FIRST, Segment, owner_of
+from syngrad.preserve_state import preserve_state
+
+_OPERATORS = frozenset(
+    ["iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "setitem"]
+)
 
 
 class Modes(nn.Module):
@@ -40,48 +47,38 @@ class Traced:
     """A model laid out as the nodes of its recordings."""
 
     def __init__(self, model: nn.Module, route: str, inputs: Inputs, record: Callable[[], Trace]) -> None:
-        self._model = model
-        self._route = route
-        self._inputs = inputs
-        with untouched(model):
+        self._model, self._route, self._inputs = model, route, inputs
+        with preserve_state(model):
             if not model.training:
                 model.train()
             self._training = record()
-        with untouched(model):
+        with preserve_state(model):
             model.eval()
             self._evaluation = record()
-        if _code(self._training) == _code(self._evaluation):
+        if self._training.code() == self._evaluation.code():
             self._evaluation = self._training
-        self._nodes = {id(trace): trace.nodes for trace in (self._training, self._evaluation)}
-
-    @property
-    def route(self) -> str:
-        """Which recorder was used."""
-        return self._route
 
     def position(self, cut: str) -> int:
         """The index of the first node recorded inside the named module."""
-        return self._position(self._training, cut)
+        return self._training.position(cut)
 
     def uses(self, cuts: Sequence[str]) -> list[list[str]]:
         """The tensors each stage's nodes refer to, in either mode."""
-        training = self._uses(self._training, cuts)
+        training = self._training.uses(cuts)
         if self._evaluation is self._training:
             return training
-        evaluation = self._uses(self._evaluation, cuts)
-        return [[*first, *second] for first, second in zip(training, evaluation, strict=True)]
+        return [[*first, *second] for first, second in zip(training, self._evaluation.uses(cuts), strict=True)]
 
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a graph of its own for each mode."""
-        training = parts(self._training, self._starts(self._training, cuts), self._inputs)
-        evaluation = training
+        training = evaluation = parts(self._training, cuts, self._inputs)
         if self._evaluation is not self._training:
-            evaluation = parts(self._evaluation, self._starts(self._evaluation, cuts), self._inputs)
+            evaluation = parts(self._evaluation, cuts, self._inputs)
         return [
             Segment(
                 name,
                 first if first is second else Modes(self._model, first, second),
-                route=self.route,
+                route=self._route,
                 model=self._model,
                 tensor_names=used,
                 writes_message=first.writes_received or second.writes_received,
@@ -89,75 +86,254 @@ class Traced:
             for name, first, second, used in zip([FIRST, *cuts], training, evaluation, self.uses(cuts), strict=True)
         ]
 
-    def _starts(self, trace: Trace, cuts: Sequence[str]) -> list[int]:
-        starts = [self._position(trace, cut) for cut in cuts]
-        if starts != sorted(starts):
-            raise RouteError(f"the modules run in another order in evaluation than in training: {', '.join(cuts)}")
-        return starts
 
-    def _position(self, trace: Trace, cut: str) -> int:
-        module = self._model.get_submodule(cut)
-        at: int | None = None
-        calls: set[str] = set()
-        for index, node in enumerate(self._nodes[id(trace)]):
-            for stack in _stacks(trace, node):
-                entered = [key for key, (path, _) in stack.items() if self._is(path, module)]
-                if entered and at is None:
-                    at = index
-                calls.update(entered)
-        if at is None:
-            raise PlaceError("is never called in forward, or does nothing there")
-        if len(calls) > 1:
-            raise PlaceError(f"is called {len(calls)} times in forward, so it starts no one stage")
-        first = next(_stacks(trace, self._nodes[id(trace)][at]))
-        if not any(self._is(path, module) for path, _ in first.values()):
-            raise PlaceError("lies inside a part that runs under no_grad or autocast")
-        return at
+def parts(trace: Trace, cuts: Sequence[str], inputs: Inputs) -> list[Part]:
+    """The graph cut before the first node of each of the named modules."""
+    builder = _Builder(trace, trace.starts(cuts))
+    return [builder.part(index, inputs) for index in range(len(cuts) + 1)]
 
-    def _uses(self, trace: Trace, cuts: Sequence[str]) -> list[list[str]]:
-        nodes = self._nodes[id(trace)]
-        starts = [0, *self._starts(trace, cuts), len(nodes)]
-        found = [
-            [name for node in nodes[start:stop] for name in self._node_uses(trace, node)]
-            for start, stop in pairwise(starts)
-        ]
-        output = next(node for node in trace.graph.nodes if node.op == "output")
-        found[-1].extend(self._node_uses(trace, output))
-        return found
 
-    def _node_uses(self, trace: Trace, node: fx.Node) -> Iterator[str]:
-        if node.op == "call_module" and str(node.target) not in trace.constants:
-            yield from tensor_names(self._model.get_submodule(str(node.target)), str(node.target))
+class Part(nn.Module):
+    """Runs the nodes of one stage. Modules and tensors are the user's own."""
+
+    def __init__(
+        self, module: fx.GraphModule, homes: dict[str, tuple[nn.Module, str]], *, unpacks: bool, writes_received: bool
+    ) -> None:
+        super().__init__()
+        self.graph_module = module
+        self.writes_received = writes_received
+        self.inputs: Inputs | None = None
+        self.out_spec: pytree.TreeSpec | None = None
+        self._unpacks = unpacks
+        self._homes = tuple(
+            (table, key, owner, attribute)
+            for key, (owner, attribute) in homes.items()
+            for table in ("_parameters", "_buffers")
+            if attribute in vars(owner)[table]
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As :class:`Segment`'s."""
+        module = self.graph_module
+        for table, key, owner, attribute in self._homes:
+            # The user may have moved or replaced the tensor since (`model.to(device)` makes new buffers). Straight from
+            # table to table: this runs at every step, for every parameter of an exported stage.
+            vars(module)[table][key] = vars(owner)[table][attribute]
+        if self.inputs is not None:
+            result = module(*self.inputs.leaves(args, kwargs))
+        else:
+            result = module(*args[0]) if self._unpacks else module(*args)
+        return result if self.out_spec is None else pytree.tree_unflatten(list(result), self.out_spec)
+
+
+class _Builder:
+    """Which values cross which cut of one recording, and the parts between the cuts."""
+
+    def __init__(self, trace: Trace, starts: Sequence[int]) -> None:
+        self._trace = trace
+        self._last = len(starts)
+        self._spans = list(pairwise([0, *starts, len(trace.nodes)]))
+        self._placeholders = [node for node in trace.graph.nodes if node.op == "placeholder"]
+        stage = dict.fromkeys(self._placeholders, 0)
+        stage |= {node: bisect_right(starts, at) for at, node in enumerate(trace.nodes)}
+        stage[trace.output] = self._last
+        # The stage that makes a value, and the last one that wants it. Attributes are looked up where they are used.
+        self._life = {
+            node: (stage[node], max((stage[user] for user in node.users if user in stage), default=0))
+            for node in trace.graph.nodes
+            if node in stage
+        }
+
+    def part(self, index: int, inputs: Inputs) -> Part:
+        copier = Copier(self._trace)
+        received = self._crossing(index) if index > 0 else self._placeholders
+        for node in received:
+            copier.receive(node)
+        for node, (tensor, dim) in self._sizes(index).items():
+            copier.measure(node, tensor, dim)
+        start, stop = self._spans[index]
+        own = self._trace.nodes[start:stop]
+        for node in own:
+            copier.copy(node)
+        if index == self._last:
+            copier.give(self._trace.output.args[0])
+        else:
+            copier.send(self._crossing(index + 1))
+        writes = index > 0 and writes_received(own, received, copier.find_module)
+        part = Part(copier.module(), copier.homes, unpacks=index > 0 and len(received) != 1, writes_received=writes)
+        part.inputs = inputs if index == 0 else None
+        part.out_spec = self._trace.out_spec if index == self._last else None
+        return part
+
+    def _crossing(self, index: int) -> list[fx.Node]:
+        """The values that stage ``index`` gets from before, but for sizes that it can read off a tensor it gets."""
+        sizes = self._sizes(index)
+        return [node for node in self._wanted(index) if node not in sizes]
+
+    def _sizes(self, index: int) -> dict[fx.Node, tuple[fx.Node, int]]:
+        wanted = self._wanted(index)
+        return {node: found for node in wanted if (found := size_of(node, wanted)) is not None}
+
+    def _wanted(self, index: int) -> list[fx.Node]:
+        return [node for node, (made, last) in self._life.items() if made < index <= last]
+
+
+class Copier:
+    """Copies nodes into a graph of their own.
+
+    Attributes get flat names there, so that no shell modules are needed and the user's modules are never written to.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._graph = fx.Graph()
+        self._made: dict[fx.Node, fx.Node] = {}
+        self._arrived: dict[fx.Node, fx.Node] = {}
+        self._keys: dict[str, str] = {}
+        self._root: dict[str, Any] = {}
+        self.homes: dict[str, tuple[nn.Module, str]] = {}
+
+    def receive(self, node: fx.Node) -> None:
+        """Take a value from the message, in the form that :meth:`send` gave it."""
+        arrived = self._arrived[node] = self._graph.placeholder(f"received_{len(self._made)}")
+        if is_shape(node):
+            arrived = self._graph.call_function(torch.Size, (arrived,))
+        elif is_kind(node):
+            arrived = self._graph.call_function(getattr, (arrived, node.args[1]))
+        self._made[node] = arrived
+
+    def measure(self, node: fx.Node, tensor: fx.Node, dim: int) -> None:
+        """Read an integer off a tensor that was received."""
+        self._made[node] = self._graph.call_function(torch.ops.aten.sym_size.int, (self._made[tensor], dim))
+
+    def copy(self, node: fx.Node) -> None:
+        """Compute a node here."""
         for given in node.all_input_nodes:
-            if given.op == "get_attr" and str(given.target) not in trace.constants:
-                yield self._spelled_at(trace, node, str(given.target))
+            self._fetch(given)
+        made = self._graph.node_copy(node, self._made.__getitem__)
+        made.meta = {}
+        if node.op == "call_module":
+            made.target = self._key(str(node.target), self.find_module(str(node.target)))
+        self._made[node] = made
 
-    def _spelled_at(self, trace: Trace, node: fx.Node, name: str) -> str:
-        """A shared tensor's name as seen from the module that uses it: both uses of a tied weight get their own."""
-        tensor = find_tensor(self._model, name)
-        paths = [path for stack in _stacks(trace, node) for path, _ in stack.values()]
-        aliases = [key for key, value in self._model.named_parameters(remove_duplicate=False) if value is tensor]
-        here = [key for key in aliases if key.rpartition(".")[0] in paths and "." in key]
-        return max(here, key=len, default=name)
+    def send(self, nodes: Sequence[fx.Node]) -> None:
+        """End the graph with a message."""
+        sent = [self._sendable(node) for node in nodes]
+        self._graph.output(sent[0] if len(sent) == 1 else tuple(sent))
 
-    def _is(self, path: str, module: nn.Module) -> bool:
-        try:
-            return self._model.get_submodule(path) is module
-        except AttributeError:
-            return False  # an entry that torch.export makes up for the nodes it adds itself
+    def give(self, result: Any) -> None:
+        """End the graph with the model's output."""
+
+        def made(node: fx.Node) -> fx.Node:
+            self._fetch(node)
+            return self._made[node]
+
+        self._graph.output(fx.node.map_arg(result, made))
+
+    def module(self) -> fx.GraphModule:
+        """The finished graph."""
+        return fx.GraphModule(self._root, self._graph, class_name="Stage")
+
+    def find_module(self, name: str) -> nn.Module:
+        """The module a node calls: the user's, or one that the recorder made."""
+        constant = self._trace.constants.get(name)
+        return constant if isinstance(constant, nn.Module) else self._trace.model.get_submodule(name)
+
+    def _sendable(self, node: fx.Node) -> fx.Node:
+        """The leaves of a message are tensors and integers: a torch.Size goes as a tuple, and a device or dtype as an
+        empty tensor that has it (a stage that lives elsewhere then sees its own device).
+        """
+        if is_shape(node):
+            return self._graph.call_function(tuple, (self._made[node],))
+        if is_kind(node):
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            return self._arrived.get(node) or self._graph.call_method("new_empty", (self._made[source], 0))
+        return self._made[node]
+
+    def _fetch(self, node: fx.Node) -> None:
+        if node in self._made or node.op != "get_attr":
+            return
+        name = str(node.target)
+        if name in self._trace.constants:
+            self._made[node] = self._graph.get_attr(self._key(name, self._trace.constants[name]))
+            return
+        owner, attribute = owner_of(self._trace.model, name)
+        value = getattr(owner, attribute)
+        key = self._key(name, value)
+        if isinstance(value, Tensor):
+            self.homes[key] = (owner, attribute)
+        self._made[node] = self._graph.get_attr(key)
+
+    def _key(self, name: str, value: Any) -> str:
+        if name not in self._keys:
+            self._keys[name] = f"n{len(self._keys)}_" + "".join(c if c.isalnum() else "_" for c in name)
+            self._root[self._keys[name]] = value
+        return self._keys[name]
 
 
-def _stacks(trace: Trace, node: fx.Node) -> Iterator[dict[str, tuple[str, Any]]]:
-    """The modules a node was recorded in. A node that holds a sub-graph (a region under no_grad) has those inside."""
-    subgraphs = [
-        trace.constants[str(given.target)]
-        for given in node.all_input_nodes
-        if given.op == "get_attr" and isinstance(trace.constants.get(str(given.target)), fx.GraphModule)
-    ]
-    inner = [inside for module in subgraphs for inside in module.graph.nodes if inside.op.startswith("call_")]
-    for each in inner or [node]:
-        yield each.meta.get("nn_module_stack") or {}
+def is_shape(node: fx.Node) -> bool:
+    """Whether a node's value is a torch.Size: ``x.shape`` or ``x.size()`` without a dimension."""
+    if node.op == "call_method":
+        return node.target == "size" and len(node.args) == 1 and not node.kwargs
+    return node.op == "call_function" and node.target is getattr and node.args[1:2] == ("shape",)
 
 
-def _code(trace: Trace) -> str:
-    return str(trace.graph.python_code("self").src)
+def is_kind(node: fx.Node) -> bool:
+    """Whether a node's value is the device or the dtype of a tensor."""
+    return node.op == "call_function" and node.target is getattr and node.args[1:2] in (("device",), ("dtype",))
+
+
+def size_of(node: fx.Node, tensors: Sequence[fx.Node]) -> tuple[fx.Node, int] | None:
+    """A tensor among those given, and its dimension, whose size a node's integer is; known for exported graphs only."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.SymInt):
+        return None
+    for tensor in tensors:
+        shaped = tensor.meta.get("val")
+        if isinstance(shaped, Tensor):
+            for dim, size in enumerate(shaped.shape):
+                if isinstance(size, torch.SymInt) and bool(size.node.expr == value.node.expr):
+                    return tensor, dim
+    return None
+
+
+def writes_received(nodes: Sequence[fx.Node], received: Iterable[fx.Node], module: Callable[[str], nn.Module]) -> bool:
+    """Whether a part may write into what it received, so that the message has to be copied first.
+
+    Errs on the safe side: what is computed from the message without a module that has parameters may be a view.
+    """
+    reached = set(received)
+    for node in nodes:
+        if not reached.intersection(node.all_input_nodes):
+            continue
+        if _writes(node, module):
+            return True
+        if node.op != "call_module" or not any(True for _ in module(str(node.target)).parameters()):
+            reached.add(node)
+    return False
+
+
+def _writes(node: fx.Node, module: Callable[[str], nn.Module]) -> bool:
+    target: Any = node.target
+    if node.op == "call_module":
+        return writes_in_place(module(target))
+    if node.op == "call_method":
+        return bool(target.endswith("_") and not target.endswith("__"))
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.is_mutable
+    name = getattr(target, "__name__", "")
+    if getattr(target, "__module__", "") == "_operator":
+        return name in _OPERATORS
+    return (name.endswith("_") and not name.endswith("__")) or _asked_in_place(node)
+
+
+def _asked_in_place(node: fx.Node) -> bool:
+    """`F.relu(x, inplace=True)`, spelled by position or by name."""
+    if node.kwargs.get("inplace") is True:
+        return True
+    target: Any = node.target
+    if not inspect.isfunction(target):
+        return False
+    names = list(inspect.signature(target).parameters)
+    return "inplace" in names and node.args[names.index("inplace") :][:1] == (True,)

@@ -3,10 +3,20 @@ graphs of modules that tick at rates of their own.
 """
 
 from syngrad.recurrent.bptt import TruncatedBPTT
-from syngrad.recurrent.course import Course, Piece
-from syngrad.recurrent.experiment import RecurrentExperiment
+from syngrad.recurrent.curriculum import Course, Curriculum, Piece, SequenceBatch
 from syngrad.recurrent.graph import Graph
 from syngrad.recurrent.online import OnlineBPLambda
+from syngrad.recurrent.recurrent_experiment import RecurrentExperiment
 from syngrad.recurrent.traceable import Traceable
 
-__all__ = ["Course", "Graph", "OnlineBPLambda", "Piece", "RecurrentExperiment", "Traceable", "TruncatedBPTT"]
+__all__ = [
+    "Course",
+    "Curriculum",
+    "Graph",
+    "OnlineBPLambda",
+    "Piece",
+    "RecurrentExperiment",
+    "SequenceBatch",
+    "Traceable",
+    "TruncatedBPTT",
+]

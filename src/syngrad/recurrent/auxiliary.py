@@ -23,7 +23,7 @@ from syngrad.tree import tensors
 
 
 class Auxiliary(nn.Module):
-    """weight: of the task in the window's loss; 0 for none."""
+    """The task's head, and ρ. `weight` is that of the task in the window's loss; where it is 0 there is no task."""
 
     power: Tensor
 
@@ -45,12 +45,18 @@ class Auxiliary(nn.Module):
         """Add the gradient of the task's loss to the head's `.grad`; (the output, the gradient that it is to receive).
 
         With r = A(o_1) − Ĝ and f = 2·factor·weight/(n·ρ) that is f·rᵀo_1 for A's matrix, f·Σr for its bias, f·r·A for
-        o_1: in closed form, without a graph. output: (n, …), the window's first. estimate: (n, features), per sample.
-        factor: of the whole loss.
+        o_1: in closed form, without a graph.
+
+        Args:
+            output: (n, …), the window's first.
+            estimate: (n, features), Ĝ at its end, in the units of one sample.
+            factor: what the whole loss is multiplied by.
         """
         head = self.head
         assert head is not None
         n = len(estimate)
+        # how large estimates are changes by orders of magnitude as they grow from zero: ρ follows within ten windows,
+        # and takes the first that is not zero as it is
         power = torch.linalg.vector_norm(estimate).square_().div_(n).to(self.power.dtype)
         self.power.copy_(torch.where(self.power > 0, self.power.lerp(power, 0.1), power))
         rows = output.detach().flatten(1).to(head.weight.dtype)

@@ -24,31 +24,35 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from syngrad.interface import Interface
+from syngrad.core.interface import Interface
 from syngrad.targets import mixed
 from syngrad.tree import map_tensors
 
 
 @dataclass
 class Pending:
-    """A boundary that waits for what comes back: the state there (n, features), its context, and the samples that take
-    part, None for all. estimate: what was injected, per sample, where its quality is measured.
-    """
+    """A boundary that waits for what comes back with the next window."""
 
-    vector: Tensor
-    context: Any
-    rows: Tensor | None = None
+    vector: Tensor  # (n, features), the state there
+    context: Any  # what the estimator looked at beside it
+    rows: Tensor | None = None  # (n,) of bool, the samples that take part; None for all
+    #: (n, features), what was injected, in the units of one sample, where its quality is measured
     estimate: Tensor | None = None
 
     def fit(self, interface: Interface, received: Tensor, scale: float, kept: list[Tensor] | None = None) -> None:
-        """Fit the estimator to `received` (n, features), multiplied by `scale` as it came back. kept: what it has
-        estimated here with the weights that it has now, where all samples take part. One sample of several is left
-        out where the estimator normalises over the batch: there is no such thing as the spread of one.
+        """Fit the estimator to what came back.
+
+        Args:
+            interface: where the estimator of the state stands.
+            received: (n, features), multiplied by `scale` as it came back.
+            scale: ∂(what went backward)/∂(sum of sample losses).
+            kept: what was estimated here with the weights that the estimator has now, where all samples take part.
         """
         if self.rows is None:
             interface.fit([self.vector], self.context, [received], scale, kept)
         elif bool(self.rows.any()):
             rows = self.rows.nonzero().squeeze(1)
+            # an estimator that normalises over the batch cannot learn from one sample: it has no spread
             if len(rows) == 1 and any(isinstance(part, _BatchNorm) for part in interface.modules()):
                 return
             context = map_tensors(lambda leaf: leaf.index_select(0, rows), self.context)
@@ -59,8 +63,8 @@ class Pending:
         return dict(vars(self))
 
 
-class Inner(torch.autograd.Function):
-    """A boundary inside a span of windows that are trained together: downwards the state, and upwards
+class InnerBoundary(torch.autograd.Function):
+    """A boundary inside a span of windows that are trained together: forward the state, and backward
 
         λ·received + (1 − λ)·c·Ĝ
 
@@ -77,14 +81,14 @@ class Inner(torch.autograd.Function):
         given: tuple[float, ...],
         gone: Tensor | None,
     ) -> Tensor:
-        """The state itself. given: λ, c and the scale. gone: samples that have ended, to whom nothing comes."""
-        ctx.rest = (pending, interface, given, gone)
+        """The state itself; `given` are λ, c and the scale, `gone` samples that have ended, to whom nothing comes."""
+        ctx.kept = (pending, interface, given, gone)
         return vector.view_as(vector)
 
     @staticmethod
     def backward(ctx: Any, received: Tensor) -> Any:
-        """See above."""
-        pending, interface, (lam, inject, scale), gone = ctx.rest
+        """The mixture for the window before; the estimator is fitted on the way."""
+        pending, interface, (lam, inject, scale), gone = ctx.kept
         estimate = interface.estimate([pending.vector], pending.context, scale, keep=False)[0][0] * inject
         if gone is not None:
             received, estimate = (each.masked_fill(gone.unsqueeze(1), 0.0) for each in (received, estimate))

@@ -6,6 +6,8 @@ layers are, `core(inputs, state)`, with `state=None` at the start of a sequence,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,10 +18,15 @@ from syngrad.tree import map_tensors, tensors
 
 
 class Core:
-    """module: `nn.LSTM`, `nn.GRU`, `nn.RNN`, one of their cells, or the user's own. batch_first: whether inputs are
-    (n, t, …) or (t, n, …); None for what the module, or a layer inside it, says of itself, and (n, t, …) otherwise.
+    """Runs a recurrent module over time, and knows where its inputs have time and samples.
 
-    Raises ConfigError for a module that cannot be run over time.
+    Args:
+        module: `nn.LSTM`, `nn.GRU`, `nn.RNN`, one of their cells, or the user's own.
+        batch_first: whether inputs are (n, t, …) or (t, n, …); None for what the module, or a layer inside it, says of
+            itself, and (n, t, …) otherwise.
+
+    Raises:
+        ConfigError: for a module that cannot be run over time.
     """
 
     def __init__(self, module: nn.Module, batch_first: bool | None = None) -> None:
@@ -44,7 +51,8 @@ class Core:
     def steps(self, inputs: Any) -> int:
         """How many steps the inputs have.
 
-        Raises MessageError where they have none, or their tensors do not agree.
+        Raises:
+            MessageError: where they have none, or their tensors do not agree.
         """
         return self._size(inputs, self.time, "steps")
 
@@ -62,6 +70,20 @@ class Core:
         if count == 0:
             raise MessageError(f"the inputs have no {what}; every window needs at least one")
         return count
+
+    def check_time(self, name: str, tree: Any, steps: int) -> None:
+        """Refuse tensors that do not have so many steps where the inputs have time.
+
+        Raises:
+            MessageError: it names `name`, and the shape that came.
+        """
+        for leaf in tensors(tree):
+            if leaf.dim() <= self.time or leaf.shape[self.time] != steps:
+                order = "(n, t, …)" if self.time else "(t, n, …)"
+                raise MessageError(
+                    f"{name} must be {order} with {steps} steps as the inputs have, got {tuple(leaf.shape)}; repeat "
+                    "what holds for whole sequences at every step (labels that do not count are −100)"
+                )
 
     def part(self, tree: Any, start: int, stop: int) -> Any:
         """Steps `start` to `stop` − 1 of inputs, outputs or targets."""
@@ -90,9 +112,15 @@ class Core:
         return own(n) if callable(own) else map_tensors(torch.zeros_like, like)
 
     def run(self, inputs: Any, state: Any) -> tuple[Any, Any]:
-        """(outputs, the state after the last step). state: None at the start of a sequence.
+        """(outputs, the state after the last step).
 
-        Raises TrainingError for what the module itself raises, and MessageError where it returns no state.
+        Args:
+            inputs: with a dimension of time.
+            state: the one to go on from; None at the start of a sequence.
+
+        Raises:
+            TrainingError: for what the module itself raises.
+            MessageError: where it returns no state.
         """
         try:
             if self.cell:
@@ -124,3 +152,17 @@ class Core:
             state = self.module(x, state)
             outputs.append(state[0] if isinstance(state, tuple) else state)
         return outputs[0].unsqueeze(self.time) if len(outputs) == 1 else torch.stack(outputs, self.time), state
+
+
+@contextmanager
+def evaluating(parts: list[nn.Module]) -> Iterator[None]:
+    """In evaluation mode inside, and outside each part in the mode in which it was."""
+    every = [each for part in parts for each in part.modules()]
+    training = [each.training for each in every]
+    try:
+        for part in parts:
+            part.eval()
+        yield
+    finally:
+        for each, was in zip(every, training, strict=True):
+            each.training = was

@@ -1,4 +1,4 @@
-"""Estimators whose updates can be traced forwards in time: linear in all that they learn.
+"""Estimators whose updates can be traced forward in time: linear in all that they learn.
 
     ĝ(s) = B·W·φ(s, context)        W (q, k) is learnt; B (F, q), or the identity, and φ are fixed
 
@@ -7,7 +7,7 @@
 
     linear                        B = 1, φ = [s, context, 1]              F·F·(F+1) numbers
     low_rank(rank=r)              B = 1, φ = [V·s, context, 1]            F·F·(r+1)
-    low_rank(rank=r, outputs=q)   B orthonormal, φ the same               F·q·(r+1)
+    low_rank(rank=r, outputs=q)   B orthonormal, φ = [V·s, context, 1]    F·q·(r+1)
     features(width=r)             B = 1, φ = [relu(V·s + v), context, 1]  F·F·(r+1)
 
 V has orthonormal rows in `low_rank`. A trace is a sum of P ⊗ φ over the past, where P is what the Jacobians have made
@@ -27,19 +27,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from syngrad.checks import whole
 from syngrad.errors import ConfigError, MessageError, unknown
 from syngrad.estimators.base import Binding, GradientEstimator, bad_label
 from syngrad.estimators.registry import NAMED
 from syngrad.estimators.regressors import Zero
-from syngrad.scalars import whole
-from syngrad.spelled import call
+from syngrad.parse_call import parse_call
 
 
 class Traceable(GradientEstimator):
-    """ĝ = B·W·φ: see above. For an estimator of your own give :meth:`describe` and `width`, the numbers it makes.
-    context: whether it looks at one, where one is given; a wide one lengthens the traces by as much.
+    """ĝ = B·W·φ, with W from zero. For an estimator of your own give :meth:`describe`, and `width`, what it makes.
 
-    W starts at zero. B is the identity unless `outputs` is fewer than the state's numbers.
+    Args:
+        outputs: q, the columns of B, fewer than the state's numbers; None for the identity.
+        context: whether it looks at one, where one is given; a wide one lengthens the traces by as much.
     """
 
     #: features that `describe` makes of a state
@@ -175,7 +176,8 @@ ONLINE: dict[str, Callable[..., GradientEstimator]] = {
 def template(spec: Any) -> GradientEstimator:
     """An unbound estimator from a name with options, or an instance or a class of one's own.
 
-    Raises ConfigError for what cannot be traced.
+    Raises:
+        ConfigError: for what cannot be traced.
     """
     if isinstance(spec, str):
         return _parse(spec)
@@ -190,7 +192,7 @@ def template(spec: Any) -> GradientEstimator:
 
 def _parse(text: str) -> GradientEstimator:
     try:
-        name, options = call(text)
+        name, options = parse_call(text)
     except ValueError:
         raise ConfigError(
             f"cannot read estimator {text!r:.60}; write a name, or a name with options: low_rank(rank=16)"

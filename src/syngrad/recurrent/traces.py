@@ -1,4 +1,4 @@
-"""Eligibility traces: what every past state would have to hear of an error that is found now.
+"""Eligibility traces, and the Jacobians they move by: what every past state has to hear of an error found now.
 
 With ĝ = B·W·φ (see traceable.py), P_{r→t} = J_t·…·J_{r+1} and decay d = γλ, the trace of one sample is
 
@@ -7,24 +7,39 @@ With ĝ = B·W·φ (see traceable.py), P_{r→t} = J_t·…·J_{r+1} and decay d
 
 and the error δ (F,) of the step from t to t + 1 moves W by δ·e_t. Memory: (F, q, k) a sample, and a scratch for a few
 samples, whatever the sequence's length. One step costs F·F·q·k multiply-adds a sample. Where d = 0 only φ(s_t) is kept.
+
+The rows of J_t = ∂s_t/∂s_{t−1} are pulled back through the step's own graph, as many at once as autograd can batch, so
+that any core does: PyTorch's fused layers, its cells, modules of the user's own. Where a core's backward cannot be
+batched (an `autograd.Function` without a rule for `vmap`), they are pulled back one by one, slower and no less exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from syngrad.errors import ConfigError, TrainingError, warn
+from syngrad.recurrent.layout import Layout
 from syngrad.recurrent.traceable import LowRank, Traceable
 
 #: numbers that move on at once, beside the trace itself
 SCRATCH = 2**22
+#: rows that go back at once; bounds the memory of a step's backward at so many times a plain one
+ROWS = 64
 
 
 class Traces:
-    """The traces of n samples. estimator: what they are of. decay: γλ. limit: of their memory, in bytes."""
+    """The traces of n samples.
+
+    Args:
+        estimator: what they are of.
+        decay: d = γλ, a step.
+        limit: of their memory, in bytes.
+    """
 
     def __init__(self, estimator: Traceable, decay: float, limit: int) -> None:
         self.estimator, self.decay, self.limit = estimator, decay, limit
@@ -44,7 +59,8 @@ class Traces:
     def prepare(self, n: int) -> None:
         """Make room for the traces of so many samples.
 
-        Raises ConfigError naming the memory where they would not fit, and what to do.
+        Raises:
+            ConfigError: where they would not fit; it names the memory, and what to do.
         """
         weight, basis = self.estimator.weight, self.estimator.basis
         wanted = (n, self._state, weight.numel())
@@ -76,22 +92,26 @@ class Traces:
         )
 
     def gradient(self, delta: Tensor) -> Tensor:
-        """Σ over samples of δ·e, in the shape of W. delta: (n, F)."""
+        """Σ over samples of δ·e, in the shape of W; `delta` is (n, F)."""
         assert self.features is not None
         weight = self.estimator.weight
         if self.held is None:
             basis = self.estimator.basis
             return (delta if basis is None else delta @ basis).t() @ self.features
         made = self._product(delta)
+        # one check of the sum is enough: only traces that have outgrown their dtype spoil it where δ is finite
         if not bool(torch.isfinite(made).all()) and bool(torch.isfinite(delta).all()):
             self._drop()
             made = self._product(delta)
         return made.view_as(weight)
 
     def advance(self, jacobian: Tensor | None, features: Tensor, gone: Tensor | None) -> None:
-        """From s_{t−1} to s_t. jacobian: J_t (n, F, F), None where nothing came before. features: φ(s_t), (n, k).
+        """From s_{t−1} to s_t.
 
-        gone: (n,) of bool, samples whose sequences have ended: their traces are zero afterwards.
+        Args:
+            jacobian: J_t, (n, F, F); None where nothing came before.
+            features: φ(s_t), (n, k).
+            gone: (n,) of bool, samples whose sequences have ended: their traces are zero afterwards.
         """
         if gone is not None:
             features = features.masked_fill(gone.unsqueeze(1), 0.0)
@@ -106,13 +126,14 @@ class Traces:
         self.features = features
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors themselves, which change in place."""
+        """φ and e as they are, not copied: they change in place with the next step."""
         return {"features": self.features, "held": self.held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.
 
-        Raises ValueError for traces of another estimator or decay.
+        Raises:
+            ValueError: for traces of another estimator or decay.
         """
         features, held = state["features"], state["held"]
         wished = self.decay > 0.0 and features is not None
@@ -167,3 +188,86 @@ class Traces:
                 f"the traces of {int(bad.sum())} samples outgrew {self.held.dtype} and begin anew: the core's Jacobian "
                 "lengthens them step by step; use a smaller gamma or lam"
             )
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Inside it, on a CPU, `nn.LSTM` runs as operations whose backward can be batched.
+
+    oneDNN's fused backward takes one row at a time, which costs many times as much; forwards, over one step, the two
+    cost about the same.
+    """
+    backend = torch.backends.mkldnn
+    was = backend.enabled
+    backend.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        backend.enabled = was
+
+
+class Jacobian:
+    """Makes J_t of shape (n, F, F), [sample, component of s_t, component of s_{t−1}], for states of one layout."""
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        #: whether autograd batches this core's backward; found by trying
+        self.batched = True
+        self._ones: list[Tensor] = []
+        offset = 0
+        for i, size in zip(layout.moved, layout.sizes, strict=True):
+            one = torch.zeros(layout.features, size, device=device)
+            one[offset : offset + size] = torch.eye(size, device=device)
+            offset += size
+            self._ones.append(one.view(layout.features, *(layout.shapes[i] or ())))
+
+    def __call__(self, after: list[Tensor], before: list[Tensor]) -> Tensor:
+        """J_t; what does not depend on s_{t−1}, as the state of samples that start anew, has rows of zeros.
+
+        Args:
+            after: the leaves of s_t with their graph, which is kept.
+            before: the leaves of s_{t−1} that it was made from.
+        """
+        n = self.layout.vector([leaf.detach() for leaf in before]).shape[0]
+        reached = [k for k, leaf in enumerate(after) if leaf.requires_grad]
+        total = self.layout.features
+        if not reached:
+            return before[0].new_zeros(n, total, total)
+        parts = []
+        for start in range(0, total, ROWS):
+            stop = min(start + ROWS, total)
+            wanted = [self._cotangent(k, after[k], start, stop, n) for k in reached]
+            parts.append(self._rows([after[k] for k in reached], before, wanted, stop - start))
+        return torch.cat(parts).transpose(0, 1)
+
+    def _cotangent(self, k: int, leaf: Tensor, start: int, stop: int, n: int) -> Tensor:
+        """One-hot rows in the layout of a leaf, the same for every sample, without memory for the samples."""
+        row = (self.layout.rows[self.layout.moved[k]] or 0) + 1
+        one = self._ones[k][start:stop].to(leaf.dtype).unsqueeze(row)
+        return one.expand(*one.shape[:row], n, *one.shape[row + 1 :])
+
+    def _rows(self, after: list[Tensor], before: list[Tensor], wanted: list[Tensor], count: int) -> Tensor:
+        """(rows, n, F)."""
+        if self.batched:
+            try:
+                found = torch.autograd.grad(
+                    after, before, wanted, retain_graph=True, allow_unused=True, is_grads_batched=True
+                )
+                return self._vectors(found, before, count)
+            except RuntimeError:
+                self.batched = False
+        rows = []
+        for i in range(count):
+            found = torch.autograd.grad(after, before, [w[i] for w in wanted], retain_graph=True, allow_unused=True)
+            rows.append(self._vectors([None if g is None else g.unsqueeze(0) for g in found], before, 1))
+        return torch.cat(rows)
+
+    def _vectors(
+        self, found: tuple[Tensor | None, ...] | list[Tensor | None], before: list[Tensor], count: int
+    ) -> Tensor:
+        parts = []
+        for i, g, leaf in zip(self.layout.moved, found, before, strict=True):
+            made = leaf.new_zeros(count, *leaf.shape) if g is None else g
+            made = made.movedim((self.layout.rows[i] or 0) + 1, 1)
+            parts.append(made.reshape(count, made.shape[1], -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

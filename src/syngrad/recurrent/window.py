@@ -1,222 +1,157 @@
-"""One window, or a span of them: forward, loss, one backward pass, the estimator's fit, and the update."""
+"""What one call trains on: how sequences are cut into it, and which of its samples take part.
+
+**States that are no numbers any more.** A sample whose targets do not count may be given a NaN without a loss that
+shows it. Its state is one all the same from then on, and would spoil what the estimator learns, and what the others are
+told. So such samples take no part in either until they start anew, and the first loss that hears of them says since
+which window.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from syngrad.errors import MessageError, TrainingError
-from syngrad.execution.applying import apply
-from syngrad.execution.batch import Batch, finite
-from syngrad.memory import hold
-from syngrad.recurrent.boundary import Inner, Pending
-from syngrad.recurrent.unfit import since, unfit
+from syngrad.errors import MessageError
+from syngrad.recurrent.core import Core
+from syngrad.recurrent.layout import Layout
 
-if TYPE_CHECKING:
-    from syngrad.recurrent.bptt import TruncatedBPTT
-    from syngrad.recurrent.online import OnlineBPLambda
+#: samples that a message names
+NAMED = 8
 
 
 @dataclass
 class Window:
-    """What one call trains on. contexts: one a window of the span. reset: (n,) or (n, t), samples that start anew
-    before this step (the first). ends: (n,), whose sequence ends with the last step; dead: whose has ended earlier.
-    left: (n,), the steps that each sequence still has from the first on, where some end in the span.
-    """
+    """A window, or a span of them that is trained in one step of the optimiser."""
 
-    inputs: Any
-    targets: Any
-    contexts: list[Any]
-    reset: Tensor | None = None
-    ends: Tensor | None = None
-    dead: Tensor | None = None
+    inputs: Any  # with a dimension of time, as the core takes them
+    targets: Any  # what the loss is given for them
+    contexts: list[Any]  # what the estimator may look at, one a window of the span
+    reset: Tensor | None = None  # (n,) or (n, t) of bool, samples that start anew before this step (the first)
+    ends: Tensor | None = None  # (n,) of bool, samples whose sequence ends with the last step
+    dead: Tensor | None = None  # (n,) of bool, samples whose sequence has ended earlier
+    #: (n,), the steps that each sequence still has from the first on, where some end in the span
     left: Tensor | None = None
 
 
-def train(run: TruncatedBPTT, window: Window) -> Tensor:
-    """Forward, backward, fit, update; the loss, detached."""
-    core, layout, interface = run.core, run.parts.layout, run.interface
-    steps, n = core.steps(window.inputs), core.size(window.inputs)
-    # without labels a window's estimate weighs what it does elsewhere
-    count = float(run.count_losses(window.targets, n * steps))
-    scale = run.precision.factor / (count or float(n * steps))
-    wanted = run.pending is not None and interface.wants_feedback and run.count % run.parts.feedback_every == 0
-    state, came = begin(run, n, wanted)
-    with run.parts.stage.randomness.swapped(), run.precision.autocast(run.device):
-        outputs, state = forward(run, window, state, scale)
-        known = (count,) if run.labels_counted else ()
-        loss = run.price(run.scores(outputs), window.targets, *known)
-    batch = Batch((window.inputs,), {}, window.targets, scale, n)
-    checked = finite(loss, batch, f"at window {run.count}", otherwise=lambda: run.spoilt("window", window.reset))
+def windows(
+    core: Core,
+    inputs: Any,
+    targets: Any,
+    lengths: Any,
+    context: Any,
+    *,
+    window: int,
+    horizon: int,
+    device: torch.device,
+) -> Iterator[Window]:
+    """Whole sequences in spans of `horizon` windows, one after the other; who has ended is told with each.
 
-    leaves, context = layout.leaves(state, n), window.contexts[-1]
-    after, cut = layout.cut(state, False)
-    gone, bad = either(window.ends, window.dead), unfit(layout, cut)
-    spoilt = since(run.unfit, bad, gone, run.count)
-    vector, estimate, kept = None, None, None
-    if not run.silent:
-        vector = layout.vector(cut)
-        if bad is not None:
-            gone, vector = either(gone, bad), vector.masked_fill(bad.unsqueeze(1), 0.0)
-        estimate, kept = estimated(run, vector, context, scale, wanted)
-        if gone is not None:
-            estimate = estimate.masked_fill(gone.unsqueeze(1), 0.0)
-    roots, gradients = [checked], [torch.full_like(checked, run.precision.factor)]
-    if not checked.requires_grad:
-        if count:
-            raise TrainingError(
-                "the loss depends on nothing that is trained; it is a function of the outputs that are given to it, "
-                "without detach() or item()"
-            )
-        roots, gradients = [], []  # that of a window without labels may be a constant
-    if run.auxiliary.head is not None and estimate is not None:
-        root, gradient = run.auxiliary.fit(
-            run.auxiliary.first(outputs, core.time), estimate / scale, run.precision.factor
-        )
-        if root.requires_grad:
-            roots.append(root)
-            gradients.append(gradient)
-    received = back(run, roots, gradients, leaves, estimate, came)
+    Args:
+        core: says where inputs, targets and context have time and samples.
+        inputs: of whole sequences, from their first step to their last.
+        targets: with the same steps.
+        lengths: (n,), the steps of each sequence; None where all are as long as the inputs.
+        context: with the same steps; of each window its last step's is taken.
+        window: steps of a window, the last of a sequence excepted.
+        horizon: windows of a span.
+        device: of what is said of the samples.
 
-    if wanted and run.pending is not None:
-        assert received is not None
-        if run.pending.estimate is not None:
-            run.quality.add(run.count, run.pending.estimate * scale, received, scale)
-        run.pending.fit(interface, received, scale, kept)
-    if window.ends is not None and interface.wants_feedback and vector is not None:
-        Pending(vector, context, window.ends).fit(interface, torch.zeros_like(vector), scale)
-    apply(run.parts.updates, run.precision)
-    for scheduler in run.parts.updates.schedulers:
-        scheduler.step()
-    sampled = run.quality_every and run.count % run.quality_every == run.quality_every - 1
-    run.pending = None
-    if vector is not None and estimate is not None:
-        rows = None if gone is None else ~gone
-        run.pending = Pending(vector, context, rows, estimate / scale if sampled else None)
-        hold((vector, run.pending.estimate), run.pending)
-    run.state, run.unfit = after, spoilt
-    run.count += 1
-    return checked.detach()
-
-
-def begin(run: TruncatedBPTT | OnlineBPLambda, n: int, wanted: bool) -> tuple[Any, list[Tensor]]:
-    """The state to go on from, cut from its graph, and its leaves where what comes back at them is wanted."""
-    if run.state is None:
-        return None, []
-    held = run.parts.layout.samples(run.state)
-    if held != n:
-        raise MessageError(
-            f"a window of {n} samples cannot go on from a state of {held}; call restart() where new sequences begin"
-        )
-    return run.parts.layout.cut(run.state, True) if wanted else (run.state, [])
-
-
-def forward(run: TruncatedBPTT, window: Window, state: Any, scale: float) -> tuple[Any, Any]:
-    """(outputs, state) over the whole span, with a boundary between every two windows."""
-    core, steps = run.core, run.core.steps(window.inputs)
-    outputs = []
-    for k, start in enumerate(range(0, steps, run.window)):
-        stop = min(start + run.window, steps)
-        if start and run.lam < 1.0:
-            leaves = run.parts.layout.leaves(state)
-            vector = run.parts.layout.vector(leaves)
-            left = window.left
-            gone, rows = (None, None) if left is None else (left <= start, left >= start)
-            pending = Pending(vector.detach(), window.contexts[k - 1], rows)
-            given = (run.lam, run.inject, scale)
-            made: Any = Inner.apply(vector, pending, run.interface, given, gone)  # type: ignore[no-untyped-call]
-            state = run.parts.layout.put(state, run.parts.layout.apart(made, leaves))
-        reset = window.reset
-        if reset is not None and reset.dim() == 2:
-            reset = reset[:, start:stop]
-        elif start:
-            reset = None
-        piece = core.part(window.inputs, start, stop) if stop - start < steps else window.inputs
-        output, state = run_piece(run, piece, state, reset)
-        outputs.append(output)
-    return core.joined(outputs), state
-
-
-def run_piece(run: TruncatedBPTT, inputs: Any, state: Any, reset: Tensor | None) -> tuple[Any, Any]:
-    """One window; the core runs over all of its steps at once, but for places at which samples start anew."""
-    core = run.core
-    if reset is None or not bool(reset.any()):
-        return core.run(inputs, state)
-    if reset.dim() == 1:
-        return core.run(inputs, restarted(run, state, reset))
-    steps = core.steps(inputs)
-    starts = [0, *(t for t in range(1, steps) if bool(reset[:, t].any()))]
-    outputs = []
-    for start, stop in zip(starts, [*starts[1:], steps], strict=True):
-        state = restarted(run, state, reset[:, start])
-        output, state = core.run(core.part(inputs, start, stop), state)
-        outputs.append(output)
-    return core.joined(outputs), state
-
-
-def restarted(run: TruncatedBPTT | OnlineBPLambda, state: Any, which: Tensor) -> Any:
-    """The state with some samples at their beginning again."""
-    return None if state is None else run.parts.layout.where(which, run.core.initial(state, len(which)), state)
-
-
-def estimated(
-    run: TruncatedBPTT, vector: Tensor, context: Any, scale: float, wanted: bool
-) -> tuple[Tensor, list[Tensor] | None]:
-    """scale·Ĝ at this window's end; and what is to be fitted at the boundary before, as the estimator has it now.
-
-    Both with one pass over the estimator's weights where that gives the same: those of a wide state are larger than a
-    processor's cache.
+    Raises:
+        MessageError: for lengths that are no whole numbers from 1 to the number of steps.
     """
-    interface, before = run.interface, run.pending
-    if not (wanted and before is not None and before.rows is None and interface.heads[0].rowwise):
-        return interface.estimate([vector], context, scale, keep=False)[0][0], None
-    if isinstance(context, Tensor) and isinstance(before.context, Tensor) and context.shape == before.context.shape:
-        context = torch.cat([before.context, context])
-    elif context is not None or before.context is not None:
-        return interface.estimate([vector], context, scale, keep=False)[0][0], None
-    estimates, kept = interface.estimate([torch.cat([before.vector, vector])], context, scale, keep=True)
-    n = len(vector)
-    return estimates[0][n:], [kept[0][:n]]
+    steps, n = core.steps(inputs), core.size(inputs)
+    ended = torch.full((n,), steps, device=device)
+    if lengths is not None:
+        ended = _checked_lengths(lengths, n, steps).to(device)
+    for start in range(0, steps, window * horizon):
+        stop = min(start + window * horizon, steps)
+        contexts = [core.at(context, min(begin + window, stop) - 1) for begin in range(start, stop, window)]
+        span = Window(core.part(inputs, start, stop), core.part(targets, start, stop), contexts)
+        gone = ended <= stop
+        if bool(gone.any()):
+            span.ends, span.dead, span.left = ended == stop, ended < stop, ended - start
+        yield span
+        if bool(gone.all()):
+            return
 
 
-def back(
-    run: TruncatedBPTT,
-    roots: list[Tensor],
-    gradients: list[Tensor],
-    leaves: list[Tensor],
-    estimate: Tensor | None,
-    came: list[Tensor],
-) -> Tensor | None:
-    """The backward pass, from losses and boundary at once; what came back at the state before, where that is wanted.
+def _checked_lengths(lengths: Any, n: int, steps: int) -> Tensor:
+    refused = MessageError(f"lengths must be {n} whole numbers from 1 to {steps}, got {lengths!r:.60}")
+    try:
+        made = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise refused from error
+    whole = not (made.is_floating_point() or made.is_complex() or made.dtype == torch.bool)
+    if not whole or made.shape != (n,) or not bool(((made >= 1) & (made <= steps)).all()):
+        raise refused
+    return made
 
-    estimate: scale·Ĝ, None where nothing is injected. Where the target discounts it otherwise than it is injected, the
-    difference goes back once more.
+
+def check_flags(name: str, value: Any, n: int, device: torch.device, steps: int | None = None) -> Tensor | None:
+    """None, or one truth value a sample, (n,); with `steps` also one a sample and step, (n, steps).
+
+    Raises:
+        MessageError: for anything else; it names `name` and the shapes that do.
     """
-    if estimate is None:
-        if roots:
-            torch.autograd.backward(roots, gradients)
+    if value is None:
         return None
-    inject = run.inject
-    discount = inject if run.discount is None else run.discount
-    more = bool(came) and discount != inject
-    reached = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
-    ends = [leaves[k] for k in reached]
-    injected = run.parts.layout.apart(estimate * inject if inject != 1.0 else estimate, leaves)
-    if roots or ends:
-        torch.autograd.backward([*roots, *ends], [*gradients, *(injected[k] for k in reached)], retain_graph=more)
-    if not came:
-        return None
-    found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in came]
-    if more and ends:
-        rest = run.parts.layout.apart(estimate * (discount - inject), leaves)
-        extra = torch.autograd.grad(ends, came, [rest[k] for k in reached], allow_unused=True)
-        found = [a if b is None else a + b for a, b in zip(found, extra, strict=True)]
-    return run.parts.layout.vector(found)
+    try:
+        made = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise MessageError(f"{name} must be a tensor of bool, one or more a sample, got {value!r:.40}") from None
+    shapes = [(n,)] if steps is None else [(n,), (n, steps)]
+    if made.dtype != torch.bool or tuple(made.shape) not in shapes:
+        wished = " or ".join(str(shape) for shape in shapes)
+        raise MessageError(f"{name} must be of bool and of shape {wished}, got {made.dtype} {tuple(made.shape)}")
+    return made.to(device)
 
 
 def either(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """Samples that are in one of the two."""
     return a | b if a is not None and b is not None else (b if a is None else a)
+
+
+def nonfinite(layout: Layout, leaves: list[Tensor]) -> Tensor | None:
+    """(n,) of bool, samples whose state holds NaN or infinity; None where none does, which one sum a leaf tells."""
+    if all(math.isfinite(leaf.detach().sum().item()) for leaf in leaves):
+        return None
+    found = ~torch.isfinite(layout.vector([leaf.detach() for leaf in leaves])).all(1)
+    return found if bool(found.any()) else None
+
+
+def nonfinite_since(before: Tensor | None, found: Tensor | None, gone: Tensor | None, count: int) -> Tensor | None:
+    """(n,), the window since which a sample's state has not been finite, −1 where it is; None where all are well.
+
+    From what it was `before` window `count`, who is `found` by :func:`nonfinite` after it, and who has ended, `gone`.
+    """
+    if found is None:
+        return None
+    kept = torch.full(found.shape, -1, device=found.device) if before is None else before
+    kept = torch.where(found, torch.where(kept >= 0, kept, count), -1)
+    return kept if gone is None else kept.masked_fill(gone, -1)
+
+
+def blame_state(since: Tensor | None, reset: Tensor | None, what: str, weights: Iterable[Tensor]) -> str | None:
+    """Why a loss is not finite, where the state that its window went on from was not; None where it was.
+
+    `since` is of the window before, `reset` (n,) or (n, t) of those that started anew with this one, `what` "window" or
+    "step", and `weights` those of core and readout.
+    """
+    if since is None:
+        return None
+    fresh = None if reset is None else reset if reset.dim() == 1 else reset[:, 0]
+    bad = (since >= 0) if fresh is None else (since >= 0) & ~fresh
+    rows: list[int] = bad.nonzero().flatten().tolist()
+    if not rows:
+        return None
+    first = int(since[bad].min())
+    named = ", ".join(map(str, rows[:NAMED])) + (f" and {len(rows) - NAMED} more" if len(rows) > NAMED else "")
+    said = f"the state carried on is not finite, of sample{'s' if len(rows) > 1 else ''} {named}, since {what} {first}"
+    if not all(bool(torch.isfinite(p).all()) for p in weights):
+        return f"{said}, nor are the weights any more; look at the data there, begin from a checkpoint, and keep guard="
+    return f"{said}; look at the data there, and begin anew: reset= for such samples, or restart() for all"

@@ -1,4 +1,4 @@
-"""The report's figures of bars: time to target, where a step's time goes, memory."""
+"""The report's figures of bars: time to target, parts of a step, memory; over workers, rates and what is sent."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from syngrad.report.figures import Figure, Measured, Panel, escape
-from syngrad.report.looks import Look, css
-from syngrad.report.table import to_target
-from syngrad.results import Aggregate
+from syngrad.report.figures import Figure, Panel
+from syngrad.report.measured import Line, Measured
+from syngrad.report.phrasing import size, to_target
+from syngrad.report.style import css, hatched
 
 #: the parts of a step, each with its colour and its hatching
 PARTS = (
@@ -26,12 +26,11 @@ MEMORY = (
 
 def target_time(m: Measured) -> Figure | None:
     """Seconds of training until the target is reached, a bar a row."""
-    rows = [(row, look) for row, look, _ in m.each()]
-    if m.target is None or not rows:
+    if m.target is None or not m.done:
         return None
     title = f"time to {m.metric} {m.goal}"
-    values, texts = [row.time_to_target_s for row, _ in rows], [to_target(row) for row, _ in rows]
-    panel = horizontal(rows, values, texts, "seconds of training", title)
+    values, texts = [line.row.time_to_target_s for line in m.done], [to_target(line.row) for line in m.done]
+    panel = horizontal(m.done, values, texts, "seconds of training", title)
     caption = (
         "The target was fixed before the run; the metric is taken at least four times an epoch, and the crossing is "
         "interpolated between the two nearest."
@@ -41,45 +40,44 @@ def target_time(m: Measured) -> Figure | None:
 
 def step_split(m: Measured) -> Figure | None:
     """Where a step's time goes."""
-    rows = [(row, look, row.step_split) for row, look, _ in m.each() if row.step_split]
-    if not rows:
+    lines = [line for line in m.done if line.row.step_split]
+    splits = [line.row.step_split or {} for line in lines]
+    if not lines:
         return None
-    data = []
-    for part, colour, pattern in PARTS:
-        hatching = {"shape": pattern, "bgcolor": css(colour), "fgcolor": css("--card"), "size": 6, "solidity": 0.25}
-        trace = {
+    data = [
+        {
             "type": "bar",
             "orientation": "h",
-            "x": [1000 * split.get(part, 0.0) for _, _, split in rows],
-            "y": [str(look.index) for _, look, _ in rows],
+            "x": [1000 * split.get(part, 0.0) for split in splits],
+            "y": [str(line.style.index) for line in lines],
             "name": part,
-            "marker": {"color": css(colour), "line": {"color": css("--card"), "width": 1}, "pattern": hatching},
+            "marker": {**hatched(colour, pattern), "line": {"color": css("--card"), "width": 1}},
             "hovertemplate": "%{fullData.name}: %{x:.3g} ms<extra></extra>",
             "showlegend": False,
         }
-        data.append(trace)
-    longest = max(1000 * sum(split.values()) for _, _, split in rows)
-    layout = _across([(row, look) for row, look, _ in rows], "ms", longest * 1.05 or 1.0)
-    layout["barmode"] = "stack"
+        for part, colour, pattern in PARTS
+    ]
+    longest = max(1000 * sum(split.values()) for split in splits)
+    layout = {**_across(lines, "ms", longest * 1.05 or 1.0), "barmode": "stack"}
     alt = "step time by part: " + "; ".join(
-        row.label + " " + ", ".join(f"{part} {1000 * spent:.2f} ms" for part, spent in split.items())
-        for row, _, split in rows
+        f"{line.label} " + ", ".join(f"{part} {1000 * spent:.2f} ms" for part, spent in split.items())
+        for line, split in zip(lines, splits, strict=True)
     )
     caption = (
         "Medians over some steps of networks made for this alone; looking costs a little itself, so the sum can exceed "
         "the step time above. The backward pass is what the other three leave."
     )
-    return Figure("step-split", "where a step's time goes", caption, [Panel(alt, data, layout, height(rows))])
+    return Figure("step-split", "where a step's time goes", caption, [Panel(alt, data, layout, _height(lines))])
 
 
 def memory(m: Measured) -> Figure | None:
     """What is kept for backward passes, and the device's peak where it is known."""
     made: list[Panel] = []
     for name, across in MEMORY:
-        rows = [(row, look) for row, look, _ in m.each() if getattr(row, name) is not None]
-        values = [getattr(row, name) / 2**20 for row, _ in rows]
-        if rows:
-            made.append(horizontal(rows, values, [f"{value:.3g}" for value in values], across, across))
+        lines = [line for line in m.done if getattr(line.row, name) is not None]
+        values = [getattr(line.row, name) / 2**20 for line in lines]
+        if lines:
+            made.append(horizontal(lines, values, [f"{value:.3g}" for value in values], across, across))
     if not made:
         return None
     caption = (
@@ -89,30 +87,54 @@ def memory(m: Measured) -> Figure | None:
     return Figure("memory", "memory", caption, made)
 
 
-Rows = Sequence[tuple[Aggregate, Look]]
+def rates(m: Measured) -> Figure | None:
+    """Samples a second, a bar a row."""
+    lines = [line for line in m.done if line.rate]
+    if not lines:
+        return None
+    ratios = [m.ratio(line) for line in lines]
+    texts = [
+        f"{line.rate:,.0f}" if ratio is None else f"{ratio:.2f} ×" for line, ratio in zip(lines, ratios, strict=True)
+    ]
+    panel = horizontal(lines, [line.rate for line in lines], texts, "samples a second", "rates")
+    caption = "Evaluation left out" + ("; ×: of one process alone." if m.alone is not None else ".")
+    return Figure("rates", "samples a second", caption, [panel])
 
 
-def horizontal(rows: Rows, values: Sequence[float | None], texts: Sequence[str], across: str, alt: str) -> Panel:
-    """Horizontal bars, the first row on top, each with its text behind it."""
+def sent(m: Measured) -> Figure | None:
+    """Bytes that a minibatch costs, a bar a row."""
+    lines = [line for line in m.done if line.sent_bytes]
+    if not lines:
+        return None
+    values, texts = [(line.sent_bytes or 0.0) / 2**10 for line in lines], [size(line.sent_bytes) for line in lines]
+    panel = horizontal(lines, values, texts, "KiB a minibatch", "sent")
+    caption = "All processes together, for training alone: what has to cross the network for one minibatch."
+    return Figure("sent", "sent for a minibatch", caption, [panel])
+
+
+def horizontal(
+    lines: Sequence[Line], values: Sequence[float | None], texts: Sequence[str], across: str, alt: str
+) -> Panel:
+    """Horizontal bars from the first row to the last, each with its text behind it."""
     trace = {
         "type": "bar",
         "orientation": "h",
         "x": [value or 0 for value in values],
-        "y": [str(look.index) for _, look in rows],
-        "marker": {"color": [look.line for _, look in rows]},
-        "text": [escape(text) for text in texts],
+        "y": [str(line.style.index) for line in lines],
+        "marker": {"color": [line.style.line for line in lines]},
+        "text": list(texts),
         "textposition": "outside",
         "cliponaxis": False,
         "hoverinfo": "skip",
         "showlegend": False,
     }
     most = max((value for value in values if value), default=1.0)
-    told = ", ".join(f"{row.label} {text}" for (row, _), text in zip(rows, texts, strict=True))
-    return Panel(f"{alt}: {told}", [trace], _across(rows, across, most * 1.3), height(rows))
+    told = ", ".join(f"{line.label} {text}" for line, text in zip(lines, texts, strict=True))
+    return Panel(f"{alt}: {told}", [trace], _across(lines, across, most * 1.3), _height(lines))
 
 
-def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
-    """The layout of horizontal bars: rows by name, from the top."""
+def _across(lines: Sequence[Line], across: str, most: float) -> dict[str, Any]:
+    """The layout of horizontal bars, rows by name."""
     return {
         "xaxis": {"title": {"text": across}, "range": [0, most]},
         "yaxis": {
@@ -120,8 +142,8 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
             "autorange": "reversed",
             "automargin": True,
             "tickmode": "array",
-            "tickvals": [str(look.index) for _, look in rows],
-            "ticktext": [wrapped(row.label) for row, _ in rows],
+            "tickvals": [str(line.style.index) for line in lines],
+            "ticktext": ["\n".join(broken(line.label)) for line in lines],
             "showgrid": False,
             "ticks": "",
         },
@@ -130,13 +152,13 @@ def _across(rows: Rows, across: str, most: float) -> dict[str, Any]:
     }
 
 
-def height(rows: Sequence[tuple[Any, ...]]) -> int:
+def _height(lines: Sequence[Line]) -> int:
     """Pixels that so many bars need, with names of so many lines."""
-    deepest = max(wrapped(row[0].label).count("<br>") + 1 for row in rows)
-    return 70 + len(rows) * max(38, 17 * deepest + 4)
+    deepest = max(len(broken(line.label)) for line in lines)
+    return 70 + len(lines) * max(38, 17 * deepest + 4)
 
 
-def wrapped(label: str, width: int = 20, most: int = 4) -> str:
+def broken(label: str, width: int = 20, most: int = 4) -> list[str]:
     """A row's name in lines of about `width`, broken where names may be: Plotly does not break them itself."""
     lines = [""]
     for piece in re.findall(r"[^:,(]+[:,(]?|[:,(]", label):
@@ -144,6 +166,4 @@ def wrapped(label: str, width: int = 20, most: int = 4) -> str:
             if lines[-1] and len(lines[-1]) + len(part) > width:
                 lines.append("")
             lines[-1] += part
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1][: width - 1] + "…"]
-    return "<br>".join(escape(line) for line in lines)
+    return [*lines[: most - 1], lines[most - 1][: width - 1] + "…"] if len(lines) > most else lines

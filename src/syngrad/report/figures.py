@@ -1,30 +1,54 @@
-"""The report's figures as plain data for Plotly, made from a results file; nothing is drawn here.
+"""The report's figures as plain data for Plotly, made from what was measured; nothing is drawn here.
 
-A figure has a title, words that stand for it where it cannot be seen, and one or more panels side by side. Text that
-comes from names is escaped: Plotly reads a little HTML in it.
+A figure has a title, words that stand for it where it cannot be seen, and one or more panels side by side. The curves
+of learning are here, and what all figures of curves share: the mean over the seeds, and the band between the lowest and
+the highest.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from syngrad.report.curves import Curve, over_seeds
-from syngrad.report.looks import Look, css
-from syngrad.results import BACKPROP, Aggregate
+from syngrad.report.measured import Line, Measured, finite_numbers
+from syngrad.report.phrasing import join
+from syngrad.report.style import css
+
+Number = float | None
+#: over workers, seconds of training are drawn up to so many times those of Syngrad's slowest row, or of one alone
+AS_LONG = 2.0
+SECONDS = "seconds of training"
 
 
 @dataclass
 class Panel:
-    """One drawing: Plotly's data and layout, and how high it is in pixels."""
+    """One drawing: Plotly's data and layout, and how high it is in pixels.
+
+    Plotly reads a little HTML in every text, so whatever stands in one is escaped here, once for all figures; a new
+    line is a new line in what is drawn.
+    """
 
     alt: str
     data: list[dict[str, Any]]
     layout: dict[str, Any]
     height: int = 300
     heading: str = ""
+
+    def __post_init__(self) -> None:
+        self.data, self.layout = _to_the_letter(self.data), _to_the_letter(self.layout)
+
+
+def _to_the_letter(node: Any) -> Any:
+    if isinstance(node, str):
+        return html.escape(node, quote=False).replace("\n", "<br>")
+    if isinstance(node, list):
+        return [_to_the_letter(each) for each in node]
+    if isinstance(node, dict):  # a template is ours, and its HTML is meant
+        return {key: each if key == "hovertemplate" else _to_the_letter(each) for key, each in node.items()}
+    return node
 
 
 @dataclass
@@ -38,112 +62,63 @@ class Figure:
 
 
 @dataclass
-class Measured:
-    """What figures are made of: the rows over their seeds with their looks, each with its seeds' own rows.
-
-    baseline: the name of what they are held against.
+class Curve:
+    """x with the mean, the lowest and the highest y over the seeds; None where no seed has a value. seconds: the mean
+    of the second column, where there is one.
     """
 
-    rows: list[Aggregate]
-    looks: list[Look]
-    seeds: list[list[dict[str, Any]]]
-    metric: str
-    target: float | None
-    baseline: str = BACKPROP
+    x: list[float]
+    seconds: list[Number]
+    mean: list[Number]
+    low: list[Number]
+    high: list[Number]
+    seeds: int
 
     @property
-    def percent(self) -> bool:
-        """Whether the metric is shown in per cent."""
-        return self.metric == "accuracy"
+    def last(self) -> Number:
+        """The last mean that is known."""
+        return next((value for value in reversed(self.mean) if value is not None), None)
 
-    @property
-    def unit(self) -> str:
-        """The metric with its unit."""
-        return f"{self.metric}, %" if self.percent else self.metric
-
-    def shown(self, value: float | None) -> str:
-        """A value of the metric in words."""
-        if value is None:
-            return "unknown"
-        return f"{100 * value:.1f} %" if self.percent else f"{value:.4g}"
-
-    @property
-    def goal(self) -> str:
-        """The target in words; "" without one."""
-        if self.target is None:
-            return ""
-        return f"{100 * self.target:g} %" if self.percent else f"{self.target:g}"
-
-    def each(self) -> Iterator[tuple[Aggregate, Look, list[dict[str, Any]]]]:
-        """The rows that finished."""
-        for row, look, seeds in zip(self.rows, self.looks, self.seeds, strict=True):
-            if row.ok:
-                yield row, look, [seed for seed in seeds if seed["status"] == "ok"]
+    def band(self, x: Sequence[Number]) -> tuple[list[float], list[float]] | None:
+        """The outline of the band, there and back; None for one seed."""
+        points = [
+            (a, low, high)
+            for a, low, high in zip(x, self.low, self.high, strict=True)
+            if a is not None and low is not None and high is not None
+        ]
+        if self.seeds < 2 or not points:
+            return None
+        there, back = points, points[::-1]
+        return [p[0] for p in there] + [p[0] for p in back], [p[2] for p in there] + [p[1] for p in back]
 
 
-def learning(m: Measured) -> list[Figure]:
-    """The metric and the training loss as they went."""
-    over = ""
-    if any(row.seeds > 1 for row in m.rows):
-        over = " Lines are means over the seeds, bands reach from the lowest to the highest."
-    values = [(row, look, [seed["metric"]["history"] for seed in seeds]) for row, look, seeds in m.each()]
-    losses = [(row, look, [seed.get("train_loss", []) for seed in seeds]) for row, look, seeds in m.each()]
-    ends = "; at the end " + ", ".join(f"{row.label} {m.shown(row.value)}" for row, _, _ in values)
-    epochs, seconds = f"{m.metric} against epochs", f"{m.metric} against seconds of training"
-    made = [
-        ("metric-epoch", epochs, f"Taken on the test data.{over}", _curves(m, values, epochs + ends)),
-        (
-            "metric-seconds",
-            seconds,
-            f"Evaluation is left out of the seconds.{over}",
-            _curves(m, values, seconds + ends, seconds=True),
-        ),
-        (
-            "loss-epoch",
-            "training loss against epochs",
-            f"Averaged over each epoch.{over}",
-            _curves(m, losses, "training loss against epochs", unit="training loss"),
-        ),
-    ]
-    return [Figure(name, title, caption, [panel]) for name, title, caption, panel in made if panel.data]
+def over_seeds(series: Sequence[Sequence[Sequence[Any]]], column: int, seconds: int | None = None) -> Curve:
+    """Several seeds' series as one curve, where all have been.
+
+    Args:
+        series: by seed, points (x, …).
+        column: the column that is y.
+        seconds: the column that holds a second scale for x, averaged as y is.
+    """
+    tables = [{point[0]: point for point in points if point[0] is not None} for points in series if points]
+    shared = sorted(set.intersection(*(set(table) for table in tables))) if tables else []
+    curve = Curve([float(x) for x in shared], [], [], [], [], len(tables))
+    for x in shared:
+        values = finite_numbers(table[x][column] for table in tables)
+        curve.mean.append(statistics.fmean(values) if values else None)
+        curve.low.append(min(values, default=None))
+        curve.high.append(max(values, default=None))
+        taken = finite_numbers(table[x][seconds] for table in tables) if seconds is not None else []
+        curve.seconds.append(statistics.fmean(taken) if taken else None)
+    return curve
 
 
-def _curves(
-    m: Measured,
-    series: Sequence[tuple[Aggregate, Look, list[Any]]],
-    alt: str,
-    seconds: bool = False,
-    unit: str | None = None,
-) -> Panel:
-    """Every row's curve of the metric (with the target, where there is one), or of what `unit` says."""
-    data: list[dict[str, Any]] = []
-    factor = 100.0 if unit is None and m.percent else 1.0
-    for row, look, histories in series:
-        curve = over_seeds(histories, 2, 1)
-        data += drawn(curve, curve.seconds if seconds else list(curve.x), row, look, factor)
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "seconds of training" if seconds else "epochs"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": escape(unit or m.unit)}},
-        "hovermode": "closest" if seconds else "x unified",
-    }
-    if unit is None and m.target is not None:
-        level, line = m.target * factor, {"color": css("--muted"), "dash": "dot", "width": 1.5}
-        across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level, "line": line}
-        name = {"text": "target", "showarrow": False, "font": {"size": 12, "color": css("--muted")}}
-        place = {"xref": "paper", "x": 0, "xanchor": "left", "y": level, "yanchor": "bottom"}
-        layout |= {"shapes": [across], "annotations": [{**name, **place}]}
-    return Panel(alt, data, layout)
-
-
-def drawn(
-    curve: Curve, x: Sequence[float | None], row: Aggregate, look: Look, factor: float = 1.0, **more: Any
-) -> list[dict[str, Any]]:
-    """A curve's band, where it has one, and its line."""
+def drawn(curve: Curve, x: Sequence[Number], line: Line, factor: float = 1.0, **more: Any) -> list[dict[str, Any]]:
+    """A curve's band, where it has one, and its line, in the style of the row `line`; `more` goes to the trace."""
     made: list[dict[str, Any]] = []
     if not any(value is not None for value in curve.mean):
         return made
     band = curve.band(x)
-    axes = {key: value for key, value in more.items() if key in ("xaxis", "yaxis")}
     if band is not None:
         made.append(
             {
@@ -153,59 +128,102 @@ def drawn(
                 "mode": "lines",
                 "line": {"width": 0},
                 "fill": "toself",
-                "fillcolor": look.band,
+                "fillcolor": line.style.band,
                 "hoverinfo": "skip",
                 "showlegend": False,
-                "meta": {"row": look.index},
-                **axes,
+                "meta": {"row": line.style.index},
+                **{key: value for key, value in more.items() if key in ("xaxis", "yaxis")},
             }
         )
     y = [None if value is None else value * factor for value in curve.mean]
-    name = escape(row.label)
-    made.append(
-        look.trace(x=list(x), y=y, name=name, hovertemplate="%{fullData.name}: %{y:.4g}<extra></extra>", **more)
-    )
+    hover = "%{fullData.name}: %{y:.4g}<extra></extra>"
+    made.append(line.style.trace(x=list(x), y=y, name=line.label, hovertemplate=hover, **more))
     return made
+
+
+def learning(m: Measured) -> list[Figure]:
+    """The metric and the training loss as they went."""
+    over = ""
+    if any(row.seeds > 1 for row in m.rows):
+        over = " Lines are means over the seeds, bands reach from the lowest to the highest."
+    values = [(line, [seed["metric"]["history"] for seed in line.finished]) for line in m.done]
+    losses = [(line, [seed.get("train_loss", []) for seed in line.finished]) for line in m.done]
+    ends = "; at the end " + ", ".join(f"{line.label} {m.shown(line.row.value)}" for line in m.done)
+    loss, losses_drawn = "training loss against epochs", _curves(losses, "training loss")
+    untimed = "Evaluation is left out of the seconds."
+    made = [
+        ("metric-epoch", f"{m.metric} against epochs", "Taken on the test data.", ends, _curves(values, m.unit, m)),
+        ("metric-seconds", f"{m.metric} against {SECONDS}", untimed, ends, _curves(values, m.unit, m, seconds=True)),
+        ("loss-epoch", loss, "Averaged over each epoch.", "", losses_drawn),
+    ]
+    return [
+        Figure(name, title, caption + over, [Panel(title + said, *content)])
+        for name, title, caption, said, content in made
+        if content[0]
+    ]
+
+
+def _curves(
+    series: Sequence[tuple[Line, list[Any]]], unit: str, metric: Measured | None = None, seconds: bool = False
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Every row's curve, as data and layout; of the metric, with the target, where there is one."""
+    data: list[dict[str, Any]] = []
+    factor = metric.factor if metric is not None else 1.0
+    for line, histories in series:
+        curve = over_seeds(histories, 2, 1)
+        data += drawn(curve, curve.seconds if seconds else list(curve.x), line, factor)
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": SECONDS if seconds else "epochs"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": unit}},
+        "hovermode": "closest" if seconds else "x unified",
+    }
+    if metric is not None and metric.target is not None:
+        level, stroke = metric.target * factor, {"color": css("--muted"), "dash": "dot", "width": 1.5}
+        across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": level, "y1": level, "line": stroke}
+        name = {"text": "target", "showarrow": False, "font": {"size": 12, "color": css("--muted")}}
+        place = {"xref": "paper", "x": 0, "xanchor": "left", "y": level, "yanchor": "bottom"}
+        layout |= {"shapes": [across], "annotations": [{**name, **place}]}
+    return data, layout
+
+
+def shorten(figure: Figure, m: Measured) -> None:
+    """Cut curves over seconds off where they can still be told apart: over a slow link one row may take 50 × another's
+    time.
+    """
+    ends = {line.label: line.row.train_s or 0.0 for line in m.done}
+    limit = AS_LONG * max((ends[line.label] for line in m.done if line.own or line is m.alone), default=0.0)
+    longer = [label for label, end in ends.items() if end > limit]
+    if not longer or limit <= 0:
+        return
+    for panel in figure.panels:
+        panel.layout["xaxis"] |= {"range": [0, limit], "rangemode": "normal"}
+    figure.caption += f" Cut off at {limit:.3g} s; beyond it {join(longer)} {'goes' if len(longer) == 1 else 'go'} on."
 
 
 def tradeoff(m: Measured) -> Figure | None:
     """The metric against the step time, a point a row."""
     data, said = [], []
-    factor = 100.0 if m.percent else 1.0
-    for row, look, _ in m.each():
+    for line in m.done:
+        row, style = line.row, line.style
         if row.value is None or row.step_s is None:
             continue
-        point = look.trace(
-            x=[row.step_s * 1000],
-            y=[row.value * factor],
-            name=escape(row.label),
-            mode="markers",
-            hovertemplate="%{fullData.name}: %{y:.4g} at %{x:.3g} ms<extra></extra>",
-        )
+        hover = "%{fullData.name}: %{y:.4g} at %{x:.3g} ms<extra></extra>"
+        x, y = [row.step_s * 1000], [row.value * m.factor]
+        point = style.trace(x=x, y=y, name=row.label, mode="markers", hovertemplate=hover)
         point["marker"] = {**point["marker"], "size": 13}
         if row.value_spread is not None:
-            point["error_y"] = {
-                "type": "data",
-                "array": [row.value_spread * factor],
-                "color": look.line,
-                "thickness": 1.5,
-            }
+            spread = [row.value_spread * m.factor]
+            point["error_y"] = {"type": "data", "array": spread, "color": style.line, "thickness": 1.5}
         data.append(point)
         said.append(f"{row.label} {m.shown(row.value)} at {row.step_s * 1000:.3g} ms")
     if len(data) < 2:
         return None
     layout = {
         "xaxis": {"title": {"text": "a step, ms"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": escape(m.unit)}},
+        "yaxis": {"title": {"text": m.unit}},
         "hovermode": "closest",
     }
-    better = {True: "further up", False: "further down"}.get(m.rows[0].higher_is_better, "")  # type: ignore[arg-type]
-    caption = "What a step costs and what it buys: further left is faster" + (
-        f", {better} is better." if better else "."
-    )
+    caption = "What a step costs and what it buys: further left is faster"
+    better = m.rows[0].higher_is_better
+    caption += "." if better is None else f", further {'up' if better else 'down'} is better."
     return Figure("tradeoff", f"{m.metric} against step time", caption, [Panel(", ".join(said), data, layout)])
-
-
-def escape(text: str) -> str:
-    """Text as Plotly shows it to the letter."""
-    return html.escape(text, quote=False)

@@ -1,201 +1,131 @@
-"""The table of a comparison, as lines of plain text that fit a terminal of 80 columns."""
+"""What is printed of a comparison: a table that fits a terminal of 80 columns, the verdict, and what was run on what.
+
+rich sets every row out. What it leaves to us: which columns there are, how wide they are, since figures are rounded
+further before a line is too long, where a name is broken, and that a failed row's reason stands across all columns of
+figures, for which rich has no cell.
+"""
 
 from __future__ import annotations
 
-import itertools
+import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from syngrad.results import BACKPROP, Aggregate
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+
+from syngrad.report.measured import Line, Measured
+from syngrad.report.phrasing import NONE, number, plural, share, size, to_target
+from syngrad.report.verdict import Verdict
+from syngrad.results import Aggregate
 
 WIDTH = 80
-LEGEND = "gap, ×: to {base}; saved: kept for backward passes, the minibatch left out"
+STEPS = "gap, ×: to {base}; saved: kept for backward passes, the minibatch left out"
+WORKERS = (
+    "×: of alone; sent: by all, a minibatch; late: the stalest gradient used, in minibatches; idle: the busiest "
+    "process's waiting"
+)
 PIECE = "a step is a piece of what is learnt: as much time for every row"
 INTERVAL = "gap ±: half its 95 % interval, Student's t over differences paired by seed"
-NONE = "–"
 #: of a metric that is no accuracy: as many as there is room for
 DIGITS = (4, 3, 2)
 #: the narrowest the column of names gets before it is the figures that give way
 NAMES = 12
+#: spaces between two columns
+BETWEEN = 2
+
+#: a row's figures, or why it has none
+Cells = list[str] | str
 
 
-def table(
-    rows: Sequence[Aggregate], width: int = WIDTH, target: float | None = None, baseline: str = BACKPROP
-) -> list[str]:
-    """One row a method, figures right-aligned; a failed row says why. No line is longer than `width`.
+def table(m: Measured, width: int = WIDTH) -> list[str]:
+    """One row a method, figures right-aligned, and below it what the columns mean; a failed row says why.
 
-    `gap` is to the baseline with the same seed, in points for an accuracy, ± half its 95 % interval; the metric's own ±
-    is the standard deviation over seeds. Where that would be too wide, figures are rounded further. The two columns of
-    × are multiples of the baseline's. The cosine is the mean over the interfaces. target: the metric's value; the
-    seconds to it then stand in the place of bytes and cosine. baseline: its name, where it is not among the rows.
+    In one process `gap` is to the baseline with the same seed, in points for an accuracy, ± half its 95 % interval; the
+    metric's own ± is the standard deviation over seeds. Where that would be too wide, figures are rounded further. The
+    two columns of × are multiples of the baseline's. The cosine is the mean over the interfaces. With a target, the
+    seconds to it stand in the place of bytes and cosine.
+
+    Over several workers idle is the share of its time that the busiest waited for others. With a target, the seconds to
+    it stand in the place of the largest process's memory. A failed row's reason is cut to its line and in full below.
+
+    Args:
+        m: what is compared.
+        width: no line is longer, where there is any rounding that makes it so.
     """
-    if not rows:
+    if not m.lines:
         return []
-    made = [_table(rows, width, target, baseline, digits) for digits in DIGITS]
+    if m.workers > 1:
+        return _over_workers(m, width)
+    made = [_in_one_process(m, width, digits) for digits in DIGITS]
     return next((lines for lines in made if max(map(len, lines)) <= width), made[-1])
 
 
-def _table(rows: Sequence[Aggregate], width: int, target: float | None, baseline: str, digits: int) -> list[str]:
-    percent = rows[0].metric == "accuracy"
-    unit = f"{rows[0].metric} %" if percent else rows[0].metric
-    heads = [textwrap.shorten(unit, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
-    cells = [_cells(row, percent, digits) if row.ok else None for row in rows]
-    base = next((row.label for row in rows if row.is_base), baseline)
-    legend = [LEGEND.format(base=base)] + [INTERVAL] * any(row.metric_difference_interval is not None for row in rows)
-    if target is not None:
-        goal = f"{target * 100:g} %" if percent else f"{target:g}"
-        heads[4:] = ["saved ×", f"to {goal}"]
-        for row, line in zip(rows, cells, strict=True):
-            if line is not None:
-                line[4:] = [line[5], to_target(row)]
-        legend.append(f"to {goal}: seconds of training until {rows[0].metric} reaches it, interpolated")
-    widths = [max(len(head), *(len(line[k]) for line in cells if line is not None), 0) for k, head in enumerate(heads)]
-    names = max(NAMES, min(max(len(row.label) for row in rows), width - sum(widths) - 2 * len(widths)))
-    lines = [set_out("row", heads, names, widths), "─" * min(width, names + sum(widths) + 2 * len(widths))]
-    for row, figures in zip(rows, cells, strict=True):
-        label = named(row.label, names)
-        if figures is None:
-            said = textwrap.wrap(row.status, max(width - names - 2, 20))
-            depth = max(len(label), len(said))
-            pairs = zip(label + [""] * (depth - len(label)), said + [""] * (depth - len(said)), strict=True)
-            lines += [f"{left:<{names}}  {right}".rstrip() for left, right in pairs]
-        else:
-            lines += [set_out(label[0], figures, names, widths), *label[1:]]
+def _in_one_process(m: Measured, width: int, digits: int) -> list[str]:
+    metric = f"{m.metric} %" if m.percent else m.metric
+    heads = [textwrap.shorten(metric, 14, placeholder="…"), "gap", "step ms", "×", "saved", "×", "cosine"]
+    rows = [_step_cells(row, m, digits) if row.ok else row.status for row in m.rows]
+    legend = [STEPS.format(base=m.base_label)]
+    legend += [INTERVAL] * any(row.metric_difference_interval is not None for row in m.rows)
+    if m.target is not None:
+        heads[4:] = ["saved ×", f"to {m.goal}"]
+        for row, cells in zip(m.rows, rows, strict=True):
+            if isinstance(cells, list):
+                cells[4:] = [cells[5], to_target(row)]
+        legend.append(f"to {m.goal}: seconds of training until {m.metric} reaches it, interpolated")
+    lines, _ = _set_out(m, heads, rows, width)
     return [*lines, *(line for each in legend for line in textwrap.wrap(each, width))]
 
 
-def to_target(row: Aggregate) -> str:
-    """The seconds to the target, or "not reached"; with how many seeds, where some did not get there."""
-    if row.time_to_target_s is None:
-        return "not reached"
-    shown = f"{row.time_to_target_s:.3g} s"
-    return shown if row.reached == row.seeds else f"{shown} {row.reached}/{row.seeds}"
+def _over_workers(m: Measured, width: int) -> list[str]:
+    heads = ["acc. %" if m.percent else textwrap.shorten(m.metric, 10, placeholder="…")]
+    heads += ["samples/s", "×", "sent", "late", "idle", "memory" if m.target is None else f"to {m.goal}"]
+    last = "of the largest process" if m.target is None else "seconds of training to the target"
+    rows = [_worker_cells(line, m) if line.row.ok else line.row.status for line in m.lines]
+    lines, cut = _set_out(m, heads, rows, width, in_full=False)
+    said = [f"{WORKERS}; {heads[-1]}: {last}", *cut]
+    return [*lines, *(line for each in said for line in textwrap.wrap(each, width, break_on_hyphens=False))]
 
 
-def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
-    """The cosine of every interface of every row that has any, from the first to the last."""
-    known = [row for row in rows if row.ok and _told(row)]
-    if not known:
-        return []
-    lines = ["cosine of the estimate with what came back, interface by interface"]
-    names = min(max(len(row.label) for row in known), width // 2)
-    for row in known:
-        # A space that does not break keeps a value on the line of its interface.
-        figures = "  ".join(f"{cut}:\u00a0{_cosine(value)}" for cut, value in row.cosines.items())
-        wrapped = textwrap.wrap(figures, width - names - 4, break_on_hyphens=False)
-        heads = named(row.label, names)
-        for head, part in itertools.zip_longest(heads, wrapped, fillvalue=""):
-            lines.append(f"  {head:<{names}}  {part}".replace("\u00a0", " ").rstrip())
-    return lines
+def _set_out(
+    m: Measured, heads: Sequence[str], rows: Sequence[Cells], width: int, in_full: bool = True
+) -> tuple[list[str], list[str]]:
+    """The table's lines, and the failed rows' reasons that are not in them. in_full: whether those are wrapped, or else
+    cut to their row's first line.
+    """
+    figures = [row for row in rows if not isinstance(row, str)]
+    widths = [max(map(len, column)) for column in zip(heads, *figures, strict=True)]
+    columns = sum(widths) + BETWEEN * len(widths)
+    names = max(NAMES, min(max(len(row.label) for row in m.rows), width - columns))
+    room = max(width - names - BETWEEN, 20)
+    lines, cut = [*_row("row", names, heads, widths), "─" * min(width, names + columns)], []
+    for row, cells in zip(m.rows, rows, strict=True):
+        name = "\n".join(named(row.label, names))
+        if not isinstance(cells, str):
+            lines += _row(name, names, cells, widths)
+            continue
+        said = textwrap.wrap(cells, room) if in_full else [textwrap.shorten(cells, room, placeholder=" …")]
+        cut += [f"{row.label} {cells}"] * (not in_full and said != [cells])
+        lines += _row(name, names, ["\n".join(said)], [room], "left")
+    return lines, cut
 
 
-def environment_line(environment: dict[str, Any], experiment: dict[str, Any]) -> str:
-    """What was run and on what, in one sentence's length."""
-    seeds = experiment.get("seeds", 1)
-    what = (
-        f"{experiment['name']}: {experiment['dataset'] or 'data unnamed'}, {experiment['parameters']:,} parameters, "
-        f"{_cut(experiment)}, batch {experiment['batch_size']}, "
-        f"{_plural(experiment['epochs'], 'epoch')}, "
-        + (f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds")
-    )
-    memory = environment["memory_bytes"]
-    parts = [
-        environment["cpu"],
-        _plural(environment["cores"], "core"),
-        environment["gpu"],
-        f"{memory / 2**30:.0f} GiB" if memory else None,
-        environment["os"],
-        f"Python {environment['python']}",
-        f"torch {environment['torch']}",
-        _plural(environment["threads"], "thread"),
-    ]
-    return f"{what}; {', '.join(part for part in parts if part)}"
-
-
-def report(
-    document_: dict[str, Any],
-    rows: Sequence[Aggregate],
-    verdict: str,
-    reasons: Sequence[str] = (),
-    width: int = WIDTH,
-) -> str:
-    """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
-    described = document_["experiment"]
-    blocks = [
-        [
-            *table(rows, width, described.get("target"), described.get("baseline") or BACKPROP),
-            *([PIECE] if "steps" in described else []),
-        ],
-        interfaces(rows, width),
-        textwrap.wrap(environment_line(document_["environment"], document_["experiment"]), width),
-        textwrap.wrap(verdict, width),
-        [line for reason in reasons for line in textwrap.wrap("· " + reason, width, subsequent_indent="  ")],
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def size(number: float | None) -> str:
-    """Bytes as KiB or MiB, three figures."""
-    if number is None:
-        return NONE
-    for unit, factor in (("B", 1), ("KiB", 2**10), ("MiB", 2**20)):
-        if number < 1000 * factor:
-            return f"{number / factor:.{0 if unit == 'B' or number >= 100 * factor else 1}f} {unit}"
-    return f"{number / 2**30:.1f} GiB"
-
-
-def _cut(experiment: dict[str, Any]) -> str:
-    """The stages; of a recurrent net, which is cut in time, how long an epoch is."""
-    steps = experiment.get("steps")
-    return _plural(experiment["stages"], "stage") if steps is None else f"{steps:,} steps of time an epoch"
-
-
-def _plural(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
-
-
-def _cells(row: Aggregate, percent: bool, digits: int) -> list[str]:
-    factor, form = (100.0, ".1f") if percent else (1.0, f".{digits}g")
-    known = _told(row)
-    step = None if row.step_s is None else row.step_s * 1000
-    return [
-        with_spread(row.value, row.value_spread, factor, form),
-        with_spread(row.metric_difference, _half(row.metric_difference_interval), factor, "+" + form)
-        if not row.is_base
-        else NONE,
-        _number(step, ".2f" if step is not None and step < 10 else ".1f"),
-        _number(row.step_ratio, ".2f"),
-        size(row.saved_activation_bytes),
-        _number(row.saved_ratio, ".2f"),
-        _number(sum(known) / len(known) if known else None, ".2f"),
-    ]
-
-
-def _half(interval: Sequence[float] | None) -> float | None:
-    return None if interval is None else (interval[1] - interval[0]) / 2
-
-
-def _told(row: Aggregate) -> list[float]:
-    """The cosines that are known: where nothing came back there is none, and it is None or NaN."""
-    return [value for value in row.cosines.values() if value is not None and not math.isnan(value)]
-
-
-def _cosine(value: float | None) -> str:
-    return NONE if value is None or math.isnan(value) else _number(value, ".2f")
-
-
-def with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
-    """A figure times `factor`, ± its spread where there is one."""
-    if value is None:
-        return NONE
-    shown = _number(value * factor, form)
-    return shown if spread is None else f"{shown} ±{spread * factor:{form.lstrip('+')}}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return NONE if value is None else f"{value:{form}}".replace("-", "−")
+def _row(
+    name: str, names: int, cells: Sequence[str], widths: Sequence[int], justify: JustifyMethod = "right"
+) -> list[str]:
+    """A row with its name to the left and its cells in columns of these widths, as rich sets it out."""
+    grid = Table.grid(padding=(0, BETWEEN, 0, 0))
+    grid.add_column(width=names)
+    for width in widths:
+        grid.add_column(width=width, justify=justify)
+    grid.add_row(name, *cells)
+    room = names + sum(widths) + BETWEEN * len(widths)
+    console = Console(file=io.StringIO(), width=room, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as caught:
+        console.print(grid)
+    return [line.rstrip() for line in caught.get().splitlines()]
 
 
 def named(label: str, width: int) -> list[str]:
@@ -206,7 +136,103 @@ def named(label: str, width: int) -> list[str]:
     return textwrap.wrap(label, width, break_on_hyphens=False)
 
 
-def set_out(name: str, figures: Sequence[str], names: int, widths: Sequence[int]) -> str:
-    """A line of the table: the name to the left, figures to the right of their columns."""
-    cells = "".join(f"  {figure:>{width}}" for figure, width in zip(figures, widths, strict=True))
-    return f"{name:<{names}}{cells}".rstrip()
+def _step_cells(row: Aggregate, m: Measured, digits: int) -> list[str]:
+    form = ".1f" if m.percent else f".{digits}g"
+    step, cosines = None if row.step_s is None else row.step_s * 1000, _cosines(row)
+    interval = row.metric_difference_interval
+    half = None if interval is None else (interval[1] - interval[0]) / 2
+    return [
+        _with_spread(row.value, row.value_spread, m.factor, form),
+        NONE if row.is_base else _with_spread(row.metric_difference, half, m.factor, "+" + form),
+        number(step, ".2f" if step is not None and step < 10 else ".1f"),
+        number(row.step_ratio, ".2f"),
+        size(row.saved_activation_bytes),
+        number(row.saved_ratio, ".2f"),
+        number(sum(cosines) / len(cosines) if cosines else None, ".2f"),
+    ]
+
+
+def _worker_cells(line: Line, m: Measured) -> list[str]:
+    row, form = line.row, ".1f" if m.percent else ".4g"
+    return [
+        _with_spread(row.value, row.value_spread, m.factor, form),
+        number(line.rate, ",.0f"),
+        number(m.ratio(line), ".2f"),
+        size(line.sent_bytes),
+        number(line.staleness, ".1f"),
+        share(line.idle),
+        size(row.peak_memory_bytes) if m.target is None else to_target(row).removesuffix(" s"),
+    ]
+
+
+def _with_spread(value: float | None, spread: float | None, factor: float, form: str) -> str:
+    """A figure times `factor`, ± its spread where there is one."""
+    shown = number(None if value is None else value * factor, form)
+    return shown if value is None or spread is None else f"{shown} ±{spread * factor:{form.lstrip('+')}}"
+
+
+def _cosines(row: Aggregate) -> list[float]:
+    """The cosines that are known: where nothing came back there is none, and it is None or NaN."""
+    return [value for value in row.cosines.values() if value is not None and not math.isnan(value)]
+
+
+def interfaces(rows: Sequence[Aggregate], width: int = WIDTH) -> list[str]:
+    """The cosine of every interface of every row that has any, from the first to the last."""
+    known = [row for row in rows if row.ok and _cosines(row)]
+    if not known:
+        return []
+    lines = ["cosine of the estimate with what came back, interface by interface"]
+    names = min(max(len(row.label) for row in known), width // 2)
+    room = width - names - 2 * BETWEEN
+    for row in known:
+        # a space that does not break keeps a value on the line of its interface
+        told = {cut: None if value is None or math.isnan(value) else value for cut, value in row.cosines.items()}
+        figures = "  ".join(f"{cut}:\u00a0{number(value, '.2f')}" for cut, value in told.items())
+        wrapped = "\n".join(textwrap.wrap(figures, room, break_on_hyphens=False)).replace("\u00a0", " ")
+        name = "\n".join(named(row.label, names))
+        lines += [f"  {line}" for line in _row(name, names, [wrapped], [room], "left")]
+    return lines
+
+
+def environment_line(environment: Mapping[str, Any], experiment: Mapping[str, Any]) -> str:
+    """What was run and on what, in one sentence's length. Of a recurrent net, which is cut in time, how long an epoch
+    is stands in the place of the stages.
+    """
+    seeds, steps, memory = experiment.get("seeds", 1), experiment.get("steps"), environment["memory_bytes"]
+    what = [
+        experiment["dataset"] or "data unnamed",
+        f"{experiment['parameters']:,} parameters",
+        plural(experiment["stages"], "stage") if steps is None else f"{steps:,} steps of time an epoch",
+        f"batch {experiment['batch_size']}",
+        plural(experiment["epochs"], "epoch"),
+        f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds",
+    ]
+    parts = [
+        environment["cpu"],
+        plural(environment["cores"], "core"),
+        environment["gpu"],
+        f"{memory / 2**30:.0f} GiB" if memory else None,
+        environment["os"],
+        f"Python {environment['python']}",
+        f"torch {environment['torch']}",
+        plural(environment["threads"], "thread"),
+    ]
+    return f"{experiment['name']}: {', '.join(what)}; {', '.join(part for part in parts if part)}"
+
+
+def report(document: Mapping[str, Any], m: Measured, said: Verdict, width: int = WIDTH) -> str:
+    """The whole of what is printed: table, interfaces, environment, verdict, and its reasons, a line each."""
+    environment, experiment = document["environment"], document["experiment"]
+    where = environment_line(environment, experiment)
+    if m.workers > 1:
+        where = f"{m.workers} processes; {where}"
+        if environment.get("link"):
+            where += f"; two emulated hosts, {environment['link']} between them"
+    blocks = [
+        [*table(m, width), *([PIECE] if "steps" in experiment else [])],
+        interfaces(m.rows, width) if m.workers == 1 else [],
+        textwrap.wrap(where, width),
+        textwrap.wrap(said.text, width),
+        [line for reason in said.reasons for line in textwrap.wrap("· " + reason, width, subsequent_indent="  ")],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -6,12 +6,11 @@ Fields that a run cannot tell are null, never left out.
 """
 
 from syngrad.results.aggregate import aggregate, mean_spread
+from syngrad.results.confidence import interval, student_t
 from syngrad.results.environment import environment
 from syngrad.results.file import SCHEMA, check_writable, document, finite, write, write_text
-from syngrad.results.rows import BACKPROP, Aggregate, Row
-from syngrad.results.series import thinned, time_to_target
+from syngrad.results.rows import BACKPROP, Aggregate, Row, thinned, time_to_target
 from syngrad.results.structure import STRUCTURE, validate
-from syngrad.results.student import interval, student_t
 
 __all__ = [
     "BACKPROP",

@@ -1,4 +1,4 @@
-"""Every row over its seeds."""
+"""What follows over the seeds: means, spreads, and differences to the baseline, paired seed by seed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from syngrad.results.confidence import interval
 from syngrad.results.rows import BACKPROP, Aggregate, Row
-from syngrad.results.student import interval
 
 MEANS = ("step_s", "step_ratio", "saved_activation_bytes", "peak_memory_bytes", "samples_per_s", "train_s")
 
 
 def aggregate(rows: Sequence[Row], baseline: str = BACKPROP) -> list[Aggregate]:
-    """Every method's rows taken together, in the order in which the methods first appear. baseline: the method that the
-    others are held against.
+    """Take every method's rows together, in the order in which the methods first appear.
+
+    Args:
+        rows: one a method and seed.
+        baseline: the method that the others are held against.
     """
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

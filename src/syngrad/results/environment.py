@@ -11,7 +11,11 @@ import torch
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """The machine and the software that figures were taken on."""
+    """The machine and the software at the moment.
+
+    Args:
+        threads: how many PyTorch computes with.
+    """
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

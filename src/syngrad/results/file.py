@@ -1,4 +1,4 @@
-"""Writing a results file, or any other file that a run leaves: whole, or not at all."""
+"""The results file's content, and its writing, or that of any other file that a run leaves: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ def document(
     verdict: dict[str, Any] | None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The results file's content. config: every option as resolved, from which it can be run again."""
+    """The results file's content.
+
+    Args:
+        environment: the machine and the software, see :func:`syngrad.results.environment`.
+        experiment: what was trained; its "baseline", where it has one, is what the rows are held against.
+        rows: one a method and seed.
+        verdict: whether it pays, where that is told.
+        config: every option as resolved, from which it can be run again.
+    """
     return {
         "schema": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -43,7 +51,8 @@ def document(
 def check_writable(path: str | Path) -> Path:
     """Where the file will really stand, once it is sure that one can be written there; to be called *before* training.
 
-    Raises ConfigError for a folder, a missing parent, what may not be written, and what is no ordinary file.
+    Raises:
+        ConfigError: for a folder, a missing parent, what may not be written, and what is no ordinary file.
     """
     target = Path(os.path.realpath(path))
     refused = f"cannot write results to {str(path)!r}"
@@ -77,9 +86,10 @@ def write(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in the same way.
+    """Write a text file, whole or not at all.
 
-    Raises SyngradError where that fails; what stood there is untouched then.
+    Raises:
+        SyngradError: where that fails; what stood there is untouched then.
     """
     target = check_writable(path)
     handle, temporary = tempfile.mkstemp(prefix=".results-", dir=target.parent)
@@ -104,7 +114,7 @@ def _umask() -> int:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for every number that is not finite, and lists for tuples."""
+    """A value as JSON can hold it: None for every number that is not finite, and lists for tuples."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

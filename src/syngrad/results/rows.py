@@ -1,11 +1,15 @@
-"""One measured row, and a row over its seeds."""
+"""One measured row with its series, and a row over its seeds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from syngrad.trainer.history import History
 
 BACKPROP = "backprop"
+Point = TypeVar("Point")
 
 
 @dataclass
@@ -53,6 +57,17 @@ class Row:
     def ok(self) -> bool:
         """Whether it ran to its end."""
         return self.status == "ok"
+
+    def record(self, history: History) -> None:
+        """Fill in the figures of training from what a run leaves, long series thinned."""
+        self.history = history.values()
+        self.train_loss = [(each.epoch, each.train_s, each.train_loss) for each in history.epochs]
+        self.samples_per_s, self.train_s = history.samples_per_s, history.train_s
+        self.interfaces = [
+            {key: thinned(value) if isinstance(value, list) else value for key, value in interface.items()}
+            for interface in history.interfaces
+        ]
+        self.guarded = dict(history.guarded)
 
     def to_dict(self) -> dict[str, Any]:
         """As the file has it: the metric's name, value and history in one object."""
@@ -123,3 +138,37 @@ class Aggregate:
     def ok(self) -> bool:
         """Whether at least one seed ran to its end."""
         return self.status == "ok"
+
+
+def time_to_target(
+    history: Sequence[tuple[float, float, float]], target: float, higher_is_better: bool
+) -> float | None:
+    """Seconds of training until the metric first reaches `target`; None where it never does.
+
+    Between the last validation short of the target and the first that has reached it the value is taken to run in a
+    straight line. A first validation that has reached it already says only "by then", and its own time is given.
+
+    Args:
+        history: (epoch, seconds, value) of every validation, in order.
+        target: a value of the metric.
+        higher_is_better: whether more of the metric is better.
+    """
+    sign = 1.0 if higher_is_better else -1.0
+    before: tuple[float, float] | None = None
+    for _, seconds, value in history:
+        missing = sign * (target - value)
+        if missing <= 0:
+            if before is None:
+                return seconds
+            earlier, lacked = before
+            return earlier + (seconds - earlier) * lacked / (lacked - missing)
+        if missing == missing:  # a value that is NaN lies nowhere
+            before = seconds, missing
+    return None
+
+
+def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
+    """At most `most` of the points, evenly spread, the first and the last among them."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]

@@ -1,4 +1,8 @@
-"""What a results file has at least, and whether a document has it."""
+"""What a results file has at least, and whether a document has it.
+
+The kinds are data and the check walks them, so that the first thing that is wrong is named with its place and its
+value; a library of typed records would name it without the value, and a key within a mapping not at all.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +81,11 @@ what it has since later versions of Syngrad."""
 
 
 def validate(document: Any) -> None:
-    """Raises SyngradError, naming the place, where a document does not have what :data:`STRUCTURE` asks for."""
+    """Refuse a document that does not have what :data:`STRUCTURE` asks for.
+
+    Raises:
+        SyngradError: naming the place.
+    """
     _check(document, STRUCTURE, "document")
     if document["schema"] != SCHEMA:
         raise SyngradError(f"results of schema {document['schema']} cannot be read here; this version knows {SCHEMA}")

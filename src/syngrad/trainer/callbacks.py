@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from syngrad.checks import whole
 from syngrad.errors import ConfigError
-from syngrad.history import Epoch
 from syngrad.metrics import HIGHER_IS_BETTER, higher_is_better
-from syngrad.scalars import whole
+from syngrad.trainer.history import Epoch
 
-if TYPE_CHECKING:
-    from syngrad.trainer.trainer import Trainer
+#: what a callback is shown: the :class:`syngrad.Trainer`. Any, since the Trainer itself is made of what this file says
+Trainer = Any
 
 
 class Callback:

@@ -1,50 +1,64 @@
-"""`fit`, in one process or as one of several that torchrun has started."""
+"""`fit` as one of several workers that torchrun, or Syngrad's own launcher, has started."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from syngrad.errors import ConfigError
-from syngrad.execution.ends import RemoteError
-from syngrad.execution.reporting import report_failure
-from syngrad.execution.world import die_with_launcher
-from syngrad.history import History
-from syngrad.links.world import world
+from syngrad.launch.parent_death import die_with_launcher
+from syngrad.links.world import World
+from syngrad.pipeline.failures import report_failure
+from syngrad.pipeline.follower import Follower
+from syngrad.pipeline.leader import Leader
+from syngrad.pipeline.neighbours import RemoteError
+from syngrad.pipeline.peer import Peer, Work
+from syngrad.trainer.fit_arguments import FitArguments
+from syngrad.trainer.history import History
 from syngrad.trainer.interrupts import Interrupts
-from syngrad.trainer.loop import Run
-from syngrad.trainer.member import Member
-from syngrad.trainer.plan import Plan
-from syngrad.trainer.team import Team
-
-if TYPE_CHECKING:
-    from syngrad.trainer.trainer import Trainer
+from syngrad.trainer.loaders import LoaderPosition
+from syngrad.trainer.loop import Loop
+from syngrad.trainer.session import Session
 
 
-def fit(trainer: Trainer, plan: Plan) -> History:
-    """Train as planned; every process returns the same history, and its model is the whole trained one.
+def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> History:
+    """Train as planned; every worker returns the same history, and its model is the whole trained one.
 
-    Only process 0 reads the data, validates, calls callbacks, shows progress and writes files.
+    Only the first worker validates, calls callbacks, shows progress and writes files, and it alone reads the data
+    unless stages run on predictions of their inputs.
     """
-    place = world()
-    if place.size == 1:
-        return Run(trainer, plan).go()
     die_with_launcher()
     try:
         check(trainer)
-        group = Team(trainer, place) if place.rank == 0 else Member(trainer, place, plan.loader)
+        peer: Peer
+        if place.rank == 0:
+            peer = leader = Leader(_work(trainer), place)
+        else:
+            trainer.following = True
+            peer = follower = Follower(_work(trainer), place, LoaderPosition(plan.loader))
     except Exception as error:
         report_failure(error)
         raise
-    return _lead(trainer, plan, group) if isinstance(group, Team) else _follow(group)
+    try:
+        if place.rank == 0:
+            return Loop(trainer, plan, leader).run()
+        with Interrupts(True, ignoring=True):  # the first worker is asked too, and says what becomes of it
+            history = follower.follow()
+        return History() if history is None else History.from_dict(history)
+    except RemoteError as failure:
+        raise peer.passed_on(failure) from failure
+    except BaseException as error:
+        peer.failed(error)
+        raise
+    finally:
+        peer.close()
+        trainer.whole_again()
 
 
-def check(trainer: Trainer) -> None:
+def check(trainer: Session) -> None:
     """Refuse what needs all stages in one process."""
     configuration = trainer.configuration()
     refused = {
         "clip_scope='model'": configuration["clip_norm"] is not None and configuration["clip_scope"] == "model",
         "autocast='float16'": configuration["autocast"] == "float16",
-        "replay=": trainer.replaying,
+        "replay=": trainer.settings.replay is not None,
     }
     instead = {"clip_scope='model'": "clip_scope='stage'", "autocast='float16'": "autocast='bfloat16'"}
     for option, given in refused.items():
@@ -55,27 +69,17 @@ def check(trainer: Trainer) -> None:
             )
 
 
-def _lead(trainer: Trainer, plan: Plan, team: Team) -> History:
-    try:
-        return Run(trainer, plan, team).go()
-    except RemoteError as failure:
-        raise team.passed_on(failure) from failure
-    except BaseException as error:
-        team.failed(error)
-        raise
-    finally:
-        team.close()
-
-
-def _follow(member: Member) -> History:
-    try:
-        with Interrupts(True, ignoring=True):  # process 0 is asked too, and says what becomes of it
-            history = member.follow()
-        return History() if history is None else History.from_dict(history)
-    except RemoteError as failure:
-        raise member.passed_on(failure) from failure
-    except BaseException as error:
-        member.failed(error)
-        raise
-    finally:
-        member.close()
+def _work(trainer: Session) -> Work:
+    options = trainer.options
+    return Work(
+        trainer.model,
+        trainer.settings,
+        options.queue_depth,
+        options.free,
+        options.inputs is not None,
+        trainer.device,
+        options.shared(),
+        trainer.read,
+        trainer.bind_to,
+        trainer.metric,
+    )

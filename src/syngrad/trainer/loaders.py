@@ -14,23 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
-
-
-def batches(loader: Iterable[Any]) -> Iterator[Any]:
-    """What the loader yields; what it raises becomes one clear line."""
-    try:
-        iterator = iter(loader)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            yield batch
-    except SyngradError:
-        raise
-    except Exception as error:
-        raise TrainingError(f"the loader raised {first_line(error)}") from error
+from syngrad.core.batch import batches
+from syngrad.errors import CheckpointError, warn
 
 
 def length(loader: Iterable[Any]) -> int | None:
@@ -41,7 +26,7 @@ def length(loader: Iterable[Any]) -> int | None:
         return None
 
 
-class Place:
+class LoaderPosition:
     """Where a run stands in the training loader, and how to get back there."""
 
     def __init__(self, loader: Iterable[Any]) -> None:

@@ -7,28 +7,25 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from syngrad import checkpoint
 from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
-from syngrad.history import Epoch, History
-from syngrad.plain import PlainError
-from syngrad.progress import bar
-from syngrad.trainer import state
+from syngrad.runtime import checkpoint
+from syngrad.runtime.runner import Trained
+from syngrad.tagged_json import PlainError
+from syngrad.trainer import resume
+from syngrad.trainer.alone import Workers
 from syngrad.trainer.callbacks import Callback
+from syngrad.trainer.fit_arguments import AUTO, FitArguments
+from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
-from syngrad.trainer.loaders import Place, length
-from syngrad.trainer.plan import AUTO, Plan
-from syngrad.trainer.team import Team
-
-if TYPE_CHECKING:
-    from syngrad.trainer.trainer import Trainer
+from syngrad.trainer.loaders import LoaderPosition, length
+from syngrad.trainer.progress_bar import Advance, bar
+from syngrad.trainer.session import Session
 
 
 @dataclass
@@ -55,60 +52,64 @@ class Partial:
 
 
 @dataclass
-class Run:
-    """One call of `fit` at work; team: the other processes, where there are any."""
+class Loop:
+    """One call of `fit` at work.
 
-    trainer: Trainer
-    plan: Plan
-    team: Team | None = None
+    Args:
+        trainer: what is trained; callbacks are shown it.
+        plan: what `fit` was asked for.
+        workers: who trains: this process alone, or the leader of several.
+    """
+
+    trainer: Session
+    plan: FitArguments
+    workers: Workers
     partial: Partial = field(default_factory=Partial)
 
     def __post_init__(self) -> None:
-        self.place = Place(self.plan.loader)
-        self.history = History(self.trainer.metric[0] if self.trainer.metric else None, started_s=self.trainer.train_s)
-        self.first = self.trainer.epochs_done
-        self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in self.trainer.quality]
+        trainer = self.trainer
+        self.position = LoaderPosition(self.plan.loader)
+        self.history = History(trainer.metric[0] if trainer.metric else None, started_s=trainer.train_s)
+        self.first = trainer.epochs_done
+        self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in trainer.quality]
         #: updates that were skipped before this call
-        self.skipped = dict(self.trainer.guarded)
+        self.skipped = dict(trainer.guarded)
         self._since = 0.0
-        self._advance: Callable[[str], None] = lambda text: None
+        self._advance: Advance = lambda text: None
         #: where in the data this call begins, once it is known
         self.origin: dict[str, Any] = {}
-        self._whole = False
 
-    def go(self) -> History:
+    def run(self) -> History:
         """Train until the epochs are done or somebody says stop."""
-        trainer, plan = self.trainer, self.plan
+        trainer, plan, workers = self.trainer, self.plan, self.workers
         trainer.stopped = False
         start = plan.start()
         if start is not None:
             self._resume(start)
         total = length(plan.loader)
-        done = trainer.epochs_done - self.first
-        left = max(plan.epochs - done, 0)
+        left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
         with (
             Interrupts(plan.save is not None) as self.interrupts,
-            bar(total * left - self.partial.minibatches if total is not None else None, trainer.progress) as advance,
+            bar(total * left - self.partial.minibatches if total is not None else None, trainer.options.progress)
+            as self._advance,
             ExitStack() as ends,
-        ):
+        ):  # fmt: skip
             started: list[Callback] = []
             ends.callback(self._end, started)
             for callback in plan.callbacks:
                 callback.on_start(trainer)
                 started.append(callback)
-            self.origin = self.origin or self.place.state_dict()
+            self.origin = self.origin or self.position.state_dict()
             while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
-                self._epoch(advance)
+                self._epoch()
             if trainer.stopped:
-                self._flush()
-            if self.team is not None:
-                if not self.team.begun and trainer.execution is not None:  # all was done before; the others are told
-                    self.team.begin(self.origin)
-                if self.team.begun:
-                    self.team.gather()
+                workers.flush()
+            if not workers.begun and trainer.runner is not None:  # all was done before; the others are told
+                workers.begin(trainer.runner, self.origin)
+            if workers.begun:
+                workers.gather()
         self._summarise()
-        if self.team is not None:
-            self.team.finish(self.history.to_dict())
+        workers.finish(self.history.to_dict())
         if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
             raise KeyboardInterrupt(f"interrupted after minibatch {trainer.minibatches}, when all epochs were done")
         return self.history
@@ -119,52 +120,41 @@ class Run:
             for callback in reversed(started):
                 ends.callback(callback.on_end, self.trainer)
 
-    def _epoch(self, advance: Callable[[str], None]) -> None:
-        trainer, plan = self.trainer, self.plan
+    def _epoch(self) -> None:
+        trainer, plan, workers = self.trainer, self.plan, self.workers
         if not trainer.model.training:  # otherwise what the user has put into evaluation mode stays there
             trainer.model.train()
         number = trainer.epochs_done + 1
         self._tick()
-        for batch in self._batches():
-            self._step(batch, advance)
+        for raw in self._batches():
+            if not workers.begun:  # cutting the model is not training
+                self._tock()
+                trainer.bind(raw)
+                workers.begin(trainer.bound, self.origin)
+                self._tick()
+            batch = trainer.read(raw)
+            if self.interrupts.asked is None:
+                workers.allow(self._boundary())
+            self._tell(workers.step(batch))
             self._between(number)
-        self._settle()
+        if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
+            workers.begin(trainer.runner, self.origin)
+        self._tell(workers.settle())
         if self.partial.samples == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
             )
         if number - self.first == plan.epochs or trainer.stopped:
-            self._flush()
+            workers.flush()
         self._tock()
-        self._close(number)
-
-    def _step(self, batch: Any, advance: Callable[[str], None]) -> None:
-        trainer = self.trainer
-        if self.team is None:
-            if trainer.execution is None:  # cutting the model is not training, here as little as over several processes
-                self._tock()
-                trainer.bind(batch)
-                self._tick()
-            loss = trainer.step(batch)
-            self._tell(loss, *trainer.last, advance)
-            return
-        if not self.team.begun:
-            trainer.bind(batch)
-            self.team.begin(self.origin)
-            self._tick()  # it is not training yet
-        if self.interrupts.asked is None:
-            self.team.allow(self._boundary())
-        with self.team.trace.span("work"):
-            self.team.trace.minibatch = trainer.minibatches
-            trainer.advance(batch)
-        self.team.sent(*trainer.last)
-        self._advance = advance
-        self._take_losses()
+        heard = [each for each in (plan.on_epoch, *plan.callbacks) if each is not None]
+        with self._shown(heard):
+            self._conclude(number)
 
     def _boundary(self) -> int:
         """The minibatch that all have to be done with before the next thing is due that is no minibatch."""
-        plan, now, done = self.plan, self.trainer.minibatches, self.place.delivered - 1
+        plan, now, done = self.plan, self.trainer.minibatches, self.position.delivered - 1
         whole = length(plan.loader)
         if whole is None:
             return now + 1
@@ -175,77 +165,56 @@ class Run:
             left.append(plan.save_every - now % plan.save_every)
         return now + max(min(left), 1)
 
-    def _take_losses(self) -> None:
-        for count, loss, weight, size in self.team.losses() if self.team is not None and self.team.begun else ():
-            with self.trainer.as_of(count):
-                self._tell(torch.tensor(loss, dtype=torch.float64), weight, size, self._advance)
-
-    def _tell(self, loss: torch.Tensor, weight: float, size: int, advance: Callable[[str], None]) -> None:
-        self.partial.add(loss.item(), weight, size)
-        advance(f"epoch {self.trainer.epochs_done + 1}  loss {self.partial.loss / self.partial.weight:.4f}")
-        for callback in self.plan.callbacks:
-            callback.on_step(self.trainer, loss)
-
-    def _settle(self) -> None:
-        """Wait until every process is done with what was sent: what follows belongs between two minibatches."""
-        if self.team is not None and self.team.begun:
-            self.team.settle()
-            self._take_losses()
-
-    def _flush(self) -> None:
-        if self.team is None:
-            self.trainer.flush()
-        elif self.team.begun:
-            self.team.flush()
+    def _tell(self, trained: Iterable[Trained]) -> None:
+        """Note the losses that are known, and tell them."""
+        trainer = self.trainer
+        for each in trained:
+            with trainer.as_of(each.count):
+                self.partial.add(each.loss.item(), each.weight, each.samples)
+                mean = self.partial.loss / self.partial.weight
+                self._advance(f"epoch {trainer.epochs_done + 1}  loss {mean:.4f}")
+                for callback in self.plan.callbacks:
+                    callback.on_step(trainer, each.loss)
 
     def _batches(self) -> Iterator[Any]:
         """The epoch's minibatches. Ctrl-C in a terminal ends a loader's worker processes too: then it ends here."""
         try:
-            yield from self.place.epoch()
+            yield from self.position.epoch()
         except TrainingError:
             if self.interrupts.asked is None:
                 raise
-            if self.team is not None and not self.team.level:  # the others are ahead of what is left of the data
+            if not self.workers.level:  # the others are ahead of what is left of the data
                 raise KeyboardInterrupt from None
             self._tock()
             self._save()
 
     def _between(self, number: int) -> None:
         """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
-        plan, done = self.plan, self.place.delivered
+        plan, done = self.plan, self.position.delivered
         whole = length(plan.loader)
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
-            self._settle()
+            self._tell(self.workers.settle())
             self._tock()
             # without a length a share that only grows stands for it
             self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
-        asked = self.interrupts.asked is not None and (self.team is None or self.team.level)
-        if due or asked:
-            self._settle()
+        if due or (self.interrupts.asked is not None and self.workers.level):
+            self._tell(self.workers.settle())
             self._tock()
             self._save()
             self._tick()
 
-    def _close(self, number: int) -> None:
-        """After an epoch's last minibatch."""
-        heard = [each for each in (self.plan.on_epoch, *self.plan.callbacks) if each is not None]
-        with self._shown(heard):
-            self._conclude(number)
-
     def _conclude(self, number: int) -> None:
+        """An epoch is over: validate, move the schedules, tell, save."""
         trainer, plan, partial = self.trainer, self.plan, self.partial
-        trainer.epochs_done = number
+        trainer.made.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
         if plan.validate is not None:
             record.metrics = self._validate(float(number))
-        loss = record.metrics.get("loss", record.train_loss)
-        trainer.schedule_epoch(loss)
-        if self.team is not None and self.team.begun:
-            self.team.scheduled(loss)
+        self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss))
         self.history.epochs.append(record)
         self.partial = Partial()
         if plan.on_epoch is not None:
@@ -257,8 +226,7 @@ class Run:
 
     def _validate(self, epoch: float) -> dict[str, float]:
         assert self.plan.validate is not None
-        on = self.trainer if self.team is None else self.team
-        metrics = on.evaluate(self.plan.validate)
+        metrics = self.workers.evaluate(self.plan.validate)
         self.history.points.append((epoch, self.trainer.train_s, metrics))
         with self._shown(self.plan.callbacks):
             for callback in self.plan.callbacks:
@@ -269,17 +237,17 @@ class Run:
     def _shown(self, listeners: Sequence[Any]) -> Iterator[None]:
         """Inside it the Trainer is whole, where one of these wants to see it: see :class:`Callback`."""
         wanted = any(getattr(each, "whole", True) for each in listeners)
-        before = self.team.options(None) if self.team is not None and listeners else None
-        with self._gathered() if wanted else nullcontext():
+        before = self.workers.options(None) if listeners else None
+        with self.workers.whole() if wanted else nullcontext():
             yield
-        if self.team is not None and listeners:
-            self.team.options(before)
+        if listeners:
+            self.workers.options(before)
 
     def _tick(self) -> None:
         self._since = time.perf_counter()
 
     def _tock(self) -> None:
-        self.trainer.train_s += time.perf_counter() - self._since
+        self.trainer.made.train_s += time.perf_counter() - self._since
 
     # Checkpoints.
 
@@ -288,8 +256,8 @@ class Run:
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
-            with self._gathered():
-                path = state.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
+            with self.workers.whole():
+                path = resume.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
         except CheckpointError as error:
             if over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
                 raise
@@ -300,23 +268,8 @@ class Run:
                 f"interrupted after minibatch {self.trainer.minibatches}; all of it is saved in {str(path)!r}, and "
                 "resume=True goes on from there"
             )
-            if self.team is not None:
-                self.team.interrupt(text)
+            self.workers.interrupt(text)
             raise KeyboardInterrupt(text)
-
-    @contextmanager
-    def _gathered(self) -> Iterator[None]:
-        """Inside it this process's Trainer holds what all of them have trained; how it ends does not matter."""
-        if self.team is None or not self.team.begun or self._whole:
-            yield
-            return
-        self.team.gather()
-        self._whole = True
-        try:
-            yield
-        finally:
-            self._whole = False
-            self.team.release()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -327,13 +280,13 @@ class Run:
             "partial": vars(self.partial),
             "marks": self.marks,
             "skipped": self.skipped,
-            "place": self.place.state_dict(),
+            "place": self.position.state_dict(),
             "callbacks": [[type(each).__name__, each.state_dict()] for each in self.plan.callbacks],
         }
 
     def _resume(self, path: Path) -> None:
         model, saved = checkpoint.load(path)
-        state.restore(self.trainer, model, saved, str(path))
+        resume.restore(self.trainer, model, saved, str(path))
         fit = saved.get("fit")
         if fit is None:
             raise CheckpointError(
@@ -347,7 +300,7 @@ class Run:
             self.partial = Partial.read(fit["partial"])
             stopped = bool(fit["stopped"])
             callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
-            self.place.load(fit["place"])
+            self.position.load(fit["place"])
             self.origin = fit["place"]
         except SyngradError:
             raise
@@ -373,13 +326,13 @@ class Run:
         marks = self.marks or [(0, 0)] * len(trainer.quality)
         skipped = {name: count - self.skipped.get(name, 0) for name, count in trainer.guarded.items()}
         self.history.guarded = {name: count for name, count in skipped.items() if count}
-        measured = trainer.execution.staleness if trainer.execution is not None else []
+        runner = trainer.runner
+        measured = runner.staleness if runner is not None else []
         late = [each.mean if each.mean is not None else fixed for each in measured]
         self.history.interfaces = [
             {**quality.summary(stale, *mark), "guarded": skipped.get(stage.name, 0)}
             for quality, mark, stage, stale in zip(trainer.quality, marks, trainer.stages, late, strict=False)
         ]
-        if trainer.execution is not None and trainer.execution.record is not None:
-            self.history.record = [[list(pair) for pair in each.items()] for each in trainer.execution.record.applied]
-        if self.team is not None:
-            self.history.processes = self.team.told
+        if runner is not None and runner.record is not None:
+            self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
+        self.history.processes = self.workers.told

@@ -6,8 +6,6 @@ process. All train the same experiment: the same weights to begin with, the same
 same loss, optimiser and validation.
 """
 
-from syngrad.compare.rivals.launch import run_rival
-from syngrad.compare.rivals.names import RIVALS, Rival, parse_rival
-from syngrad.compare.rivals.plan import Plan
+from syngrad.compare.rivals.rival_run import RIVALS, Rival, RivalRun, parse_rival, run_rival
 
-__all__ = ["RIVALS", "Plan", "Rival", "parse_rival", "run_rival"]
+__all__ = ["RIVALS", "Rival", "RivalRun", "parse_rival", "run_rival"]

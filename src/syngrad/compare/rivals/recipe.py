@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from syngrad import metrics
+from syngrad.compare.rivals.gloo_group import GlooGroup
+from syngrad.compare.rivals.rival_run import Rival
+from syngrad.core.batch import Batch, batches, read, unpack
+from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError
-from syngrad.execution.batch import Batch, read, unpack
-from syngrad.execution.precision import Precision
-from syngrad.experiment import Experiment
-from syngrad.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
+from syngrad.experiments.experiment import Experiment
+from syngrad.optim.groups import make_optimizer, make_scheduler, matches, names_of, parameter_groups
 from syngrad.partition import Segment
-from syngrad.stage import Stage
-from syngrad.trainer.evaluation import evaluate
-from syngrad.trainer.loaders import batches
+from syngrad.runtime.evaluation import evaluate
+from syngrad.runtime.precision import Precision
 from syngrad.tree import map_tensors, tensors
 
 #: options of the Trainer that change what any row computes, and that the rivals have no answer to
@@ -28,7 +30,8 @@ UNSUPPORTED = ("autocast", "clip_norm", "device")
 class Recipe:
     """What all rivals are made of. The model is made as the Trainer's is, from the same seed.
 
-    Raises ConfigError for an option that a rival would have to follow and cannot.
+    Raises:
+        ConfigError: An option that a rival would have to follow and cannot.
     """
 
     def __init__(self, experiment: Experiment, seed: int) -> None:
@@ -107,7 +110,7 @@ class Recipe:
         return self.share(output, part.target, part.size, whole.scale)
 
     def share(self, output: Any, target: Any, size: int, scale: float) -> Tensor:
-        """The same for a part of `size` samples of a minibatch of this scale."""
+        """The share that `size` samples have in the mean loss of a minibatch of this scale."""
         count = self.experiment.options.get("loss_count")
         number = float(size if count is None else count(target))
         if number == 0:  # padding alone, say, of which there is no mean
@@ -120,8 +123,39 @@ class Recipe:
         return found[self.metric[0] if self.metric is not None else "loss"]
 
 
+class RivalWorker(ABC):
+    """One rival at work in one process.
+
+    `sent_bytes` counts tensors' contents that all workers together have sent for training so far, as the algorithms
+    move them, without headers; `microbatches` and `placement` are for the row, None where there are none.
+    """
+
+    microbatches: int | None = None
+    placement: str | None = None
+
+    def __init__(self, rival: Rival, recipe: Recipe, group: GlooGroup) -> None:
+        self.rival, self.recipe, self.group = rival, recipe, group
+        self.sent_bytes = 0
+
+    def prepare(self, batch: Batch) -> None:
+        """Whatever is to be chosen or built beforehand, with a full minibatch as the example."""
+        return
+
+    @abstractmethod
+    def step(self, batch: Batch) -> None:
+        """Train on one minibatch, of which this worker uses its own share."""
+
+    @abstractmethod
+    def collect(self) -> None:
+        """See to it that the first worker's model is the trained one, for validation; training is not changed."""
+
+    def release(self) -> None:
+        """Put back what :meth:`collect` has moved, and go on training."""
+        return
+
+
 def part_of(batch: Batch, index: int, parts: int) -> Batch | None:
-    """The share of one process: consecutive samples, as many as the others' or one fewer; None for no sample.
+    """The share of one worker: consecutive samples, as many as the others' or one fewer; None for no sample.
 
     Its scale stays the whole minibatch's.
     """

@@ -1,0 +1,198 @@
+"""`gpipe` and `1f1b`: PyTorch's schedules over the very stages that Syngrad trains, a block of them a process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.utils import _pytree as pytree
+
+from syngrad.compare.rivals.gloo_group import GlooGroup
+from syngrad.compare.rivals.recipe import Recipe, RivalWorker
+from syngrad.compare.rivals.rival_run import Rival
+from syngrad.core.batch import Batch
+from syngrad.errors import ConfigError, TrainingError
+from syngrad.partition import Segment, balanced, segment_parameters, split
+from syngrad.partition.balance import measured
+from syngrad.preserve_state import preserve_state
+from syngrad.tree import tensors
+
+#: numbers of microbatches that are tried, as far as they divide the batch
+TRIED = (1, 2, 4, 8, 16)
+#: steps of a trial, of which the first is not timed: it also builds what the steps need
+TRIAL = 6
+
+
+class Block(nn.Module):
+    """Consecutive segments, between messages taken apart into a flat row of tensors, which is all that can be sent.
+
+    `before` and `after` are (structure, leaves with None for the tensors) of what goes in and comes out; None for the
+    model's own output, which is handed out as it is.
+    """
+
+    def __init__(self, segments: Sequence[Segment], before: Any, after: Any) -> None:
+        super().__init__()
+        self.segments = nn.ModuleList(segments)
+        self.before, self.after = before, after
+
+    def forward(self, *leaves: Tensor) -> Any:
+        """From the tensors that came to those that go on."""
+        spec, rest = self.before
+        given = iter(leaves)
+        args, kwargs = pytree.tree_unflatten([next(given) if one is None else one for one in rest], spec)
+        message = self.segments[0](*args, **kwargs)
+        for segment in self.segments[1:]:
+            message = segment(message)
+        if self.after is None:
+            return message
+        sent = tuple(tensors(message))
+        return sent[0] if len(sent) == 1 else sent
+
+
+class MicrobatchPipeline(RivalWorker):
+    """One worker's block of stages. Every worker reads the data: the first uses the inputs, the last the targets."""
+
+    def __init__(
+        self,
+        rival: Rival,
+        recipe: Recipe,
+        group: GlooGroup,
+        place: Sequence[str] | None,
+        microbatches: int | None = None,
+    ) -> None:
+        super().__init__(rival, recipe, group)
+        self.place = list(place) if place is not None else None
+        self.microbatches = microbatches
+        self._scale = 1.0
+        self._schedules: dict[tuple[int, int], Any] = {}
+
+    # Beforehand.
+
+    def prepare(self, batch: Batch) -> None:
+        """Part the model, and find the number of microbatches with which a step takes least time, if none is given."""
+        recipe, group = self.recipe, self.group
+        example = (batch.args, batch.kwargs)
+        self.place = group.agree(self._chosen(example) if group.first else None)
+        segments = split(recipe.model, cuts=self.place, example=example)
+        self.placement = "; ".join(f"rank {k}: {segment.name}" for k, segment in enumerate(segments))
+        self._describe(segments, batch)
+        recipe.own([segments[group.rank]])
+        self._owned = [
+            (owner, tensor)
+            for owner, segment in enumerate(segments)
+            for tensor in [*segment_parameters(segment), *(segment.tensor(name) for name in segment.buffer_names)]
+        ]
+        torch.manual_seed(recipe.seed * 1_000_003 + group.rank)
+        if self.microbatches is None:
+            self.microbatches = self._best(batch)
+
+    def _chosen(self, example: tuple[tuple[Any, ...], dict[str, Any]]) -> list[str]:
+        """Where the processes part: as asked for, or by measured cost at the experiment's own cuts, if it has any."""
+        if self.place is not None:
+            return self.place
+        experiment, size = self.recipe.experiment, self.group.size
+        if experiment.cuts is None:
+            return [segment.name for segment in split(self.recipe.model, stages=size, example=example)[1:]]
+        segments = split(self.recipe.model, cuts=experiment.cuts, example=example)
+        costs, _ = measured(self.recipe.model, segments, example, None)
+        return [segments[start].name for start in balanced(costs, [0.0] * (len(costs) - 1), size)]
+
+    def _describe(self, segments: Sequence[Segment], batch: Batch) -> None:
+        """Learn the messages' structures and sizes from one forward pass."""
+        structures = []
+        self._sample_bytes = 0.0
+        given: Any = (batch.args, batch.kwargs)
+        with preserve_state(self.recipe.model):
+            for index, segment in enumerate(segments):
+                leaves, spec = pytree.tree_flatten(given)
+                strange = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
+                if index and strange:
+                    raise ConfigError(
+                        f"row {str(self.rival)!r} cannot send a {strange[0]} across cut {segment.name!r}; cut elsewhere"
+                    )
+                structures.append((spec, [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]))
+                args, kwargs = given
+                given = ((segment(*args, **kwargs),), {})
+                if segment is not segments[-1]:  # it goes on as it is, and a gradient comes back where there is one
+                    for leaf in tensors(given):
+                        own = leaf.numel() * leaf.element_size() / batch.size
+                        self._sample_bytes += own * (2 if leaf.requires_grad else 1)
+        last = self.group.rank == self.group.size - 1
+        after = None if last else structures[self.group.rank + 1]
+        self._block = Block([segments[self.group.rank]], structures[self.group.rank], after)
+
+    def _best(self, batch: Batch) -> int:
+        least = self.group.size if self.rival.kind == "1f1b" else 1  # that schedule needs as many as it has stages
+        tried = [count for count in TRIED if count >= least and batch.size % count == 0]
+        if not tried:
+            raise ConfigError(
+                f"row {str(self.rival)!r}: a batch of {batch.size} divides into none of {least} or more microbatches "
+                f"({', '.join(map(str, TRIED))}); give a batch size that does"
+            )
+        times: dict[int, float] = {}
+        for count in tried:
+            steps = []
+            with preserve_state(self.recipe.model):
+                for _ in range(TRIAL):
+                    self.group.barrier()
+                    start = time.perf_counter()
+                    self._run(batch, count)
+                    steps.append(time.perf_counter() - start)
+                    self._forget()
+            times[count] = statistics.median(steps[1:])
+        best: int = self.group.agree(min(times, key=lambda count: times[count]))
+        return best
+
+    # At work.
+
+    def step(self, batch: Batch) -> None:
+        """Forward and backward of all microbatches, and update. A smaller batch is divided as finely as it can be."""
+        assert self.microbatches is not None
+        count = next(count for count in range(min(self.microbatches, batch.size), 0, -1) if batch.size % count == 0)
+        # a last, small batch may have fewer microbatches than 1f1b takes
+        kind = "gpipe" if count < self.group.size else self.rival.kind
+        if (batch.size, count) not in self._schedules:  # building runs the stages once on made-up numbers
+            with preserve_state(self.recipe.model):
+                self._run(batch, count, kind)
+            self._forget()
+        self._run(batch, count, kind)
+        self.recipe.update()
+        self.sent_bytes += int(self._sample_bytes * batch.size)
+
+    def _run(self, batch: Batch, count: int, kind: str | None = None) -> None:
+        """Gradients of the whole minibatch's loss, in `count` microbatches."""
+        key = (batch.size, count)
+        if key not in self._schedules:
+            self._schedules[key] = self._schedule(count, kind or self.rival.kind)
+        self._scale = batch.scale
+        given: dict[str, Any] = {"return_outputs": False}
+        if self.group.rank == self.group.size - 1:
+            if not isinstance(batch.target, Tensor):
+                raise TrainingError(
+                    f"row {str(self.rival)!r} needs a target that is one tensor, got {type(batch.target).__name__}"
+                )
+            given["target"] = batch.target
+        args = tensors((batch.args, batch.kwargs)) if self.group.first else []
+        self._schedules[key].step(*args, **given)
+
+    def _schedule(self, count: int, kind: str) -> Any:
+        stage = PipelineStage(self._block, self.group.rank, self.group.size, torch.device("cpu"))
+        made: Callable[..., Any] = ScheduleGPipe if kind == "gpipe" else Schedule1F1B
+        # the losses are weighted here, each microbatch by what it averages over
+        return made(stage, count, loss_fn=self._loss, scale_grads=False)
+
+    def _loss(self, output: Any, target: Tensor) -> Tensor:
+        return self.recipe.share(output, target, len(target), self._scale)
+
+    def _forget(self) -> None:
+        for parameter in self._block.parameters():
+            parameter.grad = None
+
+    def collect(self) -> None:
+        """Bring all stages' parameters and buffers to the first worker."""
+        self.group.bring(self._owned)

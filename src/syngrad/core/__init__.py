@@ -1,0 +1,1 @@
+"""What stands on a cut and what crosses it: interfaces, stages, messages."""

@@ -1,0 +1,89 @@
+"""A stage: a contiguous part of the model with its interface to the next one, its parameters and its randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.core.input_predictor import InputPredictor
+from syngrad.core.interface import Interface
+from syngrad.core.randomness import Randomness
+from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.preserve_state import preserve_state
+
+
+class Stage:
+    """One segment of the model at work, with all that is its own.
+
+    Args:
+        name: the cut that starts it, "input" for the first.
+        segment: the user's own modules.
+        interface: to the next stage, None for the last.
+        seed: of its dropout.
+        device: where it runs.
+        predictor: of its input, where it runs on one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        segment: nn.Module,
+        interface: Interface | None,
+        seed: int,
+        device: torch.device,
+        predictor: InputPredictor | None = None,
+    ) -> None:
+        self.name, self.segment, self.interface, self.predictor = name, segment, interface, predictor
+        # frozen ones too: they may be trained later, and until then an optimiser passes them over
+        self.parameters = list(segment.parameters())
+        self.randomness = Randomness(seed, device)
+
+    @property
+    def estimator_parameters(self) -> list[nn.Parameter]:
+        """Those of the interface that this stage sends through, and of the predictor of its input."""
+        parts = [part for part in (self.interface, self.predictor) if part is not None]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        """The forward pass with this stage's own randomness.
+
+        Args:
+            args: the stage's message, or the model's arguments.
+            stash: stands in for the parameters, by name, where it is given.
+            kwargs: the model's.
+
+        Raises:
+            TrainingError: naming the stage, where the model itself raises.
+        """
+        with self.randomness.swapped():
+            try:
+                if stash is not None:
+                    return torch.func.functional_call(self.segment, stash, args, kwargs)
+                return self.segment(*args, **kwargs)
+            except SyngradError:
+                raise
+            except Exception as error:
+                hint = ""
+                if "more than 1 value per channel" in str(error):
+                    hint = "; a batch of one cannot be batch-normalised: use drop_last=True or another batch size"
+                raise TrainingError(f"stage {self.name!r} raised {first_line(error)}{hint}") from error
+
+
+@contextmanager
+def undisturbed(stages: list[Stage]) -> Iterator[None]:
+    """Generators, the stages' own and the default ones, buffers and plain attributes are afterwards what they were.
+
+    See :func:`syngrad.preserve_state.preserve_state` for what cannot be put back.
+    """
+    randomness = [stage.randomness.save() for stage in stages]
+    parts = [part for stage in stages for part in (stage.segment, stage.interface, stage.predictor) if part is not None]
+    with preserve_state(*parts):  # the default generators too: a loss may draw from them
+        try:
+            yield
+        finally:
+            for stage, saved in zip(stages, randomness, strict=True):
+                stage.randomness.load(saved)

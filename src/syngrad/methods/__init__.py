@@ -1,0 +1,1 @@
+"""What a stage does with a message and with the feedback to it: one file a method."""

@@ -1,0 +1,135 @@
+"""`delayed(d)`: true gradients, late. Every stage hands a gradient back d minibatches after the next one has made it.
+
+    on message t:    h = stage_k(m; θ_t), passed on; θ_t is stashed
+    on feedback t:   in its turn, h.backward(received) through θ_t; what it says is added to the gradient of θ as it is
+                     now; answer ∂/∂m
+
+Stage k of K then updates from minibatch t − d·(K−1−k). The stash is needed because a backward through weights that
+changed since would mix two models. d = 0 is back-propagation.
+Source: DDG (Huo et al. 2018, arXiv 1804.10574), weight stashing as in PipeDream (Narayanan et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from syngrad.core.message import InFlight, Message, Minibatch, StashedFlight, gradient_of
+from syngrad.methods.actor import Actor
+from syngrad.methods.base import UpdateRule
+from syngrad.tree import backward, detach, leaves_at
+
+
+class Delayed(UpdateRule):
+    """The pipeline of minibatches in flight: `actor.flights` wait for a gradient, of which those `actor.due` have it.
+
+    Where feedback from the next worker is free, gradients are used as they come, and the stages of one worker go back
+    together.
+    """
+
+    takes = "minibatches"
+
+    def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
+        """Go forward with the weights as they are, which are stashed where they may move before the way back."""
+        stage, batch = actor.stage, now.batch
+        inputs: list[Tensor] = []
+        args, kwargs, message.args = message.args, message.kwargs, ()
+        stash = self._stash(actor)
+        if actor.index:
+            m, inputs = detach(args[0], actor.arriving, feedback=True)
+            args = (m,)
+        randomness = stage.randomness.save()
+        h = stage.run(*args, stash=stash or None, **kwargs)
+        if actor.last:
+            loss = actor.training.loss(h, batch)
+            loss.backward()
+            if not now.updates(actor.index):
+                for parameter in stage.parameters:
+                    parameter.grad = None
+            actor.answer(now.step, [gradient_of(leaf) for leaf in inputs])
+            return loss.detach()
+        sent, updates = leaves_at(h, actor.leaving), now.updates(actor.index)
+        leaves = [] if actor.sends.local else [leaf.detach() for leaf in sent]
+        flight = StashedFlight(
+            now.step, True, leaves, sent=sent, inputs=inputs, args=args, kwargs=kwargs, randomness=randomness,
+            stash=stash, updates=updates,
+        )  # fmt: skip
+        actor.flights.append(flight)
+        actor.sends.send(flight, h, batch.target, actor.leaving)
+        return None
+
+    def on_feedback(self, actor: Actor, flight: InFlight, now: Minibatch) -> None:
+        """A gradient stands in line for its turn."""
+        assert isinstance(flight, StashedFlight)
+        training, step = actor.training, flight.step
+        if not actor.sends.local:
+            flight.due = step + self._delay(actor) * (training.stages - 1 - actor.index)
+            if training.free:  # one a minibatch, so that each is an update of its own
+                flight.due = max(now.step, actor.due[-1].due + 1) if actor.due else now.step
+        elif training.replay is not None:
+            flight.due = training.replay.applied[actor.index].get(step, now.step + self._delay(actor))
+        else:
+            flight.due = now.step + self._delay(actor)
+        actor.due.append(flight)
+
+    def await_feedback(self, actor: Actor, now: Minibatch) -> None:
+        """What is due. Free feedback is waited for only when as many minibatches are in flight as may be."""
+        channel, training = actor.sends, actor.training
+        if not training.free:
+            channel.until(now.step - self._delay(actor) * (training.stages - 1 - actor.index))
+            return
+        channel.poll()
+        if not channel.arrived and not actor.due and len(actor.flights) >= channel.depth:
+            channel.until(channel.outstanding[0].step)
+
+    def settle(self, actors: Sequence[Actor], now: Minibatch) -> None:
+        """Go back, from the last stage to the first, with the gradients whose turn it is."""
+        for actor in reversed(actors):
+            if actor.next is not None and actor.sends.local:
+                while actor.sends.arrived:
+                    self.on_feedback(actor, actor.sends.arrived.popleft(), now)
+            while actor.due and actor.due[0].due <= now.step:
+                self._go_back(actor, now.step)
+
+    def _go_back(self, actor: Actor, step: int) -> None:
+        flight = actor.due.popleft()
+        assert actor.flights.popleft() is flight, "gradients come back in the order in which messages went"
+        actor.used(flight.step, step)
+        backward(flight.sent, flight.received or [])
+        for name, stashed in flight.stash.items():
+            parameter = actor.named[name]
+            if stashed.grad is not None and flight.updates and parameter.requires_grad:
+                parameter.grad = stashed.grad if parameter.grad is None else parameter.grad + stashed.grad
+        if not flight.stash and not flight.updates:
+            for parameter in actor.stage.parameters:
+                parameter.grad = None
+        actor.answer(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
+
+    def _delay(self, actor: Actor) -> int:
+        """d; 0 between the stages of one worker where feedback from the next one is free."""
+        return 0 if actor.training.free else actor.training.policy.method.delay
+
+    def _stash(self, actor: Actor) -> dict[str, Tensor]:
+        """The weights as they are, where the gradient comes when they may have moved on."""
+        training = actor.training
+        late = self._delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
+        if actor.last or not late:
+            return {}
+        return {n: p.detach().clone().requires_grad_() for n, p in actor.named.items() if p.requires_grad}
+
+
+def restored(actor: Actor, saved: dict[str, object]) -> StashedFlight:
+    """A minibatch that was in flight when a checkpoint was made, gone forward again as it went then."""
+    flight = StashedFlight(**saved)  # type: ignore[arg-type]
+    args = flight.args
+    if actor.index:
+        m, flight.inputs = detach(args[0], actor.arriving, feedback=True)
+        args = (m,)
+    flight.args = tuple(args)
+    flight.stash = {name: weights.detach().requires_grad_() for name, weights in flight.stash.items()}
+    actor.stage.randomness.load(flight.randomness)
+    h = actor.stage.run(*flight.args, stash=flight.stash or None, **flight.kwargs)
+    flight.sent = leaves_at(h, actor.leaving)
+    flight.wanted = True
+    return flight

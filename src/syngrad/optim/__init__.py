@@ -1,0 +1,1 @@
+"""The only place where a weight changes: optimisers, groups, clipping, the guard."""

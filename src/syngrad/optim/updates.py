@@ -1,0 +1,134 @@
+"""The optimisers, and the steps they take: the only place where a weight changes.
+
+A step is guarded and clipped by the norms of the stages' gradients, which one fused pass over all of them gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.core.stage import Stage
+from syngrad.errors import ConfigError, warn
+from syngrad.optim.clipping import Clipping, clip, part_norms
+from syngrad.optim.groups import (
+    GroupOptions,
+    OptimizerFactory,
+    check_options,
+    make_optimizer,
+    make_scheduler,
+    parameter_groups,
+    scale_rates,
+)
+from syngrad.optim.guard import Guard
+
+SCOPES = ("model", "stage")
+
+
+@dataclass
+class Part:
+    """What is guarded and clipped together: a stage's weights, or its estimators' parameters, which are not clipped."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    weights: bool
+
+
+class Updates:
+    """All optimisers of a network.
+
+    Args:
+        stages: whose weights and estimators they update.
+        factory: parameter groups → optimiser.
+        scope: "stage" makes one optimiser a stage, "model" one for all, which is faster and numerically the same for
+            every optimiser that acts parameter by parameter.
+        estimator_lr: the estimators' learning rate as a multiple of the weights'.
+        scheduler: optimiser → scheduler, one an optimiser.
+        names: as for :func:`parameter_groups`.
+        groups: likewise.
+        guard: decides which updates are made; None: all are.
+        clipping: how long gradients may be; None: as long as they are.
+        tell: whether a stage's first skipped update is warned of; under float16 they belong to it.
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        factory: OptimizerFactory,
+        scope: str,
+        estimator_lr: float,
+        scheduler: Callable[[Any], Any] | None = None,
+        *,
+        names: Mapping[int, Sequence[str]] | None = None,
+        groups: GroupOptions | None = None,
+        guard: Guard | None = None,
+        clipping: Clipping | None = None,
+        tell: bool = True,
+    ) -> None:
+        divided = [[stage] for stage in stages] if scope == "stage" else [stages]
+        made = [found for found in (parameter_groups(part, names, groups) for part in divided) if found]
+        if not any(p.requires_grad for stage in stages for p in stage.parameters):
+            raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
+        self.optimizers = [make_optimizer(factory, found) for found in made]
+        for optimizer in self.optimizers:
+            check_options(groups or {}, optimizer)
+        #: every group's options as they were made, before a schedule moves them
+        self.options = [
+            [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+            for optimizer in self.optimizers
+        ]
+        self.schedulers = [make_scheduler(scheduler, optimizer) for optimizer in self.optimizers] if scheduler else []
+        for index, optimizer in enumerate(self.optimizers):
+            scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)
+        self.guard, self.clipping, self.tell = guard, clipping, tell
+        parts = [Part(stage.name, stage.parameters, True) for stage in stages]
+        parts += [Part(f"{stage.name} (estimator)", stage.estimator_parameters, False) for stage in stages]
+        #: whether the last update met a norm that is not finite
+        self.overflowed = False
+        self._parts = [part for part in parts if part.parameters]
+        self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
+
+    def step_all(self) -> None:
+        """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
+        if self.guard is not None or self.clipping is not None:
+            self._admit()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.clear_all()
+        torch.clear_autocast_cache()  # it holds casts of the weights as they were
+
+    def clear_all(self) -> None:
+        """Forget all gathered gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def gathered(self) -> list[Tensor]:
+        """All gradients there are."""
+        return [p.grad for p in self._parameters if p.grad is not None]
+
+    def _admit(self) -> None:
+        """Drop the gradients of parts that the guard does not admit, and shorten those that are too long."""
+        gathered = [(part, [p.grad for p in part.parameters if p.grad is not None]) for part in self._parts]
+        gathered = [(part, gradients) for part, gradients in gathered if gradients]
+        norms = part_norms([gradients for _, gradients in gathered])
+        self.overflowed = not all(map(math.isfinite, norms))
+        admitted: list[tuple[list[Tensor], float]] = []
+        for (part, gradients), norm in zip(gathered, norms, strict=True):
+            if self.guard is not None and not self.guard.admits(part.name, norm):
+                if self.tell and self.guard.counts[part.name] == 1:
+                    warn(
+                        f"an update of stage {part.name} was skipped: its gradient has the norm {norm:.3g}, which is "
+                        f"{'not finite' if not math.isfinite(norm) else 'far beyond what it was'}; look at the data or "
+                        "lower the learning rate, and see `guarded` for how many there are (guard=None lets them pass)"
+                    )
+                for parameter in part.parameters:
+                    parameter.grad = None
+            elif part.weights:
+                admitted.append((gradients, norm))
+        if self.clipping is not None:
+            clip(admitted, self.clipping)

@@ -1,0 +1,184 @@
+"""The example of one call: how the model is called, whether it runs so, and whether its segments compute the same.
+
+Tracing sees one set of arguments, and Python decides on the rest (`if targets is None`), so a call with other arguments
+than the traced ones must fail rather than compute something else. A recording also keeps every decision that plain
+Python took (`isinstance(x, Tensor)`, a list that grew). Those are rare and silent, so the segments are run once and
+must give what the model gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from syngrad.errors import MessageError, SyngradError, TrainingError, first_line
+from syngrad.partition.cuts import RouteError
+from syngrad.partition.segment import Segment, compose
+from syngrad.preserve_state import preserve_state
+from syngrad.tree import map_tensors, tensors
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Inputs:
+    """The arguments of the model as a flat list of leaves, the same list for every call."""
+
+    def __init__(self, model: nn.Module, example: Example | None) -> None:
+        self._signature = inspect.signature(model.forward)
+        self._by_structure = example is not None
+        self.args, self.kwargs = self._example(example)
+        leaves, self._spec = pytree.tree_flatten((self.args, self.kwargs), is_leaf=self._is_leaf)
+        self.constant = [self._by_structure and isinstance(leaf, _CONSTANTS) for leaf in leaves]
+        self._values = [leaf if fixed else None for leaf, fixed in zip(leaves, self.constant, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.constant)
+
+    def leaves(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The leaves of a call, checked to be a call like the one that was traced."""
+        called = self._canonical(args, kwargs)
+        try:
+            leaves: list[Any] = self._spec.flatten_up_to(called)
+        except ValueError as error:
+            raise MessageError(
+                f"the model was cut for a call like {self._call(self.args, self.kwargs)} and is called as "
+                f"{self._call(*called)}: cut it with an example of that form ({str(error).splitlines()[0]})"
+            ) from error
+        for leaf, fixed, value in zip(leaves, self.constant, self._values, strict=True):
+            if fixed and (type(leaf) is not type(value) or leaf != value):
+                raise MessageError(
+                    f"the model was cut with {value!r} among its inputs and now gets {_kind(leaf)}: "
+                    "pass what varies as a tensor, or cut it with an example of that form"
+                )
+        return leaves
+
+    def filled(self, values: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the traced call with other leaves; the constant ones stay."""
+        leaves = [old if fixed else new for new, old, fixed in zip(values, self._values, self.constant, strict=True)]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return args, kwargs
+
+    def _example(self, example: Example | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if example is not None:
+            return self._canonical(*example)
+        parameters = self._signature.parameters.values()
+        if any(parameter.kind in _VARIADIC for parameter in parameters):
+            raise RouteError("forward takes *args or **kwargs, so it needs example=(args, kwargs)")
+        needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+        keywords = {parameter.name: None for parameter in needed if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+        return (None,) * (len(needed) - len(keywords)), keywords
+
+    def _canonical(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """One spelling for all calls that mean the same: positional where possible, defaults left out."""
+        bound = self._signature.bind(*args, **kwargs)
+        for name, value in list(bound.arguments.items()):
+            if value is self._signature.parameters[name].default:
+                del bound.arguments[name]
+        return bound.args, bound.kwargs
+
+    def _is_leaf(self, value: Any) -> bool:
+        # Without an example nothing is known of an argument's structure: it travels as one opaque value.
+        return not self._by_structure and value is None
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        given = [*map(_kind, args), *(f"{key}={_kind(value)}" for key, value in kwargs.items())]
+        return f"model({', '.join(given)})"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_kind(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(_kind, value)) + ")"
+    return type(value).__name__ if not isinstance(value, _CONSTANTS) else repr(value)
+
+
+class UnitError(TrainingError):
+    """A unit of the model raised while it was measured; where the model was traced, another route may still do."""
+
+
+def check_runs(model: nn.Module, example: Example) -> None:
+    """Raise TrainingError if the model as it is, uncut, raises on the example in training."""
+    if not _have_numbers(model, example):
+        return
+    try:
+        with preserve_state(model), torch.no_grad():
+            if not model.training:
+                model.train()
+            args, kwargs = map_tensors(torch.clone, example)
+            model(*args, **kwargs)
+    except SyngradError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the model raised {said(error, example)}") from error
+
+
+def said(error: Exception, example: Any) -> str:
+    """The exception in one line, and what to give instead. Batch norm refuses a batch of one, often an epoch's last."""
+    shapes = [tuple(leaf.shape) for leaf in tensors(example)]
+    if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+        instead = "batch norm cannot train on a batch of one: use drop_last=True or another batch size"
+    else:
+        instead = "give it a batch that it can be called with, or mend its forward"
+    of = f" on a batch of shape {', '.join(map(str, shapes[:4]))}" if shapes else ""
+    return f"{first_line(error)}{of}; {instead}"
+
+
+def _have_numbers(model: nn.Module, example: Example) -> bool:
+    """Whether there is anything to compute with: nothing is on the meta device, nor fake."""
+    found = [*tensors(example), *model.parameters()]
+    return not any(tensor.is_meta or "FakeTensor" in type(tensor).__name__ for tensor in found)
+
+
+def verify(model: nn.Module, segments: Sequence[Segment], example: Example) -> None:
+    """Raise :class:`RouteError` unless the segments compute what the model computes, in both modes."""
+    if not _have_numbers(model, example):
+        return
+    for training in (True, False):
+        whole = _outcome(model, training, example, lambda args, kwargs: model(*args, **kwargs))
+        parts = _outcome(model, training, example, lambda args, kwargs: compose(segments, args, kwargs))
+        if _same(whole, parts):
+            continue
+        again = _outcome(model, training, example, lambda args, kwargs: model(*args, **kwargs))
+        if _same(whole, again):  # else the model itself gives other numbers every time, and nothing can be told
+            mode = "training" if training else "evaluation"
+            raise RouteError(f"the recorded graph gives other numbers than the model in {mode}")
+
+
+def _outcome(model: nn.Module, training: bool, example: Example, run: Callable[[Any, Any], Any]) -> Any:
+    """Output, whether gradients flow into it, and the buffers afterwards."""
+    with preserve_state(model), torch.enable_grad():
+        if training != model.training:
+            model.train(training)
+        torch.manual_seed(0)
+        output = run(*map_tensors(lambda leaf: leaf.detach().clone(), example))
+        leaves = pytree.tree_leaves(output)
+        flows = [isinstance(leaf, Tensor) and leaf.requires_grad for leaf in leaves]
+        detached = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return type(output), detached, flows, [buffer.clone() for buffer in model.buffers()]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one[0] is not other[0] or one[2] != other[2] or len(one[1]) != len(other[1]):
+        return False
+    return all(_equal(a, b) for a, b in zip([*one[1], *one[3]], [*other[1], *other[3]], strict=True))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return isinstance(one, Tensor) == isinstance(other, Tensor) and bool(one == other)
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    # Kernels may sum in another order; a wrong decision in the graph is wrong by more than that.
+    tolerance = 1e3 * torch.finfo(one.dtype).eps
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -1,0 +1,89 @@
+"""Evaluation through the pipeline: minibatches go through the stages where they are, and nothing learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.core.batch import Batch, batches
+from syngrad.core.message import InFlight
+from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.links.link import Frame, Kind
+from syngrad.metrics import Metric
+from syngrad.pipeline.control import ControlChannel
+from syngrad.runtime.evaluation import Totals
+from syngrad.runtime.runner import Runner
+
+
+class PipelineEvaluation:
+    """One worker's part in it. Between `begin` and `end` the model is in evaluation mode."""
+
+    def __init__(self, runner: Runner, control: ControlChannel, metric: tuple[str, Metric] | None) -> None:
+        self.runner, self.control, self.metric = runner, control, metric
+        self.totals = Totals()
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._randomness: Tensor | None = None
+
+    def lead(self, loader: Iterable[Any], read: Callable[[Any], Batch]) -> dict[str, float]:
+        """Send every minibatch through, as the first worker; mean loss and metric, as the last one has them."""
+        following = self.control.next
+        assert following is not None
+        self.control.tell("evaluating")
+        self.begin(None)
+        try:
+            with following.trace.span("evaluate"):
+                for raw in batches(loader):
+                    self._forward(read(raw))
+        finally:
+            self.end(None)
+        parts = self.control.order("evaluated")
+        return Totals(**parts[-1]).means()
+
+    def begin(self, _: Any) -> None:
+        """Go into evaluation mode; it changes nothing that training would notice."""
+        model = self.runner.net.model
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._randomness = torch.default_generator.get_state()
+        self.totals = Totals()
+        model.eval()
+
+    def end(self, _: Any) -> dict[str, Any]:
+        """Back as it was; the sums, which only the last worker has."""
+        for module, training in self._modes:
+            module.training = training
+        if self._randomness is not None:
+            torch.default_generator.set_state(self._randomness)
+        return vars(self.totals)
+
+    def pass_on(self, frame: Frame) -> None:
+        """A minibatch that came from the previous worker."""
+        previous, first = self.control.previous, self.runner.own[0]
+        assert previous is not None
+        message, context = previous.message(frame, first.arriving, self.runner.device)
+        with previous.trace.span("evaluate"):
+            self._forward(Batch((message,), {}, context, frame.scale, -frame.minibatch))
+        previous.answer(frame.minibatch)
+
+    def _forward(self, batch: Batch) -> None:
+        runner, following = self.runner, self.control.next
+        if following is not None:
+            following.room(Kind.EVALUATE)
+        try:
+            with torch.no_grad(), runner.autocast():
+                out: Any = None
+                for actor in runner.own:
+                    segment = actor.stage.segment
+                    out = segment(*batch.args, **batch.kwargs) if actor is runner.own[0] else segment(out)
+                if following is None:
+                    self.totals.add(out, batch, runner.loss, self.metric)
+        except SyngradError:
+            raise
+        except Exception as error:
+            raise TrainingError(f"evaluation failed: {first_line(error)}") from error
+        if following is not None:
+            # the number of samples, negative, stands where a minibatch to train on has its number
+            flight = InFlight(-batch.size, scale=batch.scale)
+            following.send(flight, out, batch.target, runner.own[-1].leaving, Kind.EVALUATE)

@@ -1,0 +1,153 @@
+"""Any worker but the first: it holds the same model, options and optimisers, and trains the stages that are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from syngrad import tagged_json
+from syngrad.checks import real
+from syngrad.core.batch import Batch, example_batch
+from syngrad.errors import ConfigError, MessageError, TrainingError
+from syngrad.links.link import Frame
+from syngrad.links.world import World
+from syngrad.pipeline.control import Orders
+from syngrad.pipeline.evaluation import PipelineEvaluation
+from syngrad.pipeline.joining import Layout, agree
+from syngrad.pipeline.peer import Peer, Work
+from syngrad.runtime import state
+from syngrad.tree import batch_size
+
+
+class Data(Protocol):
+    """Where a run stands in the training loader."""
+
+    def epoch(self) -> Iterator[Any]:
+        """One epoch's minibatches."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+
+class Follower(Peer):
+    """Does in its turn what comes over its link.
+
+    Args:
+        data: the training loader, for runs in which every worker reads it.
+    """
+
+    def __init__(self, work: Work, place: World, data: Data) -> None:
+        super().__init__(work, place)
+        self.data = data
+        self.history: dict[str, Any] | None = None
+        self.interrupted = ""
+
+    def follow(self) -> dict[str, Any] | None:
+        """Train the stages that are its own until the leader says that the run is over; its history.
+
+        Returns:
+            None where there was nothing to train.
+
+        Raises:
+            KeyboardInterrupt: where the leader was interrupted.
+        """
+        # the leader itself may wait for others until then
+        wait_s = self.meet_s + self.work.settings.timeout_s
+        plan = self.rendezvous.wait("plan", wait_s, "the first minibatch of rank 0")
+        if plan is None:
+            return None
+        agree(self.identity(), plan["identity"], self.place.rank, self.place.host)
+        cuts = list(plan["cuts"])
+        self.bound = runner = self.work.bind(example_batch(tagged_json.decode(plan["example"], {})), cuts)
+        if runner.net.cuts != cuts:
+            raise ConfigError(f"this process has cut the model at {runner.net.cuts}, and rank 0 at {cuts}")
+        self.layout = Layout([stage.name for stage in runner.stages], [(int(a), int(b)) for a, b in plan["spans"]])
+        self.link()
+        evaluation = PipelineEvaluation(runner, self.control, self.work.metric)
+        orders = self._orders(evaluation)
+        if self.work.unlocked:
+            train = self._train_next(self._endless())
+            last = self.control.run_ahead(train, lambda: runner.count, evaluation.pass_on, orders)
+        else:
+            last = self.control.follow(self._train, evaluation.pass_on, orders)
+        if last == "interrupt":
+            raise KeyboardInterrupt(self.interrupted)
+        return self.history
+
+    def _orders(self, evaluation: PipelineEvaluation) -> Orders:
+        return {
+            "load": self._load,
+            "settle": self._settle,
+            "state": self._state,
+            "epoch": self._epoch,
+            "options": lambda given: state.put_options(self.runner, given),
+            "flush": lambda _: self.runner.flush(),
+            "evaluating": evaluation.begin,
+            "evaluated": evaluation.end,
+            "finish": self._finish,
+            "interrupt": self._interrupt,
+        }
+
+    def _train(self, frame: Frame) -> None:
+        """A message: the runner's next minibatch."""
+        previous, runner = self.control.previous, self.runner
+        assert previous is not None
+        message, context = previous.message(frame, runner.own[0].arriving, self.work.device)
+        self.trace.minibatch = frame.minibatch
+        if frame.minibatch != runner.count:
+            raise MessageError(f"minibatch {frame.minibatch} came, and {runner.count} was due")
+        with self.trace.span("work"):
+            runner.step(Batch((message,), {}, context, frame.scale, batch_size(message), frame.wanted))
+
+    def _train_next(self, batches: Iterator[Any]) -> Callable[[], None]:
+        """What trains on the next minibatch of the data, which this worker reads itself."""
+        runner = self.runner
+
+        def train() -> None:
+            batch = self.work.read(next(batches))
+            self.trace.minibatch = runner.count
+            with self.trace.span("work"):
+                runner.step(batch)
+
+        return train
+
+    def _endless(self) -> Iterator[Any]:
+        while True:
+            some = False
+            for batch in self.data.epoch():
+                some = True
+                yield batch
+            if not some:
+                raise TrainingError("the loader yielded no batch in this process; check its length and drop_last")
+
+    def _load(self, data: dict[str, Any]) -> None:
+        runner = self.runner
+        if self.work.unlocked:
+            self.data.load(data["place"])
+        state.put(runner, data["part"])
+        state.put_common(runner, data["part"])
+        runner.progress.train_s = float(data["train_s"])
+        if not runner.net.model.training:
+            runner.net.model.train()
+
+    def _settle(self, _: Any) -> list[list[float]]:
+        self.runner.settle()
+        return self._losses()
+
+    def _state(self, _: Any) -> dict[str, Any]:
+        self.runner.settle()
+        return {**state.take(self.runner, self.span), "process": self.report()}
+
+    def _epoch(self, loss: Any) -> None:
+        self.runner.progress.epochs += 1
+        self.runner.schedule_epoch(real(loss))
+
+    def _finish(self, whole: dict[str, Any]) -> None:
+        runner = self.runner
+        runner.net.model.load_state_dict(whole["model"])
+        state.put_transient(runner.net.model, whole["buffers"])
+        runner.progress.train_s, runner.progress.epochs = float(whole["train_s"]), int(whole["epochs_done"])
+        self.history = whole["history"]
+
+    def _interrupt(self, text: Any) -> None:
+        self.interrupted = str(text)

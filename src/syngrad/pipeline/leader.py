@@ -1,0 +1,220 @@
+"""A run over several workers as the first of them sees it: what it asks of the others (follower.py).
+
+It runs `fit` as one process alone would (trainer/loop.py), over the stages that are its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from syngrad import tagged_json
+from syngrad.core.batch import Batch
+from syngrad.core.decouple import seconds
+from syngrad.core.stage import undisturbed
+from syngrad.errors import ConfigError, LinkError, TrainingError
+from syngrad.links.world import World
+from syngrad.partition.balance import measured
+from syngrad.pipeline.control import GO
+from syngrad.pipeline.evaluation import PipelineEvaluation
+from syngrad.pipeline.joining import Layout
+from syngrad.pipeline.neighbours import Next
+from syngrad.pipeline.peer import Peer, Work
+from syngrad.runtime import state
+from syngrad.runtime.runner import Runner, Trained
+
+
+class Leader(Peer):
+    """The first worker: it has the data, and asks all others."""
+
+    def __init__(self, work: Work, place: World) -> None:
+        super().__init__(work, place)
+        #: (minibatch, what its loss averages over, samples) of those whose loss has not come yet
+        self.waiting: deque[tuple[int, float, int]] = deque()
+        #: the minibatch up to which the others may run, where they read the data themselves
+        self.allowed = 0
+        #: one entry a worker, known after `gather`
+        self.told: list[dict[str, Any]] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether the workers are linked."""
+        return self.linked is not None
+
+    @property
+    def following(self) -> Next:
+        """The next worker."""
+        assert self.control.next is not None
+        return self.control.next
+
+    def begin(self, runner: Runner, origin: dict[str, Any]) -> None:
+        """Lay the stages over the workers, link them, and give each its part: of a new run or of a resumed one.
+
+        Args:
+            runner: of all stages, bound.
+            origin: where in the data the run begins.
+        """
+        self.bound = runner
+        if runner.example is None:
+            raise ConfigError(
+                "a minibatch holds something that is neither a tensor nor plain data, and cannot be described to other "
+                "processes; give unpack= a function that leaves it out"
+            )
+        names = [stage.name for stage in runner.stages]
+        self.layout = Layout(names, self.work.settings.spans(self._costs(runner), self.place.size))
+        tensors: dict[str, Any] = {}
+        plan = {
+            "identity": self.identity(),
+            "example": tagged_json.encode(runner.example, tensors),
+            "cuts": runner.net.cuts,
+            "spans": [list(span) for span in self.layout.spans],
+            "feedback_every": runner.policy.feedback_every,
+        }
+        self.rendezvous.post("plan", plan)
+        self.link()
+        others = [state.take(runner, span) for span in self.layout.spans[1:]]
+        train_s = runner.progress.train_s
+        self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
+        self.allowed = runner.count
+        self.release()
+        runner.expect()
+
+    def _costs(self, runner: Runner) -> list[float]:
+        """Seconds of each stage with its interface, where there is a choice."""
+        example = runner.first_batch
+        if example is None or len(runner.stages) <= self.place.size or self.work.settings.place is not None:
+            return [1.0] * len(runner.stages)
+        interfaces = iter(runner.net.interfaces)
+
+        def cost(message: Any) -> float:
+            return seconds(next(interfaces), message, example.target)
+
+        with undisturbed(runner.stages):
+            own, sending = measured(runner.net.model, runner.net.segments, (example.args, example.kwargs), cost)
+        runner.updates.clear_all()  # an estimator's fit fills its gradients
+        return [a + b for a, b in zip(own, [*sending, 0.0], strict=True)]
+
+    def allow(self, boundary: int) -> None:
+        """Let the others run ahead, on predictions of their inputs, but not past the minibatch `boundary`."""
+        if not self.work.unlocked or not self.begun:
+            return
+        now, depth = self.runner.count, self.work.depth
+        until = min(boundary, now + depth)
+        if until > self.allowed and self.allowed - now <= depth // 2:
+            self.allowed = until
+            self.control.tell(GO, until)
+
+    @property
+    def level(self) -> bool:
+        """Whether no worker can be ahead of this one."""
+        return not self.work.unlocked or not self.begun or self.runner.count >= self.allowed
+
+    def step(self, batch: Batch) -> list[Trained]:
+        """Send one minibatch on its way; the losses that have come since."""
+        with self.trace.span("work"):
+            self.trace.minibatch = self.runner.count
+            self.runner.step(batch)
+        self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
+        return self._losses_come()
+
+    def _losses_come(self) -> list[Trained]:
+        following = self.following
+        found, following.losses = following.losses, []
+        told = []
+        for index, (step, loss) in enumerate(found):
+            if not self.waiting and self.work.unlocked:  # the last worker has run ahead
+                following.losses = [*found[index:], *following.losses]
+                break
+            expected, weight, size = self.waiting.popleft()
+            if step != expected:
+                raise LinkError(f"the loss of minibatch {step:.0f} came, and that of {expected} was due")
+            told.append(Trained(expected + 1, torch.tensor(loss, dtype=torch.float64), weight, size))
+        return told
+
+    def settle(self) -> list[Trained]:
+        """Wait until every minibatch that was sent is done with, in every worker; the losses that have come since."""
+        if not self.begun:
+            return []
+        if not self.level:
+            raise TrainingError(
+                f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
+                "every process counts on that length"
+            )
+        late = [each for part in self.control.order("settle") for each in part]
+        self.runner.settle()
+        self.following.losses.extend(sorted(late))  # that were to go with the next minibatch
+        return self._losses_come()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside it this worker's runner holds what all of them have trained; how it ends does not matter."""
+        if not self.begun or not self.runner.divided:
+            yield
+            return
+        self.gather()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def gather(self) -> None:
+        """Take everything that the others have trained into this worker's runner: it is whole then."""
+        found = self.control.order("state")
+        for part in found:
+            state.put(self.runner, part)
+        self.told = [self.report(), *(part["process"] for part in found)]
+        self.runner.divided = False
+
+    def release(self) -> None:
+        """Give up what of it others hold."""
+        self.runner.divided = True
+        state.release(self.runner, self.span)
+
+    def schedule_epoch(self, loss: float | None) -> None:
+        """An epoch is over: schedules move everywhere."""
+        self.runner.schedule_epoch(loss)
+        self.control.order("epoch", loss)
+
+    def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What a callback may change of optimisers and weights; where it has since `before`, all others do the same."""
+        if not self.begun:
+            return None
+        now = state.options(self.runner)
+        if before is not None and before != now:
+            self.control.order("options", now)
+        return now
+
+    def flush(self) -> None:
+        """Let all minibatches in flight end."""
+        if not self.begun:
+            return
+        self.control.order("flush")
+        self.runner.flush()
+
+    def evaluate(self, loader: Any) -> dict[str, float]:
+        """Mean loss and metric, by the stages where they are; nothing learns."""
+        return PipelineEvaluation(self.runner, self.control, self.work.metric).lead(loader, self.work.read)
+
+    def finish(self, history: dict[str, Any]) -> None:
+        """The run is over: every worker gets the whole model and the history."""
+        if not self.begun:  # there was nothing to train
+            self.rendezvous.post("plan", None)
+            return
+        runner = self.runner
+        whole = {
+            "history": history,
+            "model": dict(runner.net.model.state_dict()),
+            "buffers": state.transient(runner.net.model),
+            "train_s": runner.progress.train_s,
+            "epochs_done": runner.progress.epochs,
+        }
+        self.control.order("finish", whole)
+
+    def interrupt(self, text: str) -> None:
+        """The run ends here, saved."""
+        if self.begun:
+            self.control.order("interrupt", text)

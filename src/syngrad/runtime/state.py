@@ -1,0 +1,269 @@
+"""Everything that a run changes, stage by stage: the one serialisation of a run.
+
+A leader hands every worker its stages in this form when a run begins or goes on, takes them all back in it where the
+whole is wanted, and writes it into checkpoints. So a checkpoint is the same however many workers have made it, and any
+number of them goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syngrad.core.message import AwaitedInput, InFlight, StashedFlight
+from syngrad.core.stage import undisturbed
+from syngrad.core.staleness import Staleness
+from syngrad.methods.actor import Actor
+from syngrad.methods.delayed import restored
+from syngrad.runtime.runner import Runner
+from syngrad.tree import map_tensors
+
+Span = tuple[int, int]
+
+
+def take(runner: Runner, span: Span, *, whole: bool = False) -> dict[str, Any]:
+    """What training moves in some stages, as tensors that are not copied and plain data.
+
+    Args:
+        span: (first, last + 1) of the stages.
+        whole: for a checkpoint, where PyTorch's own state dicts of the model and the optimisers stand beside it: then
+            weights and moments are left out.
+    """
+    lo, hi = span
+    actors, stages = runner.actors[lo:hi], runner.stages[lo:hi]
+    guard = runner.updates.guard
+    names = [f"{stage.name}{kind}" for stage in stages for kind in ("", " (estimator)")]
+    kept = guard.state_dict() if guard is not None else {}
+    return {
+        "span": [lo, hi],
+        "weights": [] if whole else [{n: t.detach() for n, t in _tensors(stage.segment)} for stage in stages],
+        "moments": [] if whole else [dict(o.state.get(p, {})) for o, p in parameters(runner, span)],
+        "estimators": [dict(s.interface.state_dict()) if s.interface is not None else {} for s in stages],
+        "inputs": [dict(s.predictor.state_dict()) if s.predictor is not None else {} for s in stages],
+        "randomness": [stage.randomness.save() for stage in stages],
+        "waiting": [[flight.waiting_state() for flight in actor.waiting] for actor in actors],
+        "awaited": [[vars(each) for each in actor.awaited] for actor in actors],
+        "clock": runner.clock,
+        "flights": [[_flight(flight) for flight in actor.flights] for actor in actors],
+        "due": [[[flight.step, flight.due, flight.received] for flight in actor.due] for actor in actors],
+        "staleness": [vars(actor.staleness) for actor in actors],
+        "record": [[i, list(runner.record.applied[i].items())] for i in recorded(runner, span)]
+        if runner.record is not None
+        else [],
+        "guard": {key: {n: values[n] for n in names if n in values} for key, values in kept.items()},
+        "quality": [quality.state_dict() for quality in runner.quality[lo:hi]],
+        "extras": {} if whole else extras(runner, span),
+        "loss": _loss_state(runner) if hi == len(runner.stages) else {},
+        **take_common(runner),
+    }  # fmt: skip
+
+
+def take_common(runner: Runner) -> dict[str, Any]:
+    """What is alike in every worker: counters, the optimisers' options as they stand, schedules."""
+    return {
+        "count": runner.count,
+        "next_sample": runner.next_sample,
+        "next_probe": runner.probe.next if runner.probe is not None else 0,
+        "generator": runner.generator.get_state(),
+        "precision": runner.precision.state_dict(),
+        "options": options(runner),
+        "schedulers": [scheduler.state_dict() for scheduler in runner.updates.schedulers],
+    }
+
+
+def put(runner: Runner, part: dict[str, Any]) -> None:
+    """Put stages' state in its place; everything else in the runner stays as it is."""
+    lo, hi = (int(each) for each in part["span"])
+    actors, stages = runner.actors[lo:hi], runner.stages[lo:hi]
+    model = runner.net.model
+    with torch.no_grad():
+        for saved in part["weights"]:
+            for name, value in saved.items():
+                _copy(model, name, value)
+    for stage, estimators, predictor, randomness in zip(
+        stages, part["estimators"], part["inputs"], part["randomness"], strict=True
+    ):
+        if stage.interface is not None:
+            stage.interface.load_state_dict(estimators)
+        if stage.predictor is not None:
+            stage.predictor.load_state_dict(predictor)
+        stage.randomness.load(randomness)
+    for (optimizer, parameter), moments in zip(parameters(runner, (lo, hi)), part["moments"], strict=False):
+        if moments:
+            beside = _counts_beside(optimizer, parameter)
+            optimizer.state[parameter] = {n: _placed(value, parameter, beside) for n, value in moments.items()}
+        else:
+            optimizer.state.pop(parameter, None)
+    for index, actor in enumerate(actors):
+        waiting, awaited = _here(part["waiting"][index], runner), _here(part["awaited"][index], runner)
+        actor.waiting = deque(InFlight(**each) for each in waiting)
+        actor.awaited = deque(AwaitedInput(**each) for each in awaited)
+        actor.staleness = Staleness(**part["staleness"][index])
+    _put_flights(runner, actors, part)
+    if runner.record is not None:
+        for index, each in part["record"]:
+            runner.record.applied[int(index)] = {int(a): int(b) for a, b in each}
+    if runner.updates.guard is not None:
+        for key, kept in part["guard"].items():
+            getattr(runner.updates.guard, key).update(kept)
+    for quality, saved in zip(runner.quality[lo:hi], part["quality"], strict=True):
+        quality.load_state_dict(saved)
+    for name, value in part["extras"].items():
+        model.get_submodule(name).set_extra_state(value)
+    if isinstance(runner.loss, nn.Module) and hi == len(runner.stages):
+        runner.loss.load_state_dict(part["loss"])
+
+
+def put_common(runner: Runner, part: dict[str, Any]) -> None:
+    """Take over what is alike in every worker."""
+    runner.count, runner.next_sample = int(part["count"]), int(part["next_sample"])
+    if runner.probe is not None:
+        runner.probe.next = int(part["next_probe"])
+    runner.generator.set_state(part["generator"].cpu())
+    runner.precision.load_state_dict(part["precision"])
+    for scheduler, saved in zip(runner.updates.schedulers, part["schedulers"], strict=True):
+        scheduler.load_state_dict(saved)
+    put_options(runner, part["options"])
+
+
+def options(runner: Runner) -> dict[str, Any]:
+    """The groups' options as they stand, and which weights are trained: a callback may change both."""
+    return {
+        "groups": [
+            [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+            for optimizer in runner.updates.optimizers
+        ],
+        "trained": [p.requires_grad for p in runner.net.model.parameters()],
+    }
+
+
+def put_options(runner: Runner, given: dict[str, Any]) -> None:
+    """Take them over."""
+    for optimizer, groups in zip(runner.updates.optimizers, given["groups"], strict=True):
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update(own)
+    for parameter, trained in zip(runner.net.model.parameters(), given["trained"], strict=True):
+        parameter.requires_grad_(trained)
+
+
+def release(runner: Runner, span: Span) -> None:
+    """Forget what this worker keeps of stages that others run: moments, and minibatches on their way."""
+    lo, hi = span
+    for others in ((0, lo), (hi, len(runner.stages))):
+        for optimizer, parameter in parameters(runner, others):
+            optimizer.state.pop(parameter, None)
+        for actor in runner.actors[slice(*others)]:
+            for queue in (actor.waiting, actor.awaited, actor.flights, actor.due):
+                queue.clear()
+
+
+def extras(runner: Runner, span: Span) -> dict[str, Any]:
+    """The extra state of those modules of these stages that have one, by the modules' names."""
+    inside = {id(module) for stage in runner.stages[slice(*span)] for module in stage.segment.modules()}
+    return {
+        name: module.get_extra_state()
+        for name, module in runner.net.model.named_modules()
+        if id(module) in inside and type(module).get_extra_state is not nn.Module.get_extra_state
+    }
+
+
+def recorded(runner: Runner, span: Span) -> list[int]:
+    """Where a worker's interfaces stand in a record, and after all interfaces the inputs of its stages."""
+    lo, hi, cuts = *span, len(runner.stages) - 1
+    inputs = range(cuts + max(lo, 1) - 1, cuts + hi - 1) if runner.unlocked else ()
+    return [*range(lo, min(hi, cuts)), *inputs]
+
+
+def parameters(runner: Runner, span: Span) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter]]:
+    """Every parameter that an optimiser holds of these stages and their estimators, in a fixed order, with it."""
+    owner = {p: o for o in runner.updates.optimizers for group in o.param_groups for p in group["params"]}
+    for stage in runner.stages[slice(*span)]:
+        for parameter in (*stage.parameters, *stage.estimator_parameters):
+            if parameter in owner:
+                yield owner[parameter], parameter
+
+
+def transient(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that are no part of the model's state dict, and belong to a run all the same."""
+    persistent = model.state_dict()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in persistent}
+
+
+def put_transient(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Put them back; one of another shape, or that is made on first use, takes the saved one's place."""
+    for name, saved in buffers.items():
+        path, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(path)
+        now = owner._buffers.get(attribute)
+        if now is not None and now.shape == saved.shape:
+            now.copy_(saved)
+        else:
+            first = next(model.parameters(), saved)
+            owner.register_buffer(attribute, saved.to(first.device), persistent=False)
+
+
+def _loss_state(runner: Runner) -> dict[str, Any]:
+    """Of a loss that is a module; it belongs to the last stage."""
+    return dict(runner.loss.state_dict()) if isinstance(runner.loss, nn.Module) else {}
+
+
+def _flight(flight: StashedFlight) -> dict[str, Any]:
+    kept = {name: getattr(flight, name) for name in ("step", "kwargs", "randomness", "stash", "updates")}
+    return {**kept, "args": list(flight.args)}
+
+
+def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> None:
+    """Send the minibatches in flight forward again, as they went; generators and buffers stay where they are."""
+    flights, due = _here(part["flights"], runner), _here(part["due"], runner)
+    with undisturbed(runner.stages), torch.enable_grad():
+        for actor, saved, came in zip(actors, flights, due, strict=True):
+            actor.flights = deque(restored(actor, each) for each in saved)
+            by_step = {flight.step: flight for flight in actor.flights}
+            actor.due = deque()
+            for step, turn, received in came:
+                flight = by_step[int(step)]
+                flight.due, flight.received = int(turn), list(received)
+                actor.due.append(flight)
+    runner.clock = int(part["clock"])
+    runner.expect()
+
+
+def _tensors(segment: Any) -> Iterator[tuple[str, Tensor]]:
+    for name in (*segment.parameter_names, *segment.buffer_names):
+        yield name, segment.tensor(name)
+
+
+def _copy(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(path)
+    now = getattr(owner, attribute)
+    if now.shape == value.shape:
+        now.copy_(value)
+    else:  # a buffer that grows, or is made on first use
+        owner.register_buffer(attribute, value.to(now.device), persistent=name in model.state_dict())
+
+
+def _counts_beside(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
+    """Whether the optimiser keeps its count of steps on the parameter's device."""
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    return bool(group.get("fused") or group.get("capturable"))
+
+
+def _placed(value: Any, parameter: nn.Parameter, beside: bool) -> Any:
+    """A copy of a moment, on its parameter's device and laid out as it, as a fused optimiser needs it."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape == parameter.shape and value.dim():
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    device = parameter.device if beside or value.dim() else torch.device("cpu")
+    return value.to(device, copy=True)
+
+
+def _here(tree: Any, runner: Runner) -> Any:
+    """The structure with its tensors where the model is."""
+    first = next(runner.net.model.parameters(), None)
+    return tree if first is None else map_tensors(lambda t: t.to(first.device), tree)

@@ -1,0 +1,180 @@
+"""What a checkpoint of a Trainer holds, whether it fits another Trainer, and how it is put back.
+
+The model's and the optimisers' own state dicts stand in it as PyTorch makes them; everything else that a run changes is
+one part of all stages, as workers exchange it (runtime/state.py).
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syngrad.core.batch import example_batch
+from syngrad.errors import CheckpointError, SyngradError, first_line
+from syngrad.runtime import checkpoint
+from syngrad.runtime import state as run_state
+from syngrad.trainer.options import RESUMED
+from syngrad.trainer.session import Session
+
+#: of what a checkpoint holds; one of another form is refused
+FORM = 2
+
+
+def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(the model's state dict, everything else), the tensors not copied."""
+    runner = session.runner
+    if runner is None:
+        raise CheckpointError("there is nothing to save before the first minibatch")
+    model = session.model.state_dict()
+    return {name: value for name, value in model.items() if isinstance(value, Tensor)}, {
+        "form": FORM,
+        "configuration": session.configuration(),
+        "torch": torch.__version__,
+        "kinds": [type(optimizer).__name__ for optimizer in session.optimizers],
+        "options": runner.updates.options,
+        "cuts": session.net.cuts,
+        "example": runner.example,
+        "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
+        "buffers": run_state.transient(session.model),
+        "optimizers": [optimizer.state_dict() for optimizer in session.optimizers],
+        "stages": run_state.take(runner, (0, len(runner.stages)), whole=True),
+        "train_s": session.made.train_s,
+        "epochs_done": session.made.epochs,
+    }
+
+
+def write(session: Session, root: Any, keep: int, **more: Any) -> Path:
+    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path."""
+    model, state = capture(session)
+    return checkpoint.save(root, model, {**state, **more}, keep)
+
+
+def restore(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    """Put a captured state into a Trainer of the same configuration; what does not fit is refused beforehand.
+
+    Args:
+        model, state: as :func:`capture` gave them.
+        where: the checkpoint's path, for errors.
+
+    Raises:
+        CheckpointError: for another form, configuration, cuts or model, naming both values.
+    """
+    if state.get("form") != FORM:
+        raise CheckpointError(
+            f"checkpoint {where!r} was written by an earlier version of Syngrad; finish its run with that version, or "
+            "begin a new one from the weights in its model.safetensors"
+        )
+    try:
+        _check(session, model, state, where)
+        _bind(session, state, where)
+        _put(session, model, state, where)
+    except SyngradError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"checkpoint {where!r} does not fit this Trainer ({first_line(error):.160}); resume with the model, data "
+            "and options that it was made with"
+        ) from error
+
+
+def _check(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    own, saved = session.configuration(), state["configuration"]
+    for name in RESUMED:
+        if name in saved and own.get(name) != saved[name]:
+            raise CheckpointError(
+                f"checkpoint {where!r} was made with {name}={saved[name]!r}, and this Trainer has {own.get(name)!r}; "
+                "give it the same"
+            )
+    now = {name: value for name, value in session.model.state_dict().items() if isinstance(value, Tensor)}
+    for name in now.keys() ^ model.keys():
+        has, lacks = ("this model", "the checkpoint") if name in now else ("the checkpoint", "this model")
+        raise CheckpointError(f"checkpoint {where!r} is of another model: {has} has {name!r}, {lacks} does not")
+    for name, tensor in now.items():
+        if tensor.shape != model[name].shape or tensor.dtype != model[name].dtype:
+            raise CheckpointError(
+                f"checkpoint {where!r} is of another model: {name!r} is {_describe(model[name])} there and "
+                f"{_describe(tensor)} here"
+            )
+
+
+def _bind(session: Session, state: dict[str, Any], where: str) -> None:
+    cuts = list(state["cuts"])
+    if session.runner is None:
+        if state["example"] is None:
+            raise CheckpointError(
+                f"checkpoint {where!r} does not describe its minibatches; call trainer.bind(batch) before resuming"
+            )
+        session.bind_to(example_batch(state["example"]), cuts if session.net.requested_cuts is None else None)
+    if session.net.cuts != cuts:
+        raise CheckpointError(f"checkpoint {where!r} was cut at {cuts}, and this network at {session.net.cuts}")
+
+
+def _fits(session: Session, state: dict[str, Any], where: str) -> None:
+    """Refuse other optimisers, groups or estimators before anything is moved."""
+    runner = session.runner
+    assert runner is not None
+    kinds = [type(optimizer).__name__ for optimizer in session.optimizers]
+    if state["kinds"] != kinds:
+        raise CheckpointError(
+            f"checkpoint {where!r} was made with optimizers {state['kinds']}, and this Trainer has {kinds}; give it "
+            "the same"
+        )
+    schedulers = len(state["stages"]["schedulers"])
+    if schedulers != len(session.schedulers):
+        raise CheckpointError(
+            f"checkpoint {where!r} has {schedulers} schedulers, and this Trainer {len(session.schedulers)}"
+        )
+    for own, saved in zip(runner.updates.options, state["options"], strict=True):
+        for mine, its in zip_longest(own, saved, fillvalue={"name": "nothing"}):
+            for name in sorted(mine.keys() | its.keys()):
+                if mine.get(name) != its.get(name):
+                    raise CheckpointError(
+                        f"checkpoint {where!r} was made with {name}={its.get(name)!r} for {its.get('name')}, and this "
+                        f"Trainer has {mine.get(name)!r}; give it the same"
+                    )
+    for optimizer, saved in zip(session.optimizers, state["optimizers"], strict=True):
+        sizes = [len(group["params"]) for group in saved["param_groups"]]
+        if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+            raise CheckpointError(f"checkpoint {where!r} has groups of {sizes} parameters; give this Trainer the same")
+    shapes = [{n: t.shape for n, t in i.state_dict().items()} for i in session.net.interfaces]
+    if shapes != [{n: t.shape for n, t in each.items()} for each in state["stages"]["estimators"][:-1]]:
+        raise CheckpointError(f"checkpoint {where!r} has other estimators; give this Trainer the same")
+
+
+def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+    _fits(session, state, where)
+    session.model.load_state_dict({**model, **state["model"]})
+    run_state.put_transient(session.model, state["buffers"])
+    for optimizer, saved in zip(session.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+        as_saved(optimizer, saved)
+    run_state.put(session.bound, state["stages"])
+    run_state.put_common(session.bound, state["stages"])
+    session.made.train_s, session.made.epochs = float(state["train_s"]), int(state["epochs_done"])
+
+
+def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Put back what PyTorch's own loading changes: dtypes, which it casts to the parameter's, and layouts.
+
+    A fused optimiser walks over memory, so a moment has to lie in memory as its parameter does (channels last, say).
+    """
+    ids = [index for group in saved["param_groups"] for index in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in zip(ids, parameters, strict=True):
+        kept, now = saved["state"].get(index, {}), optimizer.state.get(parameter, {})
+        for name, value in kept.items():
+            if not isinstance(value, Tensor) or not isinstance(now.get(name), Tensor):
+                continue
+            found = now[name]
+            if found.dtype != value.dtype:
+                found = now[name] = value.to(found.device)
+            if found.shape == parameter.shape and found.stride() != parameter.stride():
+                now[name] = torch.empty_like(parameter, dtype=found.dtype, device=found.device).copy_(found)
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
