@@ -66,8 +66,17 @@ def resolved(name: str, value: Any) -> Any:
 def data_of(scenario: dict[str, Any]) -> list[Any]:
     batches = SPECIMENS[scenario["model"]].batches(BATCHES)
     if scenario.get("dtype", "float64") != "float64":
-        batches = [tuple(t.float() if t.is_floating_point() else t for t in batch) for batch in batches]
+        return [
+            {name: single(each) for name, each in batch.items()}
+            if isinstance(batch, dict)
+            else tuple(map(single, batch))
+            for batch in batches
+        ]
     return batches
+
+
+def single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def run(scenario: dict[str, Any], phase: str, folder: Path) -> dict[str, Any]:
@@ -128,21 +137,22 @@ def interface_loop(scenario: dict[str, Any]) -> dict[str, Any]:
     if options.pop("head", False):
         options |= {"loss": F.cross_entropy, "output": 4}
     made = [syngrad.Interface(classes=4, **options) for _ in layers]
-    losses = []
-    optimizer = None
-    for x, y in SPECIMENS["mlp"].batches(BATCHES):
-        h = x
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         for layer, interface in zip(layers, made, strict=True):
-            h = interface(layer(h).tanh(), context=y)
-        loss = F.cross_entropy(head(h), y)
-        if optimizer is None:
-            parts = [*layers, head, *made]
-            optimizer = torch.optim.Adam([p for part in parts for p in part.parameters()], 1e-2)
+            x = interface(layer(x).tanh(), context=y)
+        return head(x)
+
+    data, losses = SPECIMENS["mlp"].batches(BATCHES), []
+    with torch.no_grad():
+        forward(*data[0])  # the interfaces' sizes come from it
+    optimizer = torch.optim.Adam([p for part in (*layers, head, *made) for p in part.parameters()], 1e-2)
+    for x, y in data:
         optimizer.zero_grad()
+        loss = F.cross_entropy(forward(x, y), y)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert optimizer is not None
     grads = [p.grad for part in [*layers, head, *made] for p in part.parameters()]
     return {
         "layers": layers.state_dict(),

@@ -23,9 +23,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-#: a scenario takes seconds on a machine of its own, and minutes where many others work
-TIMEOUT_S, GRACE_S, POLL_S = 900.0, 3.0, 0.002
+#: seconds that a scenario may take on a machine where many others work; without them it is seconds as well
+LIMIT_S, LIMIT_OF_COMMANDS_S = 180.0, 900.0
+GRACE_S, POLL_S = 3.0, 0.002
 PR_SET_PDEATHSIG = 1
+#: instead of the code of a process that was ended because another had failed, or took too long
+ENDED_HERE = -signal.SIGTERM
 
 
 def preload() -> None:
@@ -120,7 +123,8 @@ def forked(scenario: dict[str, Any], phase: str, attempt: int, scratch: Path, ou
                 sys.stdout.flush()
                 os._exit(code)
         children[pid] = rank
-    return ended(children)
+    commands = scenario["kind"] in ("command", "bad commands", "torchrun")  # several processes that load everything
+    return ended(children, LIMIT_OF_COMMANDS_S if commands else LIMIT_S)
 
 
 def environment(rank: int, size: int, port: int, attempt: int, run_id: str) -> dict[str, str]:
@@ -138,10 +142,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def ended(children: dict[int, int]) -> dict[str, Any]:
+def ended(children: dict[int, int], limit_s: float) -> dict[str, Any]:
     """Waits for all; once one has failed the others have little time left, and none has for ever."""
     codes: dict[int, int] = {}
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = time.monotonic() + limit_s
     late = False
     while len(codes) < len(children):
         for pid, rank in children.items():
@@ -159,7 +163,7 @@ def ended(children: dict[int, int]) -> dict[str, Any]:
                 if rank not in codes:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
-                    codes[rank] = -signal.SIGKILL
+                    codes[rank] = ENDED_HERE
         time.sleep(POLL_S)
     return {"codes": [codes[rank] for rank in sorted(codes)], "late": late}
 
@@ -175,7 +179,7 @@ def job(asked: dict[str, Any]) -> dict[str, Any]:
     for attempt, phase in enumerate(asked["phases"]):
         made = forked(scenario, phase, attempt, scratch, out)
         ends.append(made)
-        killed = phase == "killed" and -signal.SIGKILL in made["codes"]
+        killed = phase == "killed" and made["codes"][0] == -signal.SIGKILL
         if killed:  # what the others say of it is no result
             for file in out.glob("killed.*.failed"):
                 file.unlink()

@@ -19,9 +19,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 import checkout
+import differences
 import dispatch
 import matrix
-import snapshot
 from common import write
 from expected import Expected
 from reuse import Reuse
@@ -30,63 +30,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 #: lines that are printed of one scenario, and differing items that the results file keeps
 LINES, KEPT = 6, 500
-
-
-def compared(pair: dict[str, dispatch.Server], scenario: dict[str, Any], expected: Expected) -> dict[str, Any]:
-    """What differs in what the scenario has left, item by item."""
-    folders = [pair[name].out(scenario) for name in ("base", "tree")]
-    files = [{path.name for path in folder.glob("*") if path.suffix != ".safetensors"} for folder in folders]
-    found: list[tuple[str, str]] = []
-    items, meant = 0, 0
-    refused: set[str] = set()
-    for name in sorted(files[0] | files[1]):
-        if scenario["kind"] == "free" and name.startswith("straight") and not name.endswith(".failed"):
-            continue  # such a run is another every time; its replays are the same
-        if name.endswith(".failed"):
-            texts = [(folder / name).read_text() if (folder / name).exists() else "it runs" for folder in folders]
-            lines = [text.partition("\n")[0] for text in texts]
-            if expected(scenario["name"], f"/{name}", *lines):
-                refused.add(name.removesuffix(".failed") + ".json")
-                meant += 1
-                items += 1
-            else:
-                found.append((name, " | ".join(lines)))
-            continue
-        if name in refused:
-            continue  # on purpose one tree has nothing here
-        if name not in files[0] or name not in files[1]:
-            found.append((name, f"only under the {'base' if name in files[0] else 'tree'}"))
-            continue
-        a, b = (snapshot.read(folder / name.removesuffix(".json")) for folder in folders)
-        items += len(a)
-        for path in sorted(a.keys() | b.keys()):
-            if path not in a or path not in b:
-                found.append((f"{name[:-5]}{path}", f"only under the {'base' if path in a else 'tree'}"))
-            elif (off := snapshot.difference(a[path], b[path])) is not None:
-                if expected(scenario["name"], path, a[path], b[path]):
-                    meant += 1
-                else:
-                    found.append((f"{name[:-5]}{path}", off))
-    if scenario["kind"] == "free" and not found:
-        found = [
-            ("replay", off)
-            for who, folder in zip(("base", "tree"), folders, strict=True)
-            for off in replayed(folder, who)
-        ]
-    if not items and not found:
-        found.append(("", "it has left nothing"))
-    return {"items": items, "expected": meant, "differing": found}
-
-
-def replayed(folder: Path, who: str) -> list[str]:
-    """Where a free run and its replay in one process, under the same tree, are not the same."""
-    free, replay = (snapshot.read(folder / f"{name}.0") for name in ("straight", f"replay of the {who}'s"))
-    parts = ("/model", "/estimators", "/inputs", "/losses")
-    return [
-        f"under the {who} the run and its replay differ in {path}: {off}"
-        for path in free
-        if path.startswith(parts) and (off := snapshot.difference(free[path], replay.get(path))) is not None
-    ]
 
 
 def chosen(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -110,11 +53,14 @@ def run(options: argparse.Namespace, base: Path, tree: Path, scenarios: list[dic
             for number, scenario in enumerate(scenarios, 1):
                 began = time.perf_counter()
                 answers = dispatch.both(pair, scenario, pool)
-                made = compared(pair, scenario, expected)
+                made = differences.compared([pair[name].out(scenario) for name in ("base", "tree")], scenario, expected)
                 took, used = time.perf_counter() - began, sum(each["cpu_s"] for each in answers.values())
                 work += used
                 seconds[scenario["kind"] + f", {scenario['workers']}"] += took
                 counts.update(scenarios=1, items=made["items"], expected=made["expected"])
+                counts["failing alike"] += bool(made["alike"])
+                if made["alike"]:
+                    print(f"fails under both  {scenario['name']}: {made['alike']}", flush=True)
                 counts["differing scenarios"] += bool(made["differing"])
                 for path, off in made["differing"][:LINES]:
                     print(f"DIFFERS  {scenario['name']}: {path}: {off}", flush=True)
@@ -129,6 +75,7 @@ def run(options: argparse.Namespace, base: Path, tree: Path, scenarios: list[dic
         "scenarios": counts["scenarios"],
         "items": counts["items"],
         "differing_scenarios": counts["differing scenarios"],
+        "failing_alike": counts["failing alike"],
         "expected_differences": counts["expected"],
         "rules_not_used": unused,
         "differing_items": len(differing),
@@ -175,7 +122,8 @@ def main() -> int:
         write(out, document)
     print(
         f"{found['scenarios']} scenarios, {found['items']} items: {found['differing_items']} differ in "
-        f"{found['differing_scenarios']} scenarios, {found['expected_differences']} differ as expected ({took:.0f} s)"
+        f"{found['differing_scenarios']} scenarios, {found['expected_differences']} differ as expected, "
+        f"{found['failing_alike']} scenarios fail under both alike ({took:.0f} s)"
     )
     return 1 if found["differing_items"] else 0
 

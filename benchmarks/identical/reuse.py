@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 #: files of this folder that have no say in what a scenario leaves
-BESIDE = {"main.py", "dispatch.py", "checkout.py", "expected.py", "reuse.py"}
+BESIDE = {"main.py", "dispatch.py", "checkout.py", "differences.py", "expected.py", "reuse.py"}
 
 
 class Reuse:
@@ -31,8 +31,8 @@ class Reuse:
         return True
 
     def keep(self, slug: str, out: Path) -> None:
-        """Keep it, whole or not at all; not where something has failed."""
-        if self.folder is None or not out.is_dir() or any(out.glob("*.failed")):
+        """Keep it, whole or not at all."""
+        if self.folder is None or not out.is_dir():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / f".{slug}-{os.getpid()}"
