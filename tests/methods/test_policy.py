@@ -32,7 +32,14 @@ from syngrad.methods.registry import RULES, parse, split_row
 )
 def test_a_method_is_read(text: str, method: Method) -> None:
     assert parse(text) == method
-    assert parse(method) is method
+    read = parse(method)
+    assert (read, str(read), read.estimates, read.waits) == (
+        method,
+        str(parse(text)),
+        parse(text).estimates,
+        parse(text).waits,
+    )
+    assert parse(read) is read
 
 
 @pytest.mark.parametrize(

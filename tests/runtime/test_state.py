@@ -80,12 +80,26 @@ def test_a_part_put_into_another_runner_is_the_same_part(name: str) -> None:
 
 
 def test_which_weights_are_trained_survives_a_resume(tmp_path: Path) -> None:
-    first, second = trainer("synthetic"), trainer("synthetic")
+    first, second, third = (trainer("synthetic") for _ in range(3))
     first.bind(batches(1)[0])
     first.model[0].weight.requires_grad_(False)
-    first.step(batches(1)[0])
-    second.load(first.save(tmp_path))
-    assert [p.requires_grad for p in second.model.parameters()] == [p.requires_grad for p in first.model.parameters()]
+    first.fit(batches(3), save=tmp_path)
+    second.fit(batches(3), epochs=1, save=tmp_path, resume=True)
+    assert not second.model[0].weight.requires_grad
+    third.load(tmp_path)
+    assert third.model[0].weight.requires_grad, "in a loop of one's own that is the user's choice"
+
+
+def test_going_back_to_a_checkpoint_forgets_what_was_guarded_since(tmp_path: Path) -> None:
+    made = trainer("synthetic")
+    made.step(batches(1)[0])
+    path = made.save(tmp_path)
+    made.model[0].weight.data.fill_(float("nan"))
+    with pytest.raises(syngrad.SyngradError):
+        made.step(batches(1)[0])
+    made.guard.counts["input"] = 3
+    made.load(path)
+    assert made.guarded == {}
 
 
 def test_a_checkpoint_of_an_earlier_form_is_refused_in_one_line(tmp_path: Path) -> None:

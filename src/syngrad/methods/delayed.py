@@ -95,7 +95,8 @@ class Delayed(UpdateRule):
 
     def _go_back(self, actor: Actor, step: int) -> None:
         flight = actor.due.popleft()
-        assert actor.flights.popleft() is flight, "gradients come back in the order in which messages went"
+        oldest = actor.flights.popleft()
+        assert oldest is flight, "gradients come back in the order in which messages went"
         actor.used(flight.step, step)
         backward(flight.sent, flight.received or [])
         # through a stash the gradient lands on its copies, not on the weights that the optimiser holds

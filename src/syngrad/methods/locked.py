@@ -40,6 +40,7 @@ class Locked(UpdateRule):
         else:
             args, message.args = message.args, ()
             h = actor.stage.run(*args, **message.kwargs)
+            del args
         if actor.last:
             loss = actor.training.loss(h, now.batch)
             if not loss.requires_grad:
@@ -100,10 +101,16 @@ class Mixed(Locked):
         mixture = [mixed(g, e, lam) for g, e in zip(received, estimates, strict=True)]
         # with true feedback earlier estimators are to learn from ∂L/∂h itself, not from what this stage updates by
         if policy.feedback == "true" and lam < 1.0:
-            actor.answer(flight.step, self._past(actor, flight, received, mixture))
+            gradients = self._past(actor, flight, received, mixture)
         else:
             backward(sent, mixture)
-            actor.answer(flight.step, [gradient_of(leaf) for leaf in inputs])
+            gradients = [gradient_of(leaf) for leaf in inputs]
+        flight.sent, flight.inputs, flight.estimates = (
+            [],
+            [],
+            [],
+        )  # it may wait for its turn, and then without its graph
+        actor.answer(flight.step, gradients)
 
     def _past(self, actor: Actor, flight: InFlight, received: list[Tensor], mixture: list[Tensor]) -> list[Tensor]:
         """The real gradient goes through the stage to the estimators before it; its weights get the mixture."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from syngrad.errors import ConfigError, unknown
 from syngrad.methods.base import UpdateRule
@@ -30,7 +31,11 @@ def parse(text: str | Method) -> Method:
         ConfigError: for an unknown name (the valid ones listed), a λ outside [0, 1], or a delay that is no count.
     """
     if isinstance(text, Method):
-        return text
+        if text.name not in RULES:
+            raise unknown("method", text.name, RULES)
+        known = RULES[text.name]  # one that was made by hand does not say what its rule is like
+        made = replace(text, takes=known.takes, estimates=known.estimates, waits=known.waits)
+        return text if repr(made) == repr(text) else made
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*", str(text))
     name = match[1] if match else str(text)
     if match is None or name not in RULES:

@@ -246,6 +246,7 @@ class Runner:
                     rule.await_feedback(self.own[-1], now)
                     for sender, flight in self._come_back(len(self.own) - 1):
                         rule.on_feedback(sender, flight, now)
+                    flight = None
                 if self.unlocked:
                     self._take_inputs(t)
                 self.clock = t

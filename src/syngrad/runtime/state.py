@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from syngrad.core.message import AwaitedInput, InFlight, Staleness, StashedFlight
-from syngrad.core.stage import undisturbed
+from syngrad.core.stage import Stage, undisturbed
 from syngrad.methods.actor import Actor
 from syngrad.methods.delayed import restored
 from syngrad.runtime.runner import Runner
@@ -35,7 +36,7 @@ def take(runner: Runner, span: Span, *, whole: bool = False) -> dict[str, Any]:
     lo, hi = span
     actors, stages = runner.actors[lo:hi], runner.stages[lo:hi]
     guard = runner.updates.guard
-    names = [f"{stage.name}{kind}" for stage in stages for kind in ("", " (estimator)")]
+    names = guarded_names(stages)
     kept = guard.state_dict() if guard is not None else {}
     return {
         "span": [lo, hi],
@@ -108,7 +109,10 @@ def put(runner: Runner, part: dict[str, Any]) -> None:
             runner.record.applied[int(index)] = {int(a): int(b) for a, b in each}
     if runner.updates.guard is not None:
         for key, kept in part["guard"].items():
-            getattr(runner.updates.guard, key).update(kept)
+            own = getattr(runner.updates.guard, key)
+            for name in guarded_names(stages):  # what the part does not count is not counted any more
+                own.pop(name, None)
+            own.update(kept)
     for quality, saved in zip(runner.quality[lo:hi], part["quality"], strict=True):
         quality.load_state_dict(saved)
     for name, value in part["extras"].items():
@@ -117,8 +121,8 @@ def put(runner: Runner, part: dict[str, Any]) -> None:
         runner.loss.load_state_dict(part["loss"])
 
 
-def put_common(runner: Runner, part: dict[str, Any]) -> None:
-    """Take over what is alike in every worker."""
+def put_common(runner: Runner, part: dict[str, Any], *, trained: bool = True) -> None:
+    """Take over what is alike in every worker; `trained`: which weights are trained, too."""
     runner.count, runner.next_sample = int(part["count"]), int(part["next_sample"])
     if runner.probe is not None:
         runner.probe.next = int(part["next_probe"])
@@ -126,7 +130,7 @@ def put_common(runner: Runner, part: dict[str, Any]) -> None:
     runner.precision.load_state_dict(part["precision"])
     for scheduler, saved in zip(runner.updates.schedulers, part["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
-    put_options(runner, part["options"])
+    put_options(runner, part["options"], trained=trained)
 
 
 def options(runner: Runner) -> dict[str, Any]:
@@ -140,13 +144,14 @@ def options(runner: Runner) -> dict[str, Any]:
     }
 
 
-def put_options(runner: Runner, given: dict[str, Any]) -> None:
-    """Take them over."""
+def put_options(runner: Runner, given: dict[str, Any], *, trained: bool = True) -> None:
+    """Take them over; `trained`: which weights are trained, too."""
     for optimizer, groups in zip(runner.updates.optimizers, given["groups"], strict=True):
         for group, own in zip(optimizer.param_groups, groups, strict=True):
             group.update(own)
-    for parameter, trained in zip(runner.net.model.parameters(), given["trained"], strict=True):
-        parameter.requires_grad_(trained)
+    for parameter, moves in zip(runner.net.model.parameters(), given["trained"], strict=True):
+        if trained:
+            parameter.requires_grad_(moves)
 
 
 def release(runner: Runner, span: Span) -> None:
@@ -168,6 +173,11 @@ def extras(runner: Runner, span: Span) -> dict[str, Any]:
         for name, module in runner.net.model.named_modules()
         if id(module) in inside and type(module).get_extra_state is not nn.Module.get_extra_state
     }
+
+
+def guarded_names(stages: list[Stage]) -> list[str]:
+    """What the guard counts of these stages: their updates, and their estimators'."""
+    return [f"{stage.name}{kind}" for stage in stages for kind in ("", " (estimator)")]
 
 
 def recorded(runner: Runner, span: Span) -> list[int]:
@@ -218,7 +228,10 @@ def _flight(flight: StashedFlight) -> dict[str, Any]:
 def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> None:
     """Send the minibatches in flight forward again, as they went; generators and buffers stay where they are."""
     flights, due = _here(part["flights"], runner), _here(part["due"], runner)
-    with undisturbed(runner.stages), torch.enable_grad():
+    for actor in actors:
+        actor.flights, actor.due = deque(), deque()
+    # copying everything that a forward might disturb is worth it only where something goes forward again
+    with undisturbed(runner.stages) if any(flights) else nullcontext(), torch.enable_grad():
         for actor, saved, came in zip(actors, flights, due, strict=True):
             actor.flights = deque(restored(actor, each) for each in saved)
             by_step = {flight.step: flight for flight in actor.flights}

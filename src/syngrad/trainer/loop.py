@@ -135,10 +135,9 @@ class Loop:
                 trainer.bind(raw)
                 workers.begin(trainer.bound, self.origin)
                 self._tick()
-            batch = trainer.read(raw)
             if self.interrupts.asked is None:
                 workers.allow(self._boundary())
-            self._tell(workers.step(batch))
+            self._tell(workers.step(trainer.read(raw)))  # without a name: it goes before the next one is read
             self._between(number)
         if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
             workers.begin(trainer.runner, self.origin)
@@ -289,7 +288,7 @@ class Loop:
 
     def _resume(self, path: Path) -> None:
         model, saved = checkpoint.load(path)
-        resume.restore(self.trainer, model, saved, str(path))
+        resume.restore(self.trainer, model, saved, str(path), trained=True)
         fit = saved.get("fit")
         if fit is None:
             raise CheckpointError(

@@ -53,12 +53,16 @@ def write(session: Session, root: Any, keep: int, **more: Any) -> Path:
     return checkpoint.save(root, model, {**state, **more}, keep)
 
 
-def restore(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+def restore(
+    session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str, *, trained: bool = False
+) -> None:
     """Put a captured state into a Trainer of the same configuration; what does not fit is refused beforehand.
 
     Args:
         model, state: as :func:`capture` gave them.
         where: the checkpoint's path, for errors.
+        trained: whether a weight stands still where it did then: for a run that goes on, not for a loop of one's own,
+            in which that is the user's choice.
 
     Raises:
         CheckpointError: for another form, configuration, cuts or model, naming both values.
@@ -71,7 +75,7 @@ def restore(session: Session, model: dict[str, Tensor], state: dict[str, Any], w
     try:
         _check(session, model, state, where)
         _bind(session, state, where)
-        _put(session, model, state, where)
+        _put(session, model, state, where, trained)
     except SyngradError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
@@ -145,7 +149,7 @@ def _fits(session: Session, state: dict[str, Any], where: str) -> None:
         raise CheckpointError(f"checkpoint {where!r} has other estimators; give this Trainer the same")
 
 
-def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
+def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str, trained: bool) -> None:
     _fits(session, state, where)
     session.model.load_state_dict({**model, **state["model"]})
     run_state.put_transient(session.model, state["buffers"])
@@ -153,7 +157,7 @@ def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], wher
         optimizer.load_state_dict(saved)
         as_saved(optimizer, saved)
     run_state.put(session.bound, state["stages"])
-    run_state.put_common(session.bound, state["stages"])
+    run_state.put_common(session.bound, state["stages"], trained=trained)
     session.progress.train_s, session.progress.epochs = float(state["train_s"]), int(state["epochs_done"])
 
 

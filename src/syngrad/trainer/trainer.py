@@ -136,7 +136,8 @@ class Trainer(Session):
 
     def schedule_epoch(self, loss: float | None) -> None:
         """Step the schedulers that go by epochs; `fit` does it after validating, with the epoch's loss."""
-        self.bound.schedule_epoch(loss)
+        if self.runner is not None:
+            self.runner.schedule_epoch(loss)
 
     def save(self, folder: str | Path, keep: int = 2) -> Path:
         """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.
