@@ -153,6 +153,16 @@ def faults() -> str:
     return table(["", ""], rows)
 
 
+def before_after() -> str:
+    """A row a method: its step before, and the ratio after to before, turn by turn."""
+    rows = []
+    for name, row in load("before_after")["results"].items():
+        ratio = row["ratio"]
+        spread = f"{ratio['median']:.3f} [{ratio['q1']:.3f}, {ratio['q3']:.3f}]"
+        rows.append([name, f"{row['before_ms']['median']:.2f} ms", spread])
+    return table(["batch 256, one thread", "a step before", "after / before"], rows)
+
+
 def experiment_table(claim: str, metric: str, factor: float, digits: int, unit: str) -> str:
     """A benchmark of one experiment: a row a method, its mean and the paired difference to back-propagation."""
     rows = []
@@ -190,6 +200,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
     "overhead": overhead,
     "resume": resume,
+    "before_after": before_after,
     "faults": faults,
     "identical": identical,
     **tables_processes.TABLES,
