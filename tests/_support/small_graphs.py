@@ -119,8 +119,12 @@ def parameters(spec: Any) -> Iterable[Tensor]:
 
 
 class Whole:
-    """The same graph unrolled over all steps at once, tick by tick, with nothing cut. heard: each message as one of its
-    listeners has it, (sender, listener, step); states: as the next tick has them. loss: the sum over all samples.
+    """A graph unrolled over all steps at once, tick by tick, with nothing cut.
+
+    Attributes:
+        heard: Each message as one of its listeners has it, by (sender, listener, step).
+        states: As the next tick has them.
+        loss: The sum over all samples.
     """
 
     def __init__(self, graph: Graph, inputs: dict[str, Tensor], targets: dict[str, Tensor], steps: int) -> None:
@@ -159,7 +163,7 @@ class Whole:
 
 
 def seen(tensor: Tensor) -> Tensor:
-    """The same as another sees it, with a gradient of its own."""
+    """A tensor as another sees it, with a gradient of its own."""
     view = tensor.view_as(tensor)
     view.retain_grad()
     return view

@@ -37,7 +37,7 @@ class Own(nn.Module):
 
 
 def lstm() -> tuple[nn.LSTM, nn.Linear]:
-    """The same weights at every call."""
+    """An LSTM and its readout, with equal weights at every call."""
     torch.manual_seed(0)
     return nn.LSTM(IN, HIDDEN, batch_first=True).double(), nn.Linear(HIDDEN, CLASSES).double()
 
