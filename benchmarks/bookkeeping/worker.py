@@ -23,6 +23,7 @@ from worker import Epochs, work
 
 import syngrad
 from syngrad.experiments import registry
+from syngrad.runtime.runner import Runner
 
 #: minibatches of a block, and those at its beginning that are not timed: the queue fills again. The rest are whole
 #: periods of feedback, which is asked for on every 4th
@@ -31,28 +32,32 @@ BLOCK, SKIPPED, PERIOD = 48, 8, 4
 FIRST_PER_LAST = 1.4
 
 
-class Alternating(syngrad.Trainer):
-    """Before a block of minibatches it runs so many bare steps. Seconds a step: bare and in the run, a pair a block."""
+class Alternating:
+    """Before a block of minibatches it runs so many bare steps. Seconds a step: bare and in the run, a pair a block.
 
-    last = False
-    bare_s: list[float]
-    run_s: list[float]
-    _loop: Any = None
-    _begin = 0.0
+    It stands in the place of `Runner.step`.
+    """
 
-    def train(self, batch: Any) -> Tensor | None:
-        place = self.minibatches % BLOCK
-        if place == 0 and self.minibatches:
-            self._bare(batch)
+    def __init__(self, last: bool, loss: Any) -> None:
+        self.last, self.loss, self.whole = last, loss, Runner.step
+        self.bare_s: list[float] = []
+        self.run_s: list[float] = []
+        self._loop: Any = None
+        self._begin = 0.0
+
+    def step(self, runner: Runner, batch: Any) -> Tensor | None:
+        place = runner.count % BLOCK
+        if place == 0 and runner.count:
+            self._bare(runner, batch)
         elif place == SKIPPED:
             self._begin = time.perf_counter()
-        loss = super().train(batch)
-        if place == BLOCK - 1 and self.minibatches > BLOCK:
+        loss = self.whole(runner, batch)
+        if place == BLOCK - 1 and runner.count > BLOCK:
             self.run_s.append((time.perf_counter() - self._begin) / (BLOCK - SKIPPED))
         return loss
 
-    def _bare(self, batch: Any) -> None:
-        step = self._loop = self._loop or self._made(batch)
+    def _bare(self, runner: Runner, batch: Any) -> None:
+        step = self._loop = self._loop or self._made(runner, batch)
         steps = BLOCK - SKIPPED if self.last else math.ceil((BLOCK - SKIPPED) * FIRST_PER_LAST)
         for i in range(PERIOD):
             step(i)
@@ -61,9 +66,9 @@ class Alternating(syngrad.Trainer):
             step(i)
         self.bare_s.append((time.perf_counter() - begin) / steps)
 
-    def _made(self, batch: Any) -> Any:
+    def _made(self, runner: Runner, batch: Any) -> Any:
         """The loop one writes by hand for this process's stage, on weights of its own."""
-        stage = copy.deepcopy(self.stages[1 if self.last else 0].segment)
+        stage = copy.deepcopy(runner.stages[1 if self.last else 0].segment)
         optimizer = torch.optim.Adam(stage.parameters(), 1e-3, fused=True)
         message, target, loss = batch.args[0].detach().clone(), batch.target.clone(), self.loss
         gradient: Tensor | None = None
@@ -87,18 +92,19 @@ def main(spec: dict[str, Any], out: str) -> None:
     torch.set_num_threads(spec["threads"])
     experiment = registry.load(spec["experiment"])
     torch.manual_seed(0)
-    trainer = Alternating(
+    trainer = syngrad.Trainer(
         syngrad.decouple(experiment.model(), cuts=experiment.cuts),
         loss=experiment.loss,
         optimizer=experiment.optimizer,
         progress=False,
     )
     rank = int(os.environ["RANK"])
-    trainer.last, trainer.bare_s, trainer.run_s = rank == 1, [], []
+    alternating = Alternating(rank == 1, experiment.loss)
+    Runner.step = lambda runner, batch: alternating.step(runner, batch)  # type: ignore[method-assign]
     train, _ = experiment.data(experiment.batch_size, 0)
     trainer.fit(Epochs(train, experiment.batch_size, [BLOCK * (spec["blocks"] + 1)]), 1)
     if rank == 1:
-        result = {"bare_s": trainer.bare_s, "run_s": trainer.run_s}
+        result = {"bare_s": alternating.bare_s, "run_s": alternating.run_s}
         Path(spec["folder"], "last.json").write_text(json.dumps(result))
     else:
         Path(out).write_text("{}")

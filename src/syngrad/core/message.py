@@ -59,7 +59,8 @@ class Message:
     wanted: bool = False
 
 
-@dataclass(eq=False)  # told apart by identity: whether two tensors are equal is no single truth value
+# told apart by identity: whether two tensors are equal is no single truth value
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class InFlight:
     """What a stage keeps of a message that it has sent, until what came back for it has been used.
 
@@ -90,7 +91,7 @@ class InFlight:
         return {name: getattr(self, name) for name in ("step", "leaves", "context", "received", "scale")}
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class StashedFlight(InFlight):
     """What goes back through a stage when its weights have moved on: with the weights that it went forward with.
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -32,19 +29,31 @@ class Randomness:
         if self.device_state is not None and "device" in saved:
             self.device_state = saved["device"].cpu()
 
-    @contextmanager
-    def swapped(self) -> Iterator[None]:
-        """The default generators hold this stage's state inside, and their own again outside."""
-        outside = torch.default_generator.get_state()
-        outside_device = torch.cuda.get_rng_state(self.device) if self.device_state is not None else None
-        torch.default_generator.set_state(self.state)
-        if self.device_state is not None:
-            torch.cuda.set_rng_state(self.device_state, self.device)
-        try:
-            yield
-        finally:
-            self.state = torch.default_generator.get_state()
-            torch.default_generator.set_state(outside)
-            if outside_device is not None:
-                self.device_state = torch.cuda.get_rng_state(self.device)
-                torch.cuda.set_rng_state(outside_device, self.device)
+    def swapped(self) -> Swapped:
+        """A context: the default generators hold this stage's state inside, and their own again outside."""
+        return Swapped(self)
+
+
+class Swapped:
+    """See :meth:`Randomness.swapped`; written out, as it is entered twice a stage in every minibatch."""
+
+    __slots__ = ("_outside", "_outside_device", "_own")
+
+    def __init__(self, own: Randomness) -> None:
+        self._own = own
+
+    def __enter__(self) -> None:
+        own = self._own
+        self._outside = torch.default_generator.get_state()
+        torch.default_generator.set_state(own.state)
+        if own.device_state is not None:
+            self._outside_device = torch.cuda.get_rng_state(own.device)
+            torch.cuda.set_rng_state(own.device_state, own.device)
+
+    def __exit__(self, *error: object) -> None:
+        own = self._own
+        own.state = torch.default_generator.get_state()
+        torch.default_generator.set_state(self._outside)
+        if own.device_state is not None:
+            own.device_state = torch.cuda.get_rng_state(own.device)
+            torch.cuda.set_rng_state(self._outside_device, own.device)

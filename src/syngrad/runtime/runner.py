@@ -237,9 +237,10 @@ class Runner:
                 for k, actor in enumerate(self.own):
                     loss = rule.on_message(actor, message, now)
                     # before stage k + 1 runs, so that what k − 1 kept of its message is gone by then
-                    for sender, flight in self._come_back(k - 1):
-                        rule.on_feedback(sender, flight, now)
-                    flight = None  # it holds the message that stage k has run on
+                    if k and self.channels[k - 1].arrived:
+                        for sender, flight in self._come_back(k - 1):
+                            rule.on_feedback(sender, flight, now)
+                        flight = None  # it holds the message that stage k has run on
                     if k < len(self.channels):
                         message = self.channels[k].take()
                 if self.neighbours.next is not None:
@@ -268,8 +269,6 @@ class Runner:
 
     def _come_back(self, start: int) -> Iterator[tuple[Actor, InFlight]]:
         """What has come back to the stage `start` of this worker's, and then to those before it as each one answers."""
-        if start < 0:
-            return
         channel = self.own[start].sends
         while channel.arrived:
             yield self.own[start], channel.arrived.popleft()
