@@ -70,8 +70,7 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
     if device is not None:
         args, target = to_device(args, device), to_device(target, device)
         kwargs = to_device(kwargs, device) if kwargs else kwargs
-    first = args[0] if args else None
-    size = first.shape[0] if isinstance(first, Tensor) and first.dim() else batch_size((args, kwargs, target))
+    size = samples(args, kwargs, target)
     if size == 0:
         raise TrainingError("a batch of no samples cannot be trained on; use a loader that yields at least one")
     if count is None:
@@ -82,6 +81,23 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
             f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses"
         )
     return Batch(args, kwargs, target, 1.0 / number, size)
+
+
+def samples(args: Any, kwargs: Any, target: Any) -> int:
+    """How many samples a minibatch has: the first dimension of its first tensor, unless the target says otherwise.
+
+    It does where another input, or the second dimension of the first one, is as long as the target is: sequences with
+    time in front, graphs that begin with their edges.
+    """
+    given = args[0] if args else None
+    first = given.shape[0] if isinstance(given, Tensor) and given.dim() else batch_size((args, kwargs, target))
+    if not isinstance(target, Tensor) or not target.dim() or target.shape[0] == first:
+        return first
+    inputs = [leaf for leaf in tensors((args, kwargs)) if leaf.dim()]
+    n = target.shape[0]
+    if any(leaf.shape[0] == n for leaf in inputs) or (inputs and inputs[0].dim() > 1 and inputs[0].shape[1] == n):
+        return n
+    return first
 
 
 def finite(

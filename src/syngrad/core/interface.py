@@ -15,7 +15,7 @@ Source: Jaderberg et al. 2016 (arXiv 1608.05343), section 2 and BP(λ).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,8 @@ class Interface(nn.Module):
         self.bound = False
         self._structure = ""
         self.positions: list[int] = []
+        #: leaves whose samples stand in their second dimension: their estimators see them turned
+        self.turned: list[int] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
         # before the interface is trained
         self._anchor = torch.zeros((), requires_grad=True)
@@ -113,13 +115,37 @@ class Interface(nn.Module):
         _, loss, count = self._given
         self.bind_leaves([Binding(t.shape[1:], t.dtype, t.device, kind, self.output, loss, count) for t in leaves])
 
-    def bind_leaves(self, bindings: list[Binding], where: list[int] | None = None) -> None:
-        """Make one estimator for each leaf described; `where` they stand in the flattened message."""
+    def bind_leaves(
+        self,
+        bindings: list[Binding],
+        where: list[int] | None = None,
+        *,
+        turned: Sequence[bool] = (),
+        carried: Sequence[bool] = (),
+    ) -> None:
+        """Make one estimator for each leaf described.
+
+        Args:
+            bindings: of the leaves.
+            where: they stand in the flattened message.
+            turned: which of them have their samples in the second dimension; none unless given.
+            carried: which have no samples, and get no estimate; none unless given.
+        """
         self.positions = where if where is not None else []
-        made = [make(self._given[0], binding, self.name) for binding in bindings]
+        self.turned = [i for i, second in enumerate(turned) if second]
+        made = [
+            make("zero" if any(carried[i : i + 1]) else self._given[0], binding, self.name)
+            for i, binding in enumerate(bindings)
+        ]
         self.estimators.extend(made)
         self._plain: list[GradientEstimator] = made
         self.bound = True
+
+    def turn(self, leaves: list[Tensor]) -> list[Tensor]:
+        """The leaves, or gradients of them, with the samples in front; done twice, as they were."""
+        if not self.turned:
+            return leaves
+        return [each.transpose(0, 1) if i in self.turned else each for i, each in enumerate(leaves)]
 
     def check(self, leaves: list[Tensor]) -> None:
         """Refuse a message that is not what the estimators were made for."""
@@ -139,6 +165,7 @@ class Interface(nn.Module):
 
     def estimate(self, leaves: list[Tensor], context: Any, scale: float, keep: bool) -> tuple[list[Tensor], list[Any]]:
         """scale·δ̂ for every leaf, and what `fit` will want of each of these runs."""
+        leaves = self.turn(leaves)
         self.check(leaves)
         estimates, kept = [], []
         for estimator, leaf in zip(self._plain, leaves, strict=True):
@@ -157,12 +184,13 @@ class Interface(nn.Module):
                 raise TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}{hint}") from error
             estimates.append(made)
             kept.append(memo)
-        return estimates, kept
+        return self.turn(estimates), kept
 
     def fit(
         self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None
     ) -> None:
         """Fit every leaf's estimator to what came back for it."""
+        leaves, received = self.turn(leaves), self.turn(received)
         for i, estimator in enumerate(self._plain):
             if estimator.wants_feedback:
                 estimator.fit(leaves[i], context, received[i], scale, kept[i] if kept is not None else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ class Stage:
         seed: of its dropout.
         device: where it runs.
         predictor: of its input, where it runs on one.
+        elsewhere: the ids of parameters that another stage's optimiser updates, though this one may use them too.
     """
 
     def __init__(
@@ -36,10 +37,13 @@ class Stage:
         seed: int,
         device: torch.device,
         predictor: InputPredictor | None = None,
+        elsewhere: Collection[int] = (),
     ) -> None:
         self.name, self.segment, self.interface, self.predictor = name, segment, interface, predictor
         # frozen ones too: they may be trained later, and until then an optimiser passes them over
-        self.parameters = list(segment.parameters())
+        self.used = list(segment.parameters())
+        #: of those, the ones that it updates: what stages share, the first of them does, by the sum of all gradients
+        self.parameters = [p for p in self.used if id(p) not in elsewhere]
         self.randomness = Randomness(seed, device)
 
     @property

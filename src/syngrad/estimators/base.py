@@ -51,6 +51,8 @@ class Binding:
         output: the shape of one sample's model output, None when that is not a single tensor.
         loss: the user's own, (output, target) → scalar.
         count: target → the number of sample losses whose mean the loss is.
+        outputs: the shapes of one sample's parts of the output, where the loss differentiates several of its tensors.
+        why: what keeps a head from predicting the output, where `output` is None and there are no `outputs`.
     """
 
     shape: torch.Size
@@ -60,6 +62,8 @@ class Binding:
     output: torch.Size | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     count: Callable[[Any], float] | None = None
+    outputs: tuple[torch.Size, ...] = ()
+    why: str = ""
 
     @property
     def features(self) -> int:

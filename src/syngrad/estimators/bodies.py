@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,8 +104,20 @@ class Dense(nn.Module):
         return scores  # type: ignore[no-any-return]
 
 
+def bodies(binding: Binding, hidden: int, width: int, channels: int, pool: int, norm: bool) -> nn.Module:
+    """A head's network for this message: of one output, or of several."""
+    if not binding.outputs:
+        return body(binding, hidden, width, channels, pool, norm)
+    return Several(body(each, hidden, width, channels, pool, norm) for each in one_by_one(binding))
+
+
+def one_by_one(binding: Binding) -> list[Binding]:
+    """The binding of each output."""
+    return [replace(binding, output=output, outputs=()) for output in binding.outputs] or [binding]
+
+
 def body(binding: Binding, hidden: int, width: int, channels: int, pool: int, norm: bool) -> nn.Sequential:
-    """A head's network for this message and output.
+    """A head's network for this message and one output.
 
     Args:
         binding: the message, the model's output and the loss.
@@ -139,22 +153,67 @@ def flat(module: nn.Module) -> bool:
 
 
 def token_wise(binding: Binding) -> bool:
-    """Whether the model has an output for every token of the message, and so the head as well."""
+    """Whether the model has an output for every token of the message, or of a target of its own length."""
     output = binding.output
-    return binding.kind == "sequence" and output is not None and len(output) == 2 and output[0] == binding.shape[0]
+    if binding.kind != "sequence" or output is None or len(output) != 2:
+        return False
+    return output[0] == binding.shape[0] or (binding.context.kind == "tokens" and binding.context.size in output)
+
+
+def classes_first(binding: Binding) -> bool:
+    """Whether a token-wise output is (classes, t), as cross-entropy has it, and not (t, classes)."""
+    output = binding.output
+    return output is not None and output[0] != binding.shape[0] and output[1] != binding.context.size
+
+
+class Turned(nn.Module):
+    """(n, t, classes) → (n, classes, t)."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """The last two dimensions in the other order."""
+        return scores.transpose(1, 2)
+
+
+class Several(nn.ModuleList):
+    """A body for each of the output's tensors that the loss reads."""
+
+    def forward(self, h: Tensor) -> tuple[Tensor, ...]:
+        """The tensors, in the order of the output's leaves."""
+        return tuple(body(h) for body in self)
+
+
+def time_dimension(binding: Binding) -> int | None:
+    """The dimension of a token-wise head's output that is to be as long as the target; None for as it comes."""
+    follows = token_wise(binding) and binding.context.kind == "tokens"
+    return (2 if classes_first(binding) else 1) if follows else None
+
+
+def aligned(scores: Tensor, context: Any, time: int | None) -> Tensor:
+    """A token-wise output for as many tokens as the target (n, t) has: where it has others than the message, the mean
+    over the message's stands for each of them.
+    """
+    if time is None or not isinstance(context, Tensor) or context.dim() < 2 or context.shape[1] == scores.shape[time]:
+        return scores
+    sizes = list(scores.shape)
+    sizes[time] = context.shape[1]
+    return scores.mean(time, keepdim=True).expand(sizes)
 
 
 def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool: int) -> nn.Sequential:
     """The layers behind the normalisation."""
     if binding.output is None or binding.loss is None:
+        why = f": {binding.why}" if binding.why else ""
         raise ConfigError(
-            "a head (default, local, sobolev) predicts the model's output, which must be one tensor with the batch as "
-            "its first dimension, and needs the loss; use 'linear' or 'mlp', or give a lone Interface loss= and output="
+            "a head (default, local, sobolev) predicts what the loss reads of the model's output, tensors with the batch "
+            f"as their first dimension{why}; have the loss read such ones, use estimator='linear' or 'mlp', or give a "
+            "lone Interface loss= and output="
         )
     output, units = binding.output, [width] * hidden
     last = output.numel()
     if token_wise(binding):
-        return layers([binding.width, *units, output[1]])
+        first = classes_first(binding)
+        by_token = layers([binding.width, *units, output[0 if first else 1]])
+        return nn.Sequential(by_token, Turned()) if first else by_token
     if binding.kind == "sequence" and len(output) <= 1:
         return nn.Sequential(MeanOverTime(), *_shaped(layers([binding.width, *units, last]), output, 1))
     if binding.kind == "image" and len(output) == 3:

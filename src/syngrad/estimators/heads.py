@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from syngrad.checks import real
 from syngrad.errors import ConfigError, MessageError, first_line
 from syngrad.estimators.base import Binding, GradientEstimator, add_grad, bad_label, exact, steady
-from syngrad.estimators.bodies import body, flat, token_wise
+from syngrad.estimators.bodies import aligned, bodies, flat, one_by_one, time_dimension, token_wise
 from syngrad.estimators.closed_form import (
     affine,
     masked,
@@ -106,17 +106,19 @@ class Head(GradientEstimator):
 
     def build(self, binding: Binding) -> None:
         """The head's network, and whether the closed form applies to it."""
-        by_token = token_wise(binding)
+        parts = one_by_one(binding)
+        by_token = any(map(token_wise, parts))
+        self._times = [time_dimension(part) for part in parts]
         if by_token and not self._rate_given:
             self.learning_rate = TOKEN_RATE
         if not self._weight_given and (by_token or binding.kind == "image"):
             self.derivative = TOKEN_WEIGHT if by_token else IMAGE_WEIGHT
         wished = not by_token if self.norm is None else self.norm
-        self.body = body(binding, self.hidden, self.width, self.channels, self.pool, wished)
-        self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body)
+        self.body = bodies(binding, self.hidden, self.width, self.channels, self.pool, wished)
+        self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body.modules())
         self.closed = (
             is_cross_entropy(binding.loss, binding.count)
-            and (len(binding.shape) == 1 or flat(self.body[0]))
+            and (len(binding.shape) == 1 or flat(next(iter(self.body.children()))))
             and binding.output is not None
             and len(binding.output) == 1
             and binding.context.kind == "labels"
@@ -139,6 +141,10 @@ class Head(GradientEstimator):
             raise ConfigError("a head must be bound to a message, an output and a loss before it can estimate")
         dtype = next(self.body.parameters()).dtype
         output = self.body(h if h.dtype == dtype else h.to(dtype))
+        if isinstance(output, tuple):
+            output = tuple(aligned(each, context, time) for each, time in zip(output, self._times, strict=True))
+        elif self._times[0] is not None:
+            output = aligned(output, context, self._times[0])
         try:
             loss = binding.loss(output, context)
         except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:

@@ -58,6 +58,9 @@ class LabelTable(nn.Module):
         flat = context.reshape(context.shape[0], -1) if self.kind == "vector" else context.reshape(-1)
         if self.kind == "vector" and flat.shape[1] != self.size:
             raise MessageError(f"the context had {self.size} numbers a sample, and {flat.shape[1]} now; keep it alike")
+        if flat.shape[0] != n and self.kind == "tokens" and context.dim() > 1 and not n % context.shape[0]:
+            # another sequence than the target's, an encoder's say: none of its tokens has a label of its own
+            return torch.zeros(n, dtype=torch.int64, device=flat.device)
         if flat.shape[0] != n:
             if flat.shape[0] == 0 or n % flat.shape[0]:
                 raise MessageError(f"a context of shape {tuple(context.shape)} does not fit a message of {n} rows")

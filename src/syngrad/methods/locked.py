@@ -121,7 +121,7 @@ class Mixed(Locked):
             passed = torch.autograd.grad(
                 parts, flight.inputs, [g for _, g, _ in graph], retain_graph=True, allow_unused=True
             )
-        trained = [p for p in actor.stage.parameters if p.requires_grad]
+        trained = [p for p in actor.stage.used if p.requires_grad]
         if trained and parts:
             torch.autograd.backward(parts, [m for _, _, m in graph], inputs=trained)
         return [torch.zeros_like(h) if g is None else g for g, h in zip(passed, flight.inputs, strict=True)]

@@ -1,13 +1,15 @@
 """Cutting the user's model into stages: by name, or by count and balanced by measured cost.
 
-Three routes, tried in order: a chain of modules by name; ``torch.fx``, which follows the forwards around the cuts and
-keeps every other module whole; ``torch.export``, which needs an example. Whichever is taken, the segments run on the
-user's own parameters and buffers, and follow ``train()`` and ``eval()`` of the user's model.
+Routes, tried in order: a chain of modules by name; ``torch.fx``, which follows the forwards around the cuts and keeps
+every other module whole; in one process the user's own forward, which stands still at the cuts; for several
+``torch.export``. The last two need an example. Whichever is taken, the segments run on the user's own parameters and
+buffers, and follow ``train()`` and ``eval()`` of the user's model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -34,6 +36,8 @@ from syngrad.partition.segment import FIRST, Segment, compose, segment_parameter
 __all__ = ["Segment", "balanced", "check_names", "compose", "segment_parameters", "split", "unused_parameters"]
 
 _REASON_LENGTH = 160
+#: wrappers around wrappers that `stages=` looks into
+_DEPTHS = 4
 
 
 def split(
@@ -43,6 +47,8 @@ def split(
     stages: int | None = None,
     example: tuple[tuple[Any, ...], dict[str, Any]] | None = None,
     interface_cost: Callable[[Any], float] | None = None,
+    unread: Callable[[], Sequence[int]] | None = None,
+    alone: bool = False,
 ) -> list[Segment]:
     """Cut a model into segments that together compute what it computes, bit for bit, forward and backward.
 
@@ -58,6 +64,9 @@ def split(
             models that only ``torch.export`` can follow; given for any traced model, it is also used to check the
             segments against the model.
         interface_cost: message → seconds that are added to the stage that sends it.
+        unread: the positions in the flattened output of what nobody reads, which a recording leaves out; None for none.
+        alone: whether the segments are always run one after the other in one process: then they may be parts of the
+            user's own forward, and share parameters.
 
     Raises:
         CutError: where the model cannot be cut so, naming what to write instead.
@@ -74,9 +83,10 @@ def split(
         and isinstance(example[1], dict)
     ):
         raise ConfigError(f"example={type(example).__name__} is not (args, kwargs): for model(x) give ((x,), {{}})")
+    way = _Way(model, example, unread, alone)
     if cuts is not None:
-        check_names(model, cuts)
-        return _by_name(model, list(cuts), example)
+        check_names(model, cuts, alone)
+        return way.by_name(list(cuts))
     assert stages is not None
     if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
         raise ConfigError(f"stages={stages!r} is no number of stages: give an integer of 1 or more")
@@ -85,80 +95,111 @@ def split(
         return [Segment(FIRST, model, route="whole", model=model, tensor_names=names)]
     if example is None:
         raise ConfigError(f"stages={stages} is balanced by measuring: give a batch, example=(args, kwargs), or cuts=")
-    return _by_count(model, stages, example, interface_cost)
+    return way.by_count(stages, interface_cost)
 
 
-def _by_name(model: nn.Module, cuts: list[str], example: Example | None) -> list[Segment]:
-    def segments(program: Program) -> list[Segment]:
-        ordered = in_order(model, program, cuts)
-        check_stages(model, program, ordered)
-        return program.segments(ordered)
+@dataclass(frozen=True)
+class _Way:
+    """What is common to all attempts to cut one model; see :func:`split`."""
 
-    return _first_route(model, cuts, example, segments)
+    model: nn.Module
+    example: Example | None
+    unread: Callable[[], Sequence[int]] | None
+    alone: bool
 
+    def by_name(self, cuts: list[str]) -> list[Segment]:
+        def segments(program: Program) -> list[Segment]:
+            ordered = in_order(self.model, program, cuts)
+            check_stages(self.model, program, ordered, self.alone)
+            return program.segments(ordered)
 
-def _by_count(
-    model: nn.Module, stages: int, example: Example, interface_cost: Callable[[Any], float] | None
-) -> list[Segment]:
-    units = candidates(model)
-    if has_hooks(model):
-        raise CutError(f"stages={stages} would take the model apart, whose hooks then would not run: remove them")
+        return self._first_route(cuts, segments)
 
-    def segments(program: Program) -> list[Segment]:
-        at: dict[int, str] = {}
-        for unit in units:
+    def by_count(self, stages: int, interface_cost: Callable[[Any], float] | None) -> list[Segment]:
+        if has_hooks(self.model) and not self.alone:
+            raise CutError(f"stages={stages} would take the model apart, whose hooks then would not run: remove them")
+        units = candidates(self.model)
+        for depth in range(1, _DEPTHS + 1):
             try:
-                at.setdefault(program.position(unit), unit)
-            except PlaceError:
-                continue  # a candidate of ours that is no place for a cut: never called, called twice, or the first
-        places = [at[position] for position in sorted(at)]
-        chosen = choose(model, program, places, stages, example, interface_cost)
-        check_stages(model, program, chosen)
-        return program.segments(chosen)
+                return self._balanced(units, stages, interface_cost)
+            except (ConfigError, CutError):
+                inside = candidates(self.model, depth)
+                if inside == units:
+                    raise
+                units = inside
+        return self._balanced(units, stages, interface_cost)
 
-    return _first_route(model, units, example, segments)
+    def _balanced(
+        self, units: list[str], stages: int, interface_cost: Callable[[Any], float] | None
+    ) -> list[Segment]:
+        assert self.example is not None
+        model, example = self.model, self.example
+
+        def segments(program: Program) -> list[Segment]:
+            at: dict[int, str] = {}
+            for unit in units:
+                try:
+                    at.setdefault(program.position(unit), unit)
+                except PlaceError:
+                    continue  # a candidate of ours that is no place for a cut: never called, called twice, or the first
+            places = [at[position] for position in sorted(at)]
+            chosen = choose(model, program, places, stages, example, interface_cost, self.alone)
+            check_stages(model, program, chosen, self.alone)
+            return program.segments(chosen)
+
+        return self._first_route(units, segments)
+
+    def _first_route(self, names: list[str], segments: Callable[[Program], list[Segment]]) -> list[Segment]:
+        """The segments from the first route that can express the model; the error of all of them if none can."""
+        model, example = self.model, self.example
+        if is_chain_of(model, names):
+            return segments(Chain(model, names))
+        reasons: list[str] = []
+        unread = self.unread() if self.unread is not None else []
+        forward = ("forward",) if self.alone and example is not None else ()
+        for route in ("torch.fx", *forward, "torch.export"):
+            try:
+                made = segments(_program(model, route, names, example, unread))
+                if example is not None and route != "forward":
+                    verify(model, made, example, unread)
+                return made
+            except Exception as error:  # whatever a forward raises when given stand-ins for tensors
+                another = isinstance(error, CutError) and forward and route == "torch.fx"  # what it calls, fx may not see
+                if isinstance(error, SyngradError) and not (isinstance(error, RouteError | UnitError) or another):
+                    raise
+                reason = str(error) if isinstance(error, RouteError) else first_line(error)
+                reasons.append(f"{route}: {reason[:_REASON_LENGTH]}")
+        if example is not None:
+            check_runs(model, example)
+        where = "cannot cut at " + ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
+        around = {name for cut in names for name in ancestors(cut) if name and is_called(model.get_submodule(name))}
+        if example is None:
+            instead = "give a batch, example=(args, kwargs)"
+        elif around:
+            instead = f"name what is around it, {shown(sorted(around))}"
+        else:
+            instead = "take that out of the model's forward, or make the model an nn.Sequential of its parts"
+        raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
 
 
-def _first_route(
-    model: nn.Module, names: list[str], example: Example | None, segments: Callable[[Program], list[Segment]]
-) -> list[Segment]:
-    """The segments from the first route that can express the model; the error of all of them if none can."""
-    if is_chain_of(model, names):
-        return segments(Chain(model, names))
-    reasons: list[str] = []
-    for route in ("torch.fx", "torch.export"):
-        try:
-            made = segments(_traced(model, route, names, example))
-            if example is not None:
-                verify(model, made, example)
-            return made
-        except Exception as error:  # whatever a forward raises when given stand-ins for tensors
-            if isinstance(error, SyngradError) and not isinstance(error, RouteError | UnitError):
-                raise
-            reason = str(error) if isinstance(error, RouteError) else first_line(error)
-            reasons.append(f"{route}: {reason[:_REASON_LENGTH]}")
-    if example is not None:
-        check_runs(model, example)
-    where = "cannot cut at " + ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
-    around = {name for cut in names for name in ancestors(cut) if name and is_called(model.get_submodule(name))}
-    if example is None:
-        instead = "give a batch, example=(args, kwargs)"
-    elif around:
-        instead = f"name what is around it, {shown(sorted(around))}"
-    else:
-        instead = "take that out of the model's forward, or make the model an nn.Sequential of its parts"
-    raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
-
-
-def _traced(model: nn.Module, route: str, names: list[str], example: Example | None) -> Program:
+def _program(
+    model: nn.Module, route: str, names: list[str], example: Example | None, unread: Sequence[int]
+) -> Program:
     # Here and not above: only a model that has to be traced pays for these imports.
     from syngrad.partition import recording
+    from syngrad.partition.survey import Survey
     from syngrad.partition.traced import Traced
 
+    if route == "forward":
+        assert example is not None
+        return Survey(model, example)
     if route == "torch.fx":
+        hooked = [cut for cut in names if any(has_hooks(model.get_submodule(each)) for each in ancestors(cut))]
+        if hooked:
+            raise RouteError(f"what is around {hooked[0]!r} has hooks, which would not run")
         inputs = Inputs(model, example)
-        return Traced(model, route, inputs, lambda: recording.record_by_fx(model, names, inputs))
+        return Traced(model, route, inputs, lambda: recording.record_by_fx(model, names, inputs, unread))
     if example is None:
         raise RouteError("needs an example")
     inputs = Inputs(model, example)
-    return Traced(model, route, inputs, lambda: recording.record_by_export(model, inputs))
+    return Traced(model, route, inputs, lambda: recording.record_by_export(model, inputs, unread))

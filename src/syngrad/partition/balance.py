@@ -64,9 +64,10 @@ def choose(
     stages: int,
     example: Example,
     interface_cost: Callable[[Any], float] | None,
+    sharing: bool = False,
 ) -> list[str]:
     """The cuts, among the candidates, that balance the model by its measured cost on the example."""
-    cuts = separable(model, program, candidates)
+    cuts = separable(model, program, candidates, sharing)
     if stages > len(cuts) + 1:
         named = f" (at {', '.join(map(repr, cuts))})" if 0 < len(cuts) <= 8 else ""
         raise ConfigError(
@@ -77,12 +78,14 @@ def choose(
     return [cuts[start - 1] for start in balanced(costs, interface_costs, stages)]
 
 
-def separable(model: nn.Module, program: Program, candidates: Sequence[str]) -> list[str]:
-    """The candidates left once nothing tied is torn apart and every unit has something to train. A unit without
-    parameters (an activation, a pooling) joins the one before it: the smaller message is then the one that is sent.
+def separable(model: nn.Module, program: Program, candidates: Sequence[str], sharing: bool = False) -> list[str]:
+    """The candidates left once nothing tied is torn apart (but where stages may share) and every unit has something to
+    train. A unit without parameters (an activation, a pooling) joins the one before it: the smaller message is then the
+    one that is sent.
     """
     cuts = list(candidates)
-    torn = {cut for first, _, last, _ in shared(model, program.uses(cuts)) for cut in cuts[first:last]}
+    tied = [] if sharing else shared(model, program.uses(cuts))
+    torn = {cut for first, _, last, _ in tied for cut in cuts[first:last]}
     cuts = [cut for cut in cuts if cut not in torn]
     kept: list[str] = []
     started = False  # whether some unit so far trains: what comes before the first such unit joins it
@@ -98,23 +101,23 @@ def measured(
     model: nn.Module, segments: Sequence[Segment], example: Example, interface_cost: Callable[[Any], float] | None
 ) -> tuple[list[float], list[float]]:
     """Seconds of forward and backward of each segment, and of the interface on each message, on the example."""
-    costs: list[float] = []
     interface_costs: list[float] = []
     with preserve_state(model), torch.enable_grad():
         if not model.training:
             model.train()
-        args, kwargs = example
-        for segment in segments:
-            times: list[float] = []
-            for _ in range(_REPEATS):
+        times: list[list[float]] = [[] for _ in segments]
+        messages: list[Any] = []
+        for _ in range(_REPEATS):  # stage after stage, as they run: one may be a part of a forward that is under way
+            messages, (args, kwargs) = [], example
+            for segment, taken in zip(segments, times, strict=True):
                 begin = _now(model)
                 message = _run(segment, args, kwargs)
-                times.append(_now(model) - begin)
-            costs.append(statistics.median(times[1:]))  # the first run also fills caches
-            message = map_tensors(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), message)
-            args, kwargs = (message,), {}
-            if segment is not segments[-1]:
-                interface_costs.append(_interface_seconds(interface_cost, message, segment))
+                taken.append(_now(model) - begin)
+                messages.append(map_tensors(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), message))
+                args, kwargs = (messages[-1],), {}
+        costs = [statistics.median(taken[1:]) for taken in times]  # the first run also fills caches
+        for segment, message in zip(segments[:-1], messages, strict=False):
+            interface_costs.append(_interface_seconds(interface_cost, message, segment))
     return costs, interface_costs
 
 

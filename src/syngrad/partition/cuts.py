@@ -19,8 +19,14 @@ _WALKED_BY_TORCH = (
 )
 
 
-def check_names(model: nn.Module, cuts: Sequence[str]) -> None:
-    """Refuse, before any tracing, cuts that no route could make; the error says what to name instead."""
+def check_names(model: nn.Module, cuts: Sequence[str], alone: bool = False) -> None:
+    """Refuse, before any tracing, cuts that no route could make; the error says what to name instead.
+
+    Args:
+        model: the user's.
+        cuts: the names.
+        alone: whether the model's own forward may run, with the hooks of its modules.
+    """
     if isinstance(cuts, str):
         raise CutError(f"cuts={cuts!r} is a string, which reads as single letters: write cuts=[{cuts!r}]")
     if not cuts:
@@ -39,7 +45,7 @@ def check_names(model: nn.Module, cuts: Sequence[str]) -> None:
             inside = next((f"{cut}.{name}" for name, child in module.named_children() if is_called(child)), None)
             remedy = f"name an element, as {inside!r}" if inside else suggest(model, near=cut)
             raise CutError(f"cut {cut!r} is a {type(module).__name__}, which is never called itself: {remedy}")
-        _check_ancestors(modules, cut)
+        _check_ancestors(modules, cut, alone)
         if _is_first(modules, cut):
             raise CutError(f"cut {cut!r} is the first module, nothing comes before it: {suggest(model, near=cut)}")
 
@@ -68,11 +74,25 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def candidates(model: nn.Module) -> list[str]:
+def candidates(model: nn.Module, depth: int = 0) -> list[str]:
     """The modules a stage may start at when the user only says how many stages: children of Sequentials, elements of
     ModuleLists, direct children of the model, in the order they are registered in.
+
+    Args:
+        model: the user's.
+        depth: how many wrappers to look into beside: modules around a ModuleList or a Sequential of several.
     """
-    return list(_units(model, "")) if not has_hooks(model) else []
+    return list(_units(model, "", depth)) if not has_hooks(model) else []
+
+
+def wraps(module: nn.Module) -> bool:
+    """Whether a module is one around others that are run in a row: it holds lists of modules, or one that does so."""
+    if is_chain(module) or not is_called(module) or type(module).__module__.startswith("torch.nn."):
+        return False
+    return any(
+        wraps(child) or (isinstance(child, nn.ModuleList | nn.Sequential) and len(child) > 1)
+        for child in module.children()
+    )
 
 
 def suggest(model: nn.Module, *, near: str | None = None) -> str:
@@ -95,12 +115,13 @@ def shown(names: Sequence[str], near: str | None = None) -> str:
     return ", ".join(repr(name) for name in ranked[:_SHOWN]) + more
 
 
-def _units(module: nn.Module, prefix: str) -> Iterator[str]:
+def _units(module: nn.Module, prefix: str, depth: int = 0) -> Iterator[str]:
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         opened = (is_chain(child) and len(child._modules) > 0) or isinstance(child, nn.ModuleList | nn.ModuleDict)
-        if opened and not has_hooks(child):
-            yield from _units(child, f"{path}.")
+        around = depth > 0 and wraps(child)
+        if (opened or around) and not has_hooks(child):
+            yield from _units(child, f"{path}.", depth - around)
         elif is_called(child):
             yield path
 
@@ -116,11 +137,11 @@ def _unknown(model: nn.Module, cut: object, modules: dict[str, nn.Module]) -> Cu
     return CutError(f"cut {cut!r} is not a module of the model; valid names: {names}")
 
 
-def _check_ancestors(modules: dict[str, nn.Module], cut: str) -> None:
+def _check_ancestors(modules: dict[str, nn.Module], cut: str, alone: bool) -> None:
     for name in ancestors(cut):
         around = modules[name]
         label = f"module {name!r}" if name else "the model"
-        if has_hooks(around) and is_called(around):
+        if has_hooks(around) and is_called(around) and not alone:
             remedy = f"remove them, or name {name!r} itself" if name else "remove them, or put them on a submodule"
             raise CutError(f"cut {cut!r} would take {label} apart, whose hooks then would not run: {remedy}")
         opaque = type(around).__module__.startswith("torch.nn.") and not isinstance(around, _WALKED_BY_TORCH)
@@ -207,11 +228,11 @@ def remedy(model: nn.Module, program: Program, near: str) -> str:
     return f"name {shown(names, near)}" if names else "this model has no other place for a cut; give stages=1"
 
 
-def check_stages(model: nn.Module, program: Program, cuts: Sequence[str]) -> None:
-    """Refuse stages that share a parameter, and stages that have nothing to train."""
+def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharing: bool = False) -> None:
+    """Refuse stages that have nothing to train, and, unless that is allowed, stages that share a parameter."""
     uses = program.uses(cuts)
     stages = [FIRST, *cuts]
-    for first, first_name, last, last_name in shared(model, uses):
+    for first, first_name, last, last_name in [] if sharing else shared(model, uses):
         what = "parameter" if isinstance(find_tensor(model, first_name), nn.Parameter) else "running statistic"
         together = f"cut so that both are in one stage (leave out {', '.join(map(repr, cuts[first:last]))})"
         start = f"{what} {first_name!r} (stage {stages[first]!r})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from syngrad.partition.segment import Segment, compose
 from syngrad.preserve_state import preserve_state
 from syngrad.tree import map_tensors, tensors
 
+T = TypeVar("T")
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
@@ -105,6 +106,50 @@ class UnitError(TrainingError):
     """A unit of the model raised while it was measured; where the model was traced, another route may still do."""
 
 
+def without_data(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]) -> T:
+    """`run`, given the example as tensors without data: for what shapes and graphs alone tell.
+
+    A model that cannot run on such tensors (it looks at values) is run for real, in evaluation mode. Either way
+    generators, buffers and plain attributes are afterwards what they were, so that a cache filled on the way is filled
+    again, with numbers, by the first minibatch. Hooks of the model do run, as its output may depend on them: they see
+    tensors without data, and what they do outside the model stays done.
+
+    Args:
+        parts: whose state is put back.
+        example: what `run` is called with, element by element: any nesting of tensors.
+
+    Raises:
+        TrainingError: where the model raises on the real example too.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with preserve_state(*parts):
+            try:
+                with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+                    return run(*map_tensors(mode.from_tensor, example))
+            except Exception:  # whatever such tensors cannot do; what is wrong with the model itself raises again there
+                return _for_real(parts, example, run)
+    finally:
+        torch.clear_autocast_cache()  # of casts made from tensors without data
+
+
+def _for_real(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]) -> T:
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.enable_grad():
+            return run(*map_tensors(torch.clone, example))
+    except SyngradError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"the model raised on the first batch: {first_line(error)}") from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def check_runs(model: nn.Module, example: Example) -> None:
     """Raise TrainingError if the model as it is, uncut, raises on the example in training."""
     if not _have_numbers(model, example):
@@ -138,16 +183,26 @@ def _have_numbers(model: nn.Module, example: Example) -> bool:
     return not any(tensor.is_meta or "FakeTensor" in type(tensor).__name__ for tensor in found)
 
 
-def verify(model: nn.Module, segments: Sequence[Segment], example: Example) -> None:
+def leave_out(output: Any, unread: Sequence[int]) -> Any:
+    """The output with None for the leaves at these positions; as it is where it has no such leaves."""
+    if not unread:
+        return output
+    flat, spec = pytree.tree_flatten(output)
+    if unread[-1] >= len(flat):
+        return output
+    return pytree.tree_unflatten([None if i in unread else leaf for i, leaf in enumerate(flat)], spec)
+
+
+def verify(model: nn.Module, segments: Sequence[Segment], example: Example, unread: Sequence[int] = ()) -> None:
     """Raise :class:`RouteError` unless the segments compute what the model computes, in both modes."""
     if not _have_numbers(model, example):
         return
     for training in (True, False):
-        whole = _outcome(model, training, example, lambda args, kwargs: model(*args, **kwargs))
+        whole = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))
         parts = _outcome(model, training, example, lambda args, kwargs: compose(segments, args, kwargs))
         if _same(whole, parts):
             continue
-        again = _outcome(model, training, example, lambda args, kwargs: model(*args, **kwargs))
+        again = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))
         if _same(whole, again):  # else the model itself gives other numbers every time, and nothing can be told
             mode = "training" if training else "evaluation"
             raise RouteError(f"the recorded graph gives other numbers than the model in {mode}")

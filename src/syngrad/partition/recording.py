@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.partition.chain import tensor_names
 from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
-from syngrad.partition.example import Inputs
+from syngrad.partition.example import Inputs, leave_out
 from syngrad.partition.segment import find_tensor, owner_of
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
@@ -129,13 +129,14 @@ class Trace:
             yield each.meta.get("nn_module_stack") or {}
 
 
-def record_by_fx(model: nn.Module, cuts: list[str], inputs: Inputs) -> Trace:
+def record_by_fx(model: nn.Module, cuts: list[str], inputs: Inputs, unread: Sequence[int] = ()) -> Trace:
     """Record the model's forward in its present mode. Raises whatever the forward raises when given stand-ins."""
     opened = {model.get_submodule(around) for cut in cuts for around in ancestors(cut)}
     before = {module: dict(vars(module)) for module in opened}
-    tracer = _Tracer(opened, inputs)
-    with _factories_recorded(tracer):
+    tracer = _Tracer(opened, inputs, unread)
+    with _factories_recorded(tracer), checkpointing_refused():
         graph = tracer.trace(model)
+    drop_dead(graph, model)
     made = {name: value for name, value in vars(model).items() if name not in before[model]}
     constants = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & made.keys()
     for module, old in before.items():
@@ -163,11 +164,11 @@ class _Tracer(fx.Tracer):
     # Otherwise `self.mask[:T]` would slice the buffer with a stand-in for T, which a real tensor cannot.
     proxy_buffer_attributes = True
 
-    def __init__(self, opened: set[nn.Module], inputs: Inputs) -> None:
+    def __init__(self, opened: set[nn.Module], inputs: Inputs, unread: Sequence[int]) -> None:
         super().__init__()
         self.out_spec: pytree.TreeSpec | None = None
         self._opened = opened
-        self._inputs = inputs
+        self._inputs, self._unread = inputs, unread
         self._modes = _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -183,7 +184,7 @@ class _Tracer(fx.Tracer):
         args, kwargs = self._inputs.filled(leaves)
 
         def run():  # type: ignore[no-untyped-def]  # fx would put a return annotation into the graph
-            result = root_fn(self.root, *args, **kwargs)
+            result = leave_out(root_fn(self.root, *args, **kwargs), self._unread)
             leaves, self.out_spec = pytree.tree_flatten(result)
             for leaf in leaves:
                 if not isinstance(leaf, _PLAIN):
@@ -223,21 +224,80 @@ def _factories_recorded(tracer: fx.Tracer) -> Iterator[None]:
             setattr(torch, name, original)
 
 
-def record_by_export(model: nn.Module, inputs: Inputs) -> Trace:
+def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = ()) -> Trace:
     """Record the model's forward in its present mode, on the example, for batches of any size."""
     hooked = [name for name, module in model.named_modules() if has_hooks(module)]
     if hooked:
         raise RouteError(f"module {hooked[0]!r} has hooks, which an exported graph would lose")
     if len(inputs) == 0:
         raise RouteError("the model takes no inputs")
+    with checkpointing_refused(), returning(model, unread):
+        try:
+            return _recorded(model, inputs, every_dim=True)
+        except RouteError:
+            raise
+        except Exception:
+            # Sizes other than the batch may be constants to the model (they are compared, or decide a branch). If the
+            # batch is such a constant too, this raises in its turn.
+            return _recorded(model, inputs, every_dim=False)
+
+
+@contextlib.contextmanager
+def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[None]:
+    """Inside it the model returns None for the leaves of its output at these positions."""
+    if not unread:
+        yield
+        return
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def leaving_out(*args: Any, **kwargs: Any) -> Any:
+        return leave_out(forward(*args, **kwargs), unread)
+
+    own = vars(model).get("forward")
+    vars(model)["forward"] = leaving_out
     try:
-        return _recorded(model, inputs, every_dim=True)
-    except RouteError:
-        raise
-    except Exception:
-        # Sizes other than the batch may be constants to the model (they are compared, or decide a branch). If the batch
-        # is such a constant too, this raises in its turn.
-        return _recorded(model, inputs, every_dim=False)
+        yield
+    finally:
+        if own is None:
+            del vars(model)["forward"]
+        else:
+            vars(model)["forward"] = own
+
+
+@contextlib.contextmanager
+def checkpointing_refused() -> Iterator[None]:
+    """Inside it activation checkpointing raises: a recording would run through it and keep every activation."""
+    from torch.utils import checkpoint
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise RouteError("forward checkpoints activations, which a recording would lose")
+
+    kept = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction.apply
+    checkpoint._checkpoint_without_reentrant_generator = refuse
+    checkpoint.CheckpointFunction.apply = refuse  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        checkpoint._checkpoint_without_reentrant_generator = kept[0]
+        del checkpoint.CheckpointFunction.apply
+
+
+def drop_dead(graph: fx.Graph, model: nn.Module) -> None:
+    """Take out of a recording what nothing that is returned depends on, but for what it does beside: draw or count."""
+
+    def does_more(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            parts = list(model.get_submodule(str(node.target)).modules())
+            return any(part._buffers or "dropout" in type(part).__name__.lower() for part in parts)
+        return node.is_impure() or "dropout" in str(node.target) or _writes_somewhere(node)
+
+    graph.eliminate_dead_code(does_more)
+
+
+def _writes_somewhere(node: fx.Node) -> bool:
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return bool(str(name).endswith("_") and not str(name).endswith("__")) or name in ("setitem", "iadd", "imul", "isub")
 
 
 def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
@@ -260,6 +320,7 @@ def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
     if len(placeholders) != len(inputs):
         raise RouteError(f"it made {len(placeholders)} inputs of {len(inputs)}")
     _check_batch(placeholders)
+    drop_dead(module.graph, module)
     return Trace(model, module.graph, program.call_spec.out_spec, _constants(model, module))
 
 

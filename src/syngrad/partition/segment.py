@@ -15,6 +15,8 @@ from torch.utils import _pytree as pytree
 
 FIRST = "input"
 """The name of the first segment, which no cut starts."""
+FORWARD = "forward"
+"""The route on which stages are stretches of the user's own forward."""
 
 
 class Segment(nn.Module):
@@ -31,7 +33,8 @@ class Segment(nn.Module):
     name: str
     """The cut that starts the segment; ``"input"`` for the first."""
     route: str
-    """How the model was cut: ``"whole"``, ``"chain"``, ``"torch.fx"`` or ``"torch.export"``."""
+    """How the model was cut: ``"whole"``, ``"chain"``, ``"torch.fx"``, ``"forward"`` or
+    ``"torch.export"``."""
     parameter_names: list[str]
     """The names, in the user's model and in its order, of the parameters the segment uses and updates."""
     buffer_names: list[str]
@@ -66,6 +69,10 @@ class Segment(nn.Module):
             # autograd forbids it on the leaf that an interface makes of the message.
             args = pytree.tree_map_only(Tensor, torch.clone, args)
         return self.body(*args, **kwargs)
+
+    def leave_out(self, dead: Sequence[bool]) -> bool:
+        """Told which of its message's leaves that may have a gradient never get one; whether it sends them no more."""
+        return bool(self.body.leave_out(dead)) if self.route == FORWARD else False
 
     def tensor(self, name: str) -> Tensor:
         """The user's own parameter or buffer of that qualified name."""

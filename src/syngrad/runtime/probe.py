@@ -87,10 +87,12 @@ class Probe:
         for k, leaves in enumerate(messages):
             interface, randomness = self.stages[k].interface, self.stages[k].randomness
             assert interface is not None
-            for estimator, h in zip(interface.heads, leaves, strict=True):
+            for i, (estimator, h) in enumerate(zip(interface.heads, leaves, strict=True)):
                 true = next(found)
                 if true is None:
                     continue
+                if i in interface.turned:
+                    h, true = h.transpose(0, 1), true.transpose(0, 1)
                 with torch.no_grad(), randomness.swapped():
                     estimate = estimator(estimator.own(h), steady(batch.target))
                 yield k, estimate.detach(), true

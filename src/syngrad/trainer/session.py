@@ -19,6 +19,7 @@ from syngrad.core.decouple import DecoupledNetwork, decouple
 from syngrad.core.message import Record
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.links.world import world
 from syngrad.optim.groups import check_patterns, matches, names_of
 from syngrad.optim.guard import Guard
 from syngrad.optim.updates import Clipping, Updates
@@ -176,18 +177,30 @@ class Session:
         check_patterns("groups", list(options.groups or {}), model)
         check_patterns("freeze", list(options.freeze), model)
         spec = options.estimator if self.method.estimates else "zero"
+        alone = world().size == 1
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            net.bind(batch.args, batch.kwargs, batch.target, spec, options.loss, options.loss_count, options.inputs)
+            net.bind(
+                batch.args,
+                batch.kwargs,
+                batch.target,
+                spec,
+                options.loss,
+                options.loss_count,
+                options.inputs,
+                alone=alone,
+                uncut=alone and self.method.name == "backprop",
+            )
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if any(matches(name, pattern) for pattern in options.freeze):
                 parameter.requires_grad_(False)
         interfaces = [*net.interfaces, None]
         predictors: list[Any] = [None, *(net.inputs.values() or [None] * len(net.cuts))]
-        stages = [
-            Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device, predictors[k])
-            for k, (segment, interface) in enumerate(zip(net.segments, interfaces, strict=True))
-        ]
+        stages: list[Stage] = []
+        held: set[int] = set()
+        for k, (segment, interface) in enumerate(zip(net.segments, interfaces, strict=True)):
+            stages.append(Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device, predictors[k], held))
+            held.update(map(id, stages[-1].parameters))
         if self.feedback.every is None:
             wishes = [e.feedback_every for i in net.interfaces for e in i.heads if e.wants_feedback]
             self.policy = replace(self.policy, feedback_every=min(wishes, default=1))

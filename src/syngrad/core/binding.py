@@ -1,0 +1,239 @@
+"""Binding to the loss: one run of stages and loss, which tells what the loss really differentiates.
+
+    the leaves of the model's output that the loss reads    heads predict these, in the output's own structure
+    the leaves of each message that a gradient comes to     these get an estimator; the others are dead, and do not cross
+    what goes round a cut                                   a value that no message carries, and the loss differentiates
+
+Nothing is computed where tensors without data will do: all of it is in the graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from syngrad.errors import CutError
+from syngrad.partition.example import without_data
+from syngrad.partition.survey import nodes_of
+from syngrad.targets import scalar
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass
+class Crossing:
+    """What crosses a cut.
+
+    Args:
+        message: as the stage sends it, without data where that will do.
+        where: the positions, in the flattened message, of the leaves that a gradient comes to.
+        dead: of the leaves that could have one, in order, whether none comes.
+        escapes: a value made in an earlier stage that later ones use and no message carries; "" for none.
+    """
+
+    message: Any
+    where: list[int]
+    dead: list[bool] = field(default_factory=list)
+    escapes: str = ""
+
+    def leave_out_dead(self) -> None:
+        """The message without what no gradient comes to, as a stage sends it that can leave it out."""
+        leaves = self.leaves
+        self.message, self.where = leaves[0] if len(leaves) == 1 else tuple(leaves), list(range(len(leaves)))
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """Those that a gradient comes to."""
+        flat = pytree.tree_leaves(self.message)
+        return [flat[i] for i in self.where]
+
+
+@dataclass
+class Bound:
+    """What one run of all stages and of the loss has told.
+
+    Args:
+        crossings: one a cut.
+        output: the model's.
+        read: the positions, in the flattened output, of the leaves that the loss differentiates; None where the loss
+            could not be run on this output.
+    """
+
+    crossings: list[Crossing]
+    output: Any
+    read: list[int] | None
+
+    @property
+    def predicted(self) -> list[Tensor]:
+        """The leaves of the output that a head has to predict."""
+        flat = pytree.tree_leaves(self.output)
+        return [flat[i] for i in self.read or []]
+
+
+def bind_to_loss(
+    model: nn.Module,
+    segments: Sequence[nn.Module],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    target: Any,
+    loss: Loss | None,
+) -> Bound:
+    """Run the stages one after the other, each cut from the one before, and the loss; nothing is left changed.
+
+    Args:
+        model: the user's.
+        segments: of it, in order; the model itself, for what it returns alone.
+        args: of the model, from the first batch; kwargs: likewise; target: of the loss.
+        loss: the user's own, None for none.
+
+    Raises:
+        TrainingError: where the model raises on the batch.
+    """
+    own = [loss] if isinstance(loss, nn.Module) else []
+
+    def run(args: Any, kwargs: Any, target: Any) -> Bound:
+        return _run(model, segments, args, kwargs, target, loss)
+
+    return without_data([model, *own], (args, kwargs, target), run)
+
+
+def _run(
+    model: nn.Module, segments: Sequence[nn.Module], args: Any, kwargs: Any, target: Any, loss: Loss | None
+) -> Bound:
+    crossings: list[Crossing] = []
+    received: list[list[Tensor]] = [[]]
+    clocks = [_clock()]
+    out = segments[0](*args, **kwargs)
+    for segment in segments[1:]:
+        out = as_tree(out)
+        flat, spec = pytree.tree_flatten(out)
+        where = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        crossings.append(Crossing(out, where))
+        flat = list(flat)
+        for i in where:
+            flat[i] = flat[i].detach().requires_grad_()
+        received.append([flat[i] for i in where])
+        clocks.append(_clock())
+        out = segment(pytree.tree_unflatten(flat, spec))
+    out = as_tree(out)
+    value = _value(loss, out, target)
+    if value is None:
+        return Bound(crossings, out, None)
+    leaves = pytree.tree_leaves(out)
+    could = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    found = _gradients([value], [leaves[i] for i in could])
+    read = [i for i, gradient in zip(could, found, strict=True) if gradient is not None]
+    roots = [value]
+    for k in reversed(range(len(crossings))):
+        crossing = crossings[k]
+        crossing.escapes = _escaping(roots, clocks[k + 1], model)
+        came = _gradients(roots, received[k + 1])
+        crossing.dead = [gradient is None for gradient in came]
+        crossing.where = [i for i, dead in zip(crossing.where, crossing.dead, strict=True) if not dead]
+        roots = crossing.leaves
+    return Bound(crossings, out, read)
+
+
+def _clock() -> int:
+    return int(torch._C._autograd._get_sequence_nr())  # type: ignore[attr-defined]
+
+
+def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | None:
+    """The loss as a scalar of a graph; None where it cannot be had, which the first minibatch will say."""
+    try:
+        value = scalar(loss(output, target)) if loss is not None else None
+    except Exception:
+        if any("FakeTensor" in type(leaf).__name__ for leaf in pytree.tree_leaves(output)):
+            raise  # on tensors with data it may do
+        return None
+    return value if value is not None and value.requires_grad else None
+
+
+def _gradients(roots: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """For every leaf whether a gradient comes to it from any of the roots, by a tensor or None."""
+    roots = [root for root in roots if root.requires_grad]
+    if not roots or not leaves:
+        return [None] * len(leaves)
+    ones = [torch.ones_like(root) for root in roots]
+    return list(torch.autograd.grad(roots, list(leaves), ones, retain_graph=True, allow_unused=True))
+
+
+def _escaping(roots: Sequence[Tensor], since: int, model: nn.Module) -> str:
+    """What was made before a stage began, and its results are differentiated through; "" for nothing."""
+    old = [node for node in nodes_of(roots) if not hasattr(node, "variable") and node._sequence_nr() < since]
+    if not old:
+        return ""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn in old:
+                return f"{f'{path}.{name}'.removeprefix('.')!r}, a tensor that a module keeps,"
+    return f"a value ({old[0].name()})"
+
+
+def as_tree(output: Any) -> Any:
+    """The output itself; a dataclass in it, that torch's pytree does not know yet, is made known to it."""
+    for leaf in pytree.tree_leaves(output):
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            pytree.register_dataclass(type(leaf))
+    return output
+
+
+class InStructure:
+    """The user's loss as a function of the leaves that it differentiates alone, put back where it looks for them.
+
+    Args:
+        loss: (output, target) → scalar.
+        output: of the model, for its structure.
+        read: the positions of those leaves in the flattened output.
+    """
+
+    def __init__(self, loss: Loss, output: Any, read: Sequence[int]) -> None:
+        flat, self._spec = pytree.tree_flatten(output)
+        self._loss, self._read, self._length = loss, list(read), len(flat)
+
+    def __call__(self, predicted: Any, target: Any) -> Tensor:
+        """The loss of an output that has these leaves; every other leaf is None."""
+        flat: list[Any] = [None] * self._length
+        for i, leaf in zip(self._read, predicted if isinstance(predicted, tuple) else (predicted,), strict=True):
+            flat[i] = leaf
+        return self._loss(pytree.tree_unflatten(flat, self._spec), target)
+
+
+def check_closed(crossings: Sequence[Crossing], names: Sequence[str]) -> None:
+    """Refuse cuts that a differentiated value goes round."""
+    for crossing, name in zip(crossings, names, strict=True):
+        if crossing.escapes:
+            raise CutError(
+                f"cannot cut at {name!r}: {crossing.escapes} from before the cut is used after it and does not pass "
+                "through it; hand it on in what forward returns, cut at a module that is given it, or use "
+                "method='backprop'"
+            )
+
+
+def unread(bound: Bound, loss: Loss, target: Any) -> list[int]:
+    """The positions, in the flattened output, of what the loss does without: a recording need not make it.
+
+    A tensor that has no gradient may be looked at all the same, a mask say, and stays.
+    """
+    if bound.read is None:
+        return []
+    flat, spec = pytree.tree_flatten(bound.output)
+    left = [i for i, leaf in enumerate(flat) if i not in bound.read and _may_be_dead(leaf)]
+    if left:
+        try:
+            loss(pytree.tree_unflatten([None if i in left else leaf for i, leaf in enumerate(flat)], spec), target)
+        except Exception:  # it looks at some of it
+            return []
+    return left
+
+
+def _may_be_dead(leaf: Any) -> bool:
+    if isinstance(leaf, Tensor):
+        return leaf.requires_grad
+    return not isinstance(leaf, bool | int | float | str | torch.Size | None)

@@ -1,0 +1,194 @@
+"""A model's forward as it really runs: which module is called when, and which parameters are used when.
+
+One run of the whole model, on tensors without data where it can do with them, with a mark at every module's call. When
+is told by autograd's own clock: every node of the graph carries the number of nodes made before it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from syngrad.partition.cuts import PlaceError
+from syngrad.partition.example import Example, without_data
+from syngrad.partition.segment import FIRST, FORWARD, Segment
+from syngrad.partition.suspended import Forward, Suspended, floating
+
+
+@dataclass
+class Call:
+    """One call of a module.
+
+    Args:
+        module: that was called.
+        clock: autograd's, when it began.
+        carries: whether any of its inputs had a gradient to carry, and gradients were on.
+        until: the number of calls that had begun when it ended, itself and those inside it included.
+    """
+
+    module: nn.Module
+    clock: int
+    carries: bool
+    until: int = 0
+
+
+class Survey:
+    """A model in the order in which it runs, as a program whose stages are parts of the user's own forward.
+
+    Args:
+        model: the user's.
+        example: ``(args, kwargs)`` of one call.
+    """
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        self._model = model
+        #: what is inside a compiled module runs as one piece
+        self._outer = [module for name, module in model.named_modules() if "_orig_mod" not in name.split(".")]
+        self.calls: list[Call] = []
+        #: (autograd's clock, id of a parameter) of every use that a gradient comes back from
+        self._used: list[tuple[int, int]] = []
+        without_data([model], example, self._run)
+        self._by_module: dict[nn.Module, list[int]] = {}
+        for at, call in enumerate(self.calls):
+            self._by_module.setdefault(call.module, []).append(at)
+
+    def position(self, cut: str) -> int:
+        """The index of the call that the named module begins with; PlaceError where no stage can start there."""
+        module = self._model.get_submodule(cut.removesuffix("._orig_mod"))
+        at = self._by_module.get(module, [])
+        if not at:
+            raise PlaceError("is never called in forward")
+        if len(at) > 1:
+            raise PlaceError(f"is called {len(at)} times in forward, so it starts no one stage")
+        if not self.calls[at[0]].carries:
+            raise PlaceError("is given nothing that a gradient could come back for")
+        return at[0]
+
+    def uses(self, cuts: Sequence[str]) -> list[list[str]]:
+        """The tensors that each stage uses: those a gradient comes back to, and those of the modules it calls."""
+        starts = [self.position(cut) for cut in cuts]
+        clocks = [self.calls[start].clock for start in starts]
+        homes = self._homes(starts)
+        names: dict[int, list[str]] = {}
+        tensors = [
+            *self._model.named_parameters(remove_duplicate=False),
+            *self._model.named_buffers(remove_duplicate=False),
+        ]
+        for name, tensor in tensors:
+            names.setdefault(id(tensor), []).append(name)
+        found: list[set[str]] = [set() for _ in range(len(cuts) + 1)]
+        seen: set[int] = set()
+        for clock, key in self._used:
+            seen.add(key)
+            stage = bisect_right(clocks, clock)
+            for name in self._here(names.get(key, []), stage, homes):
+                found[stage].add(name)
+        for name, tensor in tensors:
+            if id(tensor) not in seen:
+                for stage in homes[self._model.get_submodule(name.rpartition(".")[0])]:
+                    found[stage].add(name)
+        return [[name for name, _ in tensors if name in each] for each in found]
+
+    def _here(self, names: Sequence[str], stage: int, homes: dict[nn.Module, list[int]]) -> Sequence[str]:
+        """Of a shared tensor's names those that belong to modules of this stage; all where none does."""
+        here = [name for name in names if stage in homes[self._model.get_submodule(name.rpartition(".")[0])]]
+        return here or names[:1]
+
+    def segments(self, cuts: Sequence[str]) -> list[Segment]:
+        """The stages, each a stretch of one forward."""
+        forward = Forward(self._model, cuts)
+        uses = self.uses(cuts)
+        owners = self._owners(cuts, uses)
+        return [
+            Segment(
+                name,
+                Suspended(forward, stage, self._model, [n for n, m in self._model.named_modules() if owners[m] == stage]),
+                route=FORWARD,
+                model=self._model,
+                tensor_names=used,
+            )
+            for stage, (name, used) in enumerate(zip([FIRST, *cuts], uses, strict=True))
+        ]
+
+    def _owners(self, cuts: Sequence[str], uses: Sequence[Sequence[str]]) -> dict[nn.Module, int]:
+        """The one stage that trains a module's own tensors: the first that uses any of them."""
+        homes = self._homes([self.position(cut) for cut in cuts])
+        owners: dict[nn.Module, int] = {}
+        for stage, used in enumerate(uses):
+            for name in used:
+                owners.setdefault(self._model.get_submodule(name.rpartition(".")[0]), stage)
+        return {module: owners.get(module, homes[module][0]) for module in self._model.modules()}
+
+    def _homes(self, starts: Sequence[int]) -> dict[nn.Module, list[int]]:
+        """The stages in which each module is called; of one that never is, those of the nearest that was.
+
+        That is the module registered before it in the one around it, or that one itself: an expert or a layer that was
+        left out of this run stands where its siblings do.
+        """
+        homes: dict[nn.Module, list[int]] = {}
+
+        def visit(module: nn.Module, near: list[int]) -> None:
+            calls = self._by_module.get(module, [])
+            stages = sorted({bisect_right(starts, at) for at in calls}) or near
+            homes.setdefault(module, stages)
+            inside = stages
+            for child in module.children():
+                if child not in homes:
+                    visit(child, inside)
+                inside = homes[child] if self._by_module.get(child) or not calls else inside
+
+        visit(self._model, [0])
+        return homes
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Called with an example that may be without data, and called again with the real one where that fails."""
+        self.calls, self._used, open_calls = [], [], []  # type: list[Call], list[tuple[int, int]], list[Call]
+
+        def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            carries = torch.is_grad_enabled() and any(h.requires_grad for h in floating(given, named))
+            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries))
+            open_calls.append(self.calls[-1])
+
+        def leave(module: nn.Module, given: Any, output: Any) -> None:
+            while open_calls and open_calls[-1].module is not module:
+                open_calls.pop()  # one that ended by an exception that its caller has caught
+            if open_calls:
+                open_calls.pop().until = len(self.calls)
+
+        with ExitStack() as hooks:
+            for module in self._outer:
+                hooks.callback(module.register_forward_pre_hook(partial(enter), with_kwargs=True).remove)
+                hooks.callback(module.register_forward_hook(leave).remove)
+            output = self._model(*args, **kwargs)
+        self._used = list(parameters_in(pytree.tree_leaves(output)))
+        return output
+
+
+def parameters_in(roots: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """(autograd's clock, id) of every use of a leaf tensor in the graphs of these tensors."""
+    for node in nodes_of(roots):
+        for following, _ in node.next_functions:
+            variable = getattr(following, "variable", None)
+            if variable is not None:
+                yield node._sequence_nr(), id(variable)
+
+
+def nodes_of(roots: Sequence[Any]) -> Iterator[Any]:
+    """Every node of the graphs of these tensors, once."""
+    stack = [root.grad_fn for root in roots if isinstance(root, Tensor) and root.grad_fn is not None]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)

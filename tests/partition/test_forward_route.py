@@ -1,0 +1,200 @@
+"""Stages that are stretches of the user's own forward: exact where they ought to be, and Python's truth is kept."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import syngrad
+from syngrad.errors import SyngradError, TrainingError
+from tests._support.any_models import FAMILIES, Dropped, Family, LanguageModel, by_token, features, ids, labels
+
+STEPS = 3
+
+
+def trained_plainly(model: nn.Module, batches: list[Any], family: Family) -> None:
+    """As anybody would by hand, with dropout drawn from the generator that stands where the stages' do."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for *inputs, target in batches:
+        optimizer.zero_grad()
+        family.loss(model(*inputs), target).backward()
+        optimizer.step()
+
+
+def trainer_of(model: nn.Module, family: Family, **options: Any) -> syngrad.Trainer:
+    """With plain SGD and no guard."""
+    given = {"optimizer": lambda p: torch.optim.SGD(p, 0.1), "guard": None, "progress": False, **family.options, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", syngrad.errors.TrainingWarning)
+        trainer = syngrad.Trainer(syngrad.decouple(model, cuts=family.cuts), loss=family.loss, **given)
+    return trainer
+
+
+def made(family: Family, count: int = STEPS) -> tuple[nn.Module, list[Any]]:
+    torch.manual_seed(0)
+    model = family.model().double()
+    return model, [family.batch() for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("dropout", "autoencoder")])
+@pytest.mark.parametrize("method", ["mixed(1.0)", "delayed(0)", "backprop"])
+def test_exact_methods_are_back_propagation(name: str, method: str) -> None:
+    family = FAMILIES[name]
+    model, batches = made(family)
+    twin = copy.deepcopy(model)
+    trainer = trainer_of(model, family, method=method, estimator="linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for batch in batches:
+            trainer.step(batch)
+    trained_plainly(twin, batches, family)
+    for (path, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12), path
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", ["synthetic", "mixed(0.5)", "delayed(2)", "zero"])
+def test_every_family_trains_with_the_default_estimator(name: str, method: str) -> None:
+    family = FAMILIES[name]
+    model, batches = made(family, 6)
+    before = {path: p.detach().clone() for path, p in model.named_parameters()}
+    trainer = trainer_of(model, family, method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        losses = [float(trainer.step(batch)) for batch in batches]
+        trainer.flush()
+    assert all(map(torch.isfinite, map(torch.tensor, losses)))
+    still = [path for path, p in model.named_parameters() if torch.equal(p, before[path])]
+    assert method == "zero" or all("dead" in path or "bias.weight" in path for path in still), still
+
+
+def test_what_is_dead_gets_no_estimator_and_no_gradient() -> None:
+    family = FAMILIES["beside"]
+    model, batches = made(family)
+    trainer = trainer_of(model, family)
+    for batch in batches:
+        trainer.step(batch)
+    assert [len(each.heads) for each in trainer.net.interfaces] == [1]
+    assert model.dead.weight.grad is None
+
+
+def test_only_what_the_loss_reads_is_predicted_in_its_own_structure() -> None:
+    model, batches = made(FAMILIES["two_heads"])
+    trainer = trainer_of(model, FAMILIES["two_heads"], estimator="local")
+    trainer.step(batches[0])
+    (interface,) = trainer.net.interfaces
+    (head,) = interface.heads
+    assert head.binding is not None
+    assert head.binding.outputs == ((3,), (1,))
+
+
+def test_a_layer_that_is_dropped_by_chance_starts_a_stage() -> None:
+    torch.manual_seed(0)
+    family = Family(Dropped, lambda: (features(), labels()), torch.nn.functional.cross_entropy, ["layers.1"])
+    model, batches = made(family, 20)
+    trainer = trainer_of(model, family)
+    for batch in batches:
+        trainer.step(batch)
+    assert trainer.minibatches == 20
+
+
+def test_a_forward_that_no_longer_reaches_a_later_cut_is_named() -> None:
+    family = Family(Dropped, lambda: (features(), labels()), torch.nn.functional.cross_entropy, ["layers.0", "layers.2"])
+    model, batches = made(family, 40)
+    trainer = trainer_of(model, family)
+    with pytest.raises(TrainingError, match=r"ended without calling 'layers\.2'.*dropped by chance"):
+        for batch in batches:
+            trainer.step(batch)
+
+
+def test_modes_and_rates_that_change_later_hold() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.d, self.b = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32)), nn.Dropout(0.5), nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[0] > 5:
+                x = x * 1
+            return self.b(self.d(self.a(x)))  # type: ignore[no-any-return]
+
+    family = Family(Normed, lambda: (features(), labels()), torch.nn.functional.cross_entropy, ["b"])
+    model, batches = made(family)
+    trainer = trainer_of(model, family, method="backprop")
+    trainer.step(batches[0])
+    model.a[1].eval()
+    model.d.p = 0.0
+    mean = model.a[1].running_mean.clone()
+    trainer.step(batches[1])
+    first = trainer.net.segments[0]
+    assert torch.equal(mean, model.a[1].running_mean)
+    assert torch.equal(first(batches[2][0]), first(batches[2][0]))
+
+
+def test_nothing_stays_on_the_model() -> None:
+    model, batches = made(FAMILIES["language_model"])
+    trainer = trainer_of(model, FAMILIES["language_model"])
+    trainer.step(batches[0])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+    evaluated = trainer.evaluate([batches[1]])
+    model.eval()
+    assert evaluated["loss"] == pytest.approx(by_token(model(batches[1][0]), batches[1][1]).item())
+
+
+def test_a_minibatch_that_fails_in_the_middle_leaves_a_forward_that_begins_anew() -> None:
+    family = FAMILIES["language_model"]
+    model, batches = made(family)
+    calls = []
+
+    def sometimes(output: Any, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 20:
+            raise ValueError("the loss broke")
+        return by_token(output, target)
+
+    trainer = trainer_of(model, Family(family.model, family.batch, sometimes, family.cuts), method="zero")
+    with pytest.raises(SyngradError, match="the loss broke"):
+        for _ in range(30):
+            trainer.step(batches[0])
+    trainer.step(batches[1])
+
+
+def test_a_tied_weight_is_updated_once() -> None:
+    model, batches = made(FAMILIES["language_model"])
+    trainer = trainer_of(model, FAMILIES["language_model"])
+    trainer.step(batches[0])
+    held = [id(p) for o in trainer.optimizers for group in o.param_groups for p in group["params"]]
+    assert held.count(id(model.embed.weight)) == 1
+    assert model.head.weight is model.embed.weight
+
+
+def test_saved_and_resumed_as_if_undisturbed(tmp_path: Any) -> None:
+    family = FAMILIES["dropout"]
+    whole, batches = made(family, 6)
+    trainer_of(whole, family).fit(batches, epochs=2)
+    parted, _ = made(family, 6)
+    trainer_of(parted, family).fit(batches, epochs=1, save=tmp_path)
+    trainer_of(parted, family).fit(batches, epochs=2, save=tmp_path, resume=True)
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_stages_are_found_inside_wrappers() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m = LanguageModel(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.m(x).logits  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    trainer = syngrad.Trainer(syngrad.decouple(Wrapped(), stages=2), loss=by_token, progress=False)
+    trainer.step((ids(), ids()))
+    assert trainer.net.cuts[0].startswith("m.")
