@@ -300,7 +300,9 @@ FAMILIES: OrderedDict[str, Family] = OrderedDict(
     checkpointed=Family(lambda: LanguageModel(checkpointed=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
     two_heads=Family(TwoHeads, lambda: (features(), (labels(), torch.randn(N).double())), of_both, ["middle"]),
     autoencoder=Family(AutoEncoder, lambda: (x := features(), x), evidence, ["decode"]),
-    translation=Family(Translation, lambda: (ids(5), ids(6), ids(6)), by_token, ["encoder.1", "decoder.0", "decoder.1"]),
+    translation=Family(
+        Translation, lambda: (ids(5), ids(6), ids(6)), by_token, ["encoder.1", "decoder.0", "decoder.1"]
+    ),
     packed=Family(Packed, lambda: (ids(), torch.randint(1, LENGTH + 1, (N,)), labels()), F.cross_entropy, ["middle"]),
     states=Family(States, lambda: (ids(), labels()), F.cross_entropy, ["second"]),
     around=Family(Around, lambda: (features(), labels()), F.cross_entropy, ["inner", "head"]),

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support.any_models import FAMILIES, Dropped, Family, LanguageModel, by_token, features, ids, labels
 from torch import nn
 
 import syngrad
 from syngrad.errors import SyngradError, TrainingError
-from tests._support.any_models import FAMILIES, Dropped, Family, LanguageModel, by_token, features, ids, labels
 
 STEPS = 3
 
@@ -28,7 +28,13 @@ def trained_plainly(model: nn.Module, batches: list[Any], family: Family) -> Non
 
 def trainer_of(model: nn.Module, family: Family, **options: Any) -> syngrad.Trainer:
     """With plain SGD and no guard."""
-    given = {"optimizer": lambda p: torch.optim.SGD(p, 0.1), "guard": None, "progress": False, **family.options, **options}
+    given = {
+        "optimizer": lambda p: torch.optim.SGD(p, 0.1),
+        "guard": None,
+        "progress": False,
+        **family.options,
+        **options,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", syngrad.errors.TrainingWarning)
         trainer = syngrad.Trainer(syngrad.decouple(model, cuts=family.cuts), loss=family.loss, **given)
@@ -104,7 +110,9 @@ def test_a_layer_that_is_dropped_by_chance_starts_a_stage() -> None:
 
 
 def test_a_forward_that_no_longer_reaches_a_later_cut_is_named() -> None:
-    family = Family(Dropped, lambda: (features(), labels()), torch.nn.functional.cross_entropy, ["layers.0", "layers.2"])
+    family = Family(
+        Dropped, lambda: (features(), labels()), torch.nn.functional.cross_entropy, ["layers.0", "layers.2"]
+    )
     model, batches = made(family, 40)
     trainer = trainer_of(model, family)
     with pytest.raises(TrainingError, match=r"ended without calling 'layers\.2'.*dropped by chance"):
@@ -116,7 +124,11 @@ def test_modes_and_rates_that_change_later_hold() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.d, self.b = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32)), nn.Dropout(0.5), nn.Linear(32, 3)
+            self.a, self.d, self.b = (
+                nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32)),
+                nn.Dropout(0.5),
+                nn.Linear(32, 3),
+            )
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.shape[0] > 5:

@@ -161,9 +161,9 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
         SkipCNN(),
         {"cuts": ["stem.conv"]},
         CutError,
-        r"stage 'input' \(before cut 'stem.conv'\) has no .*: name 'head', '",
+        r"stage 'input' \(before cut 'stem.conv'\) has no .*: name 'block,
     ),
-    (Corners(), {"cuts": ["b"]}, CutError, r"cut 'b' is called 2 times in forward.*: name 'd', 'mha', 'layer'$"),
+    (Corners(), {"cuts": ["b"]}, CutError, r"cut 'b' is called 2 times in forward.*: name 'layer', 'mha', 'd'$"),
     (Corners(), {"cuts": ["c"]}, CutError, r"cut 'c' is never called in forward.*: name '"),
     (Corners(), {"cuts": ["a"]}, CutError, r"stage 'input' \(before cut 'a'\) has no trainable .*: name '"),
     (

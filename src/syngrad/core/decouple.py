@@ -86,7 +86,8 @@ class DecoupledNetwork:
                     raise unknown("cut in estimator=", name, [*self.cuts, "default"])
         task = Task.of(bound, args, kwargs, target, loss, count)
         self.interfaces = [
-            interface(name, crossing, estimator, task) for name, crossing in zip(self.cuts, bound.crossings, strict=True)
+            interface(name, crossing, estimator, task)
+            for name, crossing in zip(self.cuts, bound.crossings, strict=True)
         ]
         self.estimators = nn.ModuleDict(
             {module_key(name): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
@@ -125,7 +126,9 @@ class DecoupledNetwork:
         def cost(message: Any) -> float:
             crossing = Crossing(message, positions(message))
             try:
-                made = interface("candidate", crossing, estimator, Task.of(outcome(), args, kwargs, target, loss, count))
+                made = interface(
+                    "candidate", crossing, estimator, Task.of(outcome(), args, kwargs, target, loss, count)
+                )
                 return interface_seconds(made, message, target)
             except ConfigError:
                 return float("inf")

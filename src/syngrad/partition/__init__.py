@@ -18,6 +18,7 @@ from syngrad.errors import ConfigError, CutError, SyngradError, first_line
 from syngrad.partition.balance import balanced, choose
 from syngrad.partition.chain import Chain, is_chain_of
 from syngrad.partition.cuts import (
+    DEPTHS,
     PlaceError,
     Program,
     RouteError,
@@ -36,8 +37,6 @@ from syngrad.partition.segment import FIRST, Segment, compose, segment_parameter
 __all__ = ["Segment", "balanced", "check_names", "compose", "segment_parameters", "split", "unused_parameters"]
 
 _REASON_LENGTH = 160
-#: wrappers around wrappers that `stages=` looks into
-_DEPTHS = 4
 
 
 def split(
@@ -109,7 +108,7 @@ class _Way:
 
     def by_name(self, cuts: list[str]) -> list[Segment]:
         def segments(program: Program) -> list[Segment]:
-            ordered = in_order(self.model, program, cuts)
+            ordered = in_order(self.model, program, cuts, self.alone)
             check_stages(self.model, program, ordered, self.alone)
             return program.segments(ordered)
 
@@ -119,7 +118,7 @@ class _Way:
         if has_hooks(self.model) and not self.alone:
             raise CutError(f"stages={stages} would take the model apart, whose hooks then would not run: remove them")
         units = candidates(self.model)
-        for depth in range(1, _DEPTHS + 1):
+        for depth in range(1, DEPTHS + 1):
             try:
                 return self._balanced(units, stages, interface_cost)
             except (ConfigError, CutError):
@@ -129,9 +128,7 @@ class _Way:
                 units = inside
         return self._balanced(units, stages, interface_cost)
 
-    def _balanced(
-        self, units: list[str], stages: int, interface_cost: Callable[[Any], float] | None
-    ) -> list[Segment]:
+    def _balanced(self, units: list[str], stages: int, interface_cost: Callable[[Any], float] | None) -> list[Segment]:
         assert self.example is not None
         model, example = self.model, self.example
 
@@ -164,7 +161,9 @@ class _Way:
                     verify(model, made, example, unread)
                 return made
             except Exception as error:  # whatever a forward raises when given stand-ins for tensors
-                another = isinstance(error, CutError) and forward and route == "torch.fx"  # what it calls, fx may not see
+                another = (
+                    isinstance(error, CutError) and forward and route == "torch.fx"
+                )  # what it calls, fx may not see
                 if isinstance(error, SyngradError) and not (isinstance(error, RouteError | UnitError) or another):
                     raise
                 reason = str(error) if isinstance(error, RouteError) else first_line(error)
@@ -182,9 +181,7 @@ class _Way:
         raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
 
 
-def _program(
-    model: nn.Module, route: str, names: list[str], example: Example | None, unread: Sequence[int]
-) -> Program:
+def _program(model: nn.Module, route: str, names: list[str], example: Example | None, unread: Sequence[int]) -> Program:
     # Here and not above: only a model that has to be traced pays for these imports.
     from syngrad.partition import recording
     from syngrad.partition.survey import Survey

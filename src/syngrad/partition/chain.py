@@ -61,6 +61,10 @@ class Chain:
             for name, (start, stop), used in zip([FIRST, *cuts], self._spans(cuts), self.uses(cuts), strict=True)
         ]
 
+    def closed(self, cut: str) -> bool:
+        """Always: what crosses is found in the list."""
+        return True
+
     def _spans(self, cuts: Sequence[str]) -> list[tuple[int, int]]:
         return list(pairwise([0, *(self.position(cut) for cut in cuts), len(self._modules)]))
 

@@ -13,6 +13,8 @@ from syngrad.errors import CutError
 from syngrad.partition.segment import FIRST, Segment, find_tensor, owner_of
 
 _SHOWN = 8
+#: wrappers around wrappers that are looked into for places
+DEPTHS = 4
 _WALKED_BY_TORCH = (
     *(nn.Sequential, nn.ModuleList, nn.ModuleDict),
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
@@ -63,7 +65,7 @@ def is_chain(module: nn.Module) -> bool:
 
 def is_called(module: nn.Module) -> bool:
     """Whether a module has a forward; a ModuleList or a ParameterList has none and only holds others."""
-    return type(module).forward is not nn.Module.forward
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)  # a compiled one has its own
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -98,11 +100,13 @@ def wraps(module: nn.Module) -> bool:
 def suggest(model: nn.Module, *, near: str | None = None) -> str:
     """What to name instead, as part of an error: the candidates with parameters, the nearest first."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    listed = [
-        name
-        for name in candidates(model)
-        if name != near and not _is_first(modules, name) and any(True for _ in modules[name].parameters())
-    ]
+    listed: list[str] = []
+    for depth in range(DEPTHS + 1):  # inside wrappers where there are none outside
+        listed = listed or [
+            name
+            for name in candidates(model, depth)
+            if name != near and not _is_first(modules, name) and any(True for _ in modules[name].parameters())
+        ]
     return f"name {shown(listed, near)}" if listed else "this model has no other place for a cut; give stages=1"
 
 
@@ -172,6 +176,10 @@ class Program(Protocol):
         """The stages, one more than there are cuts."""
         ...
 
+    def closed(self, cut: str) -> bool:
+        """Whether all that comes from before the named module, and is used after, can be handed over there."""
+        ...
+
 
 class RouteError(Exception):
     """A route cannot express this model; another may. What it says becomes part of the final error."""
@@ -181,14 +189,14 @@ class PlaceError(Exception):
     """No stage can start at a module; says why, as the end of a sentence that begins with its name."""
 
 
-def in_order(model: nn.Module, program: Program, cuts: Sequence[str]) -> list[str]:
+def in_order(model: nn.Module, program: Program, cuts: Sequence[str], sharing: bool = False) -> list[str]:
     """The cuts in the order the model runs them, each at a place of its own."""
     at: dict[int, str] = {}
     for cut in cuts:
         try:
             position = program.position(cut)
         except PlaceError as error:
-            raise CutError(f"cut {cut!r} {error}: {remedy(model, program, cut)}") from None
+            raise CutError(f"cut {cut!r} {error}: {remedy(model, program, cut, sharing)}") from None
         if position in at:
             raise CutError(f"cuts {at[position]!r} and {cut!r} start at the same place: name one of them")
         at[position] = cut
@@ -213,19 +221,45 @@ def shared(model: nn.Module, uses: Sequence[Sequence[str]]) -> list[tuple[int, s
     return [(*found[0], *found[-1]) for found in places.values() if found[0][0] != found[-1][0]]
 
 
-def remedy(model: nn.Module, program: Program, near: str) -> str:
-    """What to name instead of a cut, as part of an error: the candidates at which this very model can be cut."""
+def remedy(model: nn.Module, program: Program, near: str, sharing: bool = False) -> str:
+    """What to name instead of a cut, as part of an error: the places at which this very model can be cut, the best
+    balanced first.
+    """
+    names = [name for name in places(model, program, sharing) if name != near]
+    return f"name {shown(names)}" if names else "this model has no other place for a cut; give stages=1"
 
-    def works(name: str) -> bool:
-        try:
-            program.position(name)
-            uses = program.uses([name])
-        except PlaceError:
-            return False
-        return all(trains(model, used) for used in uses) and not shared(model, uses)
 
-    names = [name for name in candidates(model) if name != near and works(name)]
-    return f"name {shown(names, near)}" if names else "this model has no other place for a cut; give stages=1"
+def places(model: nn.Module, program: Program, sharing: bool = False) -> list[str]:
+    """The candidates at which a model can be cut in two, each tried; those that divide its parameters most evenly first.
+
+    Args:
+        model: the user's.
+        program: it, in execution order.
+        sharing: whether stages may share parameters.
+    """
+    found: dict[str, int] = {}
+    for depth in range(DEPTHS + 1):
+        for name in candidates(model, depth):
+            if name not in found and (off := _imbalance(model, program, name, sharing)) is not None:
+                found[name] = off
+        if found:
+            break
+    return sorted(found, key=found.__getitem__)
+
+
+def _imbalance(model: nn.Module, program: Program, name: str, sharing: bool) -> int | None:
+    """By how many parameters the stages before and after a cut differ; None where it cannot be made."""
+    try:
+        program.position(name)
+        uses = program.uses([name])
+    except PlaceError:
+        return None
+    if not all(trains(model, used) for used in uses) or (not sharing and shared(model, uses)):
+        return None
+    if not program.closed(name):
+        return None
+    first, second = (sum(find_tensor(model, each).numel() for each in used) for used in uses)
+    return abs(first - second)
 
 
 def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharing: bool = False) -> None:
@@ -252,7 +286,7 @@ def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharin
             raise CutError("the model has no trainable parameter, so no stage has anything to learn")
         drop = cuts[max(index - 1, 0)]
         where = f"before cut {cuts[index]!r}" if index < len(cuts) else "to the end"
-        instead = f"leave out {drop!r}" if len(cuts) > 1 else remedy(model, program, drop)
+        instead = f"leave out {drop!r}" if len(cuts) > 1 else remedy(model, program, drop, sharing)
         raise CutError(f"stage {stages[index]!r} ({where}) has no trainable parameter, nothing to learn: {instead}")
 
 

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,13 +30,13 @@ class Call:
         module: that was called.
         clock: autograd's, when it began.
         carries: whether any of its inputs had a gradient to carry, and gradients were on.
-        until: the number of calls that had begun when it ended, itself and those inside it included.
+        inputs: (node, number of its output) of every input that has a graph.
     """
 
     module: nn.Module
     clock: int
     carries: bool
-    until: int = 0
+    inputs: set[tuple[Any, int]]
 
 
 class Survey:
@@ -55,6 +54,7 @@ class Survey:
         self.calls: list[Call] = []
         #: (autograd's clock, id of a parameter) of every use that a gradient comes back from
         self._used: list[tuple[int, int]] = []
+        self._nodes: list[Any] = []
         without_data([model], example, self._run)
         self._by_module: dict[nn.Module, list[int]] = {}
         for at, call in enumerate(self.calls):
@@ -110,13 +110,28 @@ class Survey:
         return [
             Segment(
                 name,
-                Suspended(forward, stage, self._model, [n for n, m in self._model.named_modules() if owners[m] == stage]),
+                Suspended(
+                    forward, stage, self._model, [n for n, m in self._model.named_modules() if owners[m] == stage]
+                ),
                 route=FORWARD,
                 model=self._model,
                 tensor_names=used,
             )
             for stage, (name, used) in enumerate(zip([FIRST, *cuts], uses, strict=True))
         ]
+
+    def closed(self, cut: str) -> bool:
+        """Whether every gradient that comes back past the named module's call comes through its inputs."""
+        call = self.calls[self.position(cut)]
+        return not any(
+            node._sequence_nr() >= call.clock
+            and not hasattr(following, "variable")
+            and following._sequence_nr() < call.clock
+            and (following, slot) not in call.inputs
+            for node in self._nodes
+            for following, slot in node.next_functions
+            if following is not None
+        )
 
     def _owners(self, cuts: Sequence[str], uses: Sequence[Sequence[str]]) -> dict[nn.Module, int]:
         """The one stage that trains a module's own tensors: the first that uses any of them."""
@@ -150,31 +165,26 @@ class Survey:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called with an example that may be without data, and called again with the real one where that fails."""
-        self.calls, self._used, open_calls = [], [], []  # type: list[Call], list[tuple[int, int]], list[Call]
+        self.calls = []
 
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            carries = torch.is_grad_enabled() and any(h.requires_grad for h in floating(given, named))
-            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries))
-            open_calls.append(self.calls[-1])
-
-        def leave(module: nn.Module, given: Any, output: Any) -> None:
-            while open_calls and open_calls[-1].module is not module:
-                open_calls.pop()  # one that ended by an exception that its caller has caught
-            if open_calls:
-                open_calls.pop().until = len(self.calls)
+            held = [h for h in floating(given, named) if h.requires_grad]
+            carries = torch.is_grad_enabled() and bool(held)
+            inputs = {(h.grad_fn, h.output_nr) for h in held if h.grad_fn is not None and not h._is_view()}
+            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries, inputs))
 
         with ExitStack() as hooks:
             for module in self._outer:
-                hooks.callback(module.register_forward_pre_hook(partial(enter), with_kwargs=True).remove)
-                hooks.callback(module.register_forward_hook(leave).remove)
+                hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             output = self._model(*args, **kwargs)
-        self._used = list(parameters_in(pytree.tree_leaves(output)))
+        self._nodes = list(nodes_of(pytree.tree_leaves(output)))
+        self._used = list(parameters_in(self._nodes))
         return output
 
 
-def parameters_in(roots: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """(autograd's clock, id) of every use of a leaf tensor in the graphs of these tensors."""
-    for node in nodes_of(roots):
+def parameters_in(nodes: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """(autograd's clock, id) of every use of a leaf tensor by these nodes."""
+    for node in nodes:
         for following, _ in node.next_functions:
             variable = getattr(following, "variable", None)
             if variable is not None:

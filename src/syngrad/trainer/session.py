@@ -199,7 +199,9 @@ class Session:
         stages: list[Stage] = []
         held: set[int] = set()
         for k, (segment, interface) in enumerate(zip(net.segments, interfaces, strict=True)):
-            stages.append(Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device, predictors[k], held))
+            stages.append(
+                Stage(segment.name, segment, interface, self.seed * 1_000_003 + k, device, predictors[k], held)
+            )
             held.update(map(id, stages[-1].parameters))
         if self.feedback.every is None:
             wishes = [e.feedback_every for i in net.interfaces for e in i.heads if e.wants_feedback]
