@@ -116,8 +116,7 @@ def test_a_forward_that_no_longer_reaches_a_later_cut_is_named() -> None:
     model, batches = made(family, 40)
     trainer = trainer_of(model, family)
     with pytest.raises(TrainingError, match=r"ended without calling 'layers\.2'.*dropped by chance"):
-        for batch in batches:
-            trainer.step(batch)
+        trainer.fit(batches)
 
 
 def test_modes_and_rates_that_change_later_hold() -> None:
@@ -172,8 +171,7 @@ def test_a_minibatch_that_fails_in_the_middle_leaves_a_forward_that_begins_anew(
 
     trainer = trainer_of(model, Family(family.model, family.batch, sometimes, family.cuts), method="zero")
     with pytest.raises(SyngradError, match="the loss broke"):
-        for _ in range(30):
-            trainer.step(batches[0])
+        trainer.fit([batches[0]] * 30)
     trainer.step(batches[1])
 
 

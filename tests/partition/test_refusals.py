@@ -161,7 +161,7 @@ SPLITS: list[tuple[nn.Module, dict[str, Any], type[SyngradError], str]] = [
         SkipCNN(),
         {"cuts": ["stem.conv"]},
         CutError,
-        r"stage 'input' \(before cut 'stem.conv'\) has no .*: name 'block,
+        r"stage 'input' \(before cut 'stem.conv'\) has no .*: name 'block2', '",
     ),
     (Corners(), {"cuts": ["b"]}, CutError, r"cut 'b' is called 2 times in forward.*: name 'layer', 'mha', 'd'$"),
     (Corners(), {"cuts": ["c"]}, CutError, r"cut 'c' is never called in forward.*: name '"),

@@ -1,7 +1,7 @@
 """Binding to the loss: one run of stages and loss, which tells what the loss really differentiates.
 
     the leaves of the model's output that the loss reads    heads predict these, in the output's own structure
-    the leaves of each message that a gradient comes to     these get an estimator; the others are dead, and do not cross
+    the leaves of each message that a gradient comes to     these get an estimator; the others are dead, and stay
     what goes round a cut                                   a value that no message carries, and the loss differentiates
 
 Nothing is computed where tensors without data will do: all of it is in the graph.

@@ -1,4 +1,4 @@
-"""What estimators are made for: the samples of a minibatch, its labels, and what the loss reads of the model's output."""
+"""What estimators are made for: a minibatch's samples, its labels, and what the loss reads of the model's output."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def remedy(model: nn.Module, program: Program, near: str, sharing: bool = False)
 
 
 def places(model: nn.Module, program: Program, sharing: bool = False) -> list[str]:
-    """The candidates at which a model can be cut in two, each tried; those that divide its parameters most evenly first.
+    """The candidates at which a model can be cut in two, each tried; first those that divide its parameters evenly.
 
     Args:
         model: the user's.
