@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+
+def as_tree(output: Any) -> Any:
+    """The output itself; a dataclass in it, that torch's pytree does not know yet, is made known to it."""
+    for leaf in pytree.tree_leaves(output):
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            pytree.register_dataclass(type(leaf))
+    return output
 
 
 def tensors(tree: Any) -> list[Tensor]:

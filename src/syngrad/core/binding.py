@@ -9,7 +9,6 @@ Nothing is computed where tensors without data will do: all of it is in the grap
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from syngrad.errors import CutError
 from syngrad.partition.example import without_data
 from syngrad.partition.survey import nodes_of
 from syngrad.targets import scalar
+from syngrad.tree import as_tree, map_tensors, tensors
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -63,11 +63,13 @@ class Bound:
         output: the model's.
         read: the positions, in the flattened output, of the leaves that the loss differentiates; None where the loss
             could not be run on this output.
+        unread: the positions of what the loss does without: a recording need not make it.
     """
 
     crossings: list[Crossing]
     output: Any
     read: list[int] | None
+    unread: list[int] = field(default_factory=list)
 
     @property
     def predicted(self) -> list[Tensor]:
@@ -95,12 +97,19 @@ def bind_to_loss(
     Raises:
         TrainingError: where the model raises on the batch.
     """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     own = [loss] if isinstance(loss, nn.Module) else []
 
     def run(args: Any, kwargs: Any, target: Any) -> Bound:
-        return _run(model, segments, args, kwargs, target, loss)
+        bound = _run(model, segments, args, kwargs, target, loss)
+        for crossing in bound.crossings:
+            crossing.message = placed(crossing.message, device)
+        return bound
 
-    return without_data([model, *own], (args, kwargs, target), run)
+    recorded = any(
+        getattr(segment, "route", "").startswith("torch") for segment in segments
+    )  # with tables of their own
+    return without_data([model, *own], (args, kwargs, target), run, bare=not recorded)
 
 
 def _run(
@@ -122,14 +131,16 @@ def _run(
         clocks.append(_clock())
         out = segment(pytree.tree_unflatten(flat, spec))
     out = as_tree(out)
-    value = _value(loss, out, target)
+    # cut off the model: one leaf of the output may have been made from another, which the loss does not read
+    leaves, spec = pytree.tree_flatten(out)
+    could = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    alone = [leaf.detach().requires_grad_() if i in could else leaf for i, leaf in enumerate(leaves)]
+    value = _value(loss, pytree.tree_unflatten(alone, spec), target)
     if value is None:
         return Bound(crossings, out, None)
-    leaves = pytree.tree_leaves(out)
-    could = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
-    found = _gradients([value], [leaves[i] for i in could])
+    found = _gradients([value], [alone[i] for i in could])
     read = [i for i, gradient in zip(could, found, strict=True) if gradient is not None]
-    roots = [value]
+    roots = [value, *(leaves[i] for i in read)]  # a loss may look at more than the output
     for k in reversed(range(len(crossings))):
         crossing = crossings[k]
         crossing.escapes = _escaping(roots, clocks[k + 1], model)
@@ -137,11 +148,22 @@ def _run(
         crossing.dead = [gradient is None for gradient in came]
         crossing.where = [i for i, dead in zip(crossing.where, crossing.dead, strict=True) if not dead]
         roots = crossing.leaves
-    return Bound(crossings, out, read)
+    return Bound(crossings, out, read, _unread(out, read, loss, target) if loss is not None else [])
+
+
+def placed(message: Any, device: torch.device) -> Any:
+    """A message whose tensors have a device, though they may still have no data: one number stands for all of them."""
+
+    def place(leaf: Tensor) -> Tensor:
+        if not leaf.is_meta:
+            return leaf
+        return torch.zeros((), dtype=leaf.dtype, device=device).expand(leaf.shape).requires_grad_(leaf.requires_grad)
+
+    return map_tensors(place, message)
 
 
 def _clock() -> int:
-    return int(torch._C._autograd._get_sequence_nr())  # type: ignore[attr-defined]
+    return int(torch._C._autograd._get_sequence_nr())
 
 
 def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | None:
@@ -149,7 +171,7 @@ def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | None:
     try:
         value = scalar(loss(output, target)) if loss is not None else None
     except Exception:
-        if any("FakeTensor" in type(leaf).__name__ for leaf in pytree.tree_leaves(output)):
+        if any("FakeTensor" in type(leaf).__name__ or leaf.is_meta for leaf in tensors(output)):
             raise  # on tensors with data it may do
         return None
     return value if value is not None and value.requires_grad else None
@@ -174,14 +196,6 @@ def _escaping(roots: Sequence[Tensor], since: int, model: nn.Module) -> str:
             if isinstance(value, Tensor) and value.grad_fn in old:
                 return f"{f'{path}.{name}'.removeprefix('.')!r}, a tensor that a module keeps,"
     return f"a value ({old[0].name()})"
-
-
-def as_tree(output: Any) -> Any:
-    """The output itself; a dataclass in it, that torch's pytree does not know yet, is made known to it."""
-    for leaf in pytree.tree_leaves(output):
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            pytree.register_dataclass(type(leaf))
-    return output
 
 
 class InStructure:
@@ -216,15 +230,12 @@ def check_closed(crossings: Sequence[Crossing], names: Sequence[str]) -> None:
             )
 
 
-def unread(bound: Bound, loss: Loss, target: Any) -> list[int]:
-    """The positions, in the flattened output, of what the loss does without: a recording need not make it.
-
-    A tensor that has no gradient may be looked at all the same, a mask say, and stays.
+def _unread(output: Any, read: Sequence[int], loss: Loss, target: Any) -> list[int]:
+    """The positions of what the loss does without. A tensor that has no gradient may be looked at all the same, a mask
+    say, and stays.
     """
-    if bound.read is None:
-        return []
-    flat, spec = pytree.tree_flatten(bound.output)
-    left = [i for i, leaf in enumerate(flat) if i not in bound.read and _may_be_dead(leaf)]
+    flat, spec = pytree.tree_flatten(output)
+    left = [i for i, leaf in enumerate(flat) if i not in read and _may_be_dead(leaf)]
     if left:
         try:
             loss(pytree.tree_unflatten([None if i in left else leaf for i, leaf in enumerate(flat)], spec), target)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from syngrad.checks import check_whole
-from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed, unread
+from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.core.task import Task, interface
@@ -139,7 +139,7 @@ class DecoupledNetwork:
             stages=self.requested_stages,
             example=(args, kwargs),
             interface_cost=cost if self.requested_stages else None,
-            unread=lambda: unread(outcome(), loss, target),
+            unread=lambda: outcome().unread,
             alone=alone,
         )
 

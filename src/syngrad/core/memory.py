@@ -53,7 +53,7 @@ class SavedBytes:
 
     def hold(self, tensor: Tensor, owner: object) -> None:
         """Count `tensor`'s storage for as long as `owner` lives."""
-        if hasattr(tensor, "fake_mode"):  # a run for shapes alone holds nothing
+        if hasattr(tensor, "fake_mode") or tensor.is_meta:  # a run for shapes alone holds nothing
             return
         key = _key(tensor)
         base = tensor if tensor._base is None else tensor._base

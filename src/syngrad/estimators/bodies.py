@@ -205,8 +205,8 @@ def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool:
         why = f": {binding.why}" if binding.why else ""
         raise ConfigError(
             "a head (default, local, sobolev) predicts what the loss reads of the model's output, tensors with the "
-            f"batch as their first dimension{why}; have the loss read such ones, use estimator='linear' or 'mlp', or give a "
-            "lone Interface loss= and output="
+            f"batch as their first dimension{why}; have the loss read such ones, use estimator='linear' or 'mlp', or "
+            "give a lone Interface loss= and output="
         )
     output, units = binding.output, [width] * hidden
     last = output.numel()

@@ -152,13 +152,13 @@ class _Way:
         if is_chain_of(model, names):
             return segments(Chain(model, names))
         reasons: list[str] = []
-        unread = self.unread() if self.unread is not None else []
+        unread = self.unread or list
         forward = ("forward",) if self.alone and example is not None else ()
         for route in ("torch.fx", *forward, "torch.export"):
             try:
                 made = segments(_program(model, route, names, example, unread))
                 if example is not None and route != "forward":
-                    verify(model, made, example, unread)
+                    verify(model, made, example, unread())
                 return made
             except Exception as error:  # whatever a forward raises when given stand-ins for tensors
                 another = (
@@ -181,7 +181,9 @@ class _Way:
         raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
 
 
-def _program(model: nn.Module, route: str, names: list[str], example: Example | None, unread: Sequence[int]) -> Program:
+def _program(
+    model: nn.Module, route: str, names: list[str], example: Example | None, unread: Callable[[], Sequence[int]]
+) -> Program:
     # Here and not above: only a model that has to be traced pays for these imports.
     from syngrad.partition import recording
     from syngrad.partition.survey import Survey
@@ -189,7 +191,7 @@ def _program(model: nn.Module, route: str, names: list[str], example: Example | 
 
     if route == "forward":
         assert example is not None
-        return Survey(model, example)
+        return Survey(model, example, unread)
     if route == "torch.fx":
         hooked = [cut for cut in names if any(has_hooks(model.get_submodule(each)) for each in ancestors(cut))]
         if hooked:
@@ -199,4 +201,4 @@ def _program(model: nn.Module, route: str, names: list[str], example: Example | 
     if example is None:
         raise RouteError("needs an example")
     inputs = Inputs(model, example)
-    return Traced(model, route, inputs, lambda: recording.record_by_export(model, inputs, unread))
+    return Traced(model, route, inputs, lambda: recording.record_by_export(model, inputs, unread()))

@@ -129,13 +129,16 @@ class Trace:
             yield each.meta.get("nn_module_stack") or {}
 
 
-def record_by_fx(model: nn.Module, cuts: list[str], inputs: Inputs, unread: Sequence[int] = ()) -> Trace:
+def record_by_fx(
+    model: nn.Module, cuts: list[str], inputs: Inputs, unread: Callable[[], Sequence[int]] = tuple
+) -> Trace:
     """Record the model's forward in its present mode. Raises whatever the forward raises when given stand-ins."""
     opened = {model.get_submodule(around) for cut in cuts for around in ancestors(cut)}
     before = {module: dict(vars(module)) for module in opened}
-    tracer = _Tracer(opened, inputs, unread)
+    tracer = _Tracer(opened, inputs)
     with _factories_recorded(tracer), checkpointing_refused():
         graph = tracer.trace(model)
+    forget(graph, tracer, unread)
     drop_dead(graph, model)
     made = {name: value for name, value in vars(model).items() if name not in before[model]}
     constants = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & made.keys()
@@ -146,6 +149,19 @@ def record_by_fx(model: nn.Module, cuts: list[str], inputs: Inputs, unread: Sequ
     if tracer.out_spec is None:
         raise RouteError("the forward was not followed")
     return Trace(model, graph, tracer.out_spec, {name: made[name] for name in constants})
+
+
+def forget(graph: fx.Graph, tracer: _Tracer, unread: Callable[[], Sequence[int]]) -> None:
+    """Have a recording return None for what nobody reads; what is odd and read, it cannot return."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    returned = output.args[0]
+    if len(returned) == 1 and not tracer.odd:
+        return
+    left = unread()
+    for at, kind in tracer.odd.items():
+        if at not in left:
+            raise RouteError(f"it returns a {kind}, which torch's pytree does not know")
+    output.args = (tuple(None if at in left else leaf for at, leaf in enumerate(returned)),)
 
 
 class _Proxy(fx.Proxy):
@@ -164,11 +180,13 @@ class _Tracer(fx.Tracer):
     # Otherwise `self.mask[:T]` would slice the buffer with a stand-in for T, which a real tensor cannot.
     proxy_buffer_attributes = True
 
-    def __init__(self, opened: set[nn.Module], inputs: Inputs, unread: Sequence[int]) -> None:
+    def __init__(self, opened: set[nn.Module], inputs: Inputs) -> None:
         super().__init__()
         self.out_spec: pytree.TreeSpec | None = None
         self._opened = opened
-        self._inputs, self._unread = inputs, unread
+        self._inputs = inputs
+        #: leaves of the output that are neither tensors nor plain, by position: the names of their types
+        self.odd: dict[int, str] = {}
         self._modes = _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -184,12 +202,10 @@ class _Tracer(fx.Tracer):
         args, kwargs = self._inputs.filled(leaves)
 
         def run():  # type: ignore[no-untyped-def]  # fx would put a return annotation into the graph
-            result = leave_out(root_fn(self.root, *args, **kwargs), self._unread)
+            result = root_fn(self.root, *args, **kwargs)
             leaves, self.out_spec = pytree.tree_flatten(result)
-            for leaf in leaves:
-                if not isinstance(leaf, _PLAIN):
-                    raise RouteError(f"it returns a {type(leaf).__name__}, which torch's pytree does not know")
-            return tuple(leaves)
+            self.odd = {i: type(leaf).__name__ for i, leaf in enumerate(leaves) if not isinstance(leaf, _PLAIN)}
+            return tuple(None if i in self.odd else leaf for i, leaf in enumerate(leaves))
 
         return run, []
 

@@ -72,7 +72,8 @@ class Segment(nn.Module):
 
     def leave_out(self, dead: Sequence[bool]) -> bool:
         """Told which of its message's leaves that may have a gradient never get one; whether it sends them no more."""
-        return bool(self.body.leave_out(dead)) if self.route == FORWARD else False
+        leave_out: Any = getattr(self.body, "leave_out", None)  # of a stretch of the user's own forward
+        return leave_out is not None and bool(leave_out(dead))
 
     def tensor(self, name: str) -> Tensor:
         """The user's own parameter or buffer of that qualified name."""

@@ -7,7 +7,7 @@ is told by autograd's own clock: every node of the graph carries the number of n
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.partition.cuts import PlaceError
-from syngrad.partition.example import Example, without_data
+from syngrad.partition.cuts import PlaceError, RouteError
+from syngrad.partition.example import Example, on_meta, without_data
 from syngrad.partition.segment import FIRST, FORWARD, Segment
 from syngrad.partition.suspended import Forward, Suspended, floating
+from syngrad.preserve_state import preserve_state
+from syngrad.tree import as_tree, map_tensors
 
 
 @dataclass
@@ -45,17 +47,26 @@ class Survey:
     Args:
         model: the user's.
         example: ``(args, kwargs)`` of one call.
+        unread: the positions of what nobody reads in the flattened output.
     """
 
-    def __init__(self, model: nn.Module, example: Example) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, example: Example, unread: Callable[[], Sequence[int]] = tuple) -> None:
+        self._model, self._unread = model, unread
         #: what is inside a compiled module runs as one piece
         self._outer = [module for name, module in model.named_modules() if "_orig_mod" not in name.split(".")]
         self.calls: list[Call] = []
         #: (autograd's clock, id of a parameter) of every use that a gradient comes back from
         self._used: list[tuple[int, int]] = []
         self._nodes: list[Any] = []
-        without_data([model], example, self._run)
+        self._ends: list[tuple[Any, int] | None] = []
+        try:
+            with preserve_state(model), on_meta(model) as own, torch.enable_grad():
+                for module in model.modules():
+                    module.training = False  # where training drops a layer by chance, it is called all the same
+                self._run(*map_tensors(lambda leaf: leaf.to("meta"), example))
+                self._used = [(clock, own.get(key, key)) for clock, key in self._used]
+        except Exception:  # it looks at values, or makes tensors on a device of its own
+            without_data([model], example, self._run)
         self._by_module: dict[nn.Module, list[int]] = {}
         for at, call in enumerate(self.calls):
             self._by_module.setdefault(call.module, []).append(at)
@@ -104,6 +115,9 @@ class Survey:
 
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a stretch of one forward."""
+        for cut in cuts:
+            if not self.closed(cut):
+                raise RouteError(f"a value from before {cut!r} is used after it, and it is not given it")
         forward = Forward(self._model, cuts)
         uses = self.uses(cuts)
         owners = self._owners(cuts, uses)
@@ -123,6 +137,8 @@ class Survey:
     def closed(self, cut: str) -> bool:
         """Whether every gradient that comes back past the named module's call comes through its inputs."""
         call = self.calls[self.position(cut)]
+        if any(clock < call.clock and end not in call.inputs for clock, end in self._returned()):
+            return False
         return not any(
             node._sequence_nr() >= call.clock
             and not hasattr(following, "variable")
@@ -132,6 +148,12 @@ class Survey:
             for following, slot in node.next_functions
             if following is not None
         )
+
+    def _returned(self) -> Iterator[tuple[int, tuple[Any, int]]]:
+        """(clock, (node, number of its output)) of what is returned and read."""
+        several = [(at, end) for at, end in enumerate(self._ends) if end is not None]
+        left = self._unread() if len(several) > 1 else ()
+        return ((node._sequence_nr(), (node, slot)) for at, (node, slot) in several if at not in left)
 
     def _owners(self, cuts: Sequence[str], uses: Sequence[Sequence[str]]) -> dict[nn.Module, int]:
         """The one stage that trains a module's own tensors: the first that uses any of them."""
@@ -170,14 +192,17 @@ class Survey:
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             held = [h for h in floating(given, named) if h.requires_grad]
             carries = torch.is_grad_enabled() and bool(held)
-            inputs = {(h.grad_fn, h.output_nr) for h in held if h.grad_fn is not None and not h._is_view()}
+            inputs = {(h.grad_fn, h.output_nr) for h in held if h.grad_fn is not None}
             self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries, inputs))
 
         with ExitStack() as hooks:
             for module in self._outer:
                 hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             output = self._model(*args, **kwargs)
-        self._nodes = list(nodes_of(pytree.tree_leaves(output)))
+        leaves = pytree.tree_leaves(as_tree(output))
+        ends = [leaf.grad_fn if isinstance(leaf, Tensor) else None for leaf in leaves]
+        self._ends = [None if end is None else (end, leaf.output_nr) for end, leaf in zip(ends, leaves, strict=True)]
+        self._nodes = list(nodes_of(leaves))
         self._used = list(parameters_in(self._nodes))
         return output
 
