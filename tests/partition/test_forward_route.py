@@ -208,3 +208,81 @@ def test_stages_are_found_inside_wrappers() -> None:
     trainer = syngrad.Trainer(syngrad.decouple(Wrapped(), stages=2), loss=by_token, progress=False)
     trainer.step((ids(), ids()))
     assert trainer.net.cuts[0].startswith("m.")
+
+
+class Labelled(nn.Module):
+    """A model that makes its own loss where it is given the labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = LanguageModel()
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        scores = self.inner(ids).logits
+        return {"logits": scores} | ({} if labels is None else {"loss": by_token(scores, labels)})
+
+
+def own_loss(output: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    return output["loss"]
+
+
+def test_a_loss_that_the_model_makes_of_its_labels() -> None:
+    torch.manual_seed(0)
+    model = Labelled()
+    batch = {"ids": ids(), "labels": ids()}
+    net = syngrad.decouple(model, cuts=["inner.blocks.1"])
+    trainer = syngrad.Trainer(net, loss=own_loss, estimator="linear", progress=False)
+    with pytest.warns(UserWarning, match="could not be matched"):
+        first = trainer.step(batch)
+    last = [trainer.step(batch) for _ in range(20)][-1]
+    assert last < first
+
+
+def test_a_head_cannot_predict_such_a_loss_and_says_so() -> None:
+    torch.manual_seed(0)
+    trainer = syngrad.Trainer(syngrad.decouple(Labelled(), cuts=["inner.blocks.1"]), loss=own_loss, progress=False)
+    with pytest.raises(
+        syngrad.SyngradError, match=r"reads a scalar that the model itself has made.*estimator='linear'"
+    ):
+        trainer.step({"ids": ids(), "labels": ids()})
+
+
+def test_a_list_of_modules_is_a_list_of_stages() -> None:
+    torch.manual_seed(0)
+    first, second = nn.Sequential(nn.Linear(16, 32), nn.ReLU()), nn.Linear(32, 3)
+    trainer = syngrad.Trainer(syngrad.decouple([first, second]), loss=nn.functional.cross_entropy, progress=False)
+    before = first[0].weight.detach().clone()
+    for _ in range(4):
+        trainer.step((features().float(), labels()))
+    assert trainer.net.cuts == ["1"]
+    assert not torch.equal(before, first[0].weight)
+
+
+def test_untied_parameters_begin_alike_and_go_their_own_ways() -> None:
+    model, batches = made(FAMILIES["language_model"])
+    net = syngrad.decouple(model, cuts=["blocks.1"], untie=True)
+    assert model.head.weight is not model.embed.weight
+    assert torch.equal(model.head.weight, model.embed.weight)
+    trainer = syngrad.Trainer(net, loss=by_token, progress=False)
+    trainer.step(batches[0])
+    assert not torch.equal(model.head.weight, model.embed.weight)
+
+
+def test_what_the_model_hides_from_the_cut_is_named() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.aux = nn.Linear(16, 16), torch.zeros(())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.f(x)
+            self.aux = h.square().mean()
+            return h  # type: ignore[no-any-return]
+
+    model = nn.Sequential(Keeps(), nn.Linear(16, 3))
+    loss = lambda out, y: nn.functional.cross_entropy(out, y) + model[0].aux  # noqa: E731
+    batch = (features().float(), labels())
+    syngrad.Trainer(syngrad.decouple(model, cuts=["1"]), loss=loss, method="backprop", progress=False).step(batch)
+    trainer = syngrad.Trainer(syngrad.decouple(model, cuts=["1"]), loss=loss, progress=False)
+    with pytest.raises(syngrad.SyngradError, match=r"cannot cut at '1': '0\.aux', a tensor that a module keeps"):
+        trainer.step(batch)

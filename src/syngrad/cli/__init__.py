@@ -12,6 +12,7 @@ import typer
 
 from syngrad import SyngradError, __version__
 from syngrad.cli.compare import compare
+from syngrad.cli.cuts import cuts
 from syngrad.cli.data import app as data
 from syngrad.cli.options import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.train import train
@@ -46,6 +47,7 @@ def root(
 
 app.command()(compare)
 app.command()(train)
+app.command()(cuts)
 app.add_typer(data, name="data")
 
 

@@ -64,6 +64,13 @@ def unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     )
 
 
+def keeping_target(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """As :func:`unpack` takes a mapping apart, with the target among the model's arguments too."""
+    args, kwargs, target = unpack(batch)
+    key = next(key for key in batch if key in TARGET_KEYS)
+    return args, {**kwargs, key: target}, target
+
+
 def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, device: torch.device | None) -> Batch:
     """The batch taken apart and on its device; scale = 1/count(target), 1/len(batch) without a count."""
     args, kwargs, target = unpack_with(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 import warnings
@@ -11,11 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from syngrad.checks import check_whole
+from syngrad.core.batch import TARGET_KEYS, keeping_target, unpack
 from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.core.task import Task, interface
-from syngrad.errors import ConfigError, unknown
+from syngrad.errors import ConfigError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.partition import Segment, check_names, split
@@ -150,26 +152,42 @@ class DecoupledNetwork:
         return f"DecoupledNetwork({type(self.model).__name__}, cuts={where})"
 
 
-def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int | None = None) -> DecoupledNetwork:
+def decouple(
+    model: nn.Module | Sequence[nn.Module],
+    cuts: Sequence[str] | None = None,
+    *,
+    stages: int | None = None,
+    untie: bool = False,
+) -> DecoupledNetwork:
     """Cut `model` into stages, each of which will update by an estimate of the gradient that is still on its way.
 
     Works for `nn.Sequential`, nested modules, and models whose own `forward` chains blocks; the model object itself is
     trained in place. What needs an example batch to be found out is raised when the first one comes.
 
     Args:
-        model: any `nn.Module`.
+        model: any `nn.Module`; or a list of modules, each of which is a stage and gets what the one before returns.
         cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage.
         stages: or their number, balanced by measured cost, estimators included, when the first batch is seen.
+        untie: give each module a parameter of its own where several have had one in common, with the same values. Tied
+            ones may stay so in one process; over several workers stages cannot share.
 
     Returns:
         The model and its cuts, for a `Trainer`.
 
     Raises:
-        CutError: for a name that is not there, a cut that cannot be made, or parameters shared across a cut.
+        CutError: for a name that is not there, a cut that cannot be made, or, over several workers, parameters shared
+            across a cut.
         ConfigError: for options that do not fit together, or a number of stages that the model has no room for.
     """
+    if isinstance(model, list | tuple) and model and all(isinstance(stage, nn.Module) for stage in model):
+        if cuts is not None or stages is not None:
+            raise ConfigError("a list of modules is a list of stages: give neither cuts= nor stages= with it")
+        model = nn.Sequential(*model)
+        cuts, stages = (list(map(str, range(1, len(model)))), None) if len(model) > 1 else (None, 1)
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"decouple needs a torch.nn.Module, got {type(model).__name__}")
+        raise ConfigError(f"decouple needs a torch.nn.Module or a list of them, got {type(model).__name__}")
+    if untie:
+        untie_parameters(model)
     if (cuts is None) == (stages is None):
         raise ConfigError("decouple needs either cuts=[names] or stages=N, not both and not neither")
     if stages is not None:
@@ -178,8 +196,37 @@ def decouple(model: nn.Module, cuts: Sequence[str] | None = None, *, stages: int
         if isinstance(cuts, str) or not isinstance(cuts, Sequence):
             raise ConfigError(f"cuts must be a list of names, got {cuts!r}; write cuts=['{cuts}']")
         cuts = list(cuts)
-        check_names(model, cuts)
+        check_names(model, cuts, alone=True)
     return DecoupledNetwork(model, cuts, stages)
+
+
+def untie_parameters(model: nn.Module) -> None:
+    """Give every module but the first a copy of a parameter that several have in common."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and id(parameter) in seen:
+                setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+            elif parameter is not None:
+                seen.add(id(parameter))
+
+
+def wants_target(model: nn.Module, batch: Any, loss: Callable[[Any, Any], Tensor]) -> bool:
+    """Whether the loss reads what the model makes of its labels: it can be had of the output with them alone."""
+    if not isinstance(batch, Mapping):
+        return False
+    key = next((key for key in batch if key in TARGET_KEYS), None)
+    if key is None or key not in inspect.signature(model.forward).parameters:
+        return False
+
+    def can_be_had(taken: tuple[tuple[Any, ...], dict[str, Any], Any]) -> bool:
+        args, kwargs, target = taken
+        try:
+            return bind_to_loss(model, [model], args, kwargs, target, loss).read is not None
+        except SyngradError:
+            return False
+
+    return not can_be_had(unpack(batch)) and can_be_had(keeping_target(batch))
 
 
 def module_key(cut: str) -> str:

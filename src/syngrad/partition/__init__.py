@@ -29,12 +29,22 @@ from syngrad.partition.cuts import (
     has_hooks,
     in_order,
     is_called,
+    places,
     shown,
 )
 from syngrad.partition.example import Example, Inputs, UnitError, check_runs, verify
 from syngrad.partition.segment import FIRST, Segment, compose, segment_parameters, unused_parameters
 
-__all__ = ["Segment", "balanced", "check_names", "compose", "segment_parameters", "split", "unused_parameters"]
+__all__ = [
+    "Segment",
+    "balanced",
+    "check_names",
+    "compose",
+    "segment_parameters",
+    "split",
+    "unused_parameters",
+    "working_places",
+]
 
 _REASON_LENGTH = 160
 
@@ -98,6 +108,38 @@ def split(
 
 
 @dataclass(frozen=True)
+class WorkingPlaces:
+    """The places at which a model can be cut in two, in the order of execution, and its segments with all of them."""
+
+    names: list[str]
+    segments: list[Segment]
+
+
+def working_places(model: nn.Module, example: Example, unread: Callable[[], Sequence[int]]) -> WorkingPlaces:
+    """Every place that works in one process, each tried on the example.
+
+    Args:
+        model: the user's.
+        example: ``(args, kwargs)`` of one call.
+        unread: the positions of what nobody reads in the flattened output.
+
+    Raises:
+        CutError: where there is none.
+    """
+    way = _Way(model, example, unread, alone=True)
+
+    def segments(program: Program) -> list[Segment]:
+        found = sorted(places(model, program, sharing=True), key=program.position)
+        if not found:
+            raise RouteError("there is no place for a cut")
+        return program.segments(found)
+
+    units = [name for depth in range(DEPTHS + 1) for name in candidates(model, depth)]
+    made = way.first_route(list(dict.fromkeys(units)), segments)
+    return WorkingPlaces([segment.name for segment in made[1:]], made)
+
+
+@dataclass(frozen=True)
 class _Way:
     """What is common to all attempts to cut one model; see :func:`split`."""
 
@@ -112,7 +154,7 @@ class _Way:
             check_stages(self.model, program, ordered, self.alone)
             return program.segments(ordered)
 
-        return self._first_route(cuts, segments)
+        return self.first_route(cuts, segments)
 
     def by_count(self, stages: int, interface_cost: Callable[[Any], float] | None) -> list[Segment]:
         if has_hooks(self.model) and not self.alone:
@@ -144,9 +186,9 @@ class _Way:
             check_stages(model, program, chosen, self.alone)
             return program.segments(chosen)
 
-        return self._first_route(units, segments)
+        return self.first_route(units, segments)
 
-    def _first_route(self, names: list[str], segments: Callable[[Program], list[Segment]]) -> list[Segment]:
+    def first_route(self, names: list[str], segments: Callable[[Program], list[Segment]]) -> list[Segment]:
         """The segments from the first route that can express the model; the error of all of them if none can."""
         model, example = self.model, self.example
         if is_chain_of(model, names):
@@ -178,6 +220,9 @@ class _Way:
             instead = f"name what is around it, {shown(sorted(around))}"
         else:
             instead = "take that out of the model's forward, or make the model an nn.Sequential of its parts"
+        if example is not None and not self.alone:
+            where += " for several workers, each of which needs a part of the model that runs by itself"
+            instead += "; or train it in one process, which runs the model's own forward"
         raise CutError(f"{where}; {'; '.join(reasons)}; {instead}")
 
 

@@ -242,8 +242,6 @@ def places(model: nn.Module, program: Program, sharing: bool = False) -> list[st
         for name in candidates(model, depth):
             if name not in found and (off := _imbalance(model, program, name, sharing)) is not None:
                 found[name] = off
-        if found:
-            break
     return sorted(found, key=found.__getitem__)
 
 
@@ -268,7 +266,10 @@ def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharin
     stages = [FIRST, *cuts]
     for first, first_name, last, last_name in [] if sharing else shared(model, uses):
         what = "parameter" if isinstance(find_tensor(model, first_name), nn.Parameter) else "running statistic"
-        together = f"cut so that both are in one stage (leave out {', '.join(map(repr, cuts[first:last]))})"
+        together = (
+            f"cut so that both are in one stage (leave out {', '.join(map(repr, cuts[first:last]))}), or train in one "
+            "process, where stages may share"
+        )
         start = f"{what} {first_name!r} (stage {stages[first]!r})"
         if first_name == last_name:
             raise CutError(

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from syngrad import metrics
-from syngrad.core.batch import Batch, example_of, read
-from syngrad.core.decouple import DecoupledNetwork, decouple
+from syngrad.core.batch import Batch, Unpack, example_of, keeping_target, read, unpack
+from syngrad.core.decouple import DecoupledNetwork, decouple, wants_target
 from syngrad.core.message import Record
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
@@ -63,6 +63,8 @@ class Session:
         #: whether it has trained stages for another worker, which then holds the whole
         self.following = False
         self._as_of: int | None = None
+        #: how minibatches are taken apart, once the first has told whether the model is to be given its labels
+        self._unpack: Unpack | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -144,7 +146,10 @@ class Session:
     def read(self, batch: Any) -> Batch:
         """A minibatch taken apart, on its device."""
         try:
-            return read(batch, self.options.unpack, self.options.loss_count, self.device)
+            if self._unpack is None:
+                labelled = self.options.unpack is unpack and wants_target(self.model, batch, self.loss)
+                self._unpack = keeping_target if labelled else self.options.unpack
+            return read(batch, self._unpack, self.options.loss_count, self.device)
         except SyngradError:
             raise
         except Exception as error:

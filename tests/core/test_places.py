@@ -1,0 +1,57 @@
+"""Where a model can be cut: every place that is listed works, and the table of them fits a terminal."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from tests._support.any_models import FAMILIES
+from typer.testing import CliRunner
+
+import syngrad
+from syngrad.cli import app
+from syngrad.core.places import list_places
+from syngrad.report.places_table import places_table
+
+
+@pytest.mark.parametrize("name", ["language_model", "two_heads", "translation", "states", "around"])
+def test_every_place_that_is_listed_trains(name: str) -> None:
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    model = family.model().double()
+    *inputs, target = batch = family.batch()
+    found = list_places(model, tuple(inputs), {}, target, family.loss)
+    assert found
+    for place in found:
+        again = family.model().double()
+        net = syngrad.decouple(again, cuts=[place.name])
+        trainer = syngrad.Trainer(net, loss=family.loss, estimator="linear", progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.step(batch)
+        assert len(trainer.net.segments) == 2
+
+
+def test_tied_weights_keep_a_place_from_several_workers() -> None:
+    family = FAMILIES["language_model"]
+    model = family.model().double()
+    *inputs, target = family.batch()
+    found = {each.name: each for each in list_places(model, tuple(inputs), {}, target, family.loss)}
+    assert not found["blocks.1"].recorded
+
+
+def test_the_table_fits_a_terminal_and_begins_with_the_most_even() -> None:
+    family = FAMILIES["two_heads"]
+    model = family.model().double()
+    *inputs, target = family.batch()
+    found = list_places(model, tuple(inputs), {}, target, family.loss)
+    lines = places_table(found, 6)
+    assert max(map(len, lines)) <= 80
+    assert lines[2].startswith(min(found, key=lambda each: each.larger).name)
+
+
+def test_the_command_lists_a_built_in_experiment() -> None:
+    result = CliRunner().invoke(app, ["cuts", "fashion-mlp", "--batch-size", "16"])
+    assert result.exit_code == 0, result.output
+    assert "a stage may start at" in result.output
