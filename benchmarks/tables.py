@@ -153,6 +153,23 @@ def faults() -> str:
     return table(["", ""], rows)
 
 
+def families() -> str:
+    head = ["model, as it comes", "cut at", "by", "λ = 1 differs by", "trains", "several workers"]
+    routes = {"forward": "its own forward", "torch.fx": "`torch.fx`", "torch.export": "`torch.export`"}
+    rows = [
+        [
+            row["model"],
+            f"`{row['cut']}`",
+            routes.get(row["route"], row["route"]),
+            "0" if row["deviation"] == 0 else f"{row['deviation']:.0e}",
+            "yes" if row["trains"] else "no",
+            row["workers"],
+        ]
+        for row in load("families")["rows"]
+    ]
+    return table(head, rows)
+
+
 def before_after() -> str:
     """A row a method: its step before, and the ratio after to before, turn by turn."""
     rows = []
@@ -201,6 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "resume": resume,
     "before_after": before_after,
+    "families": families,
     "faults": faults,
     "identical": identical,
     **tables_processes.TABLES,

@@ -12,8 +12,8 @@ import typer
 
 from syngrad import SyngradError, __version__
 from syngrad.cli.compare import compare
-from syngrad.cli.cuts import cuts
 from syngrad.cli.data import app as data
+from syngrad.cli.list_cuts import cuts
 from syngrad.cli.options import BROKEN_PIPE, INTERRUPTED, USAGE
 from syngrad.cli.train import train
 from syngrad.errors import first_line

@@ -125,11 +125,9 @@ def without_data(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]
         TrainingError: where the model raises on the real example too.
     """
     if bare:
-        try:
-            with preserve_state(*parts), on_meta(*parts), torch.enable_grad():
-                return run(*map_tensors(lambda leaf: leaf.to("meta"), example))
-        except Exception:  # it makes tensors on a device of its own, or looks at values
-            pass
+        # where it makes tensors on a device of its own, or looks at values, it is tried on others
+        with contextlib.suppress(Exception), preserve_state(*parts), on_meta(*parts), torch.enable_grad():
+            return run(*map_tensors(lambda leaf: leaf.to("meta"), example))
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:

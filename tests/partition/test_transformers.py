@@ -1,0 +1,45 @@
+"""Models of `transformers` as they come, where that package is installed: cut, exact at λ = 1, and trained."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests._support.loading import load
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    pytest.importorskip("transformers")
+
+FAMILIES = Path(__file__).resolve().parents[2] / "benchmarks" / "families"
+
+
+@pytest.fixture(scope="module")
+def families() -> tuple[Any, dict[str, Any]]:
+    """The benchmark's functions, and its models by name and cut."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run, models = load(FAMILIES / "main.py"), load(FAMILIES / "models.py")
+        return run, {f"{each.name} {each.cut}": each for each in models.families()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GPT2LMHeadModel transformer.h.2",
+        "LlamaForCausalLM model.layers.2",
+        "BertForSequenceClassification bert.encoder.layer.2",
+        "ViTForImageClassification vit.layers.2",
+        "T5ForConditionalGeneration encoder.block.1",
+        "T5ForConditionalGeneration decoder.block.1",
+        "WhisperForConditionalGeneration model.decoder.layers.1",
+    ],
+)
+def test_a_model_trains_as_it_comes_and_is_exact(families: tuple[Any, dict[str, Any]], name: str) -> None:
+    run, models = families
+    _, deviation = run.deviation(models[name])
+    assert deviation < 1e-12
+    assert run.trains(models[name])
