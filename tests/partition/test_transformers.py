@@ -21,8 +21,8 @@ def families() -> tuple[Any, dict[str, Any]]:
     """The benchmark's functions, and its models by name and cut."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run, models = load(FAMILIES / "main.py"), load(FAMILIES / "models.py")
-        return run, {f"{each.name} {each.cut}": each for each in models.families()}
+        run = load(FAMILIES / "main.py")
+        return run, {f"{each.name} {each.cut}": each for each in run.families()}
 
 
 @pytest.mark.filterwarnings("ignore")
