@@ -286,3 +286,16 @@ def test_what_the_model_hides_from_the_cut_is_named() -> None:
     trainer = syngrad.Trainer(syngrad.decouple(model, cuts=["1"]), loss=loss, progress=False)
     with pytest.raises(syngrad.SyngradError, match=r"cannot cut at '1': '0\.aux', a tensor that a module keeps"):
         trainer.step(batch)
+
+
+def test_late_gradients_end_before_a_checkpoint_is_written(tmp_path: Any) -> None:
+    family = FAMILIES["language_model"]
+    whole, batches = made(family, 6)
+    trainer_of(whole, family, method="delayed(2)").fit(batches, epochs=2, save=tmp_path / "whole", save_every=4)
+    parted, _ = made(family, 6)
+    trainer_of(parted, family, method="delayed(2)").fit(batches, epochs=1, save=tmp_path / "a", save_every=4)
+    trainer = trainer_of(parted, family, method="delayed(2)")
+    trainer.fit(batches, epochs=2, save=tmp_path / "a", save_every=4, resume=True)
+    assert trainer.minibatches == 12
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
+        assert torch.equal(one, other)

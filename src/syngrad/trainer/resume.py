@@ -15,6 +15,7 @@ from torch import Tensor
 
 from syngrad.core.batch import example_batch
 from syngrad.errors import CheckpointError, SyngradError, first_line
+from syngrad.partition.segment import FORWARD
 from syngrad.runtime import checkpoint
 from syngrad.runtime import state as run_state
 from syngrad.trainer.options import RESUMED
@@ -48,7 +49,13 @@ def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write(session: Session, root: Any, keep: int, **more: Any) -> Path:
-    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path."""
+    """Save a Trainer, and what `fit` knows, as the newest checkpoint in a folder; returns its path.
+
+    Minibatches in flight are a part of it, to be gone forward with again. Where stages are stretches of the model's own
+    forward that cannot be done, and they end before it is written.
+    """
+    if session.runner is not None and any(stage.segment.route == FORWARD for stage in session.stages):
+        session.runner.flush()
     model, state = capture(session)
     return checkpoint.save(root, model, {**state, **more}, keep)
 
