@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from syngrad.errors import TrainingError
 from syngrad.partition import compose, split
 
 X = torch.randn(4, 6)
@@ -169,3 +171,33 @@ def test_importing_loads_no_tracer() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Branching(nn.Module):
+    """What torch.fx cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.d, self.b = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 2:
+            x = x * 1
+        return self.b(self.d(self.a(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("what", ["a.1.training is False and was True", "d.p is 0.0 and was 0.5"])
+def test_what_an_exported_graph_has_taken_for_granted_is_held_to(what: str) -> None:
+    model, x = Branching(), torch.randn(4, 6)
+    segments = split(model, cuts=["b"], example=((x,), {}))
+    assert segments[0].route == "torch.export"
+    compose(segments, (x,), {})
+    model.eval()
+    compose(segments, (x,), {})
+    model.train()
+    if what.startswith("a"):
+        model.a[1].eval()
+    else:
+        model.d.p = 0.0
+    with pytest.raises(TrainingError, match=f"{re.escape(what)} when the model was recorded"):
+        compose(segments, (x,), {})

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from syngrad.partition.recorded_truth import RecordedTruth
+
 FIRST = "input"
 """The name of the first segment, which no cut starts."""
 FORWARD = "forward"
@@ -49,12 +51,14 @@ class Segment(nn.Module):
         model: nn.Module,
         tensor_names: Iterable[str],
         writes_message: bool = False,
+        truth: RecordedTruth | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.route = route
         self.body = body
         self.writes_message = writes_message
+        self._truth = truth
         used = {id(find_tensor(model, tensor)) for tensor in tensor_names}
         self.parameter_names = [key for key, value in model.named_parameters() if id(value) in used]
         self.buffer_names = [key for key, value in model.named_buffers() if id(value) in used]
@@ -64,6 +68,8 @@ class Segment(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """From the model's inputs or the message before, to the message after or the model's output."""
+        if self._truth is not None:
+            self._truth.check()
         if self.writes_message:
             # An in-place operation on the message would overwrite what the sender still needs for its own backward, and
             # autograd forbids it on the leaf that an interface makes of the message.

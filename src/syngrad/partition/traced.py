@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.partition.chain import writes_in_place
 from syngrad.partition.example import Inputs
+from syngrad.partition.recorded_truth import RecordedTruth
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, owner_of
 from syngrad.preserve_state import preserve_state
@@ -52,9 +53,13 @@ class Traced:
             if not model.training:
                 model.train()
             self._training = record()
+            truth = RecordedTruth(model)
         with preserve_state(model):
             model.eval()
             self._evaluation = record()
+            truth.note()
+        #: of an exported model; modules that torch.fx leaves whole see for themselves
+        self._truth = truth if route == "torch.export" else None
         if self._training.code() == self._evaluation.code():
             self._evaluation = self._training
 
@@ -82,6 +87,7 @@ class Traced:
                 model=self._model,
                 tensor_names=used,
                 writes_message=first.writes_received or second.writes_received,
+                truth=self._truth,
             )
             for name, first, second, used in zip([FIRST, *cuts], training, evaluation, self.uses(cuts), strict=True)
         ]
