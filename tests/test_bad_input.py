@@ -23,6 +23,7 @@ import syngrad
 from syngrad import Feedback, SyngradError, Trainer, cli, decouple
 from syngrad.compare import Comparison
 from syngrad.data import TensorBatches
+from syngrad.partition import split
 
 MODEL = small_run.model
 X, Y = small_run.samples()
@@ -114,7 +115,7 @@ LIBRARY: list[Case] = [
     ("cuts-a-string", lambda: decouple(MODEL(), "2"), ["'2'", "cuts=['2']"]),
     ("cuts-and-stages", lambda: decouple(MODEL(), ["2"], stages=2), ["either cuts=[names] or stages=N"]),
     # what cannot be cut
-    ("tied", lambda: train(Tied(), ["body"]), ["embed", "head"]),
+    ("tied", lambda: split(Tied(), cuts=["body"]), ["embed", "head", "in one process"]),
     ("stages-zero", lambda: decouple(MODEL(), stages=0), ["stages", "at least 1", "0"]),
     ("stages-negative", lambda: decouple(MODEL(), stages=-2), ["stages", "-2"]),
     (
