@@ -74,13 +74,59 @@ def test_tensors_numbers_and_names_of_types() -> None:
     [
         ({"a": [0, {"b": object()}]}, r"a\.1\.b is a object"),
         ([lambda: 0], "0 is a function"),
-        ({"w": torch.eye(2).to_sparse()}, r"w is a tensor of layout torch\.sparse_coo"),
+        ({"w": torch.eye(2).to_mkldnn()}, r"w is a tensor of layout torch\._mkldnn"),
+        ({"w": torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.quint8)}, "w is a quantized tensor"),
         (np.array([object()]), "it is a ndarray"),
     ],
 )
 def test_anything_else_is_refused_by_its_place(value: Any, said: str) -> None:
     with pytest.raises(PlainError, match=said) as caught:
         encode(value, {})
+    assert "\n" not in str(caught.value)
+
+
+SPARSE = {
+    "coalesced": torch.eye(3).to_sparse(),
+    "with a place twice": torch.sparse_coo_tensor(torch.tensor([[2, 0, 2]]), torch.tensor([1.0, 2.0, 3.0]), (4,)),
+    "hybrid": torch.sparse_coo_tensor(torch.tensor([[3, 1]]), torch.randn(2, 5), (6, 5)),
+    "empty": torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0, 5), (6, 5)),
+    "csr": torch.eye(3).to_sparse_csr(),
+    "csc": torch.eye(3).to_sparse_csc(),
+    "bsr": torch.eye(4).to_sparse_bsr((2, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_sparse_tensors_come_back_as_they_were(kind: str) -> None:
+    tensor = SPARSE[kind]
+    back = through([tensor.requires_grad_() if tensor.layout == torch.sparse_coo else tensor])[0]
+    assert back.layout == tensor.layout
+    assert torch.equal(back.to_dense(), tensor.detach().to_dense())
+    if tensor.layout == torch.sparse_coo:
+        assert back.is_coalesced() == tensor.is_coalesced()
+        assert torch.equal(back._indices(), tensor.detach()._indices())
+        assert torch.equal(back._values(), tensor.detach()._values())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["sparse_coo", ["i", "v"], [3], True],
+        ["sparse_coo", ["i", "v"], [4, 4], True],
+        ["sparse_coo", ["v", "i"], [9], True],
+        ["sparse_coo", ["i"], [9], True],
+        ["strided", ["i", "v"], [9], True],
+        ["sparse_csr", ["i", "i", "v"], [9, 9], False],
+        ["sparse_coo", ["i", "v"], ["9"], True],
+        [],
+    ],
+    ids=str,
+)
+def test_a_sparse_tensor_that_cannot_be_is_refused(content: Any) -> None:
+    tensors = {"i": torch.tensor([[2, 8]]), "v": torch.ones(2)}
+    with pytest.raises(PlainError) as caught:
+        decode({"sparse": content}, tensors)
     assert "\n" not in str(caught.value)
 
 
