@@ -56,8 +56,8 @@ CHECKPOINTS = {
         f"{COMMAND}::test_a_configuration_that_is_none",
     ],
     "A run folder names the experiment that was run.": [f"{COMMAND}::test_it_does_when_the_user_says_so"],
-    "`syngrad train --resume FOLDER` runs a Python file that the folder names only if you name the file yourself beside "
-    "it, or add `--trust`.": [
+    "`syngrad train --resume FOLDER` runs a Python file that the folder names only if you name the file yourself "
+    "beside it, or add `--trust`.": [
         f"{COMMAND}::test_a_folder_runs_no_code_by_itself",
         f"{COMMAND}::test_it_does_when_the_user_says_so",
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,6 @@ def test_tensors_numbers_and_names_of_types() -> None:
         ({"a": [0, {"b": object()}]}, r"a\.1\.b is a object"),
         ([lambda: 0], "0 is a function"),
         ({"w": torch.eye(2).to_mkldnn()}, r"w is a tensor of layout torch\._mkldnn"),
-        ({"w": torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.quint8)}, "w is a quantized tensor"),
         (np.array([object()]), "it is a ndarray"),
     ],
 )
@@ -85,21 +85,26 @@ def test_anything_else_is_refused_by_its_place(value: Any, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-SPARSE = {
-    "coalesced": torch.eye(3).to_sparse(),
-    "with a place twice": torch.sparse_coo_tensor(torch.tensor([[2, 0, 2]]), torch.tensor([1.0, 2.0, 3.0]), (4,)),
-    "hybrid": torch.sparse_coo_tensor(torch.tensor([[3, 1]]), torch.randn(2, 5), (6, 5)),
-    "empty": torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0, 5), (6, 5)),
-    "csr": torch.eye(3).to_sparse_csr(),
-    "csc": torch.eye(3).to_sparse_csc(),
-    "bsr": torch.eye(4).to_sparse_bsr((2, 2)),
+def coo(places: list[list[int]], values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    indices = torch.tensor(places, dtype=torch.int64)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+
+
+SPARSE: dict[str, Callable[[], Tensor]] = {
+    "coalesced": lambda: torch.eye(3).to_sparse(),
+    "with a place twice": lambda: coo([[2, 0, 2]], torch.tensor([1.0, 2.0, 3.0]), (4,)),
+    "hybrid": lambda: coo([[3, 1]], torch.randn(2, 5), (6, 5)),
+    "empty": lambda: coo([[]], torch.zeros(0, 5), (6, 5)),
+    "csr": lambda: torch.eye(3).to_sparse_csr(),
+    "csc": lambda: torch.eye(3).to_sparse_csc(),
+    "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
 }
 
 
 @pytest.mark.parametrize("kind", SPARSE)
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 def test_sparse_tensors_come_back_as_they_were(kind: str) -> None:
-    tensor = SPARSE[kind]
+    tensor = SPARSE[kind]()
     back = through([tensor.requires_grad_() if tensor.layout == torch.sparse_coo else tensor])[0]
     assert back.layout == tensor.layout
     assert torch.equal(back.to_dense(), tensor.detach().to_dense())

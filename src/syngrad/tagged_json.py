@@ -4,7 +4,8 @@ JSON has no tuples, no keys but strings, no NaN and no tensors. What it has stan
 with one key that says what it is:
 
     {"tensor": "t12"}  {"laid out": ["t13", [1, 4]]}  {"array": "t14"}  {"tuple": […]}  {"map": [[key, value], …]}
-    {"sparse": ["sparse_coo", ["t15", "t16"], [50, 12], true]}  {"float": "nan"}  {"dtype": "float32"}  {"device": "cpu"}
+    {"sparse": ["sparse_coo", ["t15", "t16"], [50, 12], true]}
+    {"float": "nan"}  {"dtype": "float32"}  {"device": "cpu"}
     {"counter": [[key, count], …]}  {"deque": […]}  {"set": […]}  {"complex": [re, im]}  {"bytes": "hex"}
 
 Objects of other kinds are refused, by the place at which they were found.

@@ -121,7 +121,9 @@ def test_a_toml_file_and_flags_over_it(tiny: str, tmp_path: Path, capsys: pytest
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_going_on_needs_the_folder_and_the_file_by_name(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_going_on_needs_the_folder_and_the_file_by_name(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = [tiny, "--estimator", "linear", "--method", "mixed(0.3)"]
     assert main(["train", *options, "--epochs", "4", "--save", str(whole)]) == 0

@@ -50,8 +50,8 @@ def test_a_folder_runs_no_code_by_itself(tmp_path: Path, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        f"error: '{folder}' names the experiment '{folder}/model.py:f', a file that would be run; to allow that, name it "
-        "yourself beside --resume, or add --trust\n"
+        f"error: '{folder}' names the experiment '{folder}/model.py:f', a file that would be run; to allow that, name "
+        "it yourself beside --resume, or add --trust\n"
     )
 
 
@@ -69,7 +69,8 @@ def test_it_does_when_the_user_says_so(
 def test_what_is_built_in_is_nobodys_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"config": {"command": "train", "experiment": "regression", "epochs": 0}}))
+    config = {"command": "train", "experiment": "regression", "epochs": 0}
+    (folder / "run.json").write_text(json.dumps({"config": config}))
     assert main(["train", "--resume", str(folder)]) == 0
     assert capsys.readouterr().out.startswith("nothing is left to do")
 
@@ -88,9 +89,7 @@ def test_a_configuration_that_is_none(kind: str, tmp_path: Path, capsys: pytest.
     assert err.count("\n") == 1
 
 
-def test_what_is_written_stays_where_it_was_named(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_written_stays_where_it_was_named(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiment goes to another folder while it is made."""
     monkeypatch.chdir(tmp_path)
     assert main(["train", f"{file}:wanders", "--save", "run", "--json", "out.json", "--tensorboard", "board"]) == 0

@@ -249,7 +249,9 @@ def test_what_was_left_and_cannot_be_removed_is_not_the_reason_given(
         mkdir(self, *given, **more)
 
     monkeypatch.setattr(Path, "mkdir", read_only)
-    with pytest.raises(CheckpointError, match="no checkpoint could be written to .*: Read-only file system; make room"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint could be written to .*: Read-only file system; make room"
+    ):
         checkpoint.save(tmp_path, MODEL, STATE)
 
 

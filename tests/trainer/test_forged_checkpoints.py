@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import syngrad
 from syngrad import tagged_json
 from syngrad.errors import CheckpointError, MessageError
+from syngrad.optim.factory import parse_optimizer
 from syngrad.runtime import state as run_state
 
 LATE = syngrad.Feedback(delay=2)
@@ -126,7 +127,11 @@ def stages(where: str, value: Any) -> Callable[[dict[str, Any], dict[str, Tensor
 
 
 FORGED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], dict[str, Any], str]] = {
-    "smaller moments": (smaller, {}, r"'exp_avg' of '0\.weight' is \(3,\) of float32, and has to be \(7, 5\) of float32"),
+    "smaller moments": (
+        smaller,
+        {},
+        r"'exp_avg' of '0\.weight' is \(3,\) of float32, and has to be \(7, 5\) of float32",
+    ),
     "moments of half the bytes": (of_half_the_bytes, {}, r"is \(7, 5\) of bfloat16, and has to be \(7, 5\) of float32"),
     "a missing moment": (missing, {}, r"'exp_avg_sq' of '0\.weight' is missing"),
     "a moment of another name": (renamed, {}, r"'exp_avg' of '0\.weight' is missing"),
@@ -227,10 +232,7 @@ def test_a_buffer_of_another_dtype_is_refused(tmp_path: Path) -> None:
         lambda p: torch.optim.Adam(p, 1e-3, amsgrad=True, fused=True),
         lambda p: torch.optim.Adam(p, 1e-3, foreach=True),
         lambda p: torch.optim.SGD(p, 1e-3),
-        *(
-            (lambda p, made=getattr(torch.optim, name): made(p, lr=1e-3))
-            for name in ("AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "Adagrad", "RMSprop", "Rprop", "ASGD")
-        ),
+        *map(parse_optimizer, ["adamw", "nadam", "radam", "adamax", "adadelta", "adagrad", "rmsprop", "rprop", "asgd"]),
         lambda p: torch.optim.Adafactor(p, lr=1e-3),
     ],
 )

@@ -50,12 +50,24 @@ EARLY: dict[str, tuple[dict[str, Any], type[SyngradError], str]] = {
         ConfigError,
         r"say EarlyStopping\(higher_is_better=…\) for the metric 'nothing'",
     ),
-    "an iterator": ({"validate": iter(CASE.batches(2))}, ConfigError, "validate= is a list_iterator, which can be read"),
+    "an iterator": (
+        {"validate": iter(CASE.batches(2))},
+        ConfigError,
+        "validate= is a list_iterator, which can be read",
+    ),
     "a generator": ({"validate": some(CASE.batches(2))}, ConfigError, "validate= is a generator, which can be read"),
     "an empty loader": ({"validate": []}, TrainingError, "the loader to evaluate on yielded no batch"),
-    "a callback's state": ({"callbacks": [Unkept()]}, CheckpointError, r"cannot be saved: fit\.callbacks\.0\.1\.f is a"),
+    "a callback's state": (
+        {"callbacks": [Unkept()]},
+        CheckpointError,
+        r"cannot be saved: fit\.callbacks\.0\.1\.f is a",
+    ),
     "a folder that is a file": ({"save": __file__}, CheckpointError, "no checkpoint could be written to"),
-    "a folder nobody can make": ({"save": "/proc/run"}, CheckpointError, "no checkpoint could be written to '/proc/run'"),
+    "a folder nobody can make": (
+        {"save": "/proc/run"},
+        CheckpointError,
+        "no checkpoint could be written to '/proc/run'",
+    ),
 }
 
 

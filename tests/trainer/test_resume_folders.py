@@ -128,7 +128,9 @@ def test_a_second_run_is_refused_while_one_saves_there_and_goes_on_when_it_is_ki
         data = [(torch.ones(2, 4), torch.tensor([0, 1]))] * 3
         for do in (lambda: made.fit(data, 3, save=tmp_path, resume="auto"), lambda: made.save(tmp_path)):
             made.bind(data[0])
-            with pytest.raises(CheckpointError, match=rf"saved into by another run \(process {first.pid} on ") as caught:
+            with pytest.raises(
+                CheckpointError, match=rf"saved into by another run \(process {first.pid} on "
+            ) as caught:
                 do()
             one_line(caught)
         assert made.minibatches == 0
@@ -153,7 +155,11 @@ def changed(activation: nn.Module, dropout: float) -> syngrad.Trainer:
     ("activation", "dropout", "said"),
     [
         (nn.ReLU(), 0.1, r"where it had '\(1\): Tanh\(\)' it has '\(1\): ReLU\(\)'"),
-        (nn.Tanh(), 0.5, r"had '\(2\): Dropout\(p=0\.1, inplace=False\)' it has '\(2\): Dropout\(p=0\.5, inplace=False\)'"),
+        (
+            nn.Tanh(),
+            0.5,
+            r"had '\(2\): Dropout\(p=0\.1, inplace=False\)' it has '\(2\): Dropout\(p=0\.5, inplace=False\)'",
+        ),
     ],
 )
 def test_another_activation_or_dropout_is_warned_of(

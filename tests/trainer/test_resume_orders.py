@@ -140,7 +140,9 @@ def test_it_is_after_going_on_twice(tmp_path: Path) -> None:
 def test_an_order_that_cannot_be_put_back_is_warned_of(tmp_path: Path) -> None:
     every = {"save": tmp_path, "save_every": 2}
     run(Hidden, 9, **every)
-    with pytest.warns(TrainingWarning, match="the data comes in another order than before: minibatch 3 of the epoch") as said:
+    with pytest.warns(
+        TrainingWarning, match="the data comes in another order than before: minibatch 3 of the epoch"
+    ) as said:
         run(Hidden, **every, resume=True)
     assert "\n" not in str(said[0].message)
 

@@ -61,9 +61,7 @@ OPTIONS = arranged(
         "save_every": Option("whole", "And after every so many minibatches."),
         "keep": Option("whole", "The newest checkpoints that stay.", "2", default=2),
         "resume": Option("text", "Go on with the run saved there, as it was configured.", metavar="DIR", filed=False),
-        "trust": Option(
-            "flag", "With --resume: run the Python file that the folder names.", kept=False, filed=False
-        ),
+        "trust": Option("flag", "With --resume: run the Python file that the folder names.", kept=False, filed=False),
         "tensorboard": Option("text", "Event files for TensorBoard.", metavar="DIR", kept=False),
         "json": Option("text", "Write all figures there, as JSON.", metavar="FILE", kept=False),
         "progress": Option("flag", "A bar; on a terminal unless told otherwise.", kept=False),

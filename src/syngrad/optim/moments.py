@@ -63,7 +63,7 @@ class Moments:
             if value.layout != torch.strided and group.get("fused"):
                 raise ValueError(f"{said} is sparse, and a fused {type(optimizer).__name__} takes dense ones alone")
             if isinstance(expected, Tensor):
-                # another class than PyTorch's may choose other shapes as it goes, but for those that are the parameter's
+                # another class than PyTorch's may choose other shapes as it goes, but for the parameter's own
                 fixed = own or expected.shape == parameter.shape
                 if fixed and not _alike(value, expected):
                     raise ValueError(f"{said} is {_described(value)}, and has to be {_described(expected)}")

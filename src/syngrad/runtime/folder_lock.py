@@ -64,8 +64,8 @@ def _take(root: Path) -> int:
         try:
             if not _locked(handle):
                 raise CheckpointError(
-                    f"{str(root)!r} is being saved into by another run ({_holder(handle)}); name another folder, or wait "
-                    "until that one has ended"
+                    f"{str(root)!r} is being saved into by another run ({_holder(handle)}); name another folder, or "
+                    "wait until that one has ended"
                 )
             if _still(handle, path):
                 os.ftruncate(handle, 0)

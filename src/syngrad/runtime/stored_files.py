@@ -1,8 +1,8 @@
 """The files of a checkpoint: opened only if they are plain, held against their sizes and digests before they are used.
 
-A folder that came from elsewhere may hold anything under these names: a pipe that nobody writes to, an endless device, a
-header of millions of entries, a file of a hundred gigabytes that takes no room on the disk. Each is refused by what the
-file system says of it, or by its first bytes, before it is read.
+A folder that came from elsewhere may hold anything under these names: a pipe that nobody writes to, an endless device,
+a header of millions of entries, a file of a hundred gigabytes that takes no room on the disk. Each is refused by what
+the file system says of it, or by its first bytes, before it is read.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ Trainer = Any
 class Callback:
     """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch.
 
-    In a run that goes on, `load_state_dict` is called before `on_start`: what `on_start` makes anew stands over what was
-    saved. A run that saves asks for the `state_dict` once after `on_start` too, so that what cannot be kept is told then.
+    In a run that goes on, `load_state_dict` is called before `on_start`: what `on_start` makes anew replaces what was
+    saved. A run that saves also asks for the `state_dict` once after `on_start`, so that what cannot be kept is told
+    then.
 
     Attributes:
         whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and

@@ -1,4 +1,4 @@
-"""What would go wrong after the first epoch, and can be told before it: nobody should lose an hour to a typing error."""
+"""What would go wrong after the first epoch, and can be told before it: a typing error should not cost an hour."""
 
 from __future__ import annotations
 

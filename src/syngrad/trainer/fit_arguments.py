@@ -52,7 +52,8 @@ class FitArguments:
             if not folder and not (value is None if name == "save" else isinstance(value, bool)):
                 also = "None" if name == "save" else "True, False or 'auto'"
                 raise ConfigError(f"{name} must be a folder or {also}, got {value!r:.60}")
-            if folder and not (name == "resume" and value == AUTO):  # wherever the working directory may be when it is time to write there
+            if folder and not (name == "resume" and value == AUTO):
+                # there it is, wherever the working directory may be when it is time to write
                 object.__setattr__(self, name, _absolute(str(value)))
         if self.save is None and (self.save_every is not None or self.resume in (True, AUTO)):
             what = "save_every" if self.save_every is not None else f"resume={self.resume!r}"
@@ -71,8 +72,8 @@ class FitArguments:
             raise TrainingError("the loader to evaluate on yielded no batch; check its length")
         if readable_once(self.validate) and (self.epochs > 1 or self.validate_every is not None):
             raise ConfigError(
-                f"validate= is a {type(self.validate).__name__}, which can be read once only, and it is read after every "
-                "epoch; give a list or a DataLoader"
+                f"validate= is a {type(self.validate).__name__}, which can be read once only, and it is read after "
+                "every epoch; give a list or a DataLoader"
             )
 
     def start(self) -> Path | None:

@@ -67,15 +67,16 @@ class LoaderPosition:
         iterator = batches(self.loader)
         if again:
             for index in range(seen):
-                if (self._last := next(iterator, self)) is self:
+                self._last = next(iterator, self)
+                if self._last is self:
                     raise CheckpointError(
                         f"the loader ended at minibatch {index}, before {seen}, where the run was saved; give it the "
                         "same data"
                     )
             if self._mark and fingerprint(self._last) != self._mark:
                 warn(
-                    f"the data comes in another order than before: minibatch {seen} of the epoch is not the one that was "
-                    "trained on; what its order hangs on could not be put back, and a loader with state_dict can do it"
+                    f"the data comes in another order than before: minibatch {seen} of the epoch is not the one that "
+                    "was trained on; what its order hangs on could not be put back, and a loader with state_dict can"
                 )
             if self._after is not None:
                 self._put(self._after)
@@ -142,8 +143,8 @@ class LoaderPosition:
         for path, part in samplers.values():
             if not any(name in vars(part) for name in ("epoch", "_epoch")):
                 warn(
-                    f"the order of the loader's {path or 'data'} hangs on set_epoch, and it does not tell which epoch it "
-                    "is at; call set_epoch in a callback's on_start, or the order may differ"
+                    f"the order of the loader's {path or 'data'} hangs on set_epoch, and it does not tell which epoch "
+                    "it is at; call set_epoch in a callback's on_start, or the order may differ"
                 )
         if getattr(self.loader, "persistent_workers", False) and getattr(self.loader, "num_workers", 0):
             warn(

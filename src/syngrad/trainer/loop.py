@@ -277,7 +277,8 @@ class Loop:
             if failed is not None:
                 failed.add_note(f"it could not be saved before: {error}")
                 return
-            if not isinstance(error, CheckpointError) or over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
+            never = isinstance(error.__cause__, PlainError)  # it is said at once
+            if never or over or not isinstance(error, CheckpointError):
                 raise
             warn(f"{error}; training goes on")
             return

@@ -207,8 +207,8 @@ def _warn_of_another_text(session: Session, then: Any) -> None:
     lines = list(difflib.ndiff(then.splitlines(), now.splitlines()))
     was, is_ = (next((line[2:].strip() for line in lines if line.startswith(sign)), "") for sign in ("- ", "+ "))
     warn(
-        f"the model is not the one that was saved: where it had {was or 'nothing'!r:.60} it has {is_ or 'nothing'!r:.60}; "
-        "the run goes on with it as it is now"
+        f"the model is not the one that was saved: where it had {was or 'nothing'!r:.60} it has "
+        f"{is_ or 'nothing'!r:.60}; the run goes on with it as it is now"
     )
 
 
