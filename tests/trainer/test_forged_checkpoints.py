@@ -139,7 +139,7 @@ FORGED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], dic
     "other parameters' numbers": (others_numbers, {}, "not numbered one by one"),
     "a parameter that is not there": (one_too_many, {}, "moments of parameter 10000"),
     "an estimator's dtype": (
-        stages("estimators/0/estimators.0.body.0.weight", lambda t: t.double()),
+        stages("estimators/0/estimators.0.body.1.weight", lambda t: t.double()),
         {},
         r"of the estimators of stage 'input' is .* of float64, and has to be",
     ),
@@ -181,7 +181,8 @@ FORGED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], dic
         {"method": "delayed(2)"},
         "changed shape",
     ),
-    "a gradient for nobody": (stages("due/0", [[99, 3, []]]), {"method": "delayed(2)"}, "not in flight"),
+    "a late gradient": (stages("due/0/0/2/0", lambda t: t[:, :2]), {"method": "delayed(2)"}, "changed shape"),
+    "a gradient for nobody": (stages("due/0/0/0", 99), {"method": "delayed(2)"}, "not in flight"),
     "a count": (stages("count", "many"), {}, "count is 'many', which is no whole number"),
     "stages": (stages("span", [0, 9]), {}, "it is of stages 0 to 9, and there are 3"),
     "a guard": (stages("guard", {"admits": {"input": 1}}), {}, "'admits' is nothing that the guard counts"),

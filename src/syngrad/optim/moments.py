@@ -90,7 +90,7 @@ class Moments:
 
 @functools.cache
 def _taken(kind: type[torch.optim.Optimizer]) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(kind).parameters
+    return {name: each for name, each in inspect.signature(kind).parameters.items() if name != "params"}
 
 
 def _trial(
