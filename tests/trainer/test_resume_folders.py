@@ -54,7 +54,7 @@ def test_a_copy_and_a_link_are_gone_on_from(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(tmp_path / "run" / "000001")
     fit(tmp_path / "run", 2, resume=True)
     for name in ("run/best", "latest"):
-        again = fit(tmp_path / "run", 3, resume=tmp_path / name)
+        again = fit(tmp_path / "run", 3, resume=tmp_path / name, keep=9)
         assert_same(tensors_of(again.model), tensors_of(whole.model))
     made = trainer_of(CASE.model())
     made.load(tmp_path / "run" / "best")
@@ -154,7 +154,7 @@ def changed(activation: nn.Module, dropout: float) -> syngrad.Trainer:
 @pytest.mark.parametrize(
     ("activation", "dropout", "said"),
     [
-        (nn.ReLU(), 0.1, r"where it had '\(1\): Tanh\(\)' it has '\(1\): ReLU\(\)'"),
+        (nn.ReLU(), 0.1, r"had '\(1\): Tanh\(\)' it has '\(1\): ReLU\(\)'"),
         (
             nn.Tanh(),
             0.5,

@@ -145,6 +145,8 @@ def put_common(runner: Runner, part: dict[str, Any], *, trained: bool = True) ->
     runner.precision.load_state_dict(part["precision"])
     for scheduler, saved in zip(runner.updates.schedulers, part["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
+    for optimizer in runner.updates.optimizers if runner.count else ():
+        vars(optimizer)["_opt_called"] = True  # in the process before this one: PyTorch's schedulers warn otherwise
     put_options(runner, part["options"], trained=trained)
 
 

@@ -89,18 +89,22 @@ class EarlyStopping(Callback):
         if self.waited >= self.patience:
             self.waited = 0
 
-    def check(self, trainer: Trainer, measured: Collection[str] | None) -> tuple[str, bool]:
+    def looks_at(self, trainer: Trainer) -> str:
+        """The metric's name."""
+        return self.metric or (trainer.metric[0] if trainer.metric else "loss")
+
+    def check(self, trainer: Trainer, measured: Collection[str]) -> tuple[str, bool]:
         """(the metric that it looks at, whether a larger value is better).
 
         Args:
             trainer: whose metric it is.
-            measured: what there is; None where that is not known yet.
+            measured: what there is.
 
         Raises:
             ConfigError: for a metric that is not measured, and one of which nobody says which way is better.
         """
-        name = self.metric or (trainer.metric[0] if trainer.metric else "loss")
-        if measured is not None and name not in measured:
+        name = self.looks_at(trainer)
+        if name not in measured:
             known = ", ".join(measured) or "nothing was validated"
             raise ConfigError(f"early stopping looks at {name!r}, which was not measured ({known}); give validate=")
         better = self.higher_is_better

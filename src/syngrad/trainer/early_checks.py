@@ -22,7 +22,8 @@ def check_measured(session: Session, plan: FitArguments) -> None:
         if isinstance(callback, EarlyStopping):
             others = [*plan.callbacks[:index], *plan.callbacks[index + 1 :]]
             added = plan.on_epoch is not None or any(map(_may_measure, others))
-            callback.check(session, None if added else measured)
+            if not added or callback.looks_at(session) in measured:
+                callback.check(session, measured)
 
 
 def _may_measure(callback: Callback) -> bool:

@@ -139,7 +139,8 @@ class LoaderPosition:
             self._after = state["now"]
         else:
             self._put(state["now"])
-        samplers = {id(part): (path, part) for path, part in parts_of(self.loader) if hasattr(part, "set_epoch")}
+        parts = [(path, part) for path, part in parts_of(self.loader) if hasattr(part, "set_epoch")]
+        samplers = {id(part): (path, part) for path, part in reversed(parts)}  # each once, where it is found first
         for path, part in samplers.values():
             if not any(name in vars(part) for name in ("epoch", "_epoch")):
                 warn(
