@@ -257,6 +257,7 @@ def test_bad_input_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.filterwarnings("default::syngrad.errors.TrainingWarning")
 @pytest.mark.parametrize("kind", ["cut", "foreign", "of another run"])
 def test_a_damaged_run_is_one_line(kind: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
@@ -278,6 +279,7 @@ def test_a_damaged_run_is_one_line(kind: str, tiny: str, tmp_path: Path, capsys:
     assert len(warned) == (kind == "cut"), "that the one before was tried"
 
 
+@pytest.mark.filterwarnings("default::syngrad.errors.TrainingWarning")
 def test_a_damaged_checkpoint_is_gone_on_from_the_one_before(
     tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

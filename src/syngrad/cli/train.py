@@ -368,5 +368,5 @@ def _close(training: Training, folder: str | None, told: bool) -> None:
         print("stopped early: the metric did not become better")
     for name, count in trainer.guarded.items():
         print(f"stage {name}: {count} updates skipped, whose gradients were not finite or ran away")
-    if folder is not None:
+    if folder is not None and checkpoint.found(folder):
         print(f"the trained model: {checkpoint.newest(folder) / checkpoint.MODEL}")
