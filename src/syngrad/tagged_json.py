@@ -139,11 +139,13 @@ def _laid_out(content: Any, tensors: Mapping[str, Tensor]) -> Tensor:
 
 def _sparse(content: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     layout, names, shape, sorted_ = content
-    made: Any = {str(each).removeprefix("torch."): each for each in _SPARSE}[layout]
-    parts = [_tensor(name, tensors) for name in names]
+    made = {str(each).removeprefix("torch."): each for each in _SPARSE}[layout]
+    parts: list[Any] = [_tensor(name, tensors) for name in names]
     if made != torch.sparse_coo:
-        return torch.sparse_compressed_tensor(*parts, shape, layout=made, check_invariants=True)
-    found = torch.sparse_coo_tensor(*parts, shape, check_invariants=True)
+        first, second, values = parts
+        return torch.sparse_compressed_tensor(first, second, values, shape, layout=made, check_invariants=True)
+    indices, values = parts
+    found = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
     return found.coalesce() if sorted_ else found
 
 

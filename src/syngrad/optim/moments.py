@@ -76,7 +76,8 @@ class Moments:
     def _kept(
         self, kind: type[torch.optim.Optimizer], group: Mapping[str, Any], parameter: nn.Parameter
     ) -> Kept | None:
-        taken = _taken(kind)
+        made: Any = kind
+        taken = _taken(made)
         given = {key: value for key, value in group.items() if key in taken and not isinstance(value, Tensor)}
         given |= {key: value for key, value in _PLAIN.items() if key in taken}
         key = kind, parameter.shape, parameter.dtype, tuple(sorted((name, bool(v)) for name, v in given.items()))
@@ -89,7 +90,7 @@ class Moments:
 
 
 @functools.cache
-def _taken(kind: type[torch.optim.Optimizer]) -> Mapping[str, inspect.Parameter]:
+def _taken(kind: Any) -> Mapping[str, inspect.Parameter]:
     return {name: each for name, each in inspect.signature(kind).parameters.items() if name != "params"}
 
 

@@ -234,8 +234,9 @@ def _plain(runner: Runner, part: Mapping[str, Any], lo: int, hi: int) -> None:
         if key not in _GUARDED or not all(isinstance(value, int | float) for value in kept.values()):
             raise ValueError(f"{key!r:.20} is nothing that the guard counts")
     for saved in part["quality"]:
-        for kind, samples in ((Sample, saved["history"]), (TrueSample, saved["true"])):
-            for sample in samples:
+        kinds: list[Any] = [Sample, TrueSample]
+        for kind, name in zip(kinds, ("history", "true"), strict=True):
+            for sample in saved[name]:
                 kind(*map(float, sample))
     for name in part["extras"]:
         runner.net.model.get_submodule(name)

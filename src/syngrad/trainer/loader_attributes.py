@@ -53,7 +53,7 @@ def put_back(loader: Any, values: dict[str, int | Tensor]) -> None:
     parts = dict(parts_of(loader))
     for path, value in values.items():
         where, _, name = path.rpartition(".")
-        part = parts.get(where)
+        part: Any = parts.get(where)
         now = vars(part).get(name) if part is not None else None
         try:
             if isinstance(value, int) and name in ("epoch", "_epoch") and hasattr(part, "set_epoch"):
@@ -93,4 +93,4 @@ def _kept(value: Any) -> int | Tensor | None:
 def _equal(now: int | Tensor, before: int | Tensor) -> bool:
     if isinstance(now, Tensor) and isinstance(before, Tensor):
         return torch.equal(now, before)
-    return type(now) is type(before) and now == before
+    return type(now) is type(before) and bool(now == before)
