@@ -7,6 +7,8 @@ So what does not fit is told in one line, and nothing has been moved yet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from syngrad.core.batch import EXAMPLE
 from syngrad.core.interface import Interface
-from syngrad.core.message import Staleness
+from syngrad.core.message import AwaitedInput, InFlight, Staleness
 from syngrad.errors import SyngradError, first_line
 from syngrad.methods.actor import Actor
 from syngrad.runtime.quality import Sample, TrueSample
@@ -23,9 +25,10 @@ from syngrad.tree import leaves_at, map_tensors, tensors
 
 #: of what a guard counts
 _GUARDED = ("counts", "references", "updates")
-_WAITING = {"step", "leaves", "context", "received", "scale"}
-_AWAITED = {"step", "args", "kwargs", "h", "mark"}
-_FLIGHT = {"step", "args", "kwargs", "randomness", "stash", "updates"}
+#: what is kept of a minibatch that is in flight
+FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates")
+_WAITING = InFlight(0).waiting_state().keys()
+_AWAITED = {each.name for each in fields(AwaitedInput)}
 
 #: (an optimiser, its options for the parameter, the parameter, its name)
 Held = tuple[torch.optim.Optimizer, Mapping[str, Any], nn.Parameter, str]
@@ -153,7 +156,7 @@ def _in_flight(runner: Runner, actor: Actor, kept: Mapping[str, Any]) -> None:
         if each["mark"] is not None:
             _floating(each["mark"])
     for each in kept["flights"]:
-        _keys(each, _FLIGHT)
+        _keys(each, set(FLIGHT))
         steps.append(_whole(each["step"], "a minibatch"))
         if actor.index:
             (message,) = each["args"]
@@ -170,7 +173,7 @@ def _in_flight(runner: Runner, actor: Actor, kept: Mapping[str, Any]) -> None:
         _message(stage.interface, list(received))
 
 
-def _keys(each: Mapping[str, Any], known: set[str]) -> None:
+def _keys(each: Mapping[str, Any], known: AbstractSet[str]) -> None:
     if each.keys() != known:
         raise ValueError(f"what is in flight has {', '.join(sorted(map(str, each.keys() ^ known))):.80}")
     _whole(each["step"], "a minibatch")
@@ -197,18 +200,17 @@ def _returned(received: Any, leaves: Sequence[Tensor]) -> None:
 
 
 def _like_example(runner: Runner, tree: Any, what: str) -> None:
-    """A minibatch may have another length than the first; it has as many tensors, of the same dtypes and dimensions."""
+    """A minibatch may have other lengths than the first, and more tensors; they are of dtypes and dimensions it has."""
     if runner.example is None:
         return
     args, kwargs, target = runner.example
-    expected: list[tuple[int, Any]] = []
+    expected: set[tuple[int, Any]] = set()
 
     def note(shape: Iterable[int], dtype: Any) -> None:
-        expected.append((len(list(shape)), dtype))
+        expected.add((len(list(shape)), dtype))
 
     _examples((args, kwargs) if what == "inputs" else target, note)
-    found = [(tensor.dim(), tensor.dtype) for tensor in tensors(tree)]
-    if sorted(found, key=str) != sorted(expected, key=str):
+    if not expected.issuperset((tensor.dim(), tensor.dtype) for tensor in tensors(tree)):
         raise ValueError(f"the {what} of a minibatch in flight are not what this run's are")
 
 

@@ -20,7 +20,7 @@ from syngrad.core.stage import Stage, undisturbed
 from syngrad.errors import MessageError
 from syngrad.methods.actor import Actor
 from syngrad.methods.delayed import restored
-from syngrad.runtime.part_checks import Held, check_options, check_part, check_tensors
+from syngrad.runtime.part_checks import FLIGHT, Held, check_options, check_part, check_tensors
 from syngrad.runtime.runner import Runner
 from syngrad.tree import map_tensors
 
@@ -271,8 +271,7 @@ def _loss_state(runner: Runner) -> dict[str, Any]:
 
 
 def _flight(flight: StashedFlight) -> dict[str, Any]:
-    kept = {name: getattr(flight, name) for name in ("step", "kwargs", "randomness", "stash", "updates")}
-    return {**kept, "args": list(flight.args)}
+    return {**{name: getattr(flight, name) for name in FLIGHT}, "args": list(flight.args)}
 
 
 def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> None:
