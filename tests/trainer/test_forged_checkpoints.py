@@ -183,6 +183,7 @@ FORGED: dict[str, tuple[Callable[[dict[str, Any], dict[str, Tensor]], None], dic
     ),
     "a late gradient": (stages("due/0/0/2/0", lambda t: t[:, :2]), {"method": "delayed(2)"}, "changed shape"),
     "a gradient for nobody": (stages("due/0/0/0", 99), {"method": "delayed(2)"}, "not in flight"),
+    "a stage too many": (stages("due", [[], [], [], []]), {}, r"'due' is of 4 stages, and there are 3"),
     "a count": (stages("count", "many"), {}, "count is 'many', which is no whole number"),
     "stages": (stages("span", [0, 9]), {}, "it is of stages 0 to 9, and there are 3"),
     "a guard": (stages("guard", {"admits": {"input": 1}}), {}, "'admits' is nothing that the guard counts"),

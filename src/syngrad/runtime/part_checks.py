@@ -30,6 +30,9 @@ FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates")
 _WAITING = InFlight(0).waiting_state().keys()
 _AWAITED = {each.name for each in fields(AwaitedInput)}
 
+#: where minibatches are in flight
+_QUEUES = ("waiting", "awaited", "flights", "due")
+
 #: (an optimiser, its options for the parameter, the parameter, its name)
 Held = tuple[torch.optim.Optimizer, Mapping[str, Any], nn.Parameter, str]
 
@@ -55,9 +58,12 @@ def check_part(runner: Runner, part: Mapping[str, Any], held: Sequence[Held]) ->
             for (optimizer, group, parameter, name), moments in zip(held, part["moments"], strict=True):
                 runner.updates.moments.check(optimizer, group, parameter, name, moments)
         _modules(actors, part)
+        for name in (*_QUEUES, "randomness", "staleness"):
+            if len(part[name]) != len(actors):
+                raise ValueError(f"{name!r} is of {len(part[name])} stages, and there are {len(actors)}")
         for index, actor in enumerate(actors):
             _randomness(part["randomness"][index], actor.stage.randomness.save())
-            _in_flight(runner, actor, {name: part[name][index] for name in ("waiting", "awaited", "flights", "due")})
+            _in_flight(runner, actor, {name: part[name][index] for name in _QUEUES})
             Staleness(**part["staleness"][index])
         _plain(runner, part, lo, hi)
         if isinstance(runner.loss, nn.Module) and hi == len(runner.stages):
