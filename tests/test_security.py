@@ -71,8 +71,8 @@ CHECKPOINTS = {
     "Your own files are safe from a run that saves beside them.": [
         f"{FOLDERS}::test_a_folder_named_by_digits_is_somebodys_own"
     ],
-    "Only a folder with Syngrad's own record in it is counted as a checkpoint, or removed as an old one, whatever its "
-    "name.": [
+    "Only a folder with Syngrad's own record in it, under the name that it was written under, is removed as an old "
+    "checkpoint.": [
         f"{FOLDERS}::test_a_folder_named_by_digits_is_somebodys_own",
         f"{FOLDERS}::test_one_is_known_by_what_is_in_it",
     ],

@@ -201,6 +201,12 @@ def forged(path: Path) -> None:
     forge(path, lambda document: None)
 
 
+def other_header(path: Path) -> None:
+    """A header of the right length with other entries."""
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content.replace(b"data_offsets", b"data_offset_"))
+
+
 def repeated(path: Path) -> None:
     """A tensor that stands in two places: two moments would be one."""
     forge(path, lambda document: document["state"].update(again={"tensor": "t0"}))
@@ -238,6 +244,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "an unknown tensor": edit(lambda d: d.update(state={"x": {"tensor": "t99"}})),
     "a hostile dtype": edit(lambda d: d.update(state={"x": {"dtype": "os"}})),
     "forged header": forged,
+    "another header": other_header,
     "too deep": deep,
 }
 

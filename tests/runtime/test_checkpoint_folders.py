@@ -82,11 +82,16 @@ def test_a_link_and_what_it_leads_to_stay(tmp_path: Path) -> None:
 def test_one_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path / "run", MODEL, STATE)
     shutil.copytree(path, tmp_path / "run" / "best")
+    shutil.copytree(path, tmp_path / "run" / "20240101")  # kept by somebody under a date
     (tmp_path / "latest").symlink_to(path)
     for each in (tmp_path / "run" / "best", tmp_path / "latest"):
         assert checkpoint.newest(each) == each
         assert checkpoint.load(each)[1]["count"] == 3
+    assert checkpoint.load(tmp_path / "run" / "20240101")[1]["count"] == 3
     assert [each.name for each in checkpoint.found(tmp_path / "run")] == ["000001"]
+    for _ in range(3):
+        checkpoint.save(tmp_path / "run", MODEL, STATE)
+    assert names(tmp_path / "run") == ["000003", "000004", "20240101", "best"]
     mine(tmp_path, "20240101")
     assert "holds no checkpoint" in refused(tmp_path / "20240101")
 

@@ -37,14 +37,21 @@ from syngrad.tagged_json import PlainError, decode, encode
 
 FORMAT, VERSION = "syngrad-checkpoint", 2
 MODEL, TENSORS, STATE = FILES = ("model.safetensors", "training.safetensors", "training.json")
+#: what reading a file raises that is not what was written
+_WRONG = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
+_FOREIGN = (PlainError, SafetensorError, *_WRONG)
 #: more than any run's plain data; a larger file is not what it says it is
 STATE_LIMIT_BYTES = 1 << 30
 _NUMBER = re.compile(r"\d{6,}")
 _HIDDEN = ".syngrad-"
 #: what a save or a removal may leave: its number or the checkpoint's, and the process
 _LEFT = re.compile(rf"{re.escape(_HIDDEN)}(?:\d+-)?(\d+)")
-#: how our own record begins, by which a folder is known
-_RECORD = re.compile(rb'\s*\{\s*"format"\s*:\s*"' + FORMAT.encode() + b'"')
+#: how our own record begins, by which a folder is known, with the number that it was written under
+_RECORD = re.compile(
+    rb'\s*\{\s*"format"\s*:\s*"'
+    + FORMAT.encode()
+    + rb'"(?:\s*,\s*"version"\s*:\s*\d+)?(?:\s*,\s*"number"\s*:\s*(\d+))?'
+)
 #: seconds between tries to rename, where a file system is busy for a moment
 _AGAIN_S = (0.05, 0.2, 0.8)
 _BUSY = {errno.EBUSY, errno.EAGAIN, errno.ESTALE}
@@ -86,14 +93,7 @@ def save(root: str | Path, model: dict[str, Tensor], state: dict[str, Any], keep
                 MODEL: _write_tensors(hidden / MODEL, model),
                 TENSORS: _write_tensors(hidden / TENSORS, tensors),
             }
-            document = {"format": FORMAT, "version": VERSION, "files": files, "state": plain}
-            text = json.dumps(document, allow_nan=False)
-            _write(hidden / STATE, f'{text[:-1]}, "sha256": "{_digest(text)}"}}'.encode())
-            for name in (MODEL, TENSORS):  # written for their owner alone, whatever the user's mask says
-                with _tolerated():
-                    os.chmod(hidden / name, (hidden / STATE).stat().st_mode & 0o777)
-            _flush_folder(hidden)
-            target = _publish(hidden, root)
+            target = _publish(hidden, root, files, plain)
             _flush_folder(root)
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -113,16 +113,11 @@ def found(root: str | Path) -> list[Path]:
     try:
         if not root.is_dir():
             return []
-        numbered = [path for path in root.iterdir() if _NUMBER.fullmatch(path.name) and is_checkpoint(path)]
+        numbered = [path for path in root.iterdir() if _NUMBER.fullmatch(path.name) and _counts(path)]
         return sorted(numbered, key=lambda path: int(path.name))
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or first_line(error)
         raise CheckpointError(f"folder {str(root)!r:.120} cannot be read: {said}; name another folder") from error
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a folder of any name is one by what is in it, whole or damaged."""
-    return path.is_dir() and (_recorded(path) or all(os.path.lexists(path / name) for name in (MODEL, TENSORS)))
 
 
 def newest(path: str | Path) -> Path:
@@ -155,7 +150,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: stored_files.read_tensors(folder / name, files[name]) for name in (MODEL, TENSORS)}
         others = _Once(tensors[TENSORS])
         state = decode(document["state"], others)
-    except (PlainError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except _FOREIGN as error:
         raise damaged(folder, first_line(error)) from error
     except FileNotFoundError as error:
         raise damaged(folder, f"it has no {Path(error.filename or 'file').name}") from error
@@ -232,7 +227,7 @@ def _digest(text: str) -> str:
 
 
 def _check_memory(folder: Path, size: int) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
     if size > memory:
         raise CheckpointError(
             f"checkpoint {str(folder)!r} has {size / 1e9:.0f} GB of tensors, and this machine {memory / 1e9:.0f} GB of "
@@ -240,9 +235,18 @@ def _check_memory(folder: Path, size: int) -> None:
         )
 
 
+def _counts(path: Path) -> bool:
+    """Whether a folder is a checkpoint by what is in it, whole or damaged; a copy of another name is none of these."""
+    if not path.is_dir():
+        return False
+    lost = _RECORD.match(stored_files.beginning(path / STATE, 256)) is None
+    return _recorded(path) or (lost and all(os.path.lexists(path / name) for name in (MODEL, TENSORS)))
+
+
 def _recorded(path: Path) -> bool:
-    """Whether there is our own record in a folder: what has none is never removed."""
-    return _RECORD.match(stored_files.beginning(path / STATE, 256)) is not None
+    """Whether there is our own record in a folder, of this very name: what has none is never removed."""
+    found = _RECORD.match(stored_files.beginning(path / STATE, 256))
+    return found is not None and (found[1] is None or int(found[1]) == int(path.name))
 
 
 def _make_hidden(root: Path) -> Path:
@@ -254,14 +258,15 @@ def _make_hidden(root: Path) -> Path:
     return hidden
 
 
-def _publish(hidden: Path, root: Path) -> Path:
-    """Give a checkpoint the next number that nothing else has."""
+def _publish(hidden: Path, root: Path, files: dict[str, Any], plain: Any) -> Path:
+    """Write a checkpoint's record, and give it the next number that nothing else has."""
     before = found(root)
     number = int(before[-1].name) + 1 if before else 1
     while True:
         target = root / f"{number:06d}"
         try:
             if not os.path.lexists(target):
+                _finish(hidden, number, files, plain)
                 _rename(hidden, target)
                 return target
         except OSError as error:
@@ -270,13 +275,23 @@ def _publish(hidden: Path, root: Path) -> Path:
         number += 1
 
 
+def _finish(hidden: Path, number: int, files: dict[str, Any], plain: Any) -> None:
+    document = {"format": FORMAT, "version": VERSION, "number": number, "files": files, "state": plain}
+    text = json.dumps(document, allow_nan=False)
+    _write(hidden / STATE, f'{text[:-1]}, "sha256": "{_digest(text)}"}}'.encode())
+    for name in (MODEL, TENSORS):  # written for their owner alone, whatever the user's mask says
+        with _tolerated():
+            os.chmod(hidden / name, (hidden / STATE).stat().st_mode & 0o777)
+    _flush_folder(hidden)
+
+
 def _rename(source: Path, target: Path) -> None:
     for wait_s in (*_AGAIN_S, None):
         try:
             os.rename(source, target)
             return
         except OSError as error:
-            if error.errno == errno.ENOENT and is_checkpoint(target) and not source.exists():
+            if error.errno == errno.ENOENT and not source.exists() and target.is_dir():
                 return  # asked twice over a network, and done the first time
             if error.errno not in _BUSY or wait_s is None:
                 raise

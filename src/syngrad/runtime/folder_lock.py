@@ -25,6 +25,7 @@ except ImportError:  # no locks on this system
 NAME = ".syngrad.lock"
 #: what a file system says that has no locks
 _WITHOUT = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW"))
 _guard = threading.Lock()
 #: (process, folder) → how often it is held; a forked process holds nothing of its parent's
 _held: dict[tuple[int, str], int] = {}
@@ -60,7 +61,7 @@ def held(root: Path) -> Iterator[None]:
 def _take(root: Path) -> int:
     path = root / NAME
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
         try:
             if not _locked(handle):
                 raise CheckpointError(
@@ -101,5 +102,5 @@ def _still(handle: int, path: Path) -> bool:
 
 
 def _holder(handle: int) -> str:
-    said = os.pread(handle, 100, 0).decode("utf-8", "replace")
+    said = os.read(handle, 100).decode("utf-8", "replace")
     return said if said.isprintable() and said else "a process that does not say which"

@@ -25,6 +25,8 @@ from syngrad.errors import first_line
 #: more than any run has; what claims more is no file of ours
 MOST_TENSORS, HEADER_LIMIT_BYTES = 1 << 18, 1 << 25
 _LENGTH_BYTES = 8
+#: those of them that this system has
+_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         OSError: for what is not there or may not be read.
     """
     _check_plain(path, os.stat(path))
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | _FLAGS), "rb") as file:
         now = os.fstat(file.fileno())
         _check_plain(path, now)
         yield file, now.st_size

@@ -186,9 +186,11 @@ def _check_moments(session: Session, optimizer: torch.optim.Optimizer, saved: di
         if isinstance(index, int):
             if not 0 <= index < len(ids):
                 raise ValueError(f"it has moments of parameter {index}, and there are {len(ids)}")
+            if not isinstance(moments, dict):
+                raise ValueError(f"the moments of parameter {index} are no mapping")
             group, name = known.get(id(parameters[index]), ({}, f"parameter {index}"))
             session.bound.updates.moments.check(
-                optimizer, {**group, **options[index]}, parameters[index], name, dict(moments)
+                optimizer, {**group, **options[index]}, parameters[index], name, moments
             )
 
 
