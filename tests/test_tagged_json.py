@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,63 @@ def test_tensors_numbers_and_names_of_types() -> None:
     [
         ({"a": [0, {"b": object()}]}, r"a\.1\.b is a object"),
         ([lambda: 0], "0 is a function"),
-        ({"w": torch.eye(2).to_sparse()}, r"w is a tensor of layout torch\.sparse_coo"),
+        ({"w": torch.eye(2).to_mkldnn()}, r"w is a tensor of layout torch\._mkldnn"),
         (np.array([object()]), "it is a ndarray"),
     ],
 )
 def test_anything_else_is_refused_by_its_place(value: Any, said: str) -> None:
     with pytest.raises(PlainError, match=said) as caught:
         encode(value, {})
+    assert "\n" not in str(caught.value)
+
+
+def coo(places: list[list[int]], values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    indices = torch.tensor(places, dtype=torch.int64)
+    return torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+
+
+SPARSE: dict[str, Callable[[], Tensor]] = {
+    "coalesced": lambda: torch.eye(3).to_sparse(),
+    "with a place twice": lambda: coo([[2, 0, 2]], torch.tensor([1.0, 2.0, 3.0]), (4,)),
+    "hybrid": lambda: coo([[3, 1]], torch.randn(2, 5), (6, 5)),
+    "empty": lambda: coo([[]], torch.zeros(0, 5), (6, 5)),
+    "csr": lambda: torch.eye(3).to_sparse_csr(),
+    "csc": lambda: torch.eye(3).to_sparse_csc(),
+    "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_sparse_tensors_come_back_as_they_were(kind: str) -> None:
+    tensor = SPARSE[kind]()
+    back = through([tensor.requires_grad_() if tensor.layout == torch.sparse_coo else tensor])[0]
+    assert back.layout == tensor.layout
+    assert torch.equal(back.to_dense(), tensor.detach().to_dense())
+    if tensor.layout == torch.sparse_coo:
+        assert back.is_coalesced() == tensor.is_coalesced()
+        assert torch.equal(back._indices(), tensor.detach()._indices())
+        assert torch.equal(back._values(), tensor.detach()._values())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["sparse_coo", ["i", "v"], [3], True],
+        ["sparse_coo", ["i", "v"], [4, 4], True],
+        ["sparse_coo", ["v", "i"], [9], True],
+        ["sparse_coo", ["i"], [9], True],
+        ["strided", ["i", "v"], [9], True],
+        ["sparse_csr", ["i", "i", "v"], [9, 9], False],
+        ["sparse_coo", ["i", "v"], ["9"], True],
+        [],
+    ],
+    ids=str,
+)
+def test_a_sparse_tensor_that_cannot_be_is_refused(content: Any) -> None:
+    tensors = {"i": torch.tensor([[2, 8]]), "v": torch.ones(2)}
+    with pytest.raises(PlainError) as caught:
+        decode({"sparse": content}, tensors)
     assert "\n" not in str(caught.value)
 
 

@@ -57,7 +57,7 @@ def disturbed(folder: Path, epochs: int, every: int, kills: int, draw: random.Ra
                 "before_the_first_checkpoint": before_first,
                 "final": load_file(numbers(folder)[-1] / "model.safetensors"),
             }
-        process = subprocess.Popen([*SYNGRAD, "--resume", str(folder)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*SYNGRAD, EXPERIMENT, "--resume", str(folder)], stdout=subprocess.DEVNULL)
 
 
 def wait_for_work(process: subprocess.Popen[bytes], folder: Path, seen: int) -> None:

@@ -34,7 +34,13 @@ class TrainingError(SyngradError):
 
 
 class CheckpointError(SyngradError):
-    """A checkpoint that cannot be written, or one that is missing, damaged, foreign, or of another model."""
+    """A checkpoint that cannot be written, or one that is missing, damaged, foreign, or of another model.
+
+    Attributes:
+        damage: which one is damaged, and how, where another may not be.
+    """
+
+    damage: str = ""
 
 
 class LinkError(SyngradError):

@@ -4,6 +4,7 @@ JSON has no tuples, no keys but strings, no NaN and no tensors. What it has stan
 with one key that says what it is:
 
     {"tensor": "t12"}  {"laid out": ["t13", [1, 4]]}  {"array": "t14"}  {"tuple": […]}  {"map": [[key, value], …]}
+    {"sparse": ["sparse_coo", ["t15", "t16"], [50, 12], true]}
     {"float": "nan"}  {"dtype": "float32"}  {"device": "cpu"}
     {"counter": [[key, count], …]}  {"deque": […]}  {"set": […]}  {"complex": [re, im]}  {"bytes": "hex"}
 
@@ -73,13 +74,26 @@ def _inner(value: Any, tensors: dict[str, Tensor], where: str, key: Any) -> Any:
 
 
 def _encode_tensor(value: Tensor, tensors: dict[str, Tensor], where: str) -> dict[str, Any]:
+    if value.layout in _SPARSE:
+        return _encode_sparse(value.detach(), tensors)
     if value.layout != torch.strided or value.is_quantized:
-        raise PlainError(f"{where or 'it'} is a tensor of layout {value.layout}; only dense ones can be kept")
+        said = "a quantized tensor" if value.is_quantized else f"a tensor of layout {value.layout}"
+        raise PlainError(f"{where or 'it'} is {said}; only dense and sparse ones can be kept")
     name = f"t{len(tensors)}"
     tensors[name] = value
     if _dense(value.shape, value.stride()) and not value.is_contiguous():
         return {"laid out": [name, list(value.stride())]}  # a file holds the values in one order; this is the other
     return {"tensor": name}
+
+
+def _encode_sparse(value: Tensor, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The dense parts of a sparse tensor, in the order in which PyTorch makes one of them."""
+    names = []
+    for part in _SPARSE[value.layout](value):
+        names.append(f"t{len(tensors)}")
+        tensors[names[-1]] = part
+    sorted_ = value.layout == torch.sparse_coo and value.is_coalesced()
+    return {"sparse": [str(value.layout).removeprefix("torch."), names, list(value.shape), sorted_]}
 
 
 def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -123,6 +137,18 @@ def _laid_out(content: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.empty_strided(plain.shape, strides, dtype=plain.dtype).copy_(plain)
 
 
+def _sparse(content: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    layout, names, shape, sorted_ = content
+    made = {str(each).removeprefix("torch."): each for each in _SPARSE}[layout]
+    parts: list[Any] = [_tensor(name, tensors) for name in names]
+    if made != torch.sparse_coo:
+        first, second, values = parts
+        return torch.sparse_compressed_tensor(first, second, values, shape, layout=made, check_invariants=True)
+    indices, values = parts
+    found = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+    return found.coalesce() if sorted_ else found
+
+
 def _tensor(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
     if name not in tensors:
         raise PlainError(f"tensor {name!r:.20} is missing")
@@ -136,9 +162,18 @@ def _dtype(name: str, _: Any) -> torch.dtype:
     return found
 
 
+#: layout → the dense parts of a tensor
+_SPARSE: dict[torch.layout, Callable[[Tensor], tuple[Tensor, ...]]] = {
+    torch.sparse_coo: lambda t: (t._indices(), t._values()),
+    torch.sparse_csr: lambda t: (t.crow_indices(), t.col_indices(), t.values()),
+    torch.sparse_csc: lambda t: (t.ccol_indices(), t.row_indices(), t.values()),
+    torch.sparse_bsr: lambda t: (t.crow_indices(), t.col_indices(), t.values()),
+    torch.sparse_bsc: lambda t: (t.ccol_indices(), t.row_indices(), t.values()),
+}
 _DECODE: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "tensor": _tensor,
     "laid out": _laid_out,
+    "sparse": _sparse,
     "array": lambda name, tensors: _tensor(name, tensors).numpy(),
     "tuple": lambda items, tensors: tuple(decode(each, tensors) for each in items),
     "deque": lambda items, tensors: deque(decode(each, tensors) for each in items),

@@ -69,11 +69,11 @@ def test_the_options_are_frozen() -> None:
     flags = """
         experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast clip_norm
         clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs workers place
-        queue_depth message_dtype link_key restarts validate_every early_stopping save save_every keep resume
+        queue_depth message_dtype link_key restarts validate_every early_stopping save save_every keep resume trust
         tensorboard json progress config
     """
     assert list(inspect.signature(train).parameters) == flags.split()
-    assert {name for name, option in OPTIONS.items() if not option.filed} == {"resume", "config"}
+    assert {name for name, option in OPTIONS.items() if not option.filed} == {"resume", "trust", "config"}
 
 
 def test_it_says_what_it_does_and_writes_it(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,15 +121,17 @@ def test_a_toml_file_and_flags_over_it(tiny: str, tmp_path: Path, capsys: pytest
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_going_on_needs_the_folder_alone(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_going_on_needs_the_folder_and_the_file_by_name(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     options = [tiny, "--estimator", "linear", "--method", "mixed(0.3)"]
     assert main(["train", *options, "--epochs", "4", "--save", str(whole)]) == 0
     assert main(["train", *options, "--epochs", "2", "--save", str(parts)]) == 0
-    assert main(["train", "--resume", str(parts), "--epochs", "4"]) == 0
+    assert main(["train", tiny, "--resume", str(parts), "--epochs", "4"]) == 0
     capsys.readouterr()
     assert same(model(parts), model(whole))
-    assert main(["train", "--resume", str(parts), "--epochs", "4"]) == 0
+    assert main(["train", "--resume", str(parts), "--epochs", "4", "--trust"]) == 0
     assert capsys.readouterr().out.startswith("nothing is left to do: 4 of 4 epochs are done\n")
 
 
@@ -150,13 +152,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny: str, tmp_path: Path) -> None:
         assert process.returncode == 130, err
         assert len(err.splitlines()) == 1
         assert err.startswith("interrupted after minibatch ")
-        assert err.endswith(f"go on with: syngrad train --resume {folder}\n")
-        start = ["--resume", str(folder)]
+        assert err.endswith(f"go on with: syngrad train --resume {folder} {start[0]}\n")
+        start = [start[0], "--resume", str(folder)]
     from syngrad.runtime import checkpoint
 
     _, state = checkpoint.load(folder)
     epochs = state["epochs_done"] + 2
-    assert main(["train", "--resume", str(folder), "--epochs", str(epochs)]) == 0
+    assert main(["train", "--resume", str(folder), "--epochs", str(epochs), "--trust"]) == 0
     assert main(["train", tiny, "--epochs", str(epochs), "--save", str(whole)]) == 0
     assert same(model(folder), model(whole))
 
@@ -185,7 +187,7 @@ def test_a_killed_run_goes_on(tiny: str, tmp_path: Path) -> None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert main(["train", "--resume", str(folder), "--epochs", "1"]) == 0
+    assert main(["train", "--resume", str(folder), "--epochs", "1", "--trust"]) == 0
 
 
 def test_tensorboard(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +233,10 @@ REFUSED = [
     (["--save", "{tmp}/new", "--keep", "0"], "keep must be a whole number of at least 1, got 0"),
     (["--resume", "{tmp}/none"], "nothing to resume in '{tmp}/none': there is no such folder"),
     (["--resume", "{tmp}"], "nothing to resume in '{tmp}': it has no run.json"),
+    (["--trust"], "--trust is for --resume"),
+    (["--resume", "/" + "x" * 300], "cannot be read: File name too long"),
+    (["--save", "/" + "x" * 300], "cannot be read: File name too long"),
+    (["--config", "x" * 300], "is too long for the name of a file"),
     (["--resume", "{tmp}", "--save", "{tmp}"], "--resume {tmp} knows its own save; leave --save out"),
     (["--config", "{tmp}/none.toml"], "config '{tmp}/none.toml' does not exist"),
     (["--cuts", "2", "--stages", "2"], "give either cuts or stages, not both"),
@@ -251,24 +257,42 @@ def test_bad_input_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.filterwarnings("default::syngrad.errors.TrainingWarning")
 @pytest.mark.parametrize("kind", ["cut", "foreign", "of another run"])
 def test_a_damaged_run_is_one_line(kind: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert main(["train", tiny, "--save", str(folder), "--epochs", "2"]) == 0
     if kind == "cut":
-        path = folder / "000002" / "training.safetensors"
-        path.write_bytes(path.read_bytes()[:100])
+        for path in folder.glob("*/training.safetensors"):
+            path.write_bytes(path.read_bytes()[:100])
     elif kind == "foreign":
         (folder / "run.json").write_text("not json")
     else:
         (folder / "run.json").write_text((folder / "run.json").read_text().replace('"seed": 0', '"seed": 9'))
     capsys.readouterr()
-    assert main(["train", "--resume", str(folder), "--epochs", "4"]) == 2
+    assert main(["train", "--resume", str(folder), "--epochs", "4", "--trust"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert str(folder) in err
+    *warned, said = err.splitlines()
+    assert said.startswith("error: ")
+    assert str(folder) in said
+    assert len(warned) == (kind == "cut"), "that the one before was tried"
+
+
+@pytest.mark.filterwarnings("default::syngrad.errors.TrainingWarning")
+def test_a_damaged_checkpoint_is_gone_on_from_the_one_before(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    assert main(["train", tiny, "--save", str(folder), "--epochs", "2"]) == 0
+    (folder / "000002" / "training.json").write_text("{}")
+    capsys.readouterr()
+    assert main(["train", tiny, "--resume", str(folder), "--epochs", "3"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: checkpoint '{folder}/000002' is damaged")
+    assert err.endswith(f"the run goes on from the one before it, '{folder}/000001'\n")
+    assert main(["train", tiny, "--save", str(whole), "--epochs", "3"]) == 0
+    assert same(model(folder), model(whole))
 
 
 def test_an_earlier_run_is_not_mixed_with_a_new_one(
@@ -297,12 +321,13 @@ def test_what_is_changed_on_resuming_is_remembered_and_what_cannot_be_is_refused
     monkeypatch.chdir(tmp_path)
     assert main(["train", Path(tiny).name, "--save", "run", "--epochs", "1"]) == 0
     monkeypatch.chdir("/")
-    assert main(["train", "--resume", str(folder), "--epochs", "3"]) == 0
+    assert main(["train", "--resume", str(folder), "--epochs", "3", "--trust"]) == 0
     assert json.loads((folder / "run.json").read_text())["config"]["epochs"] == 3
     capsys.readouterr()
-    assert main(["train", "--resume", str(folder)]) == 0
+    assert main(["train", "--resume", str(folder), "--trust"]) == 0
     assert capsys.readouterr().out.startswith("nothing is left to do: 3 of 3 epochs are done")
-    assert main(["train", "--resume", str(folder), "--epochs", "5", "--optimizer", "adam(lr=1e-7)"]) == 2
+    refused = ["--epochs", "5", "--optimizer", "adam(lr=1e-7)"]
+    assert main(["train", "--resume", str(folder), "--trust", *refused]) == 2
     assert "was made with lr=0.001 for weights, and this Trainer has 1e-07" in capsys.readouterr().err
     assert json.loads((folder / "run.json").read_text())["config"]["optimizer"] is None, "the refused is not remembered"
 
@@ -323,7 +348,7 @@ def test_a_run_that_was_stopped_early_says_how_far_it_came(
     arguments = ["--optimizer", "sgd(lr=1e-9)", "--early-stopping", "1", "--epochs", "9", "--save", str(folder)]
     assert main(["train", tiny, *arguments]) == 0
     capsys.readouterr()
-    assert main(["train", "--resume", str(folder)]) == 0
+    assert main(["train", tiny, "--resume", str(folder)]) == 0
     out = capsys.readouterr().out
     assert out.startswith("nothing is left to do: 2 of 9 epochs are done\nstopped early:")
 

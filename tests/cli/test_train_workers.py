@@ -79,7 +79,8 @@ def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> No
     document = json.loads(results.read_text(encoding="utf-8"))
     validate(document)
     assert document["config"]["workers"] == 2
-    assert main(["train", "--resume", str(two), "--workers", "1", "--epochs", "4", "--no-progress"]) == 0
+    again = ["--resume", str(two), "--workers", "1", "--epochs", "4", "--no-progress"]
+    assert main(["train", f"{file}:tiny", *again]) == 0
 
 
 @pytest.mark.distributed
@@ -117,14 +118,14 @@ def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
         running.wait()
     assert running.returncode == 130
     assert said.count("\n") == 1
-    assert f"syngrad train --resume {folder}" in said
+    assert f"syngrad train --resume {folder} {file}:tiny" in said
     deadline = time.monotonic() + 30
     while _workers() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _workers()
     epochs = int(json.loads((folder / "run.json").read_text())["config"]["epochs"])
     assert epochs == 100_000
-    shorter = syngrad("train", "--resume", str(folder), "--epochs", "2", "--no-progress")
+    shorter = syngrad("train", f"{file}:tiny", "--resume", str(folder), "--epochs", "2", "--no-progress")
     assert shorter.returncode == 0, shorter.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests._support.forged import forge
 
 from syngrad.errors import CheckpointError
 from syngrad.runtime import checkpoint
@@ -166,10 +166,17 @@ def test_what_another_living_process_writes_is_left_alone(tmp_path: Path) -> Non
 
 
 def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Changed on purpose, its digest made anew: what is in it is looked at all the same."""
+    return lambda path: forge(path, change)
+
+
+def parsing(old: str, new: str) -> Callable[[Path], None]:
+    """Damage that still parses."""
+
     def changed(path: Path) -> None:
-        document = json.loads((path / "training.json").read_text())
-        done = change(document)
-        (path / "training.json").write_text(json.dumps(document if done is None else done))
+        text = (path / "training.json").read_text()
+        assert old in text
+        (path / "training.json").write_text(text.replace(old, new, 1))
 
     return changed
 
@@ -191,9 +198,22 @@ def forged(path: Path) -> None:
     """A header that claims more than there is, with the right checksum."""
     content = (1 << 60).to_bytes(8, "little") + b"{}"
     (path / "model.safetensors").write_bytes(content)
-    document = json.loads((path / "training.json").read_text())
-    document["crc32"]["model.safetensors"] = checkpoint._checksum(path / "model.safetensors")
-    (path / "training.json").write_text(json.dumps(document))
+    forge(path, lambda document: None)
+
+
+def other_header(path: Path) -> None:
+    """A header of the right length with other entries."""
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content.replace(b"data_offsets", b"data_offset_"))
+
+
+def repeated(path: Path) -> None:
+    """A tensor that stands in two places: two moments would be one."""
+    forge(path, lambda document: document["state"].update(again={"tensor": "t0"}))
+
+
+def left_over(path: Path) -> None:
+    forge(path, lambda document: document["state"].pop("moments") and None)
 
 
 def deep(path: Path) -> None:
@@ -212,13 +232,19 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "not json": lambda path: (path / "training.json").write_bytes(b"\x80\x04\x95"),
     "a list": edit(lambda d: [1]),
     "foreign": edit(lambda d: {"format": "something else"}),
-    "no sums": edit(lambda d: d.pop("crc32") and None),
-    "sums of another kind": edit(lambda d: d.update(crc32=[1])),
+    "one number in the state": parsing('"count": 3', '"count": 7'),
+    "one word in the state": parsing('"note"', '"nose"'),
+    "a digest under another name": parsing('"sha256": "', '"sha257": "'),
+    "no sums": edit(lambda d: d.pop("files") and None),
+    "sums of another kind": edit(lambda d: d.update(files=[1])),
+    "a tensor twice": repeated,
+    "a tensor too many": left_over,
     "no state": edit(lambda d: d.pop("state") and None),
     "state of another kind": edit(lambda d: d.update(state=[1])),
     "an unknown tensor": edit(lambda d: d.update(state={"x": {"tensor": "t99"}})),
     "a hostile dtype": edit(lambda d: d.update(state={"x": {"dtype": "os"}})),
     "forged header": forged,
+    "another header": other_header,
     "too deep": deep,
 }
 
@@ -247,7 +273,7 @@ def test_the_only_checkpoint_says_start_anew(tmp_path: Path) -> None:
 def test_a_newer_format_names_both(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, MODEL, STATE)
     edit(lambda d: d.update(version=9))(path)
-    with pytest.raises(CheckpointError, match="format version 9, and this Syngrad reads 1"):
+    with pytest.raises(CheckpointError, match="format version 9, and this Syngrad reads 2"):
         checkpoint.load(path)
 
 
@@ -255,6 +281,9 @@ def test_a_foreign_safetensors_file_in_its_place(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, MODEL, STATE)
     save_file({"other": torch.ones(2)}, path / "training.safetensors")
     with pytest.raises(CheckpointError, match="another checksum"):
+        checkpoint.load(path)
+    save_file({"t0": torch.randn(40)}, path / "training.safetensors")
+    with pytest.raises(CheckpointError, match=r"training\.safetensors has .* bytes, and .* were written"):
         checkpoint.load(path)
 
 

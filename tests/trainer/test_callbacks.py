@@ -211,7 +211,6 @@ def test_which_way_is_better_follows_from_the_metric() -> None:
     [
         ({"metric": "acuracy"}, "accuracy", True, "'acuracy', which was not measured (loss, accuracy)"),
         ({}, "accuracy", False, "'accuracy', which was not measured (nothing was validated); give validate="),
-        ({}, lambda out, y: 0.0, True, "say EarlyStopping(higher_is_better=…) for the metric"),
     ],
 )
 def test_a_metric_that_is_not_there_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("SYNGRAD_TRACE") == "1":
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{str(error.filename)!r:.60}… is too long for the name of a file; give a shorter one")
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
 
 

@@ -22,6 +22,7 @@ from syngrad.cli.options import (
     whole,
 )
 from syngrad.errors import CheckpointError, ConfigError
+from syngrad.experiments import BUILT_IN, RECURRENT
 from syngrad.links.world import world
 from syngrad.optim.groups import parse_groups
 from syngrad.runtime.option_fields import flat_options
@@ -39,7 +40,7 @@ ORDER = """
     experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast
     clip_norm clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs
     workers place queue_depth message_dtype link_key restarts
-    validate_every early_stopping save save_every keep resume tensorboard json progress config
+    validate_every early_stopping save save_every keep resume trust tensorboard json progress config
 """
 #: every option: those of the run, and the Trainer's own
 OPTIONS = arranged(
@@ -60,6 +61,7 @@ OPTIONS = arranged(
         "save_every": Option("whole", "And after every so many minibatches."),
         "keep": Option("whole", "The newest checkpoints that stay.", "2", default=2),
         "resume": Option("text", "Go on with the run saved there, as it was configured.", metavar="DIR", filed=False),
+        "trust": Option("flag", "With --resume: run the Python file that the folder names.", kept=False, filed=False),
         "tensorboard": Option("text", "Event files for TensorBoard.", metavar="DIR", kept=False),
         "json": Option("text", "Write all figures there, as JSON.", metavar="FILE", kept=False),
         "progress": Option("flag", "A bar; on a terminal unless told otherwise.", kept=False),
@@ -81,6 +83,8 @@ OF_WORKERS = {
 }
 #: the configuration of a run, beside its checkpoints
 RUN = "run.json"
+#: more than any configuration
+RUN_LIMIT_BYTES = 1 << 24
 #: a worker; Ctrl-C while it still imports PyTorch ends it without a trace
 WORKER = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import runpy; "
@@ -97,7 +101,11 @@ def train(given: dict[str, Any]) -> int:
             if value is not None:
                 raise ConfigError(f"--resume {resume} knows its own {other[2:]}; leave {other} out")
         config, given["save"] = _run_file(resume), resume
+    elif given["trust"]:
+        raise ConfigError("--trust is for --resume: an experiment that you name is run anyway")
     options = resolve("train", OPTIONS, given, config, exclusive=[("cuts", "stages")])
+    if resume is not None and given["experiment"] is None and not given["trust"]:
+        _check_no_code(resume, str(options["experiment"]))
     if resume is not None and given["workers"] is not None and given["place"] is None:
         options["place"] = None  # it was made for another number of them; they are laid out anew, by cost
     return run(options, resume is not None)
@@ -106,10 +114,24 @@ def train(given: dict[str, Any]) -> int:
 def _run_file(folder: str) -> str:
     """The configuration that a run has left with its checkpoints."""
     path = Path(folder) / RUN
-    if not path.is_file():
-        what = f"it has no {RUN}" if Path(folder).is_dir() else "there is no such folder"
-        raise CheckpointError(f"nothing to resume in {folder!r}: {what}; give the folder of an earlier --save")
+    try:
+        if not path.is_file():
+            what = f"it has no {RUN}" if Path(folder).is_dir() else "there is no such folder"
+            raise CheckpointError(f"nothing to resume in {folder!r}: {what}; give the folder of an earlier --save")
+        if path.stat().st_size > RUN_LIMIT_BYTES:
+            raise CheckpointError(f"nothing to resume in {folder!r}: its {RUN} is too large; name another folder")
+    except OSError as error:
+        raise CheckpointError(f"{folder!r:.80} cannot be read: {error.strerror}; name another folder") from error
     return str(path)
+
+
+def _check_no_code(folder: str, experiment: str) -> None:
+    """Refuse to run a Python file because a folder says so: the folder may be from anybody."""
+    if experiment not in {**BUILT_IN, **RECURRENT}:
+        raise ConfigError(
+            f"{folder!r} names the experiment {experiment!r:.200}, a file that would be run; to allow that, name it "
+            "yourself beside --resume, or add --trust"
+        )
 
 
 def run(options: dict[str, Any], resume: bool) -> int:
@@ -117,6 +139,7 @@ def run(options: dict[str, Any], resume: bool) -> int:
     from syngrad import results
     from syngrad.runtime import checkpoint
 
+    options = {**options, **{name: _absolute(options[name]) for name in ("save", "json", "tensorboard")}}
     place, folder = world(), options["save"]
     if not resume and place.size == 1 and (options["workers"] or 1) == 1:
         for name in OPTIONS:
@@ -130,8 +153,9 @@ def run(options: dict[str, Any], resume: bool) -> int:
     training = _training(options, resume or (place.attempt > 0 and folder is not None))
     if place.rank > 0:
         return _follow(training)
-    if folder is not None:
-        training.callbacks.append(_remembering(folder, training, options))
+    remembering = _remembering(folder, training, options) if folder is not None else None
+    if remembering is not None:
+        training.callbacks.append(remembering)
     tell = _told(training)
     told: list[int] = []
 
@@ -146,14 +170,13 @@ def run(options: dict[str, Any], resume: bool) -> int:
         if folder is None:
             print(f"interrupted after minibatch {done}; nothing is saved: --save DIR keeps a run", file=sys.stderr)
         elif error.args:
-            print(f"interrupted after minibatch {done}; go on with: syngrad train --resume {folder}", file=sys.stderr)
+            print(f"interrupted after minibatch {done}; go on with: {_resuming(options)}", file=sys.stderr)
         else:
-            print(f"interrupted; go on from the last checkpoint: syngrad train --resume {folder}", file=sys.stderr)
+            print(f"interrupted; go on from the last checkpoint: {_resuming(options)}", file=sys.stderr)
         return INTERRUPTED
     except BaseException:
-        begun = folder is not None and (Path(folder) / RUN).is_file()
-        if begun and not resume and not checkpoint.found(folder):
-            (Path(folder) / RUN).unlink()  # what has not begun is not in the way of another try
+        if remembering is not None and remembering.written and not resume and not checkpoint.found(str(folder)):
+            (Path(str(folder)) / RUN).unlink(missing_ok=True)  # what has not begun is not in the way of another try
         raise
     document = results.document(
         results.environment(training.threads), training.description(), [row], None, _resolved(training, options)
@@ -162,6 +185,17 @@ def run(options: dict[str, Any], resume: bool) -> int:
         results.write(options["json"], document)
     _close(training, folder, bool(told))
     return 0
+
+
+def _absolute(path: str | None) -> str | None:
+    """Where it is, wherever the experiment's code may go."""
+    return path if not path else str(Path(path).absolute())
+
+
+def _resuming(options: dict[str, Any]) -> str:
+    """What to type to go on."""
+    experiment = str(options["experiment"])
+    return f"syngrad train --resume {options['save']}" + (f" {experiment}" if experiment not in BUILT_IN else "")
 
 
 def _check_output(options: dict[str, Any], resume: bool) -> None:
@@ -174,6 +208,8 @@ def _check_output(options: dict[str, Any], resume: bool) -> None:
     folder = options["save"]
     if folder is not None and not resume and (checkpoint.found(folder) or (Path(folder) / RUN).exists()):
         raise CheckpointError(f"{folder!r} holds an earlier run; go on with --resume {folder}, or name another folder")
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        raise CheckpointError(f"cannot save to {folder!r}: it is no folder; name another")
 
 
 def _follow(training: Training) -> int:
@@ -268,15 +304,19 @@ def _resolved(training: Training, options: dict[str, Any]) -> dict[str, Any]:
     return kept("train", OPTIONS, {**options, **filled})
 
 
-def _remembering(folder: str, training: Training, options: dict[str, Any]) -> Callback:
-    """Writes the configuration once a run begins or goes on: what was refused until then is not remembered."""
+def _remembering(folder: str, training: Training, options: dict[str, Any]) -> Any:
+    """A callback that writes the configuration once a run begins or goes on: what was refused until then is not
+    remembered.
+    """
     from syngrad.callbacks import Callback
 
     class Remembering(Callback):
         whole = False
+        written = False
 
         def on_start(self, trainer: Trainer) -> None:
             _begin(folder, training, options)
+            self.written = True
 
     return Remembering()
 
@@ -328,5 +368,5 @@ def _close(training: Training, folder: str | None, told: bool) -> None:
         print("stopped early: the metric did not become better")
     for name, count in trainer.guarded.items():
         print(f"stage {name}: {count} updates skipped, whose gradients were not finite or ran away")
-    if folder is not None:
+    if folder is not None and checkpoint.found(folder):
         print(f"the trained model: {checkpoint.newest(folder) / checkpoint.MODEL}")

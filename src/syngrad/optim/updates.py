@@ -25,6 +25,7 @@ from syngrad.optim.groups import (
     scale_rates,
 )
 from syngrad.optim.guard import Guard
+from syngrad.optim.moments import Moments
 
 SCOPES = ("model", "stage")
 
@@ -122,6 +123,7 @@ class Updates:
         for index, optimizer in enumerate(self.optimizers):
             scale_rates(optimizer, self.schedulers[index] if self.schedulers else None, estimator_lr)
         self.guard, self.clipping, self.tell = guard, clipping, tell
+        self.moments = Moments()
         parts = [Part(stage.name, stage.parameters, True) for stage in stages]
         parts += [Part(f"{stage.name} (estimator)", stage.estimator_parameters, False) for stage in stages]
         #: whether the last update met a norm that is not finite

@@ -143,8 +143,7 @@ class Follower(Peer):
 
     def _finish(self, whole: dict[str, Any]) -> None:
         runner = self.runner
-        runner.net.model.load_state_dict(whole["model"])
-        state.put_transient(runner.net.model, whole["buffers"])
+        state.put_model(runner.net.model, whole["model"], whole["buffers"])
         runner.progress.train_s, runner.progress.epochs = float(whole["train_s"]), int(whole["epochs_done"])
         self.history = whole["history"]
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from syngrad.core.message import AwaitedInput, InFlight, Staleness, StashedFlight
 from syngrad.core.stage import Stage, undisturbed
+from syngrad.errors import MessageError
 from syngrad.methods.actor import Actor
 from syngrad.methods.delayed import restored
+from syngrad.runtime.part_checks import FLIGHT, Held, check_options, check_part, check_tensors
 from syngrad.runtime.runner import Runner
 from syngrad.tree import map_tensors
 
@@ -75,8 +77,21 @@ def take_common(runner: Runner) -> dict[str, Any]:
     }
 
 
+def check(runner: Runner, part: dict[str, Any]) -> None:
+    """Refuse a part that does not fit, by a ValueError that says what; nothing is moved."""
+    check_part(runner, part, held(runner, part["span"]))
+
+
 def put(runner: Runner, part: dict[str, Any]) -> None:
-    """Put stages' state in its place; everything else in the runner stays as it is."""
+    """Put stages' state in its place; everything else in the runner stays as it is.
+
+    Raises:
+        MessageError: for a part that does not fit; nothing has been moved then.
+    """
+    try:
+        check(runner, part)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _foreign(error) from error
     lo, hi = (int(each) for each in part["span"])
     actors, stages = runner.actors[lo:hi], runner.stages[lo:hi]
     model = runner.net.model
@@ -130,6 +145,8 @@ def put_common(runner: Runner, part: dict[str, Any], *, trained: bool = True) ->
     runner.precision.load_state_dict(part["precision"])
     for scheduler, saved in zip(runner.updates.schedulers, part["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
+    for optimizer in runner.updates.optimizers if runner.count else ():
+        vars(optimizer)["_opt_called"] = True  # in the process before this one: PyTorch's schedulers warn otherwise
     put_options(runner, part["options"], trained=trained)
 
 
@@ -146,6 +163,10 @@ def options(runner: Runner) -> dict[str, Any]:
 
 def put_options(runner: Runner, given: dict[str, Any], *, trained: bool = True) -> None:
     """Take them over; `trained`: which weights are trained, too."""
+    try:
+        check_options(runner, given)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _foreign(error) from error
     for optimizer, groups in zip(runner.updates.optimizers, given["groups"], strict=True):
         for group, own in zip(optimizer.param_groups, groups, strict=True):
             group.update(own)
@@ -196,6 +217,35 @@ def parameters(runner: Runner, span: Span) -> Iterator[tuple[torch.optim.Optimiz
                 yield owner[parameter], parameter
 
 
+def held(runner: Runner, span: Span) -> list[Held]:
+    """These parameters, each with its optimiser, the options it has there, and its name."""
+    groups = {p: group for o in runner.updates.optimizers for group in o.param_groups for p in group["params"]}
+    names = {p: name for name, p in runner.net.estimators.named_parameters()}
+    names |= {p: name for name, p in runner.net.model.named_parameters()}
+    return [(o, groups[p], p, names.get(p, "an input's predictor")) for o, p in parameters(runner, span)]
+
+
+def put_model(model: nn.Module, tensors: dict[str, Any], buffers: dict[str, Tensor]) -> None:
+    """Put a whole trained model in its place.
+
+    Raises:
+        MessageError: for tensors of another model; nothing has been moved then.
+    """
+    try:
+        check_tensors(model.state_dict(), tensors, "the model")
+    except ValueError as error:
+        raise _foreign(error) from error
+    model.load_state_dict(tensors)
+    put_transient(model, buffers)
+
+
+def _foreign(error: Exception) -> MessageError:
+    return MessageError(
+        f"what another worker has handed over does not fit here: {error}; run one script, one version and one set of "
+        "options everywhere"
+    )
+
+
 def transient(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that are no part of the model's state dict, and belong to a run all the same."""
     persistent = model.state_dict()
@@ -221,8 +271,7 @@ def _loss_state(runner: Runner) -> dict[str, Any]:
 
 
 def _flight(flight: StashedFlight) -> dict[str, Any]:
-    kept = {name: getattr(flight, name) for name in ("step", "kwargs", "randomness", "stash", "updates")}
-    return {**kept, "args": list(flight.args)}
+    return {**{name: getattr(flight, name) for name in FLIGHT}, "args": list(flight.args)}
 
 
 def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> None:
@@ -269,7 +318,7 @@ def _placed(value: Any, parameter: nn.Parameter, beside: bool) -> Any:
     """A copy of a moment, on its parameter's device and laid out as it, as a fused optimiser needs it."""
     if not isinstance(value, Tensor):
         return value
-    if value.shape == parameter.shape and value.dim():
+    if value.layout == torch.strided and value.shape == parameter.shape and value.dim():
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     device = parameter.device if beside or value.dim() else torch.device("cpu")
     return value.to(device, copy=True)

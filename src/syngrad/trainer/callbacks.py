@@ -6,6 +6,7 @@ A callback's `state_dict` is saved in every checkpoint, and given back when the 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ Trainer = Any
 class Callback:
     """Derive from it and say what you want to hear of; `trainer.stop()` ends the run after this epoch.
 
+    In a run that goes on, `load_state_dict` is called before `on_start`: what `on_start` makes anew replaces what was
+    saved. A run that saves also asks for the `state_dict` once after `on_start`, so that what cannot be kept is told
+    then.
+
     Attributes:
         whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and
             `on_epoch` are called: the model, its optimisers, the samples of quality. It is brought together each time;
@@ -32,7 +37,7 @@ class Callback:
     whole: bool = True
 
     def on_start(self, trainer: Trainer) -> None:
-        """`fit` begins, or goes on from a checkpoint."""
+        """`fit` begins, or goes on from a checkpoint, whose state this callback has by then."""
 
     def on_step(self, trainer: Trainer, loss: Tensor) -> None:
         """A minibatch was trained on; `trainer.minibatches` counts them. Reading `loss` waits for the device."""
@@ -84,11 +89,23 @@ class EarlyStopping(Callback):
         if self.waited >= self.patience:
             self.waited = 0
 
-    def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
-        """Compare, count, and stop."""
-        name = self.metric or (trainer.metric[0] if trainer.metric else "loss")
-        if name not in record.metrics:
-            known = ", ".join(record.metrics) or "nothing was validated"
+    def looks_at(self, trainer: Trainer) -> str:
+        """The metric's name."""
+        return self.metric or (trainer.metric[0] if trainer.metric else "loss")
+
+    def check(self, trainer: Trainer, measured: Collection[str]) -> tuple[str, bool]:
+        """(the metric that it looks at, whether a larger value is better).
+
+        Args:
+            trainer: whose metric it is.
+            measured: what there is.
+
+        Raises:
+            ConfigError: for a metric that is not measured, and one of which nobody says which way is better.
+        """
+        name = self.looks_at(trainer)
+        if name not in measured:
+            known = ", ".join(measured) or "nothing was validated"
             raise ConfigError(f"early stopping looks at {name!r}, which was not measured ({known}); give validate=")
         better = self.higher_is_better
         if better is None:
@@ -96,6 +113,11 @@ class EarlyStopping(Callback):
             better = higher_is_better(trainer.metric) if own else HIGHER_IS_BETTER.get(name)
         if better is None:
             raise ConfigError(f"say EarlyStopping(higher_is_better=…) for the metric {name!r}")
+        return name, better
+
+    def on_epoch(self, trainer: Trainer, record: Epoch) -> None:
+        """Compare, count, and stop."""
+        name, better = self.check(trainer, record.metrics)
         value = record.metrics[name] if better else -record.metrics[name]
         if not math.isnan(value) and (self.best is None or value > self.best + self.least):
             self.best, self.waited = value, 0
@@ -130,7 +152,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError("TensorBoard is not installed: pip install 'syngrad[tensorboard]'") from error
-        self.folder, self.every = Path(folder), count
+        self.folder, self.every = Path(folder).absolute(), count
         self._make: Any = SummaryWriter
         self._writer: Any = None
         self._told: list[tuple[int, int]] = []

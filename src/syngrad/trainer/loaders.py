@@ -7,15 +7,22 @@ and thrown away. For data with a length that is exact. A stream may yield someth
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from syngrad.core.batch import batches
 from syngrad.errors import CheckpointError, warn
+from syngrad.trainer.loader_attributes import attributes, moved, parts_of, put_back
+from syngrad.tree import tensors
+
+#: elements of a tensor that tell one minibatch from another
+_SAMPLE = 256
 
 
 def length(loader: Iterable[Any]) -> int | None:
@@ -24,6 +31,15 @@ def length(loader: Iterable[Any]) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return None
+
+
+def readable_once(loader: Any) -> bool:
+    """Whether it is one of Python's or PyTorch's own iterators, of which nothing is left once they were read."""
+    return isinstance(loader, Iterator) and type(loader).__module__ in (
+        "builtins",
+        "itertools",
+        "torch.utils.data.dataloader",
+    )
 
 
 class LoaderPosition:
@@ -36,27 +52,46 @@ class LoaderPosition:
         #: minibatches of the next epoch that were seen before, and whether they have to be drawn again
         self._seen, self._again = 0, False
         self._after: dict[str, Any] | None = None
+        #: what the loader's attributes were before anything was read
+        self._made = attributes(loader)
+        #: the minibatch that was handed out last, and what tells the last one of the run that was saved
+        self._last: Any = None
+        self._mark = ""
 
     def epoch(self) -> Iterator[Any]:
         """One epoch's minibatches, or what is left of it after :meth:`load`."""
         seen, again, self._seen, self._again = self._seen, self._again, 0, False
         if not self._tells():
-            self._start = generators(self.loader)
+            self._start = self._now()
         self.delivered = seen
         iterator = batches(self.loader)
         if again:
             for index in range(seen):
-                if next(iterator, self) is self:
+                self._last = next(iterator, self)
+                if self._last is self:
                     raise CheckpointError(
                         f"the loader ended at minibatch {index}, before {seen}, where the run was saved; give it the "
                         "same data"
                     )
+            if self._mark and fingerprint(self._last) != self._mark:
+                warn(
+                    f"the data comes in another order than before: minibatch {seen} of the epoch is not the one that "
+                    "was trained on; what its order hangs on could not be put back, and a loader with state_dict can"
+                )
             if self._after is not None:
-                set_generators(self.loader, self._after)
+                self._put(self._after)
         for batch in iterator:
             self.delivered += 1
+            self._last = batch
             yield batch
-        self.delivered, self._start = 0, None
+        self.delivered, self._start, self._last = 0, None, None
+
+    def _now(self) -> dict[str, Any]:
+        return {**generators(self.loader), "moved": moved(self.loader, self._made)}
+
+    def _put(self, state: dict[str, Any]) -> None:
+        set_generators(self.loader, state)
+        put_back(self.loader, state["moved"])
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: how far the epoch is, and what it takes to get there again."""
@@ -66,32 +101,52 @@ class LoaderPosition:
             "delivered": self.delivered,
             "loader": loader.state_dict() if self._tells() else None,
             "start": self._start,
-            "now": generators(self.loader),
+            "now": self._now(),
+            "mark": "" if self._tells() or streams(self.loader) else fingerprint(self._last),
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """The next :meth:`epoch` goes on from there.
+    def check(self, state: dict[str, Any]) -> None:
+        """Refuse what :meth:`load` could not put in its place, before anything is.
 
         Raises:
             CheckpointError: for a loader of another length, or one that cannot tell its place where it could before.
         """
-        loader: Any = self.loader
+        for states in (state["start"], state["now"]):
+            if states is not None:
+                _set_state(torch.Generator(), states["torch"])
+                _set_state(random.Random(), states["python"])
+                _set_numpy(np.random.RandomState(), states["numpy"])
         if state["length"] != length(self.loader):
             raise CheckpointError(
                 f"the loader has {length(self.loader)} minibatches an epoch, and the run was saved with one of "
                 f"{state['length']}; give it the same data and batch size"
             )
-        set_generators(self.loader, state["now"])
-        self._seen = int(state["delivered"])
+        if state["loader"] is not None and not self._tells():
+            raise CheckpointError("the run was saved with a loader that has state_dict, and this one has none")
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The next :meth:`epoch` goes on from there; :meth:`check` comes first."""
+        self.check(state)
+        self._seen, self._mark = int(state["delivered"]), str(state["mark"])
         if state["loader"] is not None:
-            if not self._tells():
-                raise CheckpointError("the run was saved with a loader that has state_dict, and this one has none")
+            self._put(state["now"])
+            loader: Any = self.loader
             loader.load_state_dict(state["loader"])
             return
         self._again = self._seen > 0
         if self._again and state["start"] is not None:
-            set_generators(self.loader, state["start"])
+            self._put(state["start"])
             self._after = state["now"]
+        else:
+            self._put(state["now"])
+        parts = [(path, part) for path, part in parts_of(self.loader) if hasattr(part, "set_epoch")]
+        samplers = {id(part): (path, part) for path, part in reversed(parts)}  # each once, where it is found first
+        for path, part in samplers.values():
+            if not any(name in vars(part) for name in ("epoch", "_epoch")):
+                warn(
+                    f"the order of the loader's {path or 'data'} hangs on set_epoch, and it does not tell which epoch "
+                    "it is at; call set_epoch in a callback's on_start, or the order may differ"
+                )
         if getattr(self.loader, "persistent_workers", False) and getattr(self.loader, "num_workers", 0):
             warn(
                 "the loader's worker processes live on from epoch to epoch, and what they draw at random cannot be put "
@@ -128,8 +183,7 @@ def set_generators(loader: Any, states: dict[str, Any]) -> None:
     """Put all of them back."""
     _set_state(torch.default_generator, states["torch"])
     _set_state(random, states["python"])
-    name, state, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((name, state.numpy().astype(np.uint32), position, has_gauss, cached))
+    _set_numpy(np.random, states["numpy"])
     held = _held(loader)
     for path, saved in states["loader"].items():
         if path not in held:
@@ -140,6 +194,11 @@ def set_generators(loader: Any, states: dict[str, Any]) -> None:
 def _numpy_state() -> list[Any]:
     name, state, position, has_gauss, cached = np.random.get_state()
     return [name, torch.from_numpy(np.asarray(state, dtype=np.int64)), position, has_gauss, cached]
+
+
+def _set_numpy(generator: Any, saved: Any) -> None:
+    name, state, position, has_gauss, cached = saved
+    generator.set_state((name, state.numpy().astype(np.uint32), position, has_gauss, cached))
 
 
 def _state(generator: Any) -> Any:
@@ -165,13 +224,21 @@ def _set_state(generator: Any, state: Any) -> None:
 def _held(loader: Any) -> dict[str, Any]:
     """The generators in the attributes of a loader, its samplers and its data set, each once, by where they are."""
     found: dict[str, Any] = {}
-    parts = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset", "dataset.dataset", "collate_fn")
-    for path in parts:
-        part = loader
-        for name in filter(None, path.split(".")):
-            part = getattr(part, name, None)
-        for name, value in (vars(part) if hasattr(part, "__dict__") else {}).items():
+    for path, part in parts_of(loader):
+        for name, value in vars(part).items():
             known = isinstance(value, torch.Generator | np.random.Generator | random.Random)
             if known and all(value is not one for one in found.values()):
                 found[f"{path}.{name}".lstrip(".")] = value
     return found
+
+
+def fingerprint(batch: Any) -> str:
+    """What tells a minibatch from others, of its whole numbers if it has any: a model may write into the others."""
+    found = [t.detach() for t in tensors(batch) if isinstance(t, Tensor) and t.layout == torch.strided and t.numel()]
+    exact = [t for t in found if not t.is_floating_point() and not t.is_complex()]
+    made = hashlib.sha256()
+    for tensor in exact or found:
+        flat = tensor.reshape(-1)
+        flat = flat[:: max(flat.numel() // _SAMPLE, 1)][:_SAMPLE].cpu().contiguous()
+        made.update(flat.view(torch.uint8).numpy().tobytes())
+    return made.hexdigest() if found else ""

@@ -6,29 +6,26 @@ resumed takes the very steps it would have taken.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from syngrad.errors import CheckpointError, SyngradError, TrainingError, first_line, warn
+from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, first_line, warn
 from syngrad.runtime import checkpoint
 from syngrad.runtime.runner import KnownLoss
 from syngrad.tagged_json import PlainError
-from syngrad.trainer import resume
+from syngrad.trainer import early_checks, resume
 from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length
+from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Workers
-
-#: called once a minibatch with the text that its bar shows
-Advance = Callable[[str], None]
 
 
 @dataclass
@@ -77,6 +74,8 @@ class Loop:
         self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in trainer.quality]
         #: updates that were skipped before this call
         self.skipped = dict(trainer.guarded)
+        #: whether the epoch's minibatches are all done, and only what follows them is to come
+        self._over = False
         self._since = 0.0
         self._advance: Advance = lambda text: None
         #: where in the data this call begins, once it is known
@@ -86,31 +85,36 @@ class Loop:
         """Train until the epochs are done or somebody says stop."""
         trainer, plan, workers = self.trainer, self.plan, self.workers
         trainer.stopped = False
-        start = plan.start()
-        if start is not None:
-            self._resume(start)
-        total = length(plan.loader)
-        left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
-        with (
-            Interrupts(plan.save is not None) as self.interrupts,
-            bar(total * left - self.partial.minibatches if total is not None else None, trainer.options.progress)
-            as self._advance,
-            ExitStack() as ends,
-        ):  # fmt: skip
-            started: list[Callback] = []
-            ends.callback(self._end, started)
-            for callback in plan.callbacks:
-                callback.on_start(trainer)
-                started.append(callback)
-            self.origin = self.origin or self.position.state_dict()
-            while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
-                self._epoch()
-            if trainer.stopped:
-                workers.flush()
-            if not workers.begun and trainer.runner is not None:  # all was done before; the others are told
-                workers.begin(trainer.runner, self.origin)
-            if workers.begun:
-                workers.gather()
+        early_checks.check_measured(trainer, plan)
+        plan.start()  # what is refused here has not made a folder
+        with checkpoint.saving_into(plan.save):
+            start = plan.start()
+            if start is not None:
+                self._resume(start)
+            total = length(plan.loader)
+            left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
+            with (
+                Interrupts(plan.save is not None) as self.interrupts,
+                bar(total * left - self.partial.minibatches if total is not None else None, trainer.options.progress)
+                as self._advance,
+                ExitStack() as ends,
+            ):  # fmt: skip
+                started: list[Callback] = []
+                ends.callback(self._end, started)
+                for callback in plan.callbacks:
+                    callback.on_start(trainer)
+                    started.append(callback)
+                if plan.save is not None:
+                    early_checks.check_states(plan.callbacks)
+                self.origin = self.origin or self.position.state_dict()
+                while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
+                    self._epoch()
+                if trainer.stopped:
+                    workers.flush()
+                if not workers.begun and trainer.runner is not None:  # all was done before; the others are told
+                    workers.begin(trainer.runner, self.origin)
+                if workers.begun:
+                    workers.gather()
         self._summarise()
         workers.finish(self.history.to_dict())
         if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
@@ -129,7 +133,7 @@ class Loop:
             trainer.model.train()
         number = trainer.epochs_done + 1
         self._tick()
-        for raw in self._batches():
+        for raw in self._batches() if not self._over else ():
             if not workers.begun:  # cutting the model is not training
                 self._tock()
                 trainer.bind(raw)
@@ -150,8 +154,10 @@ class Loop:
         if number - self.first == plan.epochs or trainer.stopped:
             workers.flush()
         self._tock()
+        self._over = True
         heard = [each for each in (plan.on_epoch, *plan.callbacks) if each is not None]
-        with self._shown(heard):
+        # what is to be saved is brought together before anything can fail
+        with self._shown(heard, plan.save is not None):
             self._conclude(number)
 
     def _boundary(self) -> int:
@@ -199,7 +205,8 @@ class Loop:
             self._tell(self.workers.settle())
             self._tock()
             # without a length a share that only grows stands for it
-            self._validate(number - 1 + done / (whole or done + plan.validate_every))
+            with self._saving_first():
+                self._validate(number - 1 + done / (whole or done + plan.validate_every))
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or (self.interrupts.asked is not None and self.workers.level):
@@ -214,15 +221,17 @@ class Loop:
         trainer.progress.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
-        if plan.validate is not None:
-            record.metrics = self._validate(float(number))
-        self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss))
+        with self._saving_first():
+            if plan.validate is not None:
+                record.metrics = self._validate(float(number))
+            self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss))
         self.history.epochs.append(record)
-        self.partial = Partial()
-        if plan.on_epoch is not None:
-            plan.on_epoch(record)
-        for callback in plan.callbacks:
-            callback.on_epoch(trainer, record)
+        self.partial, self._over = Partial(), False
+        with self._saving_first():
+            if plan.on_epoch is not None:
+                plan.on_epoch(record)
+            for callback in plan.callbacks:
+                callback.on_epoch(trainer, record)
         if plan.save is not None:
             self._save()
 
@@ -236,9 +245,9 @@ class Loop:
         return metrics
 
     @contextmanager
-    def _shown(self, listeners: Sequence[Any]) -> Iterator[None]:
-        """Inside it the Trainer is whole, where one of these wants to see it: see :class:`Callback`."""
-        wanted = any(getattr(each, "whole", True) for each in listeners)
+    def _shown(self, listeners: Sequence[Any], saved: bool = False) -> Iterator[None]:
+        """Inside it the Trainer is whole, where one of these wants to see it (see :class:`Callback`) or it is saved."""
+        wanted = saved or any(getattr(each, "whole", True) for each in listeners)
         before = self.workers.options(None) if listeners else None
         with self.workers.whole() if wanted else nullcontext():
             yield
@@ -253,15 +262,23 @@ class Loop:
 
     # Checkpoints.
 
-    def _save(self) -> None:
-        """Write a checkpoint; one that cannot be written is warned of, unless the run ends with it."""
+    def _save(self, failed: Exception | None = None) -> None:
+        """Write a checkpoint; one that cannot be written is warned of, unless the run ends with it.
+
+        Args:
+            failed: what the run ends with anyhow; it is told first.
+        """
         assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
             with self.workers.whole():
                 path = resume.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
-        except CheckpointError as error:
-            if over or isinstance(error.__cause__, PlainError):  # what can never be saved is said at once
+        except SyngradError as error:
+            if failed is not None:
+                failed.add_note(f"it could not be saved before: {error}")
+                return
+            never = isinstance(error.__cause__, PlainError)  # it is said at once
+            if never or over or not isinstance(error, CheckpointError):
                 raise
             warn(f"{error}; training goes on")
             return
@@ -273,9 +290,26 @@ class Loop:
             self.workers.interrupt(text)
             raise KeyboardInterrupt(text)
 
+    @contextmanager
+    def _saving_first(self) -> Iterator[None]:
+        """What fails inside it is no fault of the training: this is saved, and then the error is raised."""
+        points = len(self.history.points)
+        try:
+            yield
+        except Exception as error:
+            lost = isinstance(error, LinkError) and self.trainer.bound.divided
+            if self.plan.save is None or lost:
+                raise
+            if self._over:  # the whole end of the epoch is to come, validation with it
+                self.trainer.progress.epochs -= 1
+                del self.history.points[points:]
+            self._save(error)
+            raise
+
     def _state(self) -> dict[str, Any]:
         return {
             "first": self.first,
+            "over": self._over,
             "epochs": self.plan.epochs,
             "stopped": self.trainer.stopped,
             "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
@@ -287,8 +321,7 @@ class Loop:
         }
 
     def _resume(self, path: Path) -> None:
-        model, saved = checkpoint.load(path)
-        resume.restore(self.trainer, model, saved, str(path), trained=True)
+        path, model, saved = self._whole_checkpoint(path)
         fit = saved.get("fit")
         if fit is None:
             raise CheckpointError(
@@ -296,17 +329,25 @@ class Loop:
                 "call fit without resume"
             )
         try:
-            begun, self.first, self.marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
-            self.skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
-            self.history = History.from_dict(fit["history"])
-            self.partial = Partial.read(fit["partial"])
+            begun, first, marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
+            skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
+            history, partial, over = History.from_dict(fit["history"]), Partial.read(fit["partial"]), bool(fit["over"])
             stopped = bool(fit["stopped"])
             callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
-            self.position.load(fit["place"])
-            self.origin = fit["place"]
-        except SyngradError:
+            self.position.check(fit["place"])
+        except (SyngradError, Warning):
             raise
         except Exception as error:  # whatever plain data of another form does
+            raise checkpoint.damaged(path, first_line(error)) from error
+        resume.restore(self.trainer, model, saved, str(path), trained=True)
+        self.first, self.marks, self.skipped = first, marks, skipped
+        self.history, self.partial, self._over = history, partial, over
+        self.origin = fit["place"]
+        try:
+            self.position.load(self.origin)
+        except (SyngradError, Warning):
+            raise
+        except Exception as error:
             raise checkpoint.damaged(path, first_line(error)) from error
         # a run that was stopped early is over for a script that is started again and again
         self.trainer.stopped = stopped and self.plan.resume == AUTO and self.partial.minibatches == 0
@@ -320,6 +361,19 @@ class Loop:
             if found is not None:
                 callbacks.remove(found)
                 callback.load_state_dict(found[1])
+
+    def _whole_checkpoint(self, path: Path) -> tuple[Path, Any, Any]:
+        """(its path, the model's tensors, the rest); for "auto" of the newest that is not damaged."""
+        while True:
+            try:
+                return path, *checkpoint.load(path)
+            except CheckpointError as error:
+                there = checkpoint.found(self.plan.save) if self.plan.resume == AUTO and self.plan.save else []
+                before = [each for each in there if error.damage and int(each.name) < int(path.name)]
+                if not before:
+                    raise
+                warn(f"{error.damage}; the run goes on from the one before it, {str(before[-1])!r}")
+                path = before[-1]
 
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""
@@ -338,18 +392,3 @@ class Loop:
         if runner is not None and runner.record is not None:
             self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
         self.history.processes = self.workers.worker_reports
-
-
-@contextmanager
-def bar(total: int | None, show: bool | None) -> Iterator[Advance]:
-    """A bar over `total` minibatches; `show` None for "when standard error is a terminal"."""
-    if not (sys.stderr.isatty() if show is None else show):
-        yield lambda text: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("training", total=total)
-        yield lambda text: progress.update(task, advance=1, description=text)

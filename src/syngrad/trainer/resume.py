@@ -6,6 +6,7 @@ one part of all stages, as workers exchange it (runtime/state.py).
 
 from __future__ import annotations
 
+import difflib
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from syngrad.core.batch import example_batch
-from syngrad.errors import CheckpointError, SyngradError, first_line
+from syngrad.errors import CheckpointError, SyngradError, first_line, warn
 from syngrad.partition.segment import FORWARD
 from syngrad.runtime import checkpoint
 from syngrad.runtime import state as run_state
+from syngrad.runtime.part_checks import described
 from syngrad.trainer.options import RESUMED
 from syngrad.trainer.session import Session
 
@@ -31,7 +33,8 @@ def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if runner is None:
         raise CheckpointError("there is nothing to save before the first minibatch")
     model = session.model.state_dict()
-    return {name: value for name, value in model.items() if isinstance(value, Tensor)}, {
+    dense = {name: t for name, t in model.items() if isinstance(t, Tensor) and t.layout == torch.strided}
+    return dense, {
         "form": FORM,
         "configuration": session.configuration(),
         "torch": torch.__version__,
@@ -39,7 +42,8 @@ def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "options": runner.updates.options,
         "cuts": session.net.cuts,
         "example": runner.example,
-        "model": {name: value for name, value in model.items() if not isinstance(value, Tensor)},
+        "printed": session.printed,
+        "model": {name: value for name, value in model.items() if name not in dense},
         "buffers": run_state.transient(session.model),
         "optimizers": [optimizer.state_dict() for optimizer in session.optimizers],
         "stages": run_state.take(runner, (0, len(runner.stages)), whole=True),
@@ -101,15 +105,21 @@ def _check(session: Session, model: dict[str, Tensor], state: dict[str, Any], wh
                 "give it the same"
             )
     now = {name: value for name, value in session.model.state_dict().items() if isinstance(value, Tensor)}
-    for name in now.keys() ^ model.keys():
+    then = {**model, **{name: value for name, value in state["model"].items() if isinstance(value, Tensor)}}
+    for name in now.keys() ^ then.keys():
         has, lacks = ("this model", "the checkpoint") if name in now else ("the checkpoint", "this model")
         raise CheckpointError(f"checkpoint {where!r} is of another model: {has} has {name!r}, {lacks} does not")
     for name, tensor in now.items():
-        if tensor.shape != model[name].shape or tensor.dtype != model[name].dtype:
+        if tensor.shape != then[name].shape or tensor.dtype != then[name].dtype:
             raise CheckpointError(
-                f"checkpoint {where!r} is of another model: {name!r} is {_describe(model[name])} there and "
-                f"{_describe(tensor)} here"
+                f"checkpoint {where!r} is of another model: {name!r} is {described(then[name])} there and "
+                f"{described(tensor)} here"
             )
+    for name, buffer in state["buffers"].items():
+        owner, _, attribute = name.rpartition(".")
+        now_there = session.model.get_submodule(owner)._buffers.get(attribute)
+        if not isinstance(buffer, Tensor) or (now_there is not None and now_there.dtype != buffer.dtype):
+            raise CheckpointError(f"checkpoint {where!r} is of another model: its buffer {name!r:.60} is another")
 
 
 def _bind(session: Session, state: dict[str, Any], where: str) -> None:
@@ -151,9 +161,57 @@ def _fits(session: Session, state: dict[str, Any], where: str) -> None:
         sizes = [len(group["params"]) for group in saved["param_groups"]]
         if sizes != [len(group["params"]) for group in optimizer.param_groups]:
             raise CheckpointError(f"checkpoint {where!r} has groups of {sizes} parameters; give this Trainer the same")
+        try:
+            _check_moments(session, optimizer, saved)
+        except ValueError as error:
+            raise _misfit(where, error) from error
     shapes = [{n: t.shape for n, t in i.state_dict().items()} for i in session.net.interfaces]
     if shapes != [{n: t.shape for n, t in each.items()} for each in state["stages"]["estimators"][:-1]]:
         raise CheckpointError(f"checkpoint {where!r} has other estimators; give this Trainer the same")
+    try:
+        run_state.check(runner, state["stages"])
+    except ValueError as error:
+        raise _misfit(where, error) from error
+
+
+def _check_moments(session: Session, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """A ValueError for moments that are not those of the parameter that they would be given to."""
+    known = {id(p): (group, name) for _, group, p, name in run_state.held(session.bound, (0, len(session.stages)))}
+    ids = [index for group in saved["param_groups"] for index in group["params"]]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if ids != list(range(len(parameters))):
+        raise ValueError("its optimizer's parameters are not numbered one by one")
+    options = [group for group in saved["param_groups"] for _ in group["params"]]
+    for index, moments in saved["state"].items():
+        if isinstance(index, int):
+            if not 0 <= index < len(ids):
+                raise ValueError(f"it has moments of parameter {index}, and there are {len(ids)}")
+            if not isinstance(moments, dict):
+                raise ValueError(f"the moments of parameter {index} are no mapping")
+            group, name = known.get(id(parameters[index]), ({}, f"parameter {index}"))
+            session.bound.updates.moments.check(
+                optimizer, {**group, **options[index]}, parameters[index], name, moments
+            )
+
+
+def _misfit(where: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {where!r} does not fit this Trainer: {error}; resume with the model, data and options that it was "
+        "made with"
+    )
+
+
+def _warn_of_another_text(session: Session, then: Any) -> None:
+    """Say where the model prints otherwise than it did: an activation or a dropout rate is in no state dict."""
+    now = session.printed
+    if not isinstance(then, str) or now == then:
+        return
+    lines = list(difflib.ndiff(then.splitlines(), now.splitlines()))
+    was, is_ = (next((line[2:].strip() for line in lines if line.startswith(sign)), "") for sign in ("- ", "+ "))
+    warn(
+        f"the model is not the one that was saved: where it had {was or 'nothing'!r:.60} it has "
+        f"{is_ or 'nothing'!r:.60}; the run goes on with it as it is now"
+    )
 
 
 def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str, trained: bool) -> None:
@@ -165,6 +223,7 @@ def _put(session: Session, model: dict[str, Tensor], state: dict[str, Any], wher
         as_saved(optimizer, saved)
     run_state.put(session.bound, state["stages"])
     run_state.put_common(session.bound, state["stages"], trained=trained)
+    _warn_of_another_text(session, state.get("printed"))
     session.progress.train_s, session.progress.epochs = float(state["train_s"]), int(state["epochs_done"])
 
 
@@ -183,9 +242,6 @@ def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
             found = now[name]
             if found.dtype != value.dtype:
                 found = now[name] = value.to(found.device)
-            if found.shape == parameter.shape and found.stride() != parameter.stride():
+            dense = found.layout == torch.strided and found.shape == parameter.shape
+            if dense and found.stride() != parameter.stride():
                 now[name] = torch.empty_like(parameter, dtype=found.dtype, device=found.device).copy_(found)
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

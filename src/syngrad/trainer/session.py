@@ -5,6 +5,7 @@ The loop of `fit`, checkpoints and other workers rest on this; the Trainer itsel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,6 +58,8 @@ class Session:
         self.guard = None if options.guard is None else Guard(options.guard)
         self.precision = Precision(parse_dtype(options.autocast))
         self.runner: Runner | None = None
+        #: how the model printed when it was bound
+        self.printed = ""
         self.progress = Progress()
         #: whether somebody has asked `fit` to end
         self.stopped = False
@@ -172,6 +175,7 @@ class Session:
             if cuts is not None and not self.net.segments:
                 self.net.requested_cuts, self.net.requested_stages = (cuts, None) if cuts else (None, 1)
             self.to_device()
+            self.printed = printed(self.model)
             self.runner = self._runner(batch)
         return self.runner
 
@@ -282,3 +286,11 @@ def check_loss(loss: Any, model: nn.Module) -> None:
                 f"the loss has a parameter {name!r} that nothing would train; make it a part of the model, or freeze "
                 "it with loss.requires_grad_(False)"
             )
+
+
+def printed(model: nn.Module) -> str:
+    """How a model prints, without what is another in every process."""
+    try:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(model))
+    except Exception:  # the user's own, which training does not need
+        return ""

@@ -112,9 +112,10 @@ class Trainer(Session):
             on_epoch: called with each epoch's record.
             validate_every: validate every so many minibatches of an epoch too.
             save: a folder for checkpoints, one after each epoch and one after every `save_every` minibatches, of which
-                the newest `keep` stay. Ctrl-C then saves before it ends the run.
-            resume: True goes on from the newest checkpoint in `save`, "auto" does so if there is one, a path from that
-                one; the run takes the steps it would have taken, and the history is that of the whole.
+                the newest `keep` stay. Ctrl-C then saves before it ends the run. The folder is locked meanwhile.
+            resume: True goes on from the newest checkpoint in `save`, "auto" does so if there is one (if it is damaged,
+                from the one before, which is said), a path from that one; the run takes the steps it would have taken,
+                and the history is that of the whole.
             callbacks: see `syngrad.callbacks`.
 
         Raises:
