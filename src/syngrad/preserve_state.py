@@ -37,7 +37,7 @@ def preserve_state(*parts: nn.Module) -> Iterator[None]:
         if type(value) in CONTAINERS
     ]
     tensors = {value: value.detach().clone() for value in _state_tensors(modules)}
-    with _generators(modules):
+    with generators_preserved(*parts):
         try:
             yield
         finally:
@@ -94,8 +94,10 @@ def _refill(container: Any, contents: Any) -> None:
 
 
 @contextlib.contextmanager
-def _generators(modules: list[nn.Module]) -> Iterator[None]:
+def generators_preserved(*parts: nn.Module) -> Iterator[None]:
+    """Put every default generator back at the end: PyTorch's, also of the devices of `parts`, NumPy's and Python's."""
     numpy = sys.modules.get("numpy")
+    modules = list(dict.fromkeys(module for part in parts for module in part.modules()))
     python_state = random.getstate()
     numpy_state: Any = numpy.random.get_state() if numpy is not None else None
     used = {p.device for module in modules for p in module._parameters.values() if p is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from syngrad import Trainer, decouple
 from syngrad.estimators import Binding, Context, Head, make
+from syngrad.estimators.bodies import Dense as PictureHead
 from syngrad.estimators.bodies import ImageStem
 
 
@@ -142,3 +145,32 @@ def test_a_picture_may_lie_in_memory_either_way(channels_last: bool) -> None:
     h = h.contiguous().requires_grad_()
     (want,) = torch.autograd.grad(F.cross_entropy(made.body(h), labels), h)
     torch.testing.assert_close(estimate, want)
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "factor"),
+    [
+        ((8, 4, 4), (1, 16, 16), 4),
+        ((8, 4, 2), (3, 8, 4), 2),
+        ((8, 4, 4), (2, 4, 4), 1),
+        ((8, 4, 4), (2, 7, 7), 1),
+        ((8, 4, 4), (2, 8, 12), 1),
+        ((8, 8, 8), (2, 4, 4), 1),
+    ],
+)
+def test_a_picture_for_a_picture_is_decoded_place_by_place(
+    shape: tuple[int, ...], output: tuple[int, ...], factor: int
+) -> None:
+    binding = Binding(
+        torch.Size(shape), context=Context("vector", math.prod(output)), output=torch.Size(output), loss=F.mse_loss
+    )
+    head = make("default", binding)
+    (body,) = (part for part in head.modules() if isinstance(part, PictureHead))
+    assert body.finer == factor
+    h, y = torch.randn(3, *shape), torch.randn(3, *output)
+    assert head.body(h).shape == y.shape
+    torch.nn.init.normal_(body.body[-1].weight)
+    made, kept = head.estimate(h, y, 1 / 3, True)
+    head.fit(h, y, torch.randn_like(h), 1 / 3, kept)
+    assert made.shape == h.shape
+    assert all(p.grad is not None and bool(p.grad.any()) for p in head.parameters())

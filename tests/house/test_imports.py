@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "syngrad"
 # other. A new module or package directly under syngrad gets its place here first.
 ORDER = (
     ("errors",),
-    ("tree", "tagged_json", "checks", "parse_call", "preserve_state"),
+    ("tree", "tagged_json", "checks", "parse_call", "preserve_state", "grad_mode"),
     ("targets", "metrics"),
     ("estimators",),
     ("partition",),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from syngrad import Feedback, TruncatedBPTT, metrics
 from syngrad.errors import TrainingWarning
 from syngrad.recurrent import OnlineBPLambda
-from syngrad.runtime.quality import ADVICE, Quality, Sample, compare
+from syngrad.runtime.quality import ADVICE, APART_ADVICE, DEFAULT_ADVICE, Quality, Sample, compare
 from syngrad.trainer.options import Options
 
 
@@ -172,6 +172,19 @@ def test_an_estimate_that_points_the_wrong_way_for_long_is_warned_of_once() -> N
         quality.add(50 * step, -b, b, 1.0)
 
 
+def test_an_estimate_that_has_nothing_to_do_with_the_true_gradient_is_warned_of_once() -> None:
+    quality, b = Quality("4"), torch.tensor([[1.0, 0.0]])
+    apart, near = torch.tensor([[0.05, 1.0]]), torch.tensor([[0.5, 1.0]])
+    for step in range(20):
+        quality.add(200 * step, apart, b, 1.0)  # what comes back is itself an estimate
+    for step, estimate in enumerate([apart, apart, near, near, near, *[apart] * 7]):
+        quality.add_true(200 * step, estimate, b)
+    with pytest.warns(TrainingWarning, match=r"'4' have next to nothing .*\(mean cosine 0.0\d over 10.*'zero'") as said:
+        [quality.add_true(200 * step, apart, b) for step in range(12, 20)]
+    assert len(said) == 1
+    assert "\n" not in str(said[0].message)
+
+
 def test_what_lasts_for_few_minibatches_is_no_reason_to_warn() -> None:
     quality, b = Quality("4"), torch.ones(2, 2)
     for step in range(20):
@@ -190,7 +203,8 @@ def test_of_a_stream_without_end_so_many_samples_are_kept() -> None:
 
 
 def test_what_is_advised_of_a_network_is_what_a_trainer_takes() -> None:
-    advised = [each for text in ADVICE for each in re.findall(r"\w+=(?:\w+\(.*?\)|'.*?'|[\d.]+)", text)]
+    texts = (*ADVICE, *DEFAULT_ADVICE, APART_ADVICE)
+    advised = [each for text in texts for each in re.findall(r"\w+=(?:\w+\(.*?\)|'.*?'|[\d.]+)", text)]
     assert {"estimator_lr=0.3", "feedback=Feedback(warmup=200)", "estimator='default'"} <= set(advised)
     for each in advised:
         Options(loss=F.mse_loss, **eval(f"dict({each})", {"Feedback": Feedback}))  # else a ConfigError

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from tests._support.models import CASES, assert_same, tensors_of, token_count, token_loss
 from tests._support.training import one_line, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from syngrad.errors import ConfigError, TrainingError
 
@@ -79,6 +83,41 @@ def test_an_evaluation_that_fails_leaves_every_mode_and_the_generator_as_they_we
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(TrainingError, match="no batch"):
         trainer.evaluate([])
+
+
+DRAWS = {
+    "torch": lambda: float(torch.rand(())),
+    "numpy": lambda: float(np.random.rand()),
+    "random": random.random,
+}
+
+
+class Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Every sample moved by a number that is drawn, as image libraries do."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self.draw = draw
+        self.x, self.y = CASE.batches(1, last=40)[0]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i] + self.draw(), self.y[i]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_validation_draws_training_does_not_miss(name: str) -> None:
+    def run(validate: bool) -> dict[str, Tensor]:
+        model = CASE.model()
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        data = Augmented(DRAWS[name])
+        trainer_of(model).fit(DataLoader(data, 8, shuffle=True), 3, validate=DataLoader(data, 8) if validate else None)
+        return tensors_of(model)
+
+    assert_same(run(True), run(False))
 
 
 @pytest.mark.parametrize("method", ["backprop", "synthetic"])

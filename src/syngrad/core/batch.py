@@ -133,6 +133,23 @@ def finite(
     raise TrainingError(f"the loss is {value} {where}; {cause}")
 
 
+def blame(output: Any, parameters: Iterable[Tensor]) -> str:
+    """Why a loss is not finite where its data is: what was found of the output and of the weights that made it.
+
+    Args:
+        output: of the model.
+        parameters: of the model.
+    """
+    if all(bool(t.isfinite().all()) for t in tensors(output) if t.is_floating_point()):
+        return "the model's output is finite, so it is the loss that cannot take it; check the loss"
+    if not all(bool(p.isfinite().all()) for p in parameters):
+        return "weights of the model hold NaN or infinity; go back to a checkpoint, and lower the learning rate"
+    return (
+        "the model's output holds NaN or infinity though its weights are finite; check its forward, or lower the "
+        "learning rate"
+    )
+
+
 def first_nonfinite(batch: Batch) -> str | None:
     """Which part of the batch holds a NaN or an infinity, for the message of an error."""
     for name, part in (("input", (batch.args, batch.kwargs)), ("target", batch.target)):

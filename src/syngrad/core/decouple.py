@@ -17,6 +17,7 @@ from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.core.task import Task, interface
+from syngrad.core.trainable import check_not_scripted
 from syngrad.errors import ConfigError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
@@ -186,6 +187,7 @@ def decouple(
         cuts, stages = (list(map(str, range(1, len(model)))), None) if len(model) > 1 else (None, 1)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"decouple needs a torch.nn.Module or a list of them, got {type(model).__name__}")
+    check_not_scripted(model)
     if untie:
         untie_parameters(model)
     if (cuts is None) == (stages is None):

@@ -133,11 +133,12 @@ class Interface(nn.Module):
         """
         self.positions = where if where is not None else []
         self.turned = [i for i, second in enumerate(turned) if second]
-        made = [
-            make("zero" if any(carried[i : i + 1]) else self._given[0], binding, self.name)
-            for i, binding in enumerate(bindings)
-        ]
-        self.estimators.extend(made)
+        with torch.inference_mode(False):  # what is made under it can never be trained
+            made = [
+                make("zero" if any(carried[i : i + 1]) else self._given[0], binding, self.name)
+                for i, binding in enumerate(bindings)
+            ]
+            self.estimators.extend(made)
         self._plain: list[GradientEstimator] = made
         self.bound = True
 

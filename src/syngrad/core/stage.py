@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syngrad.core.first_run import first_run
 from syngrad.core.input_predictor import InputPredictor
 from syngrad.core.interface import Interface
 from syngrad.core.randomness import Randomness
 from syngrad.errors import SyngradError, TrainingError, first_line
+from syngrad.partition.segment import Segment
 from syngrad.preserve_state import preserve_state
 
 
@@ -45,6 +47,10 @@ class Stage:
         #: of those, the ones that it updates: what stages share, the first of them does, by the sum of all gradients
         self.parameters = [p for p in self.used if id(p) not in elsewhere]
         self.randomness = Randomness(seed, device)
+        #: whether its message has to require a gradient for all of its parameters to get one
+        self.needs_gradient = False
+        # whether it is known that it writes into its message, and what its graph looks like
+        self._watched = self._traced = False
 
     @property
     def estimator_parameters(self) -> list[nn.Parameter]:
@@ -75,6 +81,23 @@ class Stage:
                 if "more than 1 value per channel" in str(error):
                     hint = "; a batch of one cannot be batch-normalised: use drop_last=True or another batch size"
                 raise TrainingError(f"stage {self.name!r} raised {first_line(error)}{hint}") from error
+
+    def run_on(self, message: Any, where: list[int], stash: dict[str, Tensor] | None = None) -> Any:
+        """The forward pass on a message that was cut from its graph; on a first one it is found what it does with it.
+
+        Args:
+            message: from the previous stage.
+            where: positions of the differentiable leaves in it.
+            stash: as for :meth:`run`.
+        """
+        if self._traced or (self._watched and not torch.is_grad_enabled()):
+            return self.run(message, stash=stash)
+        found = first_run(lambda copy: self.run(copy, stash=stash), message, where)
+        if found.writes and isinstance(self.segment, Segment):
+            self.segment.writes_message = True
+        self.needs_gradient = found.hides_parameters
+        self._watched, self._traced = True, torch.is_grad_enabled()
+        return found.output
 
 
 @contextmanager

@@ -77,8 +77,11 @@ def interface(name: str, crossing: Crossing, estimator: EstimatorSpec, task: Tas
     made = Interface(estimator, loss=task.loss, name=name)
     bindings, turned, carried = [], [], []
     for h in crossing.leaves:
-        if h.is_complex():
-            raise CutError(f"cannot cut at {name!r}: a complex tensor, {tuple(h.shape)}, crosses it; cut elsewhere")
+        if h.is_complex() and _estimates(estimator, name):
+            raise CutError(
+                f"cannot cut at {name!r}: a complex tensor, {tuple(h.shape)}, crosses it, and estimates are real; send "
+                "torch.view_as_real(h) and take torch.view_as_complex of it, or cut elsewhere"
+            )
         place = sample_dimension(h.shape, task.batch)
         turned.append(place == 1)
         carried.append(place is None)

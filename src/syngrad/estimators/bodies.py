@@ -89,16 +89,26 @@ def halvings_to(size: int, height: int, across: int) -> int:
 
 
 class Dense(nn.Module):
-    """A picture for a picture: 1×1 convolutions, then interpolation to the output's size."""
+    """A picture for a picture: 1×1 convolutions, each of whose places becomes r×r of the output's where that is larger.
 
-    def __init__(self, channels: int, hidden: list[int], output: torch.Size) -> None:
+    Where the output is not larger by a whole factor, it is interpolated to: that alone would ask a stage for a picture
+    as coarse as its own.
+    """
+
+    def __init__(self, shape: torch.Size, hidden: list[int], output: torch.Size) -> None:
         super().__init__()
-        self.body = layers([channels, *hidden, output[0]], partial(nn.Conv2d, kernel_size=1))
+        channels, height, across = shape
+        self.finer = output[1] // height
+        if self.finer < 1 or output[1:] != (height * self.finer, across * self.finer):
+            self.finer = 1
+        self.body = layers([channels, *hidden, output[0] * self.finer**2], partial(nn.Conv2d, kernel_size=1))
         self.size = tuple(output[1:])
 
     def forward(self, h: Tensor) -> Tensor:
         """(n, c, y, x) → (n, *output)."""
         scores = self.body(h)
+        if self.finer > 1:
+            scores = nn.functional.pixel_shuffle(scores, self.finer)
         if scores.shape[2:] != self.size:
             scores = nn.functional.interpolate(scores, self.size, mode="bilinear", align_corners=False)
         return scores  # type: ignore[no-any-return]
@@ -217,7 +227,7 @@ def unnormalised(binding: Binding, hidden: int, width: int, channels: int, pool:
     if binding.kind == "sequence" and len(output) <= 1:
         return nn.Sequential(MeanOverTime(), *_shaped(layers([binding.width, *units, last]), output, 1))
     if binding.kind == "image" and len(output) == 3:
-        return nn.Sequential(Dense(binding.shape[0], units, output))
+        return nn.Sequential(Dense(binding.shape, units, output))
     if binding.kind == "image":
         stem = ImageStem(binding.shape, channels, pool)
         return nn.Sequential(stem, *_shaped(layers([stem.features, *units, last]), output, 1))

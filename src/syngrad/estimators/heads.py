@@ -38,6 +38,7 @@ from syngrad.estimators.closed_form import (
 )
 from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import check_hidden, whole
+from syngrad.estimators.saddle import Start
 from syngrad.targets import scalar
 
 ResultT = TypeVar("ResultT")
@@ -115,6 +116,7 @@ class Head(GradientEstimator):
             self.derivative = TOKEN_WEIGHT if by_token else IMAGE_WEIGHT
         wished = not by_token if self.norm is None else self.norm
         self.body = bodies(binding, self.hidden, self.width, self.channels, self.pool, wished)
+        self.start = Start(self.body.children() if binding.outputs else [self.body])
         self.norm = any(isinstance(part, nn.RMSNorm) for part in self.body.modules())
         self.closed = (
             is_cross_entropy(binding.loss, binding.count)
@@ -169,9 +171,11 @@ class Head(GradientEstimator):
         double = keep and self.derivative > 0
         with torch.enable_grad():
             h = h.requires_grad_()
-            gradients = torch.autograd.grad(
-                self.value(h, steady(context)), [h, *parameters], create_graph=double, allow_unused=True
-            )
+            loss = self.value(h, steady(context))
+            gradients = torch.autograd.grad(loss, [h, *parameters], create_graph=double, allow_unused=True)
+            if self.start.open and self.start.leaves(loss, h, context, parameters, gradients[1:]):
+                loss = self.value(h, steady(context))
+                gradients = torch.autograd.grad(loss, [h, *parameters], create_graph=double, allow_unused=True)
             factor = scale * self.samples(h, context)
             scaled = gradients[0] * factor
         for parameter, gradient in zip(parameters, gradients[1:], strict=True):

@@ -101,9 +101,9 @@ class Actor:
         """
         if self.index == 0:
             return self.stage.run(*message.args, **message.kwargs), []
-        m, leaves = detach(message.args[0], self.arriving, feedback)
+        m, leaves = detach(message.args[0], self.arriving, feedback or self.stage.needs_gradient)
         message.args = ()
-        return self.stage.run(m), leaves
+        return self.stage.run_on(m, self.arriving), leaves
 
     def wants(self, now: Minibatch) -> bool:
         """Whether what comes back is of use: to an estimator, or to the sample of its quality."""

@@ -40,7 +40,10 @@ class Delayed(UpdateRule):
             m, inputs = detach(args[0], actor.arriving, feedback=True)
             args = (m,)
         randomness = stage.randomness.save()
-        h = stage.run(*args, stash=stash or None, **kwargs)
+        if actor.index:
+            h = stage.run_on(args[0], actor.arriving, stash or None)
+        else:
+            h = stage.run(*args, stash=stash or None, **kwargs)
         if actor.last:
             loss = actor.training.loss(h, batch)
             loss.backward()  # no factor of the precision: float16, which has one, is refused with late gradients
@@ -132,7 +135,10 @@ def restored(actor: Actor, saved: dict[str, object]) -> StashedFlight:
     flight.args = tuple(args)
     flight.stash = {name: weights.detach().requires_grad_() for name, weights in flight.stash.items()}
     actor.stage.randomness.load(flight.randomness)
-    h = actor.stage.run(*flight.args, stash=flight.stash or None, **flight.kwargs)
+    if actor.index:
+        h = actor.stage.run_on(flight.args[0], actor.arriving, flight.stash or None)
+    else:
+        h = actor.stage.run(*flight.args, stash=flight.stash or None, **flight.kwargs)
     flight.sent = leaves_at(h, actor.leaving)
     flight.wanted = True
     return flight

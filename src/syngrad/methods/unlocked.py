@@ -46,8 +46,8 @@ class Unlocked(Synthetic):
                 # no graph: the predictor is fitted to what is really sent, whenever that comes
                 with torch.no_grad(), stage.randomness.swapped():
                     predicted = stage.predictor(batch.args, batch.kwargs)
-                inputs = [predicted.detach().requires_grad_(wanted)]
-                h = stage.run(inputs[0])
+                inputs = [predicted.detach().requires_grad_(wanted or stage.needs_gradient)]
+                h = stage.run_on(inputs[0], actor.arriving)
         at_edge = actor.previous is not None and not actor.previous.local
         if at_edge:  # the runner takes it in when it has come
             actor.awaited.append(AwaitedInput(now.step, batch.args, batch.kwargs, None, self._mark(now)))

@@ -15,10 +15,9 @@ class Zero(UpdateRule):
 
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Run and pass on; the last stage goes back from the loss."""
-        args, message.args = message.args, ()
         # a graph in the last stage alone, the only one that a gradient reaches
         with torch.set_grad_enabled(actor.last and now.updates(actor.index)):
-            h = actor.stage.run(*args, **message.kwargs)
+            h, _ = actor.run(message, feedback=False)
         loss = None
         if actor.last:
             loss = actor.training.loss(h, now.batch)

@@ -15,6 +15,7 @@ that a stage whose gradients have really grown is held up for some minibatches, 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from syngrad.checks import real
@@ -48,8 +49,13 @@ class Guard:
             return True
         if finite:
             self.references[name] = 2 * reference
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.skip([name])
         return False
+
+    def skip(self, names: Iterable[str]) -> None:
+        """Count an update of each of these parts as skipped."""
+        for name in names:
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -26,6 +26,7 @@ from syngrad.optim.groups import (
 )
 from syngrad.optim.guard import Guard
 from syngrad.optim.moments import Moments
+from syngrad.optim.standing import StandingStages
 
 SCOPES = ("model", "stage")
 
@@ -128,12 +129,15 @@ class Updates:
         parts += [Part(f"{stage.name} (estimator)", stage.estimator_parameters, False) for stage in stages]
         #: whether the last update met a norm that is not finite
         self.overflowed = False
+        self.stage_names = [stage.name for stage in stages if any(p.requires_grad for p in stage.parameters)]
+        #: stages that have not moved yet, where somebody has them watched
+        self.standing = StandingStages()
         self._parts = [part for part in parts if part.parameters]
         self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
 
     def step_all(self) -> None:
         """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
-        if self.guard is not None or self.clipping is not None:
+        if self.guard is not None or self.clipping is not None or self.standing:
             self._admit()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -157,16 +161,21 @@ class Updates:
         self.overflowed = not all(map(math.isfinite, norms))
         admitted: list[tuple[list[Tensor], float]] = []
         for (part, gradients), norm in zip(gathered, norms, strict=True):
-            if self.guard is not None and not self.guard.admits(part.name, norm):
+            admitted_now = self.guard is None or self.guard.admits(part.name, norm)
+            if self.standing and part.weights:
+                self.standing.note(part.name, norm, admitted_now)
+            if self.guard is not None and not admitted_now:
                 if self.tell and self.guard.counts[part.name] == 1:
                     warn(
                         f"an update of stage {part.name} was skipped: its gradient has the norm {norm:.3g}, which is "
-                        f"{'not finite' if not math.isfinite(norm) else 'far beyond what it was'}; look at the data or "
-                        "lower the learning rate, and see `guarded` for how many there are (guard=None lets them pass)"
+                        f"{'not finite' if not math.isfinite(norm) else 'far beyond what it was'}; see `guarded` for "
+                        "how many there are (guard=None lets them pass)"
                     )
                 for parameter in part.parameters:
                     parameter.grad = None
             elif part.weights:
                 admitted.append((gradients, norm))
+        if self.standing:
+            self.standing.end_update()
         if self.clipping is not None:
             clip(admitted, self.clipping)

@@ -110,8 +110,9 @@ def measured(
         for _ in range(_REPEATS):  # stage after stage, as they run: one may be a part of a forward that is under way
             messages, (args, kwargs) = [], example
             for segment, taken in zip(segments, times, strict=True):
+                given = map_tensors(torch.clone, (args, kwargs))  # a unit may write into what it gets
                 begin = _now(model)
-                message = _run(segment, args, kwargs)
+                message = _run(segment, *given)
                 taken.append(_now(model) - begin)
                 messages.append(map_tensors(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), message))
                 args, kwargs = (messages[-1],), {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from syngrad.core.batch import Batch, batches
 from syngrad.core.message import InFlight
@@ -14,6 +15,7 @@ from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.links.link import Frame, Kind
 from syngrad.metrics import Metric
 from syngrad.pipeline.control import ControlChannel
+from syngrad.preserve_state import generators_preserved
 from syngrad.runtime.evaluation import Totals
 from syngrad.runtime.runner import Runner
 
@@ -25,7 +27,7 @@ class PipelineEvaluation:
         self.runner, self.control, self.metric = runner, control, metric
         self.totals = Totals()
         self._modes: list[tuple[nn.Module, bool]] = []
-        self._randomness: Tensor | None = None
+        self._outside = ExitStack()
 
     def lead(self, loader: Iterable[Any], read: Callable[[Any], Batch]) -> dict[str, float]:
         """Send every minibatch through, as the first worker; mean loss and metric, as the last one has them."""
@@ -46,7 +48,7 @@ class PipelineEvaluation:
         """Go into evaluation mode; it changes nothing that training would notice."""
         model = self.runner.net.model
         self._modes = [(module, module.training) for module in model.modules()]
-        self._randomness = torch.default_generator.get_state()
+        self._outside.enter_context(generators_preserved(model))
         self.totals = Totals()
         model.eval()
 
@@ -54,8 +56,7 @@ class PipelineEvaluation:
         """Back as it was; the sums, which only the last worker has."""
         for module, training in self._modes:
             module.training = training
-        if self._randomness is not None:
-            torch.default_generator.set_state(self._randomness)
+        self._outside.close()
         return vars(self.totals)
 
     def pass_on(self, frame: Frame) -> None:

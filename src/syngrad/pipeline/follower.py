@@ -137,9 +137,10 @@ class Follower(Peer):
         self.runner.settle()
         return {**state.take(self.runner, self.span), "process": self.report()}
 
-    def _epoch(self, loss: Any) -> None:
+    def _epoch(self, measured: Any) -> None:
         self.runner.progress.epochs += 1
-        self.runner.schedule_epoch(real(loss))
+        loss, metric = measured
+        self.runner.schedule_epoch(real(loss), real(metric))
 
     def _finish(self, whole: dict[str, Any]) -> None:
         runner = self.runner

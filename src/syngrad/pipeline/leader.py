@@ -173,10 +173,10 @@ class Leader(Peer):
         self.runner.divided = True
         state.release(self.runner, self.span)
 
-    def schedule_epoch(self, loss: float | None) -> None:
+    def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
-        self.runner.schedule_epoch(loss)
-        self.control.order("epoch", loss)
+        self.runner.schedule_epoch(loss, metric)
+        self.control.order("epoch", [loss, metric])
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a callback may change of optimisers and weights; where it has since `before`, all others do the same."""

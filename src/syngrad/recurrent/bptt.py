@@ -14,12 +14,14 @@ from syngrad.core.memory import hold
 from syngrad.errors import MessageError, TrainingError
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Zero
+from syngrad.grad_mode import training
 from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import GroupOptions, OptimizerFactory
 from syngrad.recurrent.boundary import InnerBoundary, Pending
 from syngrad.recurrent.learner import Learner
 from syngrad.recurrent.options import Schedule, WindowOptions
 from syngrad.recurrent.window import Window, check_flags, either, nonfinite, nonfinite_since, windows
+from syngrad.runtime.precision import ForwardOverflowError
 from syngrad.tree import to_device
 
 
@@ -181,7 +183,8 @@ class TruncatedBPTT(Learner):
     def bind(self, inputs: Any, context: Any = None) -> None:
         """Make estimator and optimiser for inputs like these; the first window does so by itself."""
         if self._parts is None:
-            self._parts = self._make_parts(inputs, context)
+            with training():
+                self._parts = self._make_parts(inputs, context)
 
     def _contexts(self, context: Any, steps: int) -> list[Any]:
         """One context a window of the span."""
@@ -206,8 +209,14 @@ class TruncatedBPTT(Learner):
     def _train(self, window: Window) -> Tensor:
         self.bind(window.inputs, window.contexts[-1])
         self._check_context(window.contexts[-1])
-        with self._whole("window"):
-            return self._learn(window)
+        try:
+            with self._whole("window"):
+                return self._learn(window)
+        except ForwardOverflowError as overflow:  # what it would have carried on is no number: sequences begin anew
+            self.restart()
+            self.count += 1
+            self.precision.lose(overflow.loss, self.parts.updates)
+            return overflow.loss
 
     def _learn(self, window: Window) -> Tensor:
         """Forward, one backward pass from loss and boundary at once, the estimator's fit, the update."""
@@ -225,6 +234,7 @@ class TruncatedBPTT(Learner):
             known = (count,) if self.labels_counted else ()
             loss = self.price(self.scores(outputs), window.targets, *known)
         batch = Batch((window.inputs,), {}, window.targets, scale, n)
+        self.precision.check_forward(loss, batch)
         loss = finite(loss, batch, f"at window {self.count}", otherwise=lambda: self._blame("window", window.reset))
 
         # the boundary: the state is cut here, and from here on Ĝ stands for all that comes later. Nothing does for a

@@ -23,6 +23,7 @@ from syngrad.estimators import GradientEstimator
 from syngrad.estimators.base import Binding
 from syngrad.estimators.losses import count_targets, token_cross_entropy
 from syngrad.estimators.regressors import Regressor
+from syngrad.grad_mode import training
 from syngrad.optim.groups import check_patterns, names_of
 from syngrad.optim.guard import Guard
 from syngrad.optim.updates import Clipping, Updates
@@ -33,7 +34,7 @@ from syngrad.recurrent.layout import Layout, find_layout
 from syngrad.recurrent.options import RecurrentOptions
 from syngrad.recurrent.traceable import Traceable
 from syngrad.recurrent.window import blame_state
-from syngrad.runtime.precision import Precision
+from syngrad.runtime.precision import ForwardOverflowError, Precision
 from syngrad.runtime.quality import Quality
 from syngrad.targets import scalar
 from syngrad.tree import map_tensors, to_device
@@ -321,12 +322,13 @@ class Learner(ABC):
         parts.buffers.note()
         randomness = parts.stage.randomness.save()
         try:
-            yield
+            with training():
+                yield
         except BaseException as error:
             parts.updates.clear_all()
             parts.buffers.put_back()
             parts.stage.randomness.load(randomness)
-            if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning):
+            if isinstance(error, Exception) and not isinstance(error, SyngradError | Warning | ForwardOverflowError):
                 raise TrainingError(f"{what} {self.count} failed: {first_line(error)}") from error
             raise
 

@@ -56,6 +56,7 @@ from syngrad.core.batch import Batch, finite
 from syngrad.core.interface import Interface
 from syngrad.estimators import GradientEstimator
 from syngrad.estimators.base import add_grad
+from syngrad.grad_mode import training
 from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import GroupOptions, OptimizerFactory
 from syngrad.recurrent.learner import Learner
@@ -192,7 +193,8 @@ class OnlineBPLambda(Learner):
 
     def _bind(self, inputs: Any, context: Any) -> None:
         if self._parts is None:
-            self._parts = self._make_parts(inputs, context)
+            with training():
+                self._parts = self._make_parts(inputs, context)
             self._jacobian = Jacobian(self._parts.layout, self.device)
             if isinstance(self.estimator, Traceable):
                 self.traces = Traces(self.estimator, self.lam * self.gamma, self.trace_limit)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from syngrad.core.batch import Batch, batches, finite
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.metrics import Metric
+from syngrad.preserve_state import generators_preserved
 from syngrad.runtime.precision import Precision
 
 Loss = Callable[[Any, Any], Tensor]
@@ -60,21 +61,20 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
-    randomness = torch.default_generator.get_state()
     model.eval()
     totals = Totals()
     try:
-        for raw in batches(loader):
-            batch = read(raw)
-            try:
-                with precision.autocast(device):
-                    totals.add(model(*batch.args, **batch.kwargs), batch, loss, metric)
-            except SyngradError:
-                raise
-            except Exception as error:
-                raise TrainingError(f"evaluation failed: {first_line(error)}") from error
+        with generators_preserved(model):
+            for raw in batches(loader):
+                batch = read(raw)
+                try:
+                    with precision.autocast(device):
+                        totals.add(model(*batch.args, **batch.kwargs), batch, loss, metric)
+                except SyngradError:
+                    raise
+                except Exception as error:
+                    raise TrainingError(f"evaluation failed: {first_line(error)}") from error
     finally:
         for module, training in modes:
             module.training = training
-        torch.default_generator.set_state(randomness)
     return totals.means()

@@ -2,7 +2,8 @@
 
 The factor multiplies the loss and every message's scale, so estimates and received gradients carry it alike, and is
 taken out of what has gathered before an update. It halves when a gradient is not finite (the guard has skipped that
-update) and doubles after a long run without. bfloat16 has float32's range and needs none.
+update) and doubles after a long run without. A forward pass that overflows is lived with likewise: its minibatch is
+skipped as a whole. bfloat16 has float32's range and needs none of this.
 Source: Micikevicius et al. 2018 (arXiv 1710.03740), section 3.2; the numbers are `torch.amp.GradScaler`'s.
 """
 
@@ -14,11 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from syngrad.core.batch import Batch, first_nonfinite
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
 from syngrad.optim.updates import Updates
+from syngrad.targets import scalar
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 START, LARGEST, PATIENCE = 2.0**16, 2.0**24, 2000
+#: forward passes that overflow one after the other before the run is given up
+MOST_LOST = 50
+
+
+class ForwardOverflowError(Exception):
+    """A minibatch whose loss is not finite though its data is: float16 could not hold something on the way to it."""
+
+    def __init__(self, loss: Tensor) -> None:
+        super().__init__()
+        self.loss = loss
 
 
 class Precision:
@@ -28,6 +41,8 @@ class Precision:
         self.dtype = dtype
         self.factor = START if dtype == torch.float16 else 1.0
         self.good = 0
+        #: minibatches skipped in a row, as their forward pass overflowed
+        self.lost = 0
 
     def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Inside it the forwards run in the lower precision."""
@@ -48,6 +63,33 @@ class Precision:
         elif self.good >= PATIENCE:
             self.good, self.factor = 0, min(self.factor * 2, LARGEST)
 
+    def check_forward(self, loss: Any, batch: Batch) -> None:
+        """Refuse a loss that float16 has made of finite data.
+
+        Raises:
+            ForwardOverflowError: for it; the minibatch is to be skipped then.
+        """
+        if self.dtype == torch.float16:
+            value = scalar(loss).detach()
+            if not bool(value.isfinite()) and first_nonfinite(batch) is None:
+                raise ForwardOverflowError(value)
+
+    def lose(self, loss: Tensor, updates: Updates) -> None:
+        """Count a minibatch as skipped, in every stage, whose forward pass has overflowed.
+
+        Raises:
+            TrainingError: where so many have in a row that the run will not recover.
+        """
+        self.lost += 1
+        if updates.guard is not None:
+            updates.guard.skip(updates.stage_names)
+        self.adapt(True)
+        if self.lost == MOST_LOST:
+            raise TrainingError(
+                f"the loss is {loss.item()} for the {MOST_LOST}th minibatch in a row though their data is finite: the "
+                "forward pass leaves what float16 can hold (65504); use autocast='bfloat16', or none"
+            )
+
     def apply(self, updates: Updates) -> None:
         """Apply what has gathered, without the factor that it carries; the factor then follows what was seen.
 
@@ -67,15 +109,16 @@ class Precision:
                 f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
             ) from error
         if scaled:
+            self.lost = 0
             self.adapt(updates.overflowed)
 
     def state_dict(self) -> dict[str, float]:
         """Plain data."""
-        return {"factor": self.factor, "good": self.good}
+        return {"factor": self.factor, "good": self.good, "lost": self.lost}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.factor, self.good = float(state["factor"]), int(state["good"])
+        self.factor, self.good, self.lost = float(state["factor"]), int(state["good"]), int(state["lost"])
 
 
 def parse_dtype(autocast: Any) -> torch.dtype | None:

@@ -10,6 +10,7 @@ does run once more: what its hooks, or its forward itself, do outside its module
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -112,12 +113,15 @@ def crossing(message: Any, where: list[int]) -> tuple[Any, list[Tensor]]:
 
 
 def part(batch: Batch, stages: int) -> Batch:
-    """The first n/K samples of a minibatch, or all of it where a tensor of it is not n long."""
+    """The first n/K samples of a minibatch, or all of it where a tensor of it is not n long.
+
+    Copies, as a model or a loss may write into what it is given, and the minibatch is still to be trained on.
+    """
     n = max(batch.size // stages, min(FEWEST, batch.size))
     trees = (batch.args, batch.kwargs, batch.target)
     if any(t.dim() == 0 or t.shape[0] != batch.size for t in tensors(trees)) or not _plain(trees, batch.size):
-        return batch
-    args, kwargs, target = map_tensors(lambda t: t[:n], trees)
+        return replace(batch, **dict(zip(("args", "kwargs", "target"), map_tensors(torch.clone, trees), strict=True)))
+    args, kwargs, target = map_tensors(lambda t: t[:n].clone(), trees)
     return Batch(args, kwargs, target, 1.0 / n, n)
 
 

@@ -22,6 +22,8 @@ from syngrad.errors import warn
 RATIO_BOUND, RATIO_SAMPLES = 10.0, 3
 #: so many samples running in which an estimate points against the gradient, by so much on the average
 AGAINST_SAMPLES, AGAINST = 5, -0.02
+#: so many samples running in which an estimate has next to nothing to do with the true gradient, on the average
+APART_SAMPLES, APART = 10, 0.1
 #: samples that are kept of a stream without end
 STREAM = 10_000
 #: what lasts for fewer minibatches is no reason to warn
@@ -33,6 +35,16 @@ ADVICE = (
     "lower the estimators' rate (estimator_lr=0.3), fit them first (feedback=Feedback(warmup=200)), or use "
     "estimator='default'",
     "use feedback='true', fewer cuts, or estimator='default'",
+)
+#: against estimates that have nothing to do with the true gradient
+APART_ADVICE = (
+    "hold the run against method='zero', which may do better; try estimator='default(norm=True, derivative=10)', "
+    "feedback='true', or fewer cuts"
+)
+#: what it is where the estimator is the default already
+DEFAULT_ADVICE = (
+    "lower the estimators' rate (estimator_lr=0.3), or fit them first (feedback=Feedback(warmup=200))",
+    "use feedback='true', or fewer cuts",
 )
 #: what it is for a recurrent trainer
 STREAM_ADVICE = (
@@ -103,6 +115,14 @@ class Quality:
         figures, _ = compare(estimate, true)
         self.true.append(TrueSample(step, *figures))
         self._watch(self.true, "the true gradient")
+        last = _said(self.true[-2 * APART_SAMPLES :])[-APART_SAMPLES:]
+        mean = sum(sample.cosine for sample in last) / max(len(last), 1)
+        if _lasting(last, APART_SAMPLES) and mean < APART:
+            self._warn(
+                "apart from the true gradient",
+                "have next to nothing to do with the true gradient (mean cosine "
+                f"{mean:.2f} over {APART_SAMPLES} samples); {APART_ADVICE}",
+            )
 
     def forget(self, step: int) -> None:
         """Drop the samples of a minibatch that failed."""

@@ -24,21 +24,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.core.batch import Batch, finite
+from syngrad.core.batch import Batch, blame, finite
 from syngrad.core.decouple import DecoupledNetwork
 from syngrad.core.message import InFlight, Message, Minibatch, Record, Staleness
 from syngrad.core.stage import Stage
-from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.methods.actor import Actor, Training
 from syngrad.methods.base import UpdateRule
 from syngrad.methods.locked import Backprop, Mixed
 from syngrad.methods.policy import Policy
 from syngrad.methods.registry import RULES
 from syngrad.methods.unlocked import Unlocked
+from syngrad.optim.schedules import step_schedulers
 from syngrad.optim.updates import Updates
 from syngrad.preserve_state import Buffers
+from syngrad.runtime import standing_causes
 from syngrad.runtime.channel import LocalChannel, Neighbours
-from syngrad.runtime.precision import Precision
+from syngrad.runtime.precision import ForwardOverflowError, Precision
 from syngrad.runtime.probe import Probe
 from syngrad.runtime.quality import Quality
 
@@ -150,6 +152,7 @@ class Runner:
         self.training.free, self.training.ends_here = neighbours.free, neighbours.next is None
         parts = ((a.stage.segment, a.stage.interface, a.stage.predictor) for a in self.own)
         self._buffers = Buffers(part for each in parts for part in each if part)
+        standing_causes.watch(self.updates.standing, [a.stage for a in self.own], self.policy, len(self.stages))
         self.expect()
 
     def expect(self) -> None:
@@ -170,20 +173,10 @@ class Runner:
         """Inside it forwards run in the precision that was asked for."""
         return self.precision.autocast(self.device)
 
-    def schedule_epoch(self, loss: float | None) -> None:
-        """Step the schedulers that go by epochs."""
+    def schedule_epoch(self, loss: float | None, metric: float | None = None) -> None:
+        """Step the schedulers that go by epochs; one that waits for a plateau is shown the loss, or what is to grow."""
         if self.scheduler_every == "epoch":
-            self._schedule(loss)
-
-    def _schedule(self, loss: float | None = None) -> None:
-        for scheduler in self.updates.schedulers:
-            plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-            if plateau and loss is None:
-                raise ConfigError("ReduceLROnPlateau looks at an epoch's loss; use it with scheduler_every='epoch'")
-            try:
-                scheduler.step(*([loss] if plateau else []))
-            except Exception as error:
-                raise TrainingError(f"the scheduler raised {first_line(error)}") from error
+            step_schedulers(self.updates.schedulers, loss, metric)
 
     def check_parameters(self) -> None:
         """Refuse a model whose parameters are no longer those that the optimisers hold.
@@ -253,6 +246,12 @@ class Runner:
                 self.clock = t
                 rule.settle(self.own, now)
                 self.precision.apply(self.updates)
+                if self.updates.standing.found:
+                    standing_causes.tell(self.updates.standing, self.stages, self.quality)
+        except ForwardOverflowError as overflow:
+            self._forget(t)
+            loss = overflow.loss
+            self.precision.lose(loss, self.updates)
         except BaseException as error:  # Ctrl-C too: the run may go on, and then without half a minibatch
             self._forget(t)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
@@ -264,7 +263,7 @@ class Runner:
         if self.count == 1:  # forward may have registered some
             self.check_parameters()
         if self.scheduler_every == "step":
-            self._schedule()
+            step_schedulers(self.updates.schedulers)
         return loss
 
     def _come_back(self, start: int) -> Iterator[tuple[Actor, InFlight]]:
@@ -326,10 +325,15 @@ class Runner:
                 hint = f"; a label is outside the model's {classes} outputs"
             raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
         sent = self.neighbours.previous is not None
-        checked = finite(loss, batch, f"at minibatch {self.count}", sent=sent)
+        self.precision.check_forward(loss, batch)
+        where = f"at minibatch {self.count}"
+        checked = finite(loss, batch, where, sent=sent, otherwise=lambda: blame(output, self._own_parameters()))
         if sent:
             self.losses.append([self.count, checked.item()])
         return checked
+
+    def _own_parameters(self) -> list[Tensor]:
+        return [p for actor in self.own for p in actor.stage.parameters]
 
     def back(self, loss: Tensor) -> None:
         """Back from the loss, with the factor of the precision."""

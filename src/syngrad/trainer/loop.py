@@ -6,6 +6,7 @@ resumed takes the very steps it would have taken.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, first_line, warn
+from syngrad.optim.schedules import check_growing
 from syngrad.runtime import checkpoint
 from syngrad.runtime.runner import KnownLoss
 from syngrad.tagged_json import PlainError
@@ -44,11 +46,17 @@ class Partial:
         return cls(int(plain["minibatches"]), *sums, int(plain["samples"]))
 
     def add(self, loss: float, weight: float, size: int) -> None:
-        """One minibatch more."""
+        """One minibatch more; one that was skipped as its loss was not finite (float16) has no part in the mean."""
         self.minibatches += 1
-        self.loss += loss * weight
-        self.weight += weight
         self.samples += size
+        if math.isfinite(loss):
+            self.loss += loss * weight
+            self.weight += weight
+
+    @property
+    def mean(self) -> float:
+        """The loss so far, NaN where there is none."""
+        return self.loss / self.weight if self.weight else math.nan
 
 
 @dataclass
@@ -137,6 +145,7 @@ class Loop:
             if not workers.begun:  # cutting the model is not training
                 self._tock()
                 trainer.bind(raw)
+                check_growing(trainer.schedulers, plan.validate is not None and trainer.metric is not None)
                 workers.begin(trainer.bound, self.origin)
                 self._tick()
             if self.interrupts.asked is None:
@@ -179,8 +188,7 @@ class Loop:
         for each in trained:
             with trainer.as_of(each.count):
                 self.partial.add(each.loss.item(), each.weight, each.samples)
-                mean = self.partial.loss / self.partial.weight
-                self._advance(f"epoch {trainer.epochs_done + 1}  loss {mean:.4f}")
+                self._advance(f"epoch {trainer.epochs_done + 1}  loss {self.partial.mean:.4f}")
                 for callback in self.plan.callbacks:
                     callback.on_step(trainer, each.loss)
 
@@ -220,11 +228,12 @@ class Loop:
         trainer, plan, partial = self.trainer, self.plan, self.partial
         trainer.progress.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        record = Epoch(number, partial.loss / partial.weight, trainer.train_s, partial.samples, rate)
+        record = Epoch(number, partial.mean, trainer.train_s, partial.samples, rate)
         with self._saving_first():
             if plan.validate is not None:
                 record.metrics = self._validate(float(number))
-            self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss))
+            measured = record.metrics.get(trainer.metric[0]) if trainer.metric is not None else None
+            self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss), measured)
         self.history.epochs.append(record)
         self.partial, self._over = Partial(), False
         with self._saving_first():

@@ -19,7 +19,9 @@ from syngrad.core.batch import Batch, Unpack, example_of, keeping_target, read, 
 from syngrad.core.decouple import DecoupledNetwork, decouple, wants_target
 from syngrad.core.message import Record
 from syngrad.core.stage import Stage
+from syngrad.core.trainable import check_sizes
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.grad_mode import training
 from syngrad.links.world import world
 from syngrad.optim.groups import check_patterns, matches, names_of
 from syngrad.optim.guard import Guard
@@ -30,7 +32,7 @@ from syngrad.runtime.feedback_options import Feedback
 from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.probe import Probe
-from syngrad.runtime.quality import Quality
+from syngrad.runtime.quality import ADVICE, DEFAULT_ADVICE, Quality
 from syngrad.runtime.runner import Progress, Runner
 from syngrad.trainer.options import Options
 
@@ -176,11 +178,13 @@ class Session:
                 self.net.requested_cuts, self.net.requested_stages = (cuts, None) if cuts else (None, 1)
             self.to_device()
             self.printed = printed(self.model)
-            self.runner = self._runner(batch)
+            with training():
+                self.runner = self._runner(batch)
         return self.runner
 
     def _runner(self, batch: Batch) -> Runner:
         options, net, model = self.options, self.net, self.model
+        check_sizes(model)
         first = next(model.parameters(), None)
         device = first.device if first is not None else torch.device("cpu")
         check_patterns("groups", list(options.groups or {}), model)
@@ -227,7 +231,8 @@ class Session:
             clipping=None if options.clip_norm is None else Clipping(options.clip_norm, options.clip_scope),
             tell=self.precision.dtype != torch.float16,
         )
-        quality = [Quality(cut) for cut in net.cuts]
+        advice = DEFAULT_ADVICE if options.estimator == "default" else ADVICE
+        quality = [Quality(cut, advice=advice) for cut in net.cuts]
         recorded = len(net.cuts) if options.inputs is None else 2 * len(net.cuts)
         return Runner(
             net,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from syngrad.core.decouple import DecoupledNetwork
 from syngrad.errors import ConfigError
+from syngrad.grad_mode import training
 from syngrad.launch.parent_death import die_with_launcher
 from syngrad.links.world import World, world
 from syngrad.pipeline.failures import report_failure
@@ -78,16 +79,18 @@ class Trainer(Session):
 
     def step(self, batch: Any) -> Tensor:
         """Train on one minibatch; returns its loss, detached."""
-        if self.runner is None:
-            self.bind(batch)
-        loss = self.bound.step(self.read(batch))
+        with training():
+            if self.runner is None:
+                self.bind(batch)
+            loss = self.bound.step(self.read(batch))
         assert loss is not None
         return loss
 
     def flush(self) -> None:
         """Let minibatches still in flight end (method `delayed`), as `fit` does at its end: for use after `step`."""
         if self.runner is not None:
-            self.runner.flush()
+            with training():
+                self.runner.flush()
 
     def fit(
         self,
@@ -127,18 +130,19 @@ class Trainer(Session):
             loader, epochs, validate, on_epoch, validate_every, save, save_every, keep, resume, callbacks
         )
         place = world()
-        if place.size > 1:
-            return fit_with_others(self, plan, place)
-        return Loop(self, plan, Alone(self.evaluate)).run()
+        with training():
+            if place.size > 1:
+                return fit_with_others(self, plan, place)
+            return Loop(self, plan, Alone(self.evaluate)).run()
 
     def stop(self) -> None:
         """End `fit` once the epoch under way is over; for callbacks."""
         self.stopped = True
 
-    def schedule_epoch(self, loss: float | None) -> None:
-        """Step the schedulers that go by epochs; `fit` does it after validating, with the epoch's loss."""
+    def schedule_epoch(self, loss: float | None, metric: float | None = None) -> None:
+        """Step the schedulers that go by epochs; `fit` does it after validating, with the epoch's loss and metric."""
         if self.runner is not None:
-            self.runner.schedule_epoch(loss)
+            self.runner.schedule_epoch(loss, metric)
 
     def save(self, folder: str | Path, keep: int = 2) -> Path:
         """Write a checkpoint of everything as it stands, for a loop of your own; returns its path.

@@ -51,7 +51,7 @@ class Workers(Protocol):
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Mean loss and metric."""
 
-    def schedule_epoch(self, loss: float | None) -> None:
+    def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """Step the schedulers that go by epochs."""
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -109,10 +109,10 @@ class Alone:
     def gather(self) -> None:
         """There is nobody to take from."""
 
-    def schedule_epoch(self, loss: float | None) -> None:
+    def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """Step the schedulers that go by epochs."""
         assert self.runner is not None
-        self.runner.schedule_epoch(loss)
+        self.runner.schedule_epoch(loss, metric)
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """Nobody else has any."""

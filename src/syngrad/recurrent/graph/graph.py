@@ -50,6 +50,7 @@ from torch import Tensor, nn
 
 from syngrad.errors import CheckpointError, ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.registry import EstimatorSpec
+from syngrad.grad_mode import training
 from syngrad.optim.factory import default_optimizer
 from syngrad.optim.groups import OptimizerFactory
 from syngrad.optim.guard import Guard
@@ -391,7 +392,8 @@ class Graph:
     def _tick(self, given: tuple[Given, ...], n: int, ends: bool) -> list[ClosedWindow]:
         step = self.stream.step
         try:
-            return tick(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
+            with training():
+                return tick(self.wired.nodes, self.stream, given, n=n, ends=ends, sample=self.quality_every)
         except (SyngradError, Warning):
             raise
         except Exception as error:
