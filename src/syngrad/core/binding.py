@@ -129,7 +129,8 @@ def _run(
             flat[i] = flat[i].detach().requires_grad_()
         received.append([flat[i] for i in where])
         clocks.append(_clock())
-        out = segment(pytree.tree_unflatten(flat, spec))
+        # a copy: a stage may begin by writing into what it gets, which a leaf would not stand
+        out = segment(map_tensors(torch.clone, pytree.tree_unflatten(flat, spec)))
     out = as_tree(out)
     # cut off the model: one leaf of the output may have been made from another, which the loss does not read
     leaves, spec = pytree.tree_flatten(out)
@@ -183,7 +184,14 @@ def _gradients(roots: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor
     if not roots or not leaves:
         return [None] * len(leaves)
     ones = [torch.ones_like(root) for root in roots]
-    return list(torch.autograd.grad(roots, list(leaves), ones, retain_graph=True, allow_unused=True))
+    try:
+        return list(torch.autograd.grad(roots, list(leaves), ones, retain_graph=True, allow_unused=True))
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+    # a block under reentrant checkpointing refuses that: what the graph leads to stands for what a gradient comes to
+    reached = {id(node.variable) for node in nodes_of(roots) if hasattr(node, "variable")}
+    return [leaf if id(leaf) in reached else None for leaf in leaves]
 
 
 def _escaping(roots: Sequence[Tensor], since: int, model: nn.Module) -> str:
