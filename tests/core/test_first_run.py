@@ -57,16 +57,14 @@ WAYS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tens
 class Own(nn.Module):
     """A forward of its own, in which a block as a leaf of the trace, or the forward itself, writes into the message."""
 
-    def __init__(self, how: Callable[[Tensor, Tensor], Tensor], inside: bool, values: bool = False) -> None:
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor], inside: bool) -> None:
         super().__init__()
         self.stem, self.block, self.head = nn.Linear(6, 12), Adds(how), nn.Linear(12, CLASSES)
         self.mid = nn.Linear(12, 12)
-        self.how, self.inside, self.values = how, inside, values
+        self.how, self.inside = how, inside
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.stem(x))
-        if self.values and h.shape[-1] != 12:  # what torch.fx cannot follow
-            raise ValueError
         h = self.block(h) if self.inside else self.how(self.mid(h), self.block.p)
         return self.head(torch.tanh(h))
 
@@ -79,7 +77,6 @@ MODELS: dict[str, tuple[Callable[[Callable[[Tensor, Tensor], Tensor]], nn.Module
     "chain": (chain, ["2"]),
     "torch.fx, in a block": (lambda how: Own(how, True), ["block"]),
     "torch.fx, in the forward": (lambda how: Own(how, False), ["head"]),
-    "torch.export": (lambda how: Own(how, True, values=True), ["block"]),
 }
 
 
