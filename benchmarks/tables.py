@@ -170,6 +170,21 @@ def families() -> str:
     return table(head, rows)
 
 
+def routes() -> str:
+    document = load("routes")
+    rows = []
+    for name, row in document["steps"].items():
+        ratio, recorded = row["ratio"], row["recorded_ms"]["median"]
+        quartiles = f"{ratio['median']:.3f} [{ratio['q1']:.3f}, {ratio['q3']:.3f}]"
+        rows.append([f"a step of {name}", f"{recorded:.1f} ms recorded", f"× {quartiles}"])
+    bound = document["binding"]
+    if bound is not None:
+        grown = mebibytes(bound["grown_bytes"])
+        seconds = f"{bound['seconds']['median']:.2f} s ({bound['first_s']:.2f} s the first time)"
+        rows.append([f"binding GPT-2, {bound['parameters'] / 1e6:.0f} M parameters", seconds, f"+ {grown}"])
+    return table(["", "", "in its own forward"], rows)
+
+
 def before_after() -> str:
     """A row a method: its step before, and the ratio after to before, turn by turn."""
     rows = []
@@ -219,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "resume": resume,
     "before_after": before_after,
     "families": families,
+    "routes": routes,
     "faults": faults,
     "identical": identical,
     **tables_processes.TABLES,
