@@ -250,6 +250,35 @@ class Beside(nn.Module):
         return self.c(z)  # type: ignore[no-any-return]
 
 
+class Writes(nn.Module):
+    """A block that begins by writing into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.inner = WritesFirst()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to scores."""
+        h = self.into(x)
+        if x.shape[0] > 0:
+            h = self.inner(h)
+        return self.head(h)  # type: ignore[no-any-return]
+
+
+class WritesFirst(nn.Module):
+    """Adds a parameter in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(n, f) → (n, f)."""
+        h += self.shift
+        return torch.tanh(h)
+
+
 def by_token(output: Any, target: Tensor) -> Tensor:
     """Cross-entropy of every token."""
     scores = output.logits if isinstance(output, Scores) else output
@@ -306,5 +335,6 @@ FAMILIES: OrderedDict[str, Family] = OrderedDict(
     packed=Family(Packed, lambda: (ids(), torch.randint(1, LENGTH + 1, (N,)), labels()), F.cross_entropy, ["middle"]),
     states=Family(States, lambda: (ids(), labels()), F.cross_entropy, ["second"]),
     around=Family(Around, lambda: (features(), labels()), F.cross_entropy, ["inner", "head"]),
+    writes=Family(Writes, lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     beside=Family(Beside, lambda: (features(), labels()), F.cross_entropy, ["b"]),
 )

@@ -18,7 +18,11 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.utils import _pytree as pytree
 
+from syngrad.partition.suspended import Carry, Stand
 from syngrad.tree import tensors
+
+#: of the model's own forward: what stands in the place of a message holds no parameters
+STANDS = (Stand._backward_cls, Carry._backward_cls)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def hides_parameters(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> boo
                 before[following] = []
                 open_nodes.append(following)
             before[following].append(node)
-    hiding = {node for node in before if isinstance(node, BackwardCFunction)}
+    hiding = {node for node in before if isinstance(node, BackwardCFunction) and not isinstance(node, STANDS)}
     seen = set(led)
     while led and hiding:
         node = led.pop()

@@ -44,6 +44,10 @@ class Forward:
         self._run: greenlet | None = None
         #: by cut, which of the module's floating inputs were handed over last
         self.offered: list[list[int]] = [[] for _ in self._names]
+        #: by cut, whether the stage writes into what it is given, and so gets copies; None until one has run
+        self.writes: list[bool | None] = [None] * len(self._names)
+        #: what stands in the stage that runs, and how often it had been written to
+        self._standing: list[tuple[Tensor, int]] = []
         self._next = 0
         self._around = _Modes.now()
 
@@ -68,6 +72,9 @@ class Forward:
                 f"stage {name!r} is a part of the model's own forward, and runs only after the stages before it"
             )
         found = self._switch(message)
+        if self.writes[index - 1] is None and self._standing:
+            self.writes[index - 1] = any(h._version != before for h, before in self._standing)
+        self._standing = []
         if self._run is not None and self._run.dead:
             if self._next < len(self._names):
                 self._missed()
@@ -122,7 +129,9 @@ class Forward:
         if alive is None:
             alive = self.offered[index] = [i for i, h in enumerate(given) if h.requires_grad]
         held = [given[i] for i in alive if i < len(given)]
-        sent = [h.view_as(h) for h in held]  # with the graph, which what the forward holds is about to lose
+        copies = self.writes[index] is not False
+        # with the graph, which what the forward holds is about to lose; a view would follow what is written there
+        sent = [Carry.apply(h) if copies else h.view_as(h) for h in held]  # type: ignore[no-untyped-call]
         region, around = _Modes.now(), self._around
         if region == around:  # as a rule
             came = run.parent.switch(sent[0] if len(sent) == 1 else tuple(sent))
@@ -132,7 +141,10 @@ class Forward:
                 came = run.parent.switch(sent[0] if len(sent) == 1 else tuple(sent))
             finally:
                 around.uncover(region)
-        return _replaced(args, kwargs, held, sent, [came] if len(sent) == 1 else list(came))
+        others, self._standing = _replaced(held, sent, [came] if len(sent) == 1 else list(came), copies)
+        if not others:
+            return None
+        return pytree.tree_map(lambda leaf: others.get(id(leaf), leaf), (args, kwargs))
 
 
 def floating(args: Any, kwargs: Any) -> list[Tensor]:
@@ -143,37 +155,62 @@ def floating(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def _replaced(
-    args: tuple[Any, ...], kwargs: dict[str, Any], held: list[Tensor], sent: list[Tensor], given: list[Tensor]
-) -> Any:
+    held: list[Tensor], sent: list[Tensor], given: list[Tensor], copies: bool
+) -> tuple[dict[int, Tensor], list[tuple[Tensor, int]]]:
     """Have what has come stand in the place of what was handed over: in the inputs, and wherever else the forward holds
     it, a residual path around the module or an argument of later modules, say.
+
+    Args:
+        held: by the forward; sent: with their graph; given: for them.
+        copies: whether the stage gets memory of its own, which it may write into.
+
+    Returns:
+        What has to take the place of an input by its id, and what stands now, with its version.
     """
     others: dict[int, Tensor] = {}
+    standing: list[tuple[Tensor, int]] = []
     for h, ours, m in zip(held, sent, given, strict=True):
         if m is ours:  # the graph is not cut here
             continue
         if isinstance(h, nn.Parameter) or h._is_view() or (h.is_leaf and h.requires_grad):
-            others[id(h)] = m  # cannot be cut from its graph where it stands
+            others[id(h)] = m.clone() if copies else m  # cannot be cut from its graph where it stands
             continue
         h.detach_()
+        if copies and type(m) is Tensor and not m.is_meta:
+            h.data = m.detach().clone()
+            standing.append((h, h._version))
         if m.requires_grad:
             with _unsafe_preserve_version_counter(h):  # its values stay, and previous stages may have saved them
-                _Stand.apply(m, h)  # type: ignore[no-untyped-call]
-    if not others:
-        return None
-    return pytree.tree_map(lambda leaf: others.get(id(leaf), leaf), (args, kwargs))
+                Stand.apply(m, h)  # type: ignore[no-untyped-call]
+    return others, standing
 
 
-class _Stand(torch.autograd.Function):
+class Carry(torch.autograd.Function):
+    """Another tensor of h's values and graph, and no view."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        """h."""
+        return h.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """As it comes."""
+        return gradient
+
+
+class Stand(torch.autograd.Function):
     """Makes h, in place, a tensor computed from m, which has the same values."""
 
     @staticmethod
     def forward(ctx: Any, m: Tensor, h: Tensor) -> Tensor:
+        """h itself."""
         ctx.mark_dirty(h)
         return h
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
+        """All of it to m."""
         return gradient, None
 
 
