@@ -18,7 +18,7 @@ from tests._support.faulty_launch import checkpoints, launched, reported, whole
 from tests._support.worker_programs import await_
 from tests._support.worker_runs import batches, run, trainer
 
-from syngrad.errors import CheckpointError
+from syngrad.errors import CheckpointError, TrainingError
 
 pytestmark = pytest.mark.distributed
 
@@ -77,6 +77,30 @@ def test_an_interrupted_run_is_saved_and_goes_on(name: str, tmp_path: Path) -> N
     made = trainer(**options)
     made.fit(batches(), epochs=2, resume=True, **fit)
     assert whole(dict(made.model.state_dict()), run(options, validate=None, validate_every=None)["model"])
+
+
+class Gone:
+    """Data that cannot be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise OSError("the disk has gone")
+
+
+@pytest.mark.parametrize("name", ["synthetic", "delayed", "unlocked"])
+def test_a_run_goes_on_after_the_last_minibatch_of_an_epoch(name: str, tmp_path: Path) -> None:
+    """Lost or interrupted between it and the epoch's end, here while it is validated."""
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(TrainingError, match="the disk has gone"):
+        trainer(**CASES[name]).fit(batches(), epochs=2, validate=Gone(), save=folder, save_every=9)
+    assert checkpoints(folder) == [9]
+    fit = {"save": str(folder), "resume": True}
+    spec = {"name": name, "options": CASES[name], "fit": fit}
+    assert launched(tmp_path, [spec], 2) == 0
+    reference = run(CASES[name], validate=None, validate_every=None)
+    for rank in range(2):
+        left = torch.load(tmp_path / f"left.{name}.{rank}")
+        assert whole(left["model"], reference["model"]), f"rank {rank}"
+        assert left["losses"] == reference["losses"]
 
 
 @contextmanager
