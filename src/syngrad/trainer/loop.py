@@ -324,7 +324,7 @@ class Loop:
         return {
             "first": self.first,
             "over": self._over,
-            "owed": self._owed,
+            "owed": self._owed and not self._over,
             "epochs": self.plan.epochs,
             "stopped": self.trainer.stopped,
             "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
@@ -347,7 +347,7 @@ class Loop:
             begun, first, marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             history, partial, over = History.from_dict(fit["history"]), Partial.read(fit["partial"]), bool(fit["over"])
-            stopped, owed = bool(fit["stopped"]), bool(fit["owed"])
+            stopped, owed = bool(fit["stopped"]), bool(fit["owed"]) and self.plan.validate_every is not None
             callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.position.check(fit["place"])
         except (SyngradError, Warning):
