@@ -52,9 +52,15 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
             self.asked, self._asked_at = number, time.monotonic()
-            # A loader's processes may die of the same signal, and PyTorch would raise for it in the middle of anything,
-            # also later, while the program ends. Where one is waited for, the loader itself looks whether it lives.
-            if callable(signal.getsignal(signal.SIGCHLD)):
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            let_processes_end()  # a loader's may die of the same signal
         elif number == signal.SIGINT and not self.ignoring and time.monotonic() - self._asked_at > TOGETHER_S:
             raise KeyboardInterrupt
+
+
+def let_processes_end() -> None:
+    """From now on PyTorch does not raise for a loader's process that has died: it does so in the middle of anything.
+
+    Where one is waited for, the loader itself looks whether it lives. For a program that is about to end.
+    """
+    if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGCHLD)):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

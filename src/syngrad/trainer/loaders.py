@@ -20,6 +20,7 @@ from torch import Tensor
 
 from syngrad.core.batch import batches
 from syngrad.errors import CheckpointError, TrainingError, clean, warn
+from syngrad.trainer.interrupts import let_processes_end
 from syngrad.trainer.loader_attributes import attributes, moved, parts_of, put_back
 from syngrad.tree import tensors
 
@@ -54,6 +55,7 @@ def naming_lost_processes() -> Iterator[None]:
         cut = isinstance(cause, ConnectionError | EOFError) and _received(cause)
         if not cut and not str(cause).startswith("DataLoader worker (pid"):
             raise
+        let_processes_end()
         raise TrainingError(
             f"the loader has lost one of its worker processes: {clean(str(cause), 300)}; if nobody did that, the "
             "machine may be out of memory: give the loader fewer num_workers"
