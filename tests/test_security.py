@@ -92,8 +92,91 @@ CHECKPOINTS = {
         f"{FILES}::test_the_files_are_as_readable_as_the_mask_allows"
     ],
 }
+STORE, STRANGERS, CROWDS = "distributed/test_store.py", "links/test_strangers.py", "links/test_admission.py"
+ZEROMQ, WORLD = "links/test_zeromq.py", "distributed/test_world.py"
+#: what follows from the sentences before it
+ADVICE = ["test_security.py::test_every_sentence_is_held_by_tests"]
+LINKS = {
+    "Every process of a run but the first listens for the one before it, which connects to it: that is a link.": [
+        "contracts/test_links.py::test_a_frame_arrives_as_it_was_sent",
+    ],
+    "The processes meet at torchrun's key-value store, before they are linked and again when they are started anew.": [
+        "distributed/test_torchrun.py::test_processes_meet_again_after_a_restart",
+    ],
+    "A run under way does not need the store.": [f"{STORE}::test_a_run_goes_on_while_a_stranger_writes_into_its_store"],
+    "Nothing that comes over a link or out of the store is unpickled, and nothing of it is run.": [
+        "test_security.py::test_nothing_is_unpickled",
+        "links/test_frame_format.py::test_what_is_no_frame_is_refused",
+        "distributed/test_rendezvous.py::test_foreign_values_are_refused",
+    ],
+    "What a frame claims is held against what has come, before memory is taken for it.": [
+        "links/test_monitored_socket.py::test_a_stranger_takes_no_memory_by_what_he_claims",
+        "links/test_frame_format.py::test_truncation",
+    ],
+    "On one host `syngrad train --workers` opens links and store on the loopback address alone.": [
+        "distributed/test_launch.py::test_nobody_beyond_this_host_reaches_the_store_of_one_launcher",
+        f"{WORLD}::test_on_one_host_nobody_else_can_reach_a_process",
+    ],
+    "Links between hosts listen on the address that leads to the master, or on the one that `SYNGRAD_ADDRESS` names.": [
+        f"{WORLD}::test_otherwise_the_route_to_the_master_decides",
+        f"{WORLD}::test_an_address_may_be_given",
+    ],
+    "`Distributed(link_key=FILE)`, or `--link-key FILE`, names a file with a secret of 16 bytes or more, the same on "
+    "every host.": [f"{ZEROMQ}::test_a_key_file", f"{ZEROMQ}::test_keys_must_be_the_same"],
+    "With it, both ends of a link prove that they have the secret, and who does not have it is sent away.": [
+        f"{ZEROMQ}::test_keys_must_be_the_same",
+        f"{ZEROMQ}::test_who_knows_only_the_public_key_is_not_let_in",
+    ],
+    "With it, an entry of the store counts only with a code over the run's name, its own name and its value, which "
+    "nobody makes without the secret.": [
+        f"{STORE}::test_what_a_stranger_says_of_the_run_is_not_heard",
+        f"{STORE}::test_what_the_run_has_said_counts_nowhere_else",
+    ],
+    "Entries that somebody has removed or written over are written again by the process that waits.": [
+        f"{STORE}::test_what_a_stranger_removes_or_writes_over_is_written_again"
+    ],
+    "The secret is never in the store.": [f"{STORE}::test_whoever_reaches_the_store_reads_what_is_posted"],
+    "Processes with different secrets do not meet, and the line that says who has not come says that too.": [
+        f"{STORE}::test_other_keys_do_not_meet_and_say_why"
+    ],
+    "What a key does not do: whoever reaches the store's port reads the hosts, addresses, options and shapes that are "
+    "posted there.": [f"{STORE}::test_whoever_reaches_the_store_reads_what_is_posted"],
+    "With enough force such a one keeps processes from meeting, and torchrun trusts entries of its own in the same "
+    "store.": ADVICE,
+    "So let only those reach that port whom you trust.": ADVICE,
+    "Without a key a link lets in only who shows the word that this attempt's processes have exchanged at the store.": [
+        f"{STRANGERS}::test_strangers_do_not_disturb",
+        f"{ZEROMQ}::test_one_of_another_run_is_told_so_and_the_right_one_still_gets_in",
+    ],
+    "Whoever reads that word there can take a process's place, and what others write there is believed.": [
+        f"{STORE}::test_whoever_reaches_the_store_reads_what_is_posted",
+        f"{STORE}::test_without_a_key_foreign_words_are_harmless_to_look_at",
+    ],
+    "So without a key, run only where you trust everybody who reaches these hosts.": ADVICE,
+    '`link="process_group"` knows no key.': ["distributed/test_over_groups.py::test_it_cannot_be_encrypted"],
+    "Strangers are few at a link: of more than 32 that have not shown who they are, the oldest are cut off.": [
+        f"{CROWDS}::test_a_crowd_that_is_there_first_does_not_keep_the_peer_out",
+        f"{CROWDS}::test_where_the_kernel_filters_nothing_they_are_cut_off_all_the_same",
+    ],
+    "Once the right process is linked, Linux is told to drop those who come in numbers until it is calm.": [
+        f"{CROWDS}::test_a_crowd_at_a_link_is_sent_away_and_the_link_goes_on"
+    ],
+    "So a flood of connections takes neither the descriptors nor the memory of a process, and training goes on.": [
+        f"{CROWDS}::test_a_crowd_at_a_link_is_sent_away_and_the_link_goes_on",
+        f"{STRANGERS}::test_a_stranger_who_floods_is_not_read",
+        f"{STRANGERS}::test_many_who_come_and_go_do_not_cut_the_link",
+    ],
+    "A warning says that strangers have come, once a link.": [f"{STRANGERS}::test_strangers_do_not_disturb"],
+    "What others say, at the store or in another process, is shown as one line without control characters and terminal "
+    "codes, of at most 2,000 characters.": [
+        "test_errors.py::test_foreign_text_is_shown_as_one_harmless_line",
+        "test_errors.py::test_foreign_text_has_an_end",
+        f"{STORE}::test_without_a_key_foreign_words_are_harmless_to_look_at",
+        "pipeline/test_neighbours.py::test_what_another_process_says_of_its_failure_is_harmless_to_look_at",
+    ],
+}
 #: heading → its sentences
-SECTIONS = {"Checkpoints and run folders": CHECKPOINTS}
+SECTIONS = {"Checkpoints and run folders": CHECKPOINTS, "Links and the store": LINKS}
 
 
 def sentences(section: str) -> list[str]:

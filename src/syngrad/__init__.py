@@ -1,5 +1,6 @@
 """Syngrad trains neural networks whose parts do not wait for each other."""
 
+import syngrad.startup as _startup  # noqa: F401  first of all: what follows takes seconds
 from syngrad import estimators, metrics, targets
 from syngrad.core.decouple import decouple
 from syngrad.core.interface import Interface

@@ -2,6 +2,8 @@
 
 import sys
 
+from syngrad.startup import INTERRUPTED
+
 
 def run() -> int:
     """The command line's exit code; Ctrl-C while it is still being imported ends it as quietly as later on."""
@@ -11,7 +13,7 @@ def run() -> int:
         return main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

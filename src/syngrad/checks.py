@@ -28,6 +28,15 @@ def real(value: Any) -> int | float | None:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
+def is_terminal(stream: Any) -> bool:
+    """Whether a standard stream is a terminal; it may be closed, or anything that has `write` alone."""
+    asks = getattr(stream, "isatty", None)
+    try:
+        return callable(asks) and bool(asks())
+    except (OSError, ValueError):  # closed meanwhile
+        return False
+
+
 def check_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     """`value` if it is a whole number from `least` to `most`; otherwise a ConfigError that names it."""
     count = whole(value)

@@ -8,9 +8,17 @@ base class alone. What does not stop a run is a :class:`TrainingWarning`, one li
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Iterable
+
+#: what changes how a terminal shows the text that follows: colours, the cursor, the window's title
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|\x9b[0-?]*[ -/]*[@-~]")
+#: what stands in front of the trace that PyTorch puts into an error of a process or thread of its own
+_TRACE = "Traceback (most recent call last):\n"
+#: what stands in front of the place in PyTorch's own code, and of its frames
+_RAISED_FROM = "Exception raised from "
 
 
 class SyngradError(Exception):
@@ -69,8 +77,26 @@ def warn(message: str) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line, for use inside another message."""
-    text = str(error).strip().splitlines()
+    said = str(error).partition(_RAISED_FROM)[0].strip()
+    if said.startswith("Caught ") and _TRACE in said:  # the first line tells where, and the trace's end what
+        where = said.splitlines()[0].partition(" in ")[2].rstrip(".")
+        what = [line for line in said.rpartition(_TRACE)[2].splitlines() if line and not line.startswith(" ")]
+        if where and what:
+            return f"{what[0].strip()} (in {where})"
+    text = said.splitlines()
     return f"{type(error).__name__}: {text[0].strip()}" if text else type(error).__name__
+
+
+def clean(text: str, most: int = 2000) -> str:
+    """What others have written as one line that shows as it is: no terminal codes, no control characters, not endless.
+
+    Args:
+        text: from a process, a file or a network, perhaps a hostile one.
+        most: characters that are kept.
+    """
+    shown = _TERMINAL.sub("", text[: 4 * most]).partition(_RAISED_FROM)[0]
+    line = " ".join("".join(each if each.isprintable() else " " for each in shown).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def short(error: BaseException, most: int = 80) -> str:

@@ -56,8 +56,9 @@ def zeromq_pair(key: Key | None = None, address: str = "127.0.0.1", **options: A
     """(earlier, later) ends."""
     listener = zeromq.listen(address, None, TOKEN, key, EARLIER, **options)
     aside = Aside(lambda: listener.accept(WAIT_S))
-    earlier = zeromq.connect(listener.address, TOKEN, key, LATER, WAIT_S, **options)
-    return earlier, aside.result()
+    earlier, later = zeromq.connect(listener.address, TOKEN, key, LATER, WAIT_S, **options), aside.result()
+    earlier.exact = later.exact = True
+    return earlier, later
 
 
 @contextmanager

@@ -102,6 +102,47 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(file: Path, tmp_pa
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGTERM, "all"), (signal.SIGHUP, "launcher")], ids=str)
+def test_a_schedulers_signal_saves_once(number: signal.Signals, whom: str, file: Path, tmp_path: Path) -> None:
+    """To every process at once, as SLURM sends it, and again by the launcher, or to the launcher alone."""
+    folder = tmp_path / "run"
+    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("epoch 1/")
+        for process in [*(_workers() if whom == "all" else []), str(running.pid)]:
+            os.kill(int(process), number)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 130
+    assert said.count("\n") == 1
+    assert said.startswith("interrupted after minibatch ")
+    assert f"go on with: syngrad train --resume {folder}" in said
+
+
+@pytest.mark.distributed
+def test_control_c_while_the_workers_are_imported(file: Path) -> None:
+    command = [sys.executable, "-m", "syngrad", "train", f"{file}:tiny", "--epochs", "100000", "--workers", "2"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not _workers() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGINT)
+        out, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.wait()
+    assert (running.returncode, out, said) == (130, "", "interrupted\n")
+
+
+@pytest.mark.distributed
 def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]

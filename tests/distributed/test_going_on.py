@@ -18,7 +18,8 @@ from tests._support.faulty_launch import checkpoints, launched, reported, whole
 from tests._support.worker_programs import await_
 from tests._support.worker_runs import batches, run, trainer
 
-from syngrad.errors import CheckpointError
+from syngrad.errors import CheckpointError, TrainingError
+from syngrad.runtime import checkpoint
 
 pytestmark = pytest.mark.distributed
 
@@ -77,6 +78,31 @@ def test_an_interrupted_run_is_saved_and_goes_on(name: str, tmp_path: Path) -> N
     made = trainer(**options)
     made.fit(batches(), epochs=2, resume=True, **fit)
     assert whole(dict(made.model.state_dict()), run(options, validate=None, validate_every=None)["model"])
+
+
+class Gone:
+    """Data that cannot be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise OSError("the disk has gone")
+
+
+@pytest.mark.parametrize("name", ["synthetic", "delayed", "unlocked"])
+def test_a_run_goes_on_after_the_last_minibatch_of_an_epoch(name: str, tmp_path: Path) -> None:
+    """Lost or interrupted between it and the epoch's end: from the checkpoint before that, and from within it."""
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(TrainingError, match="the disk has gone"):
+        trainer(**CASES[name]).fit(batches(), epochs=2, validate=Gone(), save=folder, save_every=9)
+    assert checkpoints(folder) == [9, 9]
+    fits = {path.name: {"save": str(tmp_path / path.name), "resume": str(path)} for path in checkpoint.found(folder)}
+    specs = [{"name": number, "options": CASES[name], "fit": fit} for number, fit in fits.items()]
+    assert launched(tmp_path, specs, 2) == 0
+    reference = run(CASES[name], validate=None, validate_every=None)
+    for number in fits:
+        for rank in range(2):
+            left = torch.load(tmp_path / f"left.{number}.{rank}")
+            assert whole(left["model"], reference["model"]), f"{number}: rank {rank}"
+            assert left["losses"] == reference["losses"]
 
 
 @contextmanager

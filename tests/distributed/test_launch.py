@@ -127,7 +127,9 @@ def test_a_stopped_worker_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not lives(json.loads((tmp_path / "runs.1.0").read_text())["pid"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name
+)
 def test_an_interrupt_is_handed_on_and_waited_for(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt() -> None:
         await_(lambda: len(notes(tmp_path, "runs")) == 2)
@@ -138,6 +140,35 @@ def test_an_interrupt_is_handed_on_and_waited_for(tmp_path: Path, number: signal
     asked = ["asked.0.0", "asked.1.0"] if number == signal.SIGINT else []
     assert notes(tmp_path, "asked") == asked
     assert notes(tmp_path, "runs") == ["runs.0.0", "runs.1.0"]  # and nothing was started again
+
+
+SAVES = """
+import pathlib, signal, sys, time, os
+def save(*_):
+    pathlib.Path(sys.argv[1], f"asked.{os.environ['RANK']}").touch()
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[1], f"saved.{os.environ['RANK']}").touch()
+    pathlib.Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text("{}")
+    os._exit(1)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1], f"runs.{os.environ['RANK']}").touch()
+time.sleep(600)
+"""
+
+
+def test_a_scheduler_may_ask_more_than_once(tmp_path: Path) -> None:
+    """Workers that save are not cut off by it; and who has left a word is known to have."""
+
+    def interrupt() -> None:
+        await_(lambda: len(notes(tmp_path, "runs")) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await_(lambda: len(notes(tmp_path, "asked")) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with meanwhile(interrupt), pytest.raises(KeyboardInterrupt) as caught:
+        launch([sys.executable, "-S", "-c", SAVES, str(tmp_path)], 2)
+    assert notes(tmp_path, "saved") == ["saved.0", "saved.1"]
+    assert not caught.value.args
 
 
 @pytest.mark.parametrize("twice", [False, True], ids=["time is up", "asked twice"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ import torch
 from torch.distributed import TCPStore
 
 from syngrad.errors import ConfigError, LinkError, MessageError
-from syngrad.links import rendezvous as rendezvous_module
+from syngrad.links import store as store_module
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.world import World
 
@@ -138,7 +139,7 @@ def test_who_never_comes_is_named(port: int) -> None:
 def test_the_others_hear_who_has_not_come(port: int) -> None:
     # both are connected before the time runs: a connection may take seconds where names are looked up slowly
     places = [World(rank, 3, rank, 3, 0, "r", "here") for rank in range(2)]
-    points = [Rendezvous(rendezvous_module.Store("127.0.0.1", port, False, LONG_S), place) for place in places]
+    points = [Rendezvous(store_module.Store("127.0.0.1", port, False, LONG_S), place) for place in places]
     now = time.monotonic()
 
     def wait() -> None:
@@ -214,7 +215,7 @@ def test_a_wait_sleeps(port: int) -> None:
 
 
 def test_rank_0_may_hold_the_store_and_leaves_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    with rendezvous_module.socket.socket() as probe:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     worlds = [World(rank, 2, rank, 2, 0, "r", "here") for rank in range(2)]
@@ -262,7 +263,7 @@ def test_a_store_that_is_frozen_or_gone_is_an_error_and_not_a_hang(monkeypatch: 
             assert holder.stdout is not None
             port = int(holder.stdout.readline())
             rendezvous, other = join(port, 0, 1), join(port, 0, 1, run="other")
-            monkeypatch.setattr(rendezvous_module, "ANSWER_S", 0.5)
+            monkeypatch.setattr(store_module, "ANSWER_S", 0.5)
             holder.send_signal(signal.SIGSTOP)
             with pytest.raises(LinkError, match=r"has not answered for 0\.5 s"):
                 rendezvous.wait("a", LONG_S, "rank 1")

@@ -18,6 +18,7 @@ SOURCE = ROOT / "src" / "syngrad"
 # From the bottom up. A layer may import from layers of earlier rows and from itself; two on one row do not know of each
 # other. A new module or package directly under syngrad gets its place here first.
 ORDER = (
+    ("startup",),
     ("errors",),
     ("tree", "tagged_json", "checks", "parse_call", "preserve_state", "grad_mode"),
     ("targets", "metrics"),

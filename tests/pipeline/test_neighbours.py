@@ -11,7 +11,7 @@ from tests._support import local_link
 from syngrad.core.message import InFlight
 from syngrad.errors import LinkError
 from syngrad.links.link import Frame, Kind
-from syngrad.pipeline.neighbours import Next, Previous
+from syngrad.pipeline.neighbours import Next, Previous, RemoteError
 from syngrad.runtime.timeline import Timeline
 
 FLOATS = ("float32", "float32")
@@ -48,3 +48,13 @@ def test_what_comes_back_is_held_against_what_was_sent(frame: Frame, said: str) 
     upper.send(frame)
     with pytest.raises(LinkError, match=said):
         following.until(0)
+
+
+def test_what_another_process_says_of_its_failure_is_harmless_to_look_at() -> None:
+    lower, upper = local_link.pair("rank 0", "rank 1")
+    upper.send(Frame(Kind.FAILED, 1, body=["Config\x1b[1mError", "the disk\x1b[31m is\nbroken\x07" + "!" * 10_000]))
+    with pytest.raises(RemoteError) as caught:
+        Next(lower, 8, FLOATS, Timeline(), 5.0).look()
+    assert caught.value.kind == "ConfigError"
+    assert caught.value.text.startswith("the disk is broken !!!")
+    assert len(caught.value.text) == 2000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -15,9 +16,10 @@ from syngrad import SyngradError, __version__
 from syngrad.cli.compare import compare
 from syngrad.cli.data import app as data
 from syngrad.cli.list_cuts import cuts
-from syngrad.cli.options import BROKEN_PIPE, INTERRUPTED, USAGE
+from syngrad.cli.options import BROKEN_PIPE, USAGE, complain, interrupted
 from syngrad.cli.train import train
 from syngrad.errors import first_line
+from syngrad.startup import imported
 
 app = typer.Typer(
     name="syngrad",
@@ -57,11 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The environment variable SYNGRAD_TRACE=1 lets through, with its trace, what nobody thought of.
     """
+    imported()
+    print_anywhere()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = one_line
             code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SyngradError as error:
         return _fail(str(error))
@@ -69,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = getattr(error, "format_message", error.__str__)()
         return _fail(f"{said.rstrip('.')}; see 'syngrad --help'")
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return interrupted("interrupted")
     except BrokenPipeError:
         # Who read our output has left, as `head` does; what is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,11 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
 
 
+def print_anywhere() -> None:
+    """Let both streams replace what their encoding has no character for: what was computed must not be lost by it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as one line, without the place in the code that gave it."""
-    print("warning: " + " ".join(str(message).split()), file=sys.stderr)
+    complain(f"warning: {message}")
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    complain(f"error: {message}")
     return USAGE

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from syngrad.checks import is_terminal
 from syngrad.cli.options import (
     ANY_EXPERIMENT,
-    INTERRUPTED,
     Option,
     as_command,
     command_line,
+    complain,
     derived,
     instead,
     kept,
@@ -21,6 +22,7 @@ from syngrad.cli.options import (
 )
 from syngrad.errors import ConfigError
 from syngrad.pipeline.options import Distributed
+from syngrad.startup import INTERRUPTED
 
 if TYPE_CHECKING:
     from syngrad.compare import Comparison, Observer, RecurrentComparison
@@ -252,7 +254,7 @@ def finish(comparison: Compared, progress: bool | None, publish: Callable[[], No
         except (Exception, SystemExit) as error:
             failure = error
     if interrupted:
-        print(f"interrupted; finished rows: {len(comparison.rows)}", file=sys.stderr)
+        complain(f"interrupted; finished rows: {len(comparison.rows)}")
     if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
         publish()
     if failure is not None:
@@ -288,8 +290,8 @@ def shown(show: bool | None) -> Iterator[Observer]:
     """
     from syngrad.compare import Silent
 
-    terminal = sys.stderr.isatty()
-    if show is False or (show is None and not terminal):
+    terminal = is_terminal(sys.stderr)
+    if show is False or sys.stderr is None or (show is None and not terminal):
         yield Silent()
     elif not terminal:
         yield Lines(sys.stderr)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from syngrad.cli.options import ending
+from syngrad.cli.options import complain, ending
 
 app = typer.Typer(help="Fetch the data sets of the experiments, and see which are here.", rich_markup_mode=None)
 
@@ -63,7 +62,7 @@ def fetch(
             how = "is there already" if done.whence is None else f"fetched from {done.whence}"
             print(f"{at}: {how}, verified ({size}): {done.path}", flush=True)
     except KeyboardInterrupt:
-        print(f"{at} was not finished; nothing that was there is lost: run it again to go on", file=sys.stderr)
+        complain(f"{at} was not finished; nothing that was there is lost: run it again to go on")
         raise
     return 0
 

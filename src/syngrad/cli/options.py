@@ -22,11 +22,14 @@ from typing import Annotated, Any
 
 import typer
 
-from syngrad.errors import ConfigError, TrainingError, first_line, unknown
+from syngrad.errors import ConfigError, TrainingError, clean, first_line, unknown
 from syngrad.experiments import BUILT_IN, RECURRENT
 from syngrad.runtime.option_fields import Flag, flat_options
+from syngrad.startup import INTERRUPTED, ending_by_signal
 
-USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USAGE, BROKEN_PIPE = 2, 141
+#: characters of a line on standard error
+LONGEST = 8000
 #: kind → what to write instead of a value that is not of it
 KINDS = {
     "whole": "a whole number",
@@ -119,13 +122,25 @@ def ending(function: Callable[..., int]) -> Callable[..., int]:
         try:
             return function(*args, **options)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return interrupted("interrupted")
         except SystemExit as error:
             ended = f"the experiment's code ended the program ({first_line(error)}); let it return or raise instead"
             raise TrainingError(ended) from error
 
     return run
+
+
+def interrupted(line: str) -> int:
+    """The exit code of a command that was asked to end, once that is said."""
+    ending_by_signal()
+    complain(line)
+    return INTERRUPTED
+
+
+def complain(line: str) -> None:
+    """A line on standard error, if there is one: print itself would take standard output for one that is closed."""
+    if sys.stderr is not None:
+        print(clean(line, LONGEST), file=sys.stderr, flush=True)
 
 
 def _typed(name: str, option: Option) -> Any:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from syngrad.checks import check_whole
 from syngrad.cli.options import (
     EXPERIMENT,
-    INTERRUPTED,
     Option,
     arranged,
     as_command,
+    complain,
     derived,
     instead,
+    interrupted,
     kept,
     listed,
     resolve,
@@ -26,6 +27,7 @@ from syngrad.experiments import BUILT_IN, RECURRENT
 from syngrad.links.world import world
 from syngrad.optim.groups import parse_groups
 from syngrad.runtime.option_fields import flat_options
+from syngrad.startup import INTERRUPTED
 from syngrad.trainer.options import Options
 
 if TYPE_CHECKING:
@@ -168,12 +170,10 @@ def run(options: dict[str, Any], resume: bool) -> int:
     except KeyboardInterrupt as error:
         done = training.trainer.minibatches
         if folder is None:
-            print(f"interrupted after minibatch {done}; nothing is saved: --save DIR keeps a run", file=sys.stderr)
-        elif error.args:
-            print(f"interrupted after minibatch {done}; go on with: {_resuming(options)}", file=sys.stderr)
-        else:
-            print(f"interrupted; go on from the last checkpoint: {_resuming(options)}", file=sys.stderr)
-        return INTERRUPTED
+            return interrupted(f"interrupted after minibatch {done}; nothing is saved: --save DIR keeps a run")
+        if error.args:
+            return interrupted(f"interrupted after minibatch {done}; go on with: {_resuming(options)}")
+        return interrupted(_last_checkpoint(options))
     except BaseException:
         if remembering is not None and remembering.written and not resume and not checkpoint.found(str(folder)):
             (Path(str(folder)) / RUN).unlink(missing_ok=True)  # what has not begun is not in the way of another try
@@ -185,6 +185,15 @@ def run(options: dict[str, Any], resume: bool) -> int:
         results.write(options["json"], document)
     _close(training, folder, bool(told))
     return 0
+
+
+def _last_checkpoint(options: dict[str, Any]) -> str:
+    """What is said of a run that was interrupted before it could save, or asked twice."""
+    from syngrad.runtime import checkpoint
+
+    if options["save"] is None or not checkpoint.found(options["save"]):
+        return "interrupted"
+    return f"interrupted; go on from the last checkpoint: {_resuming(options)}"
 
 
 def _absolute(path: str | None) -> str | None:
@@ -244,14 +253,12 @@ def _start_workers(options: dict[str, Any], resume: bool) -> int:
     command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
     try:
         restarts = RESTARTS if options["restarts"] is None else options["restarts"]
-        launch(command, options["workers"], restarts=restarts, threads=options["threads"], say=_say_restart)
-    except KeyboardInterrupt:  # what became of the run has been said by the first worker
+        launch(command, options["workers"], restarts=restarts, threads=options["threads"], say=complain)
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:  # the first worker ended before it could say what became of the run
+            return interrupted(_last_checkpoint(options))
         return INTERRUPTED
     return 0
-
-
-def _say_restart(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _trainers(options: dict[str, Any]) -> dict[str, Any]:

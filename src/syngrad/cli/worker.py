@@ -8,18 +8,21 @@ import sys
 import warnings
 from typing import Any
 
-from syngrad.cli import one_line
-from syngrad.cli.options import INTERRUPTED, USAGE
+from syngrad import startup
+from syngrad.cli import one_line, print_anywhere
+from syngrad.cli.options import USAGE
 from syngrad.cli.train import run
 from syngrad.errors import TrainingError
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
 from syngrad.pipeline.failures import introduced, report_failure
+from syngrad.startup import INTERRUPTED
 
 
 def main(text: str) -> int:
     """Train as these options ask for; what fails is left for the launcher to print."""
     options, resume = json.loads(text)
+    print_anywhere()
     with warnings.catch_warnings():
         warnings.showwarning = one_line if world().rank == 0 else of_its_own
         try:
@@ -43,4 +46,5 @@ def of_its_own(message: Warning | str, *_: Any, **__: Any) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    startup.command = True  # its last line, too, is not to be cut off
     sys.exit(main(sys.argv[1]))

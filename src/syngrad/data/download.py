@@ -25,6 +25,7 @@ from typing import TextIO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from syngrad.checks import is_terminal
 from syngrad.data.storage import SourceError, storing
 from syngrad.errors import first_line
 
@@ -69,9 +70,9 @@ class Lines(Progress):
 @contextmanager
 def shown(show: bool | None) -> Iterator[Progress]:
     """Show a download by a bar where standard error is a terminal, by lines elsewhere; not if `show` is False."""
-    if show is False:
+    if show is False or sys.stderr is None:
         yield Progress()
-    elif not sys.stderr.isatty():
+    elif not is_terminal(sys.stderr):
         yield Lines(sys.stderr)
     else:
         with _bar() as bar:

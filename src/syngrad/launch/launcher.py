@@ -37,6 +37,7 @@ from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
 from syngrad.launch.parent_death import LAUNCHER
 from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
+from syngrad.startup import SIGNALS, handled
 
 #: seconds from one check of the workers to the next
 CHECK_S = 0.1
@@ -46,7 +47,7 @@ SETTLE_S, FAULT_S = 1.0, 5.0
 MEET_S, STORE_S = 120, 60
 LOOPBACK = "127.0.0.1"
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+UNHEARD = "the first worker has not said what became of it"
 #: the environment variable in which torchrun's launcher is told which signals to handle
 _HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
@@ -89,7 +90,7 @@ def launch(
         run_id: The run's name; a new one where None.
         environment: More variables for the workers.
         logs: A folder for their output, which goes to this process's own otherwise.
-        grace_s: Seconds that they have to end after Ctrl-C or SIGTERM, which they are handed.
+        grace_s: Seconds that they have to end after Ctrl-C, SIGTERM or the like, which they are handed.
         limit_s: Seconds after which they are killed; None for no limit.
         say: Told in one line of every restart.
 
@@ -101,7 +102,7 @@ def launch(
             :class:`WorkersFailedError` behind it (`__cause__`) with what every worker left.
         LinkError: The workers cannot be started.
         LaunchTimeoutError: They ran longer than `limit_s`.
-        KeyboardInterrupt: After Ctrl-C or SIGTERM, once they are gone.
+        KeyboardInterrupt: After Ctrl-C, SIGTERM or the like, once they are gone; with UNHEARD where that is so.
     """
     if workers < 1 or restarts < 0 or threads < 1:
         raise ConfigError(
@@ -132,7 +133,7 @@ def launch(
             with agent.interruptible(grace_s):
                 result = agent.run()
         except SignalException as interrupt:
-            raise KeyboardInterrupt from interrupt
+            raise KeyboardInterrupt(*agent.unheard()) from interrupt
         except (SyngradError, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -142,7 +143,7 @@ def launch(
             agent.close_files()
             rendezvous.shutdown()
         if agent.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(*agent.unheard())
         if result is None or result.is_failed():
             raise agent.error() from WorkersFailedError(agent.failures)
         return agent.restarted
@@ -162,7 +163,7 @@ def _environment(threads: int, more: Mapping[str, str] | None) -> dict[str, str]
         **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         # torch prints a trace of its own for every connection that is lost; ours is the line that says which
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
-        _HANDLED: ",".join(_SIGNALS),
+        _HANDLED: ",".join(number.name for number in SIGNALS),
         LAUNCHER: str(os.getpid()),
         **(more or {}),
     }
@@ -282,6 +283,11 @@ class _Agent(LocalElasticAgent):
             return self._cause.error()
         return self._cause.error(f"; the run had been started again {_times(self.restarted)}, as often as it may be")
 
+    def unheard(self) -> list[str]:
+        """:data:`UNHEARD`, where the first worker was one of this host's and has left no word to its launcher."""
+        first = self._files.error_files.get(0)
+        return [UNHEARD] if first is not None and first.parent.name == "rank_0" and not first.exists() else []
+
     def close_files(self) -> None:
         """Close this process's ends of the workers' output, which torch leaves to the garbage collector."""
         for handler in getattr(self._pcontext, "subprocess_handlers", {}).values():
@@ -296,20 +302,18 @@ class _Agent(LocalElasticAgent):
             yield
             return
         self._grace_s = grace_s
-        before = {number: signal.getsignal(number) for name in _SIGNALS if (number := getattr(signal, name, None))}
+        before = {number: signal.getsignal(number) for number in SIGNALS if handled(number)}
         # torch's own handlers would interrupt the start of workers, which then nobody knows of
         said = os.environ.get(_HANDLED)
         os.environ[_HANDLED] = ""
-        for number, handler in before.items():
-            if handler not in (None, signal.SIG_IGN):
-                signal.signal(number, self._interrupt)
+        for number in before:
+            signal.signal(number, self._interrupt)
         try:
             yield
         finally:
             self.workers.end()
             for number, handler in before.items():
-                if handler is not None:
-                    signal.signal(number, handler)
+                signal.signal(number, handler)
             if said is None:
                 del os.environ[_HANDLED]
             else:
@@ -317,8 +321,9 @@ class _Agent(LocalElasticAgent):
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         """What a signal does: hand it on, unless workers are being started, who would be nobody's then."""
-        if self.interrupted is not None:  # asked again: no more time
-            self.workers.kill()
+        if self.interrupted is not None:
+            if number == signal.SIGINT:  # asked again: no more time. A scheduler's signals may come more than once
+                self.workers.kill()
             return
         self.interrupted = signal.Signals(number)
         self.workers.kill_in(self._grace_s)

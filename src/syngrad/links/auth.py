@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from pathlib import Path
 
 import zmq
 from zmq.utils import z85
 
 from syngrad.errors import ConfigError
+from syngrad.links.secret import read_secret
 
-SHORTEST_SECRET_BYTES = 16
 _ADDRESS = "inproc://zeromq.zap.01"
 _USER = b"syngrad"
 
@@ -40,17 +39,7 @@ class Key:
         Raises:
             ConfigError: for a file that cannot be read or holds less, and where this ZeroMQ has no CURVE.
         """
-        try:
-            secret = Path(path).read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"link_key {path!r} cannot be read: {error.strerror}; name a file with a secret"
-            ) from error
-        if len(secret) < SHORTEST_SECRET_BYTES:
-            raise ConfigError(
-                f"link_key {path!r} holds {len(secret)} bytes, and a secret needs {SHORTEST_SECRET_BYTES}; make one "
-                f"with head -c 32 /dev/urandom | base64 > {path}"
-            )
+        secret = read_secret(path)
         if not zmq.has("curve"):
             raise ConfigError("link_key needs a ZeroMQ built with CURVE; install pyzmq from a wheel")
         return cls(secret)

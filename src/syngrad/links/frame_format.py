@@ -141,7 +141,7 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     """The frame of these parts; its larger tensors are views of them.
 
     Args:
-        parts: in memory that nobody else will write to.
+        parts: in memory that nobody else will write to; large ones where :func:`aligned` puts them.
         sequence: the number that is due.
         token: this connection's.
         source: who sent it, for errors.
@@ -198,6 +198,21 @@ def decode(parts: Sequence[Buffer], sequence: int, token: bytes, source: str = "
     if tensors:
         refuse(source, f"its structure leaves out {len(tensors)} of the {count} tensors that it brings")
     return Frame(_KINDS[kind], minibatch, scale, bool(flags & _WANTED), body)
+
+
+def aligned(pieces: Sequence[Buffer]) -> Buffer:
+    """The bytes of these pieces, one after another, in memory of their own that begins where PyTorch's own does.
+
+    Where numbers lie decides in which order some kernels add them up: a message that was received anywhere would give
+    other last digits than the one that was sent.
+    """
+    room = torch.empty(sum(map(len, pieces)), dtype=torch.uint8).numpy()
+    at = 0
+    for piece in pieces:
+        room[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+    values: memoryview = room.data
+    return values
 
 
 def part_sizes(head: Buffer, source: str) -> list[int]:
@@ -333,12 +348,16 @@ def _tensor(dtype: torch.dtype, shape: tuple[int, ...], buffer: Buffer, at: int,
     number = _NUMBERS.get(dtype)
     if number is not None and dtype is not torch.bool:  # NumPy takes a third of the time
         array = np.frombuffer(buffer, number, size // number.itemsize, at)
+        if size <= SMALL_BYTES:  # into memory as PyTorch takes it, see `aligned`
+            made = torch.empty(shape, dtype=dtype)
+            made.numpy().reshape(-1)[:] = array
+            return made
         # PyTorch ends the process where it copies numbers from an address that does not suit them.
-        if size <= SMALL_BYTES or not (flags := array.flags).writeable or not flags.aligned:
+        if not (flags := array.flags).writeable or not flags.aligned:
             array = array.copy()
         return torch.from_numpy(array if len(shape) == 1 else array.reshape(shape))
     if size <= SMALL_BYTES or memoryview(buffer).readonly:
-        buffer, at = bytearray(memoryview(buffer)[at : at + size]), 0
+        buffer, at = aligned([memoryview(buffer)[at : at + size]]), 0
     if dtype is torch.bool:  # a byte other than 0 and 1 is no truth value, and PyTorch does not expect one
         return torch.frombuffer(buffer, dtype=torch.uint8, count=size, offset=at).ne(0).view(shape)
     width = dtype.itemsize

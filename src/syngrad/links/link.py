@@ -111,6 +111,8 @@ class LinkRequest:
         report: tells the worker at the other end of a link why this one ends, where making the other link failed: it
             looks at this link alone by then, and would only see that it ends.
         key_file: a file with a secret that all workers share, for traffic that is encrypted; None: it is not.
+        exact: whether what is received is to lie in memory as PyTorch would put it, as it does in one process: where
+            the run promises the same last bits. Otherwise it may be used where it stands.
         device: where this worker trains; None: where nobody has said.
     """
 
@@ -119,6 +121,7 @@ class LinkRequest:
     timeout_s: float
     report: Callable[[Link, BaseException], None]
     key_file: str | None = None
+    exact: bool = True
     device: torch.device | None = None
 
     @property

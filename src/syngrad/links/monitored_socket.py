@@ -14,8 +14,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from syngrad.errors import LinkError, first_line, warn
+from syngrad.links.admission import Admission
 from syngrad.links.auth import Key, ZapAuthenticator, set_credentials
-from syngrad.links.frame_format import Buffer, part_sizes
+from syngrad.links.frame_format import Buffer, aligned, part_sizes
 
 #: milliseconds between two signs of life; a silence of SILENCE_MS counts as the loss of the peer
 HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
@@ -31,6 +32,14 @@ PART_BYTES = 1 << 25
 
 _ARRIVED = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_HEARD = (
+    _ARRIVED
+    | _REFUSED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_LISTENING
+    | zmq.EVENT_MONITOR_STOPPED
+)
 _MONITOR = "inproc://monitor"
 
 
@@ -51,6 +60,7 @@ class MonitoredSocket:
         self.refusals = self.strangers = 0
         self.rejected = False
         self.authenticator: ZapAuthenticator | None = None
+        self._admission: Admission | None = None
         self._gone: set[int] = set()
         self._monitored = 0.0
         self._context = zmq.Context()
@@ -80,7 +90,7 @@ class MonitoredSocket:
             (zmq.LINGER, 0),
         ):
             self.socket.setsockopt(option, value)
-        self.socket.monitor(_MONITOR, _ARRIVED | zmq.EVENT_DISCONNECTED | _REFUSED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        self.socket.monitor(_MONITOR, _HEARD)
         self._monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
         self._monitor.rcvhwm = 0  # with a limit ZeroMQ's thread would wait for us to look, signs of life and all
         self._monitor.connect(_MONITOR)
@@ -91,6 +101,10 @@ class MonitoredSocket:
     def authenticate(self, key: Key | None, token: bytes, *, listens: bool) -> None:
         """Let in nobody but the peer, encrypted if there is a key; to be called before the socket binds or connects."""
         if listens:
+            self._poller.unregister(self._monitor)
+            self._admission = Admission(self._context, self._monitor)
+            self._monitor = self._admission.events
+            self._poller.register(self._monitor, zmq.POLLIN)
             self.authenticator = ZapAuthenticator(self.socket, key, token)
             self._poller.register(self.authenticator.socket, zmq.POLLIN)
         else:
@@ -109,6 +123,8 @@ class MonitoredSocket:
         """This is the peer's connection; nobody else comes in from now on."""
         self.lost()  # first what the monitor still has to say of those who came and went before
         self.descriptor = descriptor
+        if self._admission is not None:
+            self._admission.peer = descriptor
         if self.authenticator is not None:
             self._poller.unregister(self.authenticator.socket)
             self.authenticator.close()  # with nobody to answer, ZeroMQ itself sends later ones away
@@ -146,6 +162,8 @@ class MonitoredSocket:
         if self.socket.closed:
             return
         self.socket.disable_monitor()
+        if self._admission is not None:
+            self._admission.close()
         self._monitor.close(0)
         if self.authenticator is not None:
             self.authenticator.close()
@@ -168,7 +186,7 @@ def split_large(parts: Sequence[Buffer], peer: str) -> list[Buffer]:
 
 
 def join_split(buffers: Sequence[Any], source: str) -> list[Any]:
-    """What :func:`split_large` was given; only what was cut is copied, into as much memory as has come.
+    """What :func:`split_large` was given, in memory as :func:`.frame_format.aligned` takes it, as much as has come.
 
     What does not add up is left as it is: :func:`syngrad.links.frame_format.decode` refuses it.
     """
@@ -176,8 +194,8 @@ def join_split(buffers: Sequence[Any], source: str) -> list[Any]:
     for size in part_sizes(buffers[0], source):
         count = -(-size // PART_BYTES)
         found = buffers[at : at + count]
-        if count > 1 and sum(map(len, found)) == size:
-            found = [bytearray().join(found)]
+        if sum(map(len, found)) == size:
+            found = [aligned(found)]
         made += found
         at += count
     return [*made, *buffers[at:]]

@@ -3,33 +3,32 @@
 torchrun restarts all processes when one is lost, and its store lives on, with everything the lost attempt has posted.
 The number of the attempt would tell them apart on one host; launchers on several hosts count for themselves, and one
 that restarts because another did does not count at all. So rank 0 opens a session per attempt, under a name made on
-the spot, and lets in whoever asks for it *now*: all keys of an attempt begin with the name of its session.
+the spot, and lets in whoever asks for it *now*: all keys of an attempt begin with the name of its session. A script may
+fit several times: FIT is which time this is, 0, 1, …, so that a fit that failed is not held against the next.
 
-    RUN/refused              why no attempt of this run can succeed
-    RUN/asks/RANK            a nonce made on the spot, by a rank that wants to be let in
-    RUN/let in/NONCE         rank 0's answer to it: the name of the session
-    RUN/SESSION/here/NONCE   who asked so is in
-    RUN/SESSION/failed       why this attempt is over
-    RUN/SESSION/at/KEY       what was posted
-    RUN/SESSION/group/NAME/… what the members of a process group tell each other
-    RUN/SESSION/left/RANK    that rank needs the store no more
+    RUN/FIT/refused              why no attempt of this fit can succeed
+    RUN/FIT/asks/RANK            a nonce made on the spot, by a rank that wants to be let in
+    RUN/FIT/let in/NONCE         rank 0's answer to it: the name of the session
+    RUN/FIT/SESSION/here/NONCE   who asked so is in
+    RUN/FIT/SESSION/failed       why this attempt is over
+    RUN/FIT/SESSION/at/KEY       what was posted
+    RUN/FIT/SESSION/group/NAME/… what the members of a process group tell each other
+    RUN/FIT/SESSION/left/RANK    that rank needs the store no more
+
+With a secret, only what the run's own processes have written there counts (store.py).
 """
 
 from __future__ import annotations
 
 import json
-import queue
 import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from datetime import timedelta
 from typing import Any, TypeVar
 
-from syngrad.errors import ConfigError, LinkError, MessageError, first_line
+from syngrad.errors import ConfigError, LinkError, MessageError, clean
+from syngrad.links.secret import Seal
+from syngrad.links.store import Store, held
 from syngrad.links.world import World, agent_hosts_store, master, own_address, world
 from syngrad.tagged_json import PlainError, decode, encode
 
@@ -39,13 +38,9 @@ T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.001, 0.05
 #: seconds that rank 0 holds its own store open for those who still use it
 LEAVING_S = 5.0
-#: characters of an error that are kept
-MOST = 2000
-#: Seconds after which a store that does not answer is lost. It answers within a millisecond, but looks up the name of
-#: everybody who connects, and answers nobody meanwhile: for seconds each, where the name server does not reply.
-ANSWER_S = 60.0
-#: seconds between two attempts to connect
-RETRY_S = 0.1
+NONCE_BYTES = 8
+#: seconds between two times that a rank which waits writes again what a stranger has removed
+RESTORE_S = 0.5
 
 
 class Rendezvous:
@@ -56,29 +51,48 @@ class Rendezvous:
         session: the attempt's name, the same on every rank.
     """
 
-    def __init__(self, store: Store, world: World) -> None:
+    def __init__(self, store: Store, world: World, fit: int = 0) -> None:
         self.world = world
         self.session = ""
         self._store = store
-        self._run = f"syngrad/{world.run_id}"
+        self._stays = False
+        self._run = f"syngrad/{world.run_id}/{fit}"
         self._master = ""
+        self._restored = time.monotonic()
 
     @classmethod
-    def join(cls, timeout_s: float = 120.0) -> Rendezvous:
+    def join(cls, timeout_s: float = 120.0, fit: int = 0, seal: Seal | None = None) -> Rendezvous:
         """Connects as torchrun's environment says, and returns once rank 0 has let this rank in; rank 0, once it has
         let all in.
+
+        Args:
+            timeout_s: the longest wait for the others.
+            fit: the number of times that this process, and every other, has joined before.
+            seal: of the run's secret, if it has one.
 
         Raises:
             LinkError: naming who has not come, after `timeout_s` seconds.
             ConfigError: with the line that an earlier attempt left behind, where no attempt can succeed.
         """
-        place, (host, port) = world(), master()
+        place, (host, port), deadline = world(), master(), time.monotonic() + timeout_s
         opened = agent_hosts_store()
-        return cls.at(host, port, place, place.rank == 0 and not opened, timeout_s, opened)
+        hosts = place.rank == 0 and not opened
+        store = held(host, port, timeout_s) if hosts else Store(host, port, False, timeout_s, opened)
+        rendezvous = cls(store, place, fit)
+        rendezvous._stays = hosts
+        rendezvous._begin(host, deadline, timeout_s, seal)
+        return rendezvous
 
     @classmethod
     def at(
-        cls, host: str, port: int, world: World, hosting: bool, timeout_s: float, opened: bool = False
+        cls,
+        host: str,
+        port: int,
+        world: World,
+        hosting: bool,
+        timeout_s: float,
+        opened: bool = False,
+        seal: Seal | None = None,
     ) -> Rendezvous:
         """Joins where nothing is left to the environment.
 
@@ -89,19 +103,21 @@ class Rendezvous:
             hosting: whether this process opens the store itself.
             timeout_s: the longest wait for the others.
             opened: whether another process has opened it already.
+            seal: of the run's secret, if it has one.
         """
         deadline = time.monotonic() + timeout_s
         rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world)
-        rendezvous._master = host
-        try:
-            if world.rank == 0:
-                rendezvous._let_all_in(deadline, timeout_s)
-            else:
-                rendezvous._get_in(deadline, timeout_s)
-        except BaseException:
-            rendezvous.close()
-            raise
+        rendezvous._begin(host, deadline, timeout_s, seal)
         return rendezvous
+
+    def _begin(self, host: str, deadline: float, timeout_s: float, seal: Seal | None) -> None:
+        self._master, self._store.seal = host, seal
+        self._store.forget()
+        try:
+            (self._let_all_in if self.world.rank == 0 else self._get_in)(deadline, timeout_s)
+        except BaseException:
+            self.close()
+            raise
 
     def post(self, key: str, value: Any) -> None:
         """Keep plain data (numbers, texts, bytes, None, lists, tuples, dictionaries) for all ranks of this attempt.
@@ -148,6 +164,7 @@ class Rendezvous:
     def check(self) -> None:
         """Raises what :meth:`wait` does where a rank has failed; for waits elsewhere."""
         self._raise_failure()
+        self._restore()
 
     def fail(self, text: str, for_good: bool = False) -> bool:
         """Tell every rank that waits, or will wait, why this attempt is over; the first to fail is heard.
@@ -159,7 +176,7 @@ class Rendezvous:
         Returns:
             Whether the store has it: where it is gone there is nobody left to tell.
         """
-        line = " ".join(text.split())[:MOST] or "a process has failed"
+        line = clean(text) or "a process has failed"
         try:
             self._store.set_first(f"{self._run}/refused" if for_good else self._key("failed"), line)
         except LinkError:
@@ -192,7 +209,8 @@ class Rendezvous:
             except LinkError:
                 self.session = ""  # the store is gone, and everybody with it
         self.session = ""
-        self._store.close()
+        if not self._stays:
+            self._store.close()
 
     def _key(self, *parts: str) -> str:
         return "/".join((self._run, self.session, *parts))
@@ -210,14 +228,17 @@ class Rendezvous:
         self._poll(look, time.monotonic() + LEAVING_S)
 
     def _let_all_in(self, deadline: float, timeout_s: float) -> None:
-        session = f"{self.world.attempt}.{secrets.token_hex(8)}"
+        session = f"{self.world.attempt}.{secrets.token_hex(NONCE_BYTES)}"
         nonces: dict[int, bytes] = {}
         missing = set(range(1, self.world.size))
 
         def look() -> bool | None:
             self._raise_failure()
             for rank in range(1, self.world.size):
-                nonce = self._store.get(f"{self._run}/asks/{rank}")
+                nonce = self._store.get(asks := f"{self._run}/asks/{rank}")
+                if nonce is not None and len(nonce) != 2 * NONCE_BYTES:  # it is marked, and this rank has no key
+                    self._store.foreign.add(asks)
+                    continue
                 if nonce is not None and nonce != nonces.get(rank):
                     # Perhaps a nonce of the lost attempt, which nobody waits for any more: then another will follow.
                     # A rank that was in already asks again where its launcher has started it anew by itself.
@@ -233,12 +254,12 @@ class Rendezvous:
         if arrived is None:
             ranks = ", ".join(str(rank) for rank in sorted(missing))
             who = f"rank {ranks} has" if len(missing) == 1 else f"ranks {ranks} have"
-            text = f"{who} not come within {timeout_s:g} s: see what their host says, and start again"
+            text = f"{who} not come within {timeout_s:g} s: see what their host says, and start again{self._doubt()}"
             self.fail(text)
             raise LinkError(text)
 
     def _get_in(self, deadline: float, timeout_s: float) -> None:
-        rank, nonce = self.world.rank, secrets.token_hex(8)
+        rank, nonce = self.world.rank, secrets.token_hex(NONCE_BYTES)
         self._store.set(f"{self._run}/asks/{rank}", nonce.encode())
 
         def look() -> bytes | None:
@@ -247,137 +268,41 @@ class Rendezvous:
 
         session = self._poll(look, deadline)
         if session is None:
-            raise LinkError(f"rank 0 has not come within {timeout_s:g} s: see what its host says, and start again")
+            said = f"rank 0 has not come within {timeout_s:g} s: see what its host says, and start again"
+            raise LinkError(said + self._doubt())
         self.session = _text(session)
         self._store.set(self._key("here", nonce), self.world.host.encode())
 
     def _raise_failure(self) -> None:
         refused = self._store.get(f"{self._run}/refused")
         if refused is not None:
-            raise ConfigError(_text(refused))
+            raise ConfigError(clean(_text(refused)))
         failed = self._store.get(self._key("failed")) if self.session else None
         if failed is not None:
-            raise LinkError(_text(failed))
+            raise LinkError(clean(_text(failed)))
 
-    @staticmethod
-    def _poll(look: Callable[[], T | None], deadline: float) -> T | None:
+    def _doubt(self) -> str:
+        """What may be wrong where somebody has come, but not with this run's secret."""
+        if not self._store.foreign:
+            return ""
+        return "; somebody without this run's key has come: the key of all processes must be the same"
+
+    def _restore(self) -> None:
+        if (now := time.monotonic()) - self._restored > RESTORE_S:
+            self._restored = now
+            self._store.restore()
+
+    def _poll(self, look: Callable[[], T | None], deadline: float) -> T | None:
         """What `look` finds, or None when it has found nothing by then; between two looks the process sleeps."""
         pause = FIRST_PAUSE_S
         while (found := look()) is None:
+            self._restore()
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
             time.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE_S)
         return found
-
-
-class Store:
-    """torchrun's key-value store, with an end to every wait: one that is gone or frozen is a LinkError, never a hang.
-
-    Its calls have no time-out of their own where the other end is frozen, so a thread of its own makes them.
-    """
-
-    def __init__(self, host: str, port: int, hosting: bool, timeout_s: float, opened: bool = False) -> None:
-        """Opens it, or connects to it once it listens; if it is `opened`, it is known to.
-
-        Raises:
-            LinkError: when nothing listens at host:port within `timeout_s` seconds, or the port is taken.
-        """
-        self.name = f"the meeting point at {host}:{port}"
-        self.hosting = hosting
-        if not hosting and not opened:
-            _await_listener(host, port, self.name, timeout_s)
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = threading.Thread(
-            target=_serve, args=(self._calls, host, port, hosting, timeout_s), name="syngrad-meeting", daemon=True
-        )
-        self._thread.start()
-        try:
-            self._call(lambda store: store.check([""]), ANSWER_S + timeout_s)
-        except BaseException:
-            self.close()
-            raise
-
-    def get(self, key: str) -> bytes | None:
-        """What is kept under `key`, or None; does not wait for it."""
-        return self._call(lambda store: bytes(store.get(key)) if store.check([key]) else None)
-
-    def set(self, key: str, value: bytes) -> None:
-        """Keep `value` under `key`."""
-        self._call(lambda store: store.set(key, value))
-
-    def set_first(self, key: str, value: str) -> None:
-        """Keep `value` under `key` unless something is kept there."""
-        self._call(lambda store: store.compare_set(key, "", value))
-
-    def within(self, prefix: str, call: Callable[[Any], T], timeout_s: float) -> T:
-        """What `call` makes of the store, all keys below `prefix`; this thread waits for it so long, and ANSWER_S."""
-        from torch.distributed.distributed_c10d import PrefixStore
-
-        return self._call(lambda store: call(PrefixStore(prefix, store)), timeout_s + ANSWER_S)
-
-    def close(self) -> None:
-        """Give the connection back; twice is once. A thread that the store has frozen is left to itself."""
-        if self._thread is not None:
-            self._calls.put(None)
-            self._thread.join(1.0)
-            self._thread = None
-
-    def _call(self, call: Callable[[Any], T], most_s: float | None = None) -> T:
-        most_s = ANSWER_S if most_s is None else most_s
-        if self._thread is None:
-            raise LinkError(f"{self.name} has been left already")
-        answer: Future[T] = Future()
-        self._calls.put((answer, call))
-        try:
-            return answer.result(most_s)
-        except FutureTimeout as error:
-            raise LinkError(f"{self.name} has not answered for {most_s:g} s") from error
-        except RuntimeError as error:  # what every error of torch.distributed is
-            lost = "cannot be opened; is the port taken?" if self.hosting else "is lost"
-            raise LinkError(f"{self.name} {lost} ({first_line(error)})") from error
-
-
-def _await_listener(host: str, port: int, name: str, timeout_s: float) -> None:
-    """Until something listens there: the store's own connecting prints a warning for each attempt that fails."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=max(1.0, min(5.0, timeout_s))).close()
-            return
-        except (OSError, UnicodeError) as error:
-            if time.monotonic() >= deadline:
-                raise LinkError(f"{name} has not opened within {timeout_s:g} s ({first_line(error)})") from error
-        time.sleep(RETRY_S)
-
-
-def _serve(calls: queue.SimpleQueue[Any], *where: Any) -> None:
-    store: Any = None
-    while (item := calls.get()) is not None:
-        answer, call = item
-        try:
-            if store is None:
-                store = _connect(*where)
-            answer.set_result(call(store))
-        except BaseException as error:
-            # without its frames, which would keep the connection open for as long as the error is remembered
-            answer.set_exception(error.with_traceback(None))
-        del answer, call, item
-
-
-def _connect(host: str, port: int, hosting: bool, timeout_s: float) -> Any:
-    from torch._C._distributed_c10d import TCPStore
-
-    # as torch.distributed's own env:// does, but without its count of who has come: others may use this store too
-    return TCPStore(
-        host,
-        port,
-        is_master=hosting,
-        timeout=timedelta(seconds=max(timeout_s, 1.0)),
-        wait_for_workers=False,
-        multi_tenant=hosting,
-    )
 
 
 def _text(value: bytes) -> str:

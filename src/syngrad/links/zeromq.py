@@ -62,6 +62,8 @@ def link_neighbours(request: LinkRequest) -> Links:
             if each is not None:
                 each.close()
         raise
+    for link in filter(None, (to_previous, to_next)):
+        link.exact = request.exact
     return to_previous, to_next
 
 
@@ -73,7 +75,7 @@ class ZeromqLink:
     """One end; see :class:`syngrad.links.link.Link`. It owns its socket and its ZeroMQ context.
 
     Frames that arrived before a loss are still received; then, and on sending at once, a LinkError says who is lost.
-    So it does after the peer's BYE: "… has ended its link".
+    So it does after the peer's BYE: "… has ended its link". `exact` is :class:`.link.LinkRequest`'s.
     """
 
     def __init__(self, monitored: MonitoredSocket, peer: str, token: bytes, to: bytes | None) -> None:
@@ -83,7 +85,7 @@ class ZeromqLink:
         self._token, self._to = session(token), to
         self._sequence = self._due = 0
         self._lost: str | None = None
-        self._closed = False
+        self._closed = self.exact = False
 
     def send(self, frame: Frame) -> None:
         """See :class:`syngrad.links.link.Link`.
@@ -172,7 +174,7 @@ class ZeromqLink:
             buffers: list[Any] = [part.buffer for part in parts]
             self.received_bytes += sum(map(len, buffers))
             try:
-                if PART_BYTES in map(len, buffers):
+                if len(buffers) > 1 and (self.exact or PART_BYTES in map(len, buffers)):
                     buffers = join_split(buffers, self.peer)
                 frame = decode(buffers, self._due, self._token, self.peer)
             except LinkError as error:

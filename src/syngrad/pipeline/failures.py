@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from syngrad import errors
-from syngrad.errors import LinkError, SyngradError, first_line
+from syngrad.errors import LinkError, SyngradError, clean, first_line
 from syngrad.links.world import world
 
 #: where the launcher reads who a worker is
@@ -88,7 +88,8 @@ def _write(path: str, text: str) -> None:
         Path(f"{path}.new").write_text(text, encoding="utf-8")
         os.replace(f"{path}.new", path)
     except OSError as problem:
-        print(f"the launcher cannot be told ({first_line(problem)}): {text}", file=sys.stderr)
+        if sys.stderr is not None:
+            print(f"the launcher cannot be told ({first_line(problem)}): {text}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class WorkersFailedError(Exception):
 def read_failure(rank: int, error_file: Path, worker_file: Path, exit_code: int | None, told_to: bool) -> Failure:
     """What a worker has left, and how it ended."""
     introduced = _read(worker_file)
-    who = f"rank {rank} ({introduced})" if introduced else f"rank {rank}"
+    who = f"rank {rank} ({clean(introduced, 400)})" if introduced else f"rank {rank}"
     try:
         document = json.loads(_read(error_file) or "{}")
         said, own = document.get("message", {}), document.get("syngrad", {})
@@ -175,7 +176,7 @@ def read_failure(rank: int, error_file: Path, worker_file: Path, exit_code: int 
         kind, for_good, at = str(own.get("kind", "")), own.get("for_good") is True, float(own.get("at", "inf"))
     except (ValueError, AttributeError, TypeError, RecursionError):
         line, kind, for_good, at = "it left an error that cannot be read", "", False, float("inf")
-    return Failure(rank, who, exit_code, told_to, kind, " ".join(line.split()), for_good, at)
+    return Failure(rank, who, exit_code, told_to, clean(kind, 80), clean(line), for_good, at)
 
 
 def cause(failures: Iterable[Failure]) -> Failure | None:

@@ -111,13 +111,13 @@ class Follower(Peer):
         return train
 
     def _endless(self) -> Iterator[Any]:
-        while True:
-            some = False
+        empty = 0
+        while empty < 2:  # one may be the rest of an epoch that was done when the run was saved
+            empty += 1
             for batch in self.data.epoch():
-                some = True
+                empty = 0
                 yield batch
-            if not some:
-                raise TrainingError("the loader yielded no batch in this process; check its length and drop_last")
+        raise TrainingError("the loader yielded no batch in this process; check its length and drop_last")
 
     def _load(self, data: dict[str, Any]) -> None:
         runner = self.runner

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from syngrad.core.message import AwaitedInput, InFlight
-from syngrad.errors import ConfigError, LinkError
+from syngrad.errors import ConfigError, LinkError, clean
 from syngrad.links.link import Frame, Kind, Link
 from syngrad.links.message_dtype import pack, unpack
 from syngrad.runtime.timeline import Timeline
@@ -82,7 +82,7 @@ class Neighbour:
             raise LinkError(f"{self.link.peer} sent a {frame.kind.name} that is none; run one version everywhere")
         if frame.kind == Kind.FAILED:
             kind, text = frame.body
-            raise RemoteError(str(kind), str(text))
+            raise RemoteError(clean(str(kind), 80), clean(str(text)))
         return frame
 
     def _send(self, frame: Frame, counted: bool = False) -> None:

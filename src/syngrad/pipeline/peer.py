@@ -20,10 +20,11 @@ from torch import nn
 
 from syngrad.core.batch import Batch
 from syngrad.core.memory import peak_memory_bytes
-from syngrad.errors import ConfigError, SyngradError, first_line
+from syngrad.errors import ConfigError, SyngradError, clean, first_line
 from syngrad.links import LINKS
 from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
+from syngrad.links.secret import Seal, read_secret
 from syngrad.links.world import World
 from syngrad.metrics import Metric
 from syngrad.pipeline.control import ControlChannel, lasts, raised
@@ -56,6 +57,7 @@ class Work:
         read: a minibatch of the loader, taken apart.
         bind: (minibatch, cuts or None) → the runner, made with it as the example unless it is there already.
         metric: name and function, None for none.
+        fit: how many times this process has called `fit` before, as every other has.
     """
 
     model: nn.Module
@@ -68,6 +70,7 @@ class Work:
     read: Callable[[Any], Batch]
     bind: Callable[[Batch, list[str] | None], Runner]
     metric: tuple[str, Metric] | None
+    fit: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Peer:
         self.work, self.place = work, place
         self.trace = Timeline(work.distributed.trace, place.size)
         self.meet_s = min(MEET_S, work.distributed.timeout_s)
-        self.rendezvous = Rendezvous.join(self.meet_s)
+        key = work.distributed.link_key
+        self.rendezvous = Rendezvous.join(self.meet_s, work.fit, None if key is None else Seal(read_secret(key)))
         self.bound: Runner | None = None
         self.linked: ControlChannel | None = None
         self.layout = Layout([], [])
@@ -129,7 +133,8 @@ class Peer:
             reach = policy.method.delay * (len(runner.stages) - hi)
             depth = max(depth, max(policy.feedback_delay, reach) + 1)
         introduce(f"{self.layout.stages(self.place.rank)} on {self.place.host}")
-        self.linked = connect(self.rendezvous, self.layout, work.distributed, self.trace, depth, work.device)
+        exact = not work.free or work.distributed.record
+        self.linked = connect(self.rendezvous, self.layout, work.distributed, self.trace, depth, work.device, exact)
         previous, following = self.linked.previous, self.linked.next
         runner.attach(Neighbours(lo, hi, previous, following, work.free, depth))
         if work.unlocked and following is not None:
@@ -207,12 +212,14 @@ def connect(
     trace: Timeline,
     depth: int,
     device: torch.device | None = None,
+    exact: bool = True,
 ) -> ControlChannel:
     """Link this worker with its neighbours.
 
     Args:
         depth: minibatches that may be under way to the next worker.
         device: where this worker trains.
+        exact: whether the run promises what one process would do, to the last bit.
 
     Raises:
         LinkError: naming who has not come, after `distributed.timeout_s` seconds at most, or who was refused.
@@ -225,12 +232,12 @@ def connect(
 
     def peer(other: int) -> str:
         host = rendezvous.wait(f"host/{other}", wait_s, f"rank {other} of {place.size}")
-        return layout.of(other, str(host))
+        return layout.of(other, clean(str(host), 100))
 
     def report(link: Link, error: BaseException) -> None:
         ControlChannel(None, Next(link, 1, distributed.dtypes, Timeline(), wait_s), me).fail(error)
 
-    request = LinkRequest(rendezvous, peer, wait_s, report, distributed.link_key, device)
+    request = LinkRequest(rendezvous, peer, wait_s, report, distributed.link_key, exact, device)
     to_previous, to_next = LINKS[distributed.link](request)
     assert (to_previous is None) == (rank == 0) and (to_next is None) == (rank == last)  # noqa: PT018
     dtypes, timeout_s = distributed.dtypes, distributed.timeout_s
@@ -250,7 +257,7 @@ def agree(own: dict[str, Any], theirs: dict[str, Any], rank: int, host: str) -> 
     for name in own.keys() | theirs.keys():
         mine, its = own.get(name), theirs.get(name)
         if mine != its:
-            what = name
+            what = clean(name, 80)
             if isinstance(mine, dict) and isinstance(its, dict):
                 inner = next(key for key in [*its, *mine] if mine.get(key) != its.get(key))
                 what, mine, its = f"{name} {inner!r}", mine.get(inner), its.get(inner)

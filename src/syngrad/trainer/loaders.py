@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor
 
 from syngrad.core.batch import batches
-from syngrad.errors import CheckpointError, warn
+from syngrad.errors import CheckpointError, TrainingError, clean, warn
+from syngrad.trainer.interrupts import let_processes_end
 from syngrad.trainer.loader_attributes import attributes, moved, parts_of, put_back
 from syngrad.tree import tensors
 
@@ -42,6 +45,29 @@ def readable_once(loader: Any) -> bool:
     )
 
 
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Inside it the death of a loader's worker process, which PyTorch raises wherever the program is, is one line."""
+    try:
+        yield
+    except (RuntimeError, TrainingError) as error:
+        cause = error if isinstance(error, RuntimeError) else error.__cause__
+        cut = isinstance(cause, ConnectionError | EOFError) and _received(cause)
+        if not cut and not str(cause).startswith("DataLoader worker (pid"):
+            raise
+        let_processes_end()
+        raise TrainingError(
+            f"the loader has lost one of its worker processes: {clean(str(cause), 300)}; if nobody did that, the "
+            "machine may be out of memory: give the loader fewer num_workers"
+        ) from error
+
+
+def _received(error: BaseException) -> bool:
+    """Whether it was raised where PyTorch's loader receives what a worker process sends."""
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(code.co_name == "_try_get_data" and code.co_filename.endswith("dataloader.py") for code in frames)
+
+
 class LoaderPosition:
     """Where a run stands in the training loader, and how to get back there."""
 
@@ -57,10 +83,13 @@ class LoaderPosition:
         #: the minibatch that was handed out last, and what tells the last one of the run that was saved
         self._last: Any = None
         self._mark = ""
+        #: what was loaded, until it is used: a run may be saved once more before it goes on
+        self._loaded: dict[str, Any] | None = None
 
     def epoch(self) -> Iterator[Any]:
         """One epoch's minibatches, or what is left of it after :meth:`load`."""
         seen, again, self._seen, self._again = self._seen, self._again, 0, False
+        self._loaded = None
         if not self._tells():
             self._start = self._now()
         self.delivered = seen
@@ -80,6 +109,7 @@ class LoaderPosition:
                 )
             if self._after is not None:
                 self._put(self._after)
+                self._after = None
         for batch in iterator:
             self.delivered += 1
             self._last = batch
@@ -95,14 +125,17 @@ class LoaderPosition:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: how far the epoch is, and what it takes to get there again."""
+        if self._loaded is not None:
+            return self._loaded
         loader: Any = self.loader
+        again = self._after is not None  # what was seen is being drawn again
         return {
             "length": length(self.loader),
             "delivered": self.delivered,
             "loader": loader.state_dict() if self._tells() else None,
             "start": self._start,
-            "now": self._now(),
-            "mark": "" if self._tells() or streams(self.loader) else fingerprint(self._last),
+            "now": self._after if again else self._now(),
+            "mark": self._mark if again or self._tells() or streams(self.loader) else fingerprint(self._last),
         }
 
     def check(self, state: dict[str, Any]) -> None:
@@ -127,16 +160,17 @@ class LoaderPosition:
     def load(self, state: dict[str, Any]) -> None:
         """The next :meth:`epoch` goes on from there; :meth:`check` comes first."""
         self.check(state)
-        self._seen, self._mark = int(state["delivered"]), str(state["mark"])
+        self._seen = self.delivered = int(state["delivered"])
+        self._mark, self._loaded = str(state["mark"]), state
         if state["loader"] is not None:
             self._put(state["now"])
             loader: Any = self.loader
             loader.load_state_dict(state["loader"])
             return
         self._again = self._seen > 0
-        if self._again and state["start"] is not None:
+        if state["start"] is not None:  # also before the first minibatch has come: it is for this order that was drawn
             self._put(state["start"])
-            self._after = state["now"]
+            self._after = state["now"] if self._again else None
         else:
             self._put(state["now"])
         parts = [(path, part) for path, part in parts_of(self.loader) if hasattr(part, "set_epoch")]

@@ -24,7 +24,7 @@ from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
-from syngrad.trainer.loaders import LoaderPosition, length
+from syngrad.trainer.loaders import LoaderPosition, length, naming_lost_processes
 from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Workers
@@ -84,6 +84,8 @@ class Loop:
         self.skipped = dict(trainer.guarded)
         #: whether the epoch's minibatches are all done, and only what follows them is to come
         self._over = False
+        #: whether a validation within the epoch was broken off, with which a run that goes on begins
+        self._owed = False
         self._since = 0.0
         self._advance: Advance = lambda text: None
         #: where in the data this call begins, once it is known
@@ -102,6 +104,7 @@ class Loop:
             total = length(plan.loader)
             left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
             with (
+                naming_lost_processes(),
                 Interrupts(plan.save is not None) as self.interrupts,
                 bar(total * left - self.partial.minibatches if total is not None else None, trainer.options.progress)
                 as self._advance,
@@ -140,6 +143,9 @@ class Loop:
         if not trainer.model.training:  # otherwise what the user has put into evaluation mode stays there
             trainer.model.train()
         number = trainer.epochs_done + 1
+        if self._owed and not self._over:
+            workers.begin(trainer.bound, self.origin)
+            self._validate_within(number)
         self._tick()
         for raw in self._batches() if not self._over else ():
             if not workers.begun:  # cutting the model is not training
@@ -212,9 +218,7 @@ class Loop:
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
             self._tell(self.workers.settle())
             self._tock()
-            # without a length a share that only grows stands for it
-            with self._saving_first():
-                self._validate(number - 1 + done / (whole or done + plan.validate_every))
+            self._validate_within(number)
             self._tick()
         due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
         if due or (self.interrupts.asked is not None and self.workers.level):
@@ -244,9 +248,19 @@ class Loop:
         if plan.save is not None:
             self._save()
 
+    def _validate_within(self, number: int) -> None:
+        """Validate after some minibatches of an epoch."""
+        done, whole, every = self.position.delivered, length(self.plan.loader), self.plan.validate_every
+        assert every is not None
+        with self._saving_first():  # without a length a share that only grows stands for it
+            self._validate(number - 1 + done / (whole or done + every))
+
     def _validate(self, epoch: float) -> dict[str, float]:
+        """That may take long: asked to end, the run is saved without it."""
         assert self.plan.validate is not None
-        metrics = self.workers.evaluate(self.plan.validate)
+        self._owed = True
+        metrics = self.workers.evaluate(self.interrupts.until_asked(self.plan.validate))
+        self._owed = False
         self.history.points.append((epoch, self.trainer.train_s, metrics))
         with self._shown(self.plan.callbacks):
             for callback in self.plan.callbacks:
@@ -301,24 +315,25 @@ class Loop:
 
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
-        """What fails inside it is no fault of the training: this is saved, and then the error is raised."""
+        """What fails or is broken off inside it is no fault of the training: this is saved, and then it is raised."""
         points = len(self.history.points)
         try:
             yield
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             lost = isinstance(error, LinkError) and self.trainer.bound.divided
             if self.plan.save is None or lost:
                 raise
             if self._over:  # the whole end of the epoch is to come, validation with it
                 self.trainer.progress.epochs -= 1
                 del self.history.points[points:]
-            self._save(error)
+            self._save(None if isinstance(error, KeyboardInterrupt) else error)
             raise
 
     def _state(self) -> dict[str, Any]:
         return {
             "first": self.first,
             "over": self._over,
+            "owed": self._owed and not self._over,
             "epochs": self.plan.epochs,
             "stopped": self.trainer.stopped,
             "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
@@ -330,7 +345,7 @@ class Loop:
         }
 
     def _resume(self, path: Path) -> None:
-        path, model, saved = self._whole_checkpoint(path)
+        path, model, saved = resume.whole_checkpoint(self.plan, path)
         fit = saved.get("fit")
         if fit is None:
             raise CheckpointError(
@@ -341,7 +356,7 @@ class Loop:
             begun, first, marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
             history, partial, over = History.from_dict(fit["history"]), Partial.read(fit["partial"]), bool(fit["over"])
-            stopped = bool(fit["stopped"])
+            stopped, owed = bool(fit["stopped"]), bool(fit["owed"]) and self.plan.validate_every is not None
             callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
             self.position.check(fit["place"])
         except (SyngradError, Warning):
@@ -350,7 +365,7 @@ class Loop:
             raise checkpoint.damaged(path, first_line(error)) from error
         resume.restore(self.trainer, model, saved, str(path), trained=True)
         self.first, self.marks, self.skipped = first, marks, skipped
-        self.history, self.partial, self._over = history, partial, over
+        self.history, self.partial, self._over, self._owed = history, partial, over, owed
         self.origin = fit["place"]
         try:
             self.position.load(self.origin)
@@ -370,19 +385,6 @@ class Loop:
             if found is not None:
                 callbacks.remove(found)
                 callback.load_state_dict(found[1])
-
-    def _whole_checkpoint(self, path: Path) -> tuple[Path, Any, Any]:
-        """(its path, the model's tensors, the rest); for "auto" of the newest that is not damaged."""
-        while True:
-            try:
-                return path, *checkpoint.load(path)
-            except CheckpointError as error:
-                there = checkpoint.found(self.plan.save) if self.plan.resume == AUTO and self.plan.save else []
-                before = [each for each in there if error.damage and int(each.name) < int(path.name)]
-                if not before:
-                    raise
-                warn(f"{error.damage}; the run goes on from the one before it, {str(before[-1])!r}")
-                path = before[-1]
 
     def _summarise(self) -> None:
         """The quality of this call's estimates, and the updates that were skipped, into the history."""

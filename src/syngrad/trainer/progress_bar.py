@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from syngrad.checks import is_terminal
+
 #: called once a minibatch with the text that its bar shows
 Advance = Callable[[str], None]
 
@@ -13,7 +15,7 @@ Advance = Callable[[str], None]
 @contextmanager
 def bar(total: int | None, show: bool | None) -> Iterator[Advance]:
     """A bar over `total` minibatches; `show` None for "when standard error is a terminal"."""
-    if not (sys.stderr.isatty() if show is None else show):
+    if not (is_terminal(sys.stderr) if show is None else show):
         yield lambda text: None
         return
     from rich.console import Console

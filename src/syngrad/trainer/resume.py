@@ -20,6 +20,7 @@ from syngrad.partition.segment import FORWARD
 from syngrad.runtime import checkpoint
 from syngrad.runtime import state as run_state
 from syngrad.runtime.part_checks import described
+from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.options import RESUMED
 from syngrad.trainer.session import Session
 
@@ -245,3 +246,17 @@ def as_saved(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
             dense = found.layout == torch.strided and found.shape == parameter.shape
             if dense and found.stride() != parameter.stride():
                 now[name] = torch.empty_like(parameter, dtype=found.dtype, device=found.device).copy_(found)
+
+
+def whole_checkpoint(plan: FitArguments, path: Path) -> tuple[Path, Any, Any]:
+    """(its path, the model's tensors, the rest); for "auto" of the newest that is not damaged."""
+    while True:
+        try:
+            return path, *checkpoint.load(path)
+        except CheckpointError as error:
+            there = checkpoint.found(plan.save) if plan.resume == AUTO and plan.save else []
+            before = [each for each in there if error.damage and int(each.name) < int(path.name)]
+            if not before:
+                raise
+            warn(f"{error.damage}; the run goes on from the one before it, {str(before[-1])!r}")
+            path = before[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Alone
+
+#: the fits of this process over several workers, also those that fail before the workers meet: all count alike
+_fits = itertools.count()
 
 
 class Trainer(Session):
@@ -175,14 +179,15 @@ def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> Histo
     unless stages run on predictions of their inputs.
     """
     die_with_launcher()
+    fit = next(_fits)
     try:
         check_divisible(trainer)
         peer: Peer
         if place.rank == 0:
-            peer = leader = Leader(_work(trainer), place)
+            peer = leader = Leader(_work(trainer, fit), place)
         else:
             trainer.following = True
-            peer = follower = Follower(_work(trainer), place, LoaderPosition(plan.loader))
+            peer = follower = Follower(_work(trainer, fit), place, LoaderPosition(plan.loader))
     except Exception as error:
         report_failure(error)
         raise
@@ -219,7 +224,7 @@ def check_divisible(trainer: Session) -> None:
             )
 
 
-def _work(trainer: Session) -> Work:
+def _work(trainer: Session, fit: int) -> Work:
     options = trainer.options
     return Work(
         trainer.model,
@@ -232,4 +237,5 @@ def _work(trainer: Session) -> Work:
         trainer.read,
         trainer.bind_to,
         trainer.metric,
+        fit,
     )
