@@ -10,7 +10,7 @@ from tests._support.options import keywords
 from torch import Tensor, nn
 
 from syngrad import Interface, SyngradError, Trainer, decouple
-from syngrad.errors import ConfigError, CutError, TrainingError
+from syngrad.errors import ConfigError, TrainingError
 
 
 def mlp(outputs: int = 5) -> nn.Sequential:
@@ -121,16 +121,18 @@ def test_labels_that_fit_nothing_are_said_not_to_be_seen(batch: Any) -> None:
         made.bind((batch[0], {"y": batch[1]}))
 
 
-def test_a_message_without_the_batch_in_front_is_refused(batch: Any) -> None:
+def test_a_message_and_an_output_with_the_batch_second_are_turned_for_a_head(batch: Any) -> None:
     class TimeFirst(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.unsqueeze(0).expand(3, *x.shape).contiguous()
 
     model = nn.Sequential(nn.Linear(20, 16), TimeFirst(), nn.Linear(16, 5))
     made = Trainer(decouple(model, cuts=["2"]), loss=lambda out, y: F.cross_entropy(out[0], y))
-    with pytest.raises(CutError, match=r"'2'.*\(3, 16, 16\).*batch of 16") as caught:
-        made.bind(batch)
-    assert "\n" not in str(caught.value)
+    before = model[0].weight.detach().clone()
+    for _ in range(4):
+        made.step(batch)
+    assert made.net.interfaces[0].turned == [0]
+    assert not torch.equal(before, model[0].weight)
 
 
 def test_a_loss_that_is_no_number_in_evaluation_is_not_passed_over(batch: Any) -> None:

@@ -213,17 +213,19 @@ class InStructure:
         loss: (output, target) → scalar.
         output: of the model, for its structure.
         read: the positions of those leaves in the flattened output.
+        turned: which of them have their samples in the second dimension; they are predicted with the samples in front.
     """
 
-    def __init__(self, loss: Loss, output: Any, read: Sequence[int]) -> None:
+    def __init__(self, loss: Loss, output: Any, read: Sequence[int], turned: Sequence[bool]) -> None:
         flat, self._spec = pytree.tree_flatten(output)
-        self._loss, self._read, self._length = loss, list(read), len(flat)
+        self._loss, self._read, self._length, self._turned = loss, list(read), len(flat), list(turned)
 
     def __call__(self, predicted: Any, target: Any) -> Tensor:
         """The loss of an output that has these leaves; every other leaf is None."""
         flat: list[Any] = [None] * self._length
-        for i, leaf in zip(self._read, predicted if isinstance(predicted, tuple) else (predicted,), strict=True):
-            flat[i] = leaf
+        leaves = predicted if isinstance(predicted, tuple) else (predicted,)
+        for i, leaf, turned in zip(self._read, leaves, self._turned, strict=True):
+            flat[i] = leaf.transpose(0, 1) if turned else leaf
         return self._loss(pytree.tree_unflatten(flat, self._spec), target)
 
 

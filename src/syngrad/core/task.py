@@ -44,21 +44,23 @@ class Task:
     ) -> Task:
         """From a run of the model and the loss."""
         batch, output = samples(args, kwargs, target), bound.output
-        if isinstance(output, Tensor) or bound.read is None:
-            parts = [output] if isinstance(output, Tensor) else []
-            context = described(tensors(output), target)
-        else:
-            parts = bound.predicted
-            context = described(parts or tensors(output), target)
-            loss = InStructure(loss, output, bound.read)
+        parts = [output] if isinstance(output, Tensor) else bound.predicted
+        context = described(parts or tensors(output), target)
+        places = [sample_dimension(part.shape, batch) for part in parts]
+        turned = [place == 1 for place in places]
+        if isinstance(output, Tensor):
+            loss = InStructure(loss, output, [0], turned) if any(turned) else loss
+        elif bound.read is not None:
+            loss = InStructure(loss, output, bound.read, turned)
+        shapes = [(part.transpose(0, 1) if place else part).shape for part, place in zip(parts, turned, strict=True)]
         why = ""
         if any(part.dim() == 0 for part in parts) and not isinstance(output, Tensor):
             why = "the loss reads a scalar that the model itself has made of the labels"
-        elif parts and any(part.shape[:1] != (batch,) for part in parts):
-            why = f"a part of it, {tuple(parts[0].shape)}, does not begin with the {batch} samples"
+        elif None in places:
+            why = f"a part of it, {tuple(parts[places.index(None)].shape)}, does not begin with the {batch} samples"
         elif not parts:
             why = "no tensor of it that the loss differentiates was found"
-        return cls(batch, context, () if why else tuple(part.shape[1:] for part in parts), loss, count, why)
+        return cls(batch, context, () if why else tuple(shape[1:] for shape in shapes), loss, count, why)
 
     def binding(self, h: Tensor, context: Context) -> Binding:
         """Of one leaf, its samples in front."""
