@@ -201,3 +201,22 @@ def test_what_an_exported_graph_has_taken_for_granted_is_held_to(what: str) -> N
         model.d.p = 0.0
     with pytest.raises(TrainingError, match=f"{re.escape(what)} when the model was recorded"):
         compose(segments, (x,), {})
+
+
+def test_arguments_without_names_of_their_own_are_recorded() -> None:
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, **given: Tensor) -> Tensor:
+            x = given["x"]
+            if x.shape[0] > 2:
+                x = x * given["factor"]
+            return self.b(self.a(x))  # type: ignore[no-any-return]
+
+    model, given = ByName(), {"x": torch.randn(4, 6), "factor": torch.randn(4, 1)}
+    segments = split(model, cuts=["b"], example=((), given))
+    assert segments[0].route == "torch.export"
+    other = {"factor": torch.randn(5, 1), "x": torch.randn(5, 6)}
+    assert torch.allclose(compose(segments, (), other), model(**other))

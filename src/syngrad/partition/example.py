@@ -35,6 +35,8 @@ class Inputs:
 
     def __init__(self, model: nn.Module, example: Example | None) -> None:
         self._signature = inspect.signature(model.forward)
+        #: whether forward takes `*args` or `**kwargs`
+        self.variadic = any(each.kind in _VARIADIC for each in self._signature.parameters.values())
         self._by_structure = example is not None
         self.args, self.kwargs = self._example(example)
         leaves, self._spec = pytree.tree_flatten((self.args, self.kwargs), is_leaf=self._is_leaf)

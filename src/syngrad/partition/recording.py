@@ -23,8 +23,9 @@ from torch.utils import _pytree as pytree
 
 from syngrad.partition.chain import tensor_names
 from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
-from syngrad.partition.example import Inputs, leave_out
+from syngrad.partition.example import Inputs
 from syngrad.partition.segment import find_tensor, owner_of
+from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.
@@ -247,7 +248,7 @@ def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = (
         raise RouteError(f"module {hooked[0]!r} has hooks, which an exported graph would lose")
     if len(inputs) == 0:
         raise RouteError("the model takes no inputs")
-    with checkpointing_refused(), returning(model, unread):
+    with checkpointing_refused(), returning(model, unread), by_leaves(model, inputs):
         try:
             return _recorded(model, inputs, every_dim=True)
         except RouteError:
@@ -256,64 +257,6 @@ def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = (
             # Sizes other than the batch may be constants to the model (they are compared, or decide a branch). If the
             # batch is such a constant too, this raises in its turn.
             return _recorded(model, inputs, every_dim=False)
-
-
-@contextlib.contextmanager
-def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[None]:
-    """Inside it the model returns None for the leaves of its output at these positions."""
-    if not unread:
-        yield
-        return
-    forward = model.forward
-
-    @functools.wraps(forward)
-    def leaving_out(*args: Any, **kwargs: Any) -> Any:
-        return leave_out(forward(*args, **kwargs), unread)
-
-    own = vars(model).get("forward")
-    vars(model)["forward"] = leaving_out
-    try:
-        yield
-    finally:
-        if own is None:
-            del vars(model)["forward"]
-        else:
-            vars(model)["forward"] = own
-
-
-@contextlib.contextmanager
-def checkpointing_refused() -> Iterator[None]:
-    """Inside it activation checkpointing raises: a recording would run through it and keep every activation."""
-    from torch.utils import checkpoint
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise RouteError("forward checkpoints activations, which a recording would lose")
-
-    kept = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction.apply
-    checkpoint._checkpoint_without_reentrant_generator = refuse
-    checkpoint.CheckpointFunction.apply = refuse  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        checkpoint._checkpoint_without_reentrant_generator = kept[0]
-        del checkpoint.CheckpointFunction.apply
-
-
-def drop_dead(graph: fx.Graph, model: nn.Module) -> None:
-    """Take out of a recording what nothing that is returned depends on, but for what it does beside: draw or count."""
-
-    def does_more(node: fx.Node) -> bool:
-        if node.op == "call_module":
-            parts = list(model.get_submodule(str(node.target)).modules())
-            return any(part._buffers or "dropout" in type(part).__name__.lower() for part in parts)
-        return node.is_impure() or "dropout" in str(node.target) or _writes_somewhere(node)
-
-    graph.eliminate_dead_code(does_more)
-
-
-def _writes_somewhere(node: fx.Node) -> bool:
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return bool(str(name).endswith("_") and not str(name).endswith("__")) or name in ("setitem", "iadd", "imul", "isub")
 
 
 def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
@@ -326,9 +269,12 @@ def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:
         if tensor.dim() > 0:
             dims = range(tensor.dim()) if every_dim else range(1)
             shapes[tensor] = {dim: Dim.AUTO for dim in dims}
+    args, kwargs = inputs.args, inputs.kwargs
+    if inputs.variadic:
+        args, kwargs = tuple(inputs.leaves(args, kwargs)), {}
     with _quiet():
-        dynamic = shapes.dynamic_shapes(model, inputs.args, inputs.kwargs)
-        program = export(model, inputs.args, inputs.kwargs, dynamic_shapes=dynamic, strict=False)
+        dynamic = shapes.dynamic_shapes(model, args, kwargs)
+        program = export(model, args, kwargs, dynamic_shapes=dynamic, strict=False)
         module = program.module()
     if not isinstance(module, fx.GraphModule) or program.call_spec.out_spec is None:
         raise RouteError("it returned no graph")
