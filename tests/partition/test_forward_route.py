@@ -299,3 +299,30 @@ def test_late_gradients_end_before_a_checkpoint_is_written(tmp_path: Any) -> Non
     assert trainer.minibatches == 12
     for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_network_that_is_cut_is_bound_again_by_another_trainer() -> None:
+    class Passes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.other, self.head = nn.Linear(16, 8), nn.Linear(16, 8), Last()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[0] > 0:
+                x = x * 1.0
+            return self.head(self.into(x), self.other(x))  # type: ignore[no-any-return]
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f = nn.Linear(8, 3)
+
+        def forward(self, h: torch.Tensor, unused: torch.Tensor) -> torch.Tensor:
+            return self.f(h)  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    net = syngrad.decouple(Passes(), cuts=["head"])
+    for _ in range(2):
+        trainer = syngrad.Trainer(net, loss=nn.functional.cross_entropy, progress=False)
+        trainer.step((features().float(), labels()))
+        assert [len(each.heads) for each in net.interfaces] == [1]

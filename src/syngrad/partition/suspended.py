@@ -127,7 +127,8 @@ class Forward:
         self._handles.pop(index).remove()
         given, alive = floating(args, kwargs), self.alive[index]
         if alive is None:
-            alive = self.offered[index] = [i for i, h in enumerate(given) if h.requires_grad]
+            alive = [i for i, h in enumerate(given) if h.requires_grad]
+        self.offered[index] = alive
         held = [given[i] for i in alive if i < len(given)]
         copies = self.writes[index] is not False
         # with the graph, which what the forward holds is about to lose; a view would follow what is written there
