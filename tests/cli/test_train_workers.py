@@ -178,9 +178,9 @@ def _workers(of: int | None = None) -> list[str]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"syngrad.cli.worker" in b" ".join(words) and int(process.name) != os.getpid():
-            if of is None or of in _ancestors(process):
-                found.append(process.name)
+        runs = b"syngrad.cli.worker" in b" ".join(words) and int(process.name) != os.getpid()
+        if runs and (of is None or of in _ancestors(process)):
+            found.append(process.name)
     return found
 
 

@@ -39,6 +39,8 @@ from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses,
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
 from syngrad.startup import SIGNALS, handled
 
+#: seconds within which a process that has been started may still know nothing of Ctrl-C
+STARTING_S = 2.0
 #: seconds from one check of the workers to the next
 CHECK_S = 0.1
 #: seconds that the others have to end by themselves once one has failed, and then to end when they are told to
@@ -271,6 +273,7 @@ class _Agent(LocalElasticAgent):
         self._allowed = spec.max_restarts
         self._files, self._say = files, say
         self._starting = False
+        self._started_at = 0.0
         self._cause: Failure | None = None
         self._grace_s = 0.0
         self._limit_s, self._deadline = limit_s, time.monotonic() + (float("inf") if limit_s is None else limit_s)
@@ -340,6 +343,7 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._raise_interrupt()
         self._starting = True
+        self._started_at = time.monotonic()
         self.close_files()
         try:
             pids: dict[int, Any] = super()._start_workers(worker_group)
@@ -348,6 +352,12 @@ class _Agent(LocalElasticAgent):
             self._starting = False
         self._raise_interrupt()
         return pids
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *more: Any, **named: Any) -> None:
+        # Python would print a trace of its own start
+        if death_sig == signal.SIGINT and time.monotonic() - self._started_at < STARTING_S:
+            death_sig = signal.SIGTERM
+        super()._shutdown(death_sig, *more, **named)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if self._limit_s is not None and time.monotonic() > self._deadline:
