@@ -6,11 +6,9 @@ it where it is used: it takes torch.distributed.elastic in.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import uuid
@@ -21,19 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-)
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
+from syngrad.launch.loopback_store import Loopback
 from syngrad.launch.parent_death import LAUNCHER
 from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
@@ -45,9 +38,8 @@ STARTING_S = 2.0
 CHECK_S = 0.1
 #: seconds that the others have to end by themselves once one has failed, and then to end when they are told to
 SETTLE_S, FAULT_S = 1.0, 5.0
-#: seconds within which the launchers of several hosts find each other, and the workers of one host their store
-MEET_S, STORE_S = 120, 60
-LOOPBACK = "127.0.0.1"
+#: seconds within which the launchers of several hosts find each other
+MEET_S = 120
 
 UNHEARD = "the first worker has not said what became of it"
 #: the environment variable in which torchrun's launcher is told which signals to handle
@@ -153,7 +145,7 @@ def launch(
 
 def _rendezvous(node: Node | None, run_id: str) -> RendezvousHandler:
     if node is None:
-        return _Loopback(run_id)
+        return Loopback(run_id)
     endpoint = f"[{node.address}]:{node.port}" if ":" in node.address else f"{node.address}:{node.port}"
     given = RendezvousParameters("static", endpoint, run_id, node.count, node.count, rank=node.rank, timeout=MEET_S)
     return get_rendezvous_handler(given)
@@ -169,54 +161,6 @@ def _environment(threads: int, more: Mapping[str, str] | None) -> dict[str, str]
         LAUNCHER: str(os.getpid()),
         **(more or {}),
     }
-
-
-class _Loopback(RendezvousHandler):
-    """The rendezvous of a launcher that is alone. torch's own opens its store, which asks nobody for a password, to
-    the whole network; this one listens on the loopback address, on a port that the kernel chooses.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
-        listening = socket.create_server((LOOPBACK, 0))
-        self._port = listening.getsockname()[1]
-        # the store closes it in the end
-        self._store = TCPStore(
-            LOOPBACK,
-            self._port,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=datetime.timedelta(seconds=STORE_S),
-            master_listen_fd=listening.detach(),
-        )
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        """One launcher, the first of one."""
-        return RendezvousInfo(PrefixStore(self._run_id, self._store), 0, 1, RendezvousStoreInfo(LOOPBACK, self._port))
-
-    # The rest of torch's protocol: with one launcher there is nobody to wait for, and nobody who closes it.
-
-    def get_backend(self) -> str:
-        return "syngrad-loopback"
-
-    @property
-    def use_agent_store(self) -> bool:
-        return True  # the workers use this very store
-
-    def is_closed(self) -> bool:
-        return False
-
-    def set_closed(self) -> None:
-        return
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self._run_id
-
-    def shutdown(self) -> bool:
-        return True  # the store ends with this object
 
 
 class _Files(LogsSpecs):

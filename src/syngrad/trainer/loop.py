@@ -6,7 +6,6 @@ resumed takes the very steps it would have taken.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -25,38 +24,10 @@ from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, length, naming_lost_processes
+from syngrad.trainer.partial_epoch import Partial
 from syngrad.trainer.progress_bar import Advance, bar
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Workers
-
-
-@dataclass
-class Partial:
-    """The epoch under way: sums over its minibatches so far."""
-
-    minibatches: int = 0
-    loss: float = 0.0
-    weight: float = 0.0
-    samples: int = 0
-
-    @classmethod
-    def read(cls, plain: dict[str, Any]) -> Partial:
-        """From a checkpoint."""
-        sums = float(plain["loss"]), float(plain["weight"])
-        return cls(int(plain["minibatches"]), *sums, int(plain["samples"]))
-
-    def add(self, loss: float, weight: float, size: int) -> None:
-        """One minibatch more; one that was skipped as its loss was not finite (float16) has no part in the mean."""
-        self.minibatches += 1
-        self.samples += size
-        if math.isfinite(loss):
-            self.loss += loss * weight
-            self.weight += weight
-
-    @property
-    def mean(self) -> float:
-        """The loss so far, NaN where there is none."""
-        return self.loss / self.weight if self.weight else math.nan
 
 
 @dataclass
