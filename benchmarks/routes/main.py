@@ -16,6 +16,7 @@ sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent)]
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from common import spread, write  # noqa: E402
+from torch import nn  # noqa: E402
 
 import syngrad  # noqa: E402
 from syngrad import partition  # noqa: E402
@@ -27,11 +28,27 @@ STEPS = 5
 BAR = 1.03
 
 
+class Stack(nn.Module):
+    """A Sequential's modules, called one after the other by a forward that torch.fx can follow."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(model.children())
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """All of them."""
+        for part in self.parts:
+            h = part(h)
+        return h
+
+
 def trainer(name: str, method: str, recorded: bool) -> tuple[syngrad.Trainer, Any]:
     """An experiment's network, bound by torch.fx or in its own forward."""
     experiment = registry.load(name)
     torch.manual_seed(0)
-    net = syngrad.decouple(experiment.model(), cuts=experiment.cuts)
+    model = experiment.model()
+    names = list(model._modules)
+    net = syngrad.decouple(Stack(model), cuts=[f"parts.{names.index(cut)}" for cut in experiment.cuts or []])
     made = syngrad.Trainer(net, loss=experiment.loss, method=method, progress=False, **experiment.options)
     batch = next(iter(experiment.data(experiment.batch_size, 0)[0]))
     program = partition._program

@@ -124,7 +124,7 @@ def test_bytes_that_are_no_truth_values_become_some() -> None:
     ("body", "said"),
     [
         ({"a": [1, object()]}, r"a\.1 is a object"),
-        ([torch.eye(2).to_sparse()], r"0 is a tensor of layout"),
+        ([torch.eye(2).to_mkldnn()], r"0 is a tensor of layout"),
         (torch.zeros([1] * 9), "9 dimensions"),
     ],
 )

@@ -31,9 +31,10 @@ def test_a_message_is_gone_when_the_stage_after_the_next_runs(stages: int, input
     )
     x, y = torch.randn(N, WIDTH), torch.randint(10, (N,))
     message = 4 * N * WIDTH
-    for _ in range(4):
+    for step in range(4):
         with SavedBytes(trainer.model, but=[x, y]) as meter:
             trainer.step((x, y))
-        # that which came, and that which goes on; predicted inputs are a third
-        assert meter.peak_bytes < (3 if inputs is None else 4) * message
+        # that which came, and that which goes on; predicted inputs are a third. On the first minibatch alone so is the
+        # copy on which it is found what a stage does with its message
+        assert meter.peak_bytes < (3 if inputs is None and step else 4) * message
         assert meter.live_bytes == 0
