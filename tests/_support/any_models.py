@@ -253,16 +253,16 @@ class Beside(nn.Module):
 class Writes(nn.Module):
     """A block that begins by writing into what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: bool = False) -> None:
         super().__init__()
         self.into, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
-        self.inner = WritesFirst()
+        self.inner, self.view = WritesFirst(), view
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to scores."""
         h = self.into(x)
         if x.shape[0] > 0:
-            h = self.inner(h)
+            h = self.inner(h.view(-1, WIDTH) if self.view else h)
         return self.head(h)  # type: ignore[no-any-return]
 
 
@@ -336,5 +336,6 @@ FAMILIES: OrderedDict[str, Family] = OrderedDict(
     states=Family(States, lambda: (ids(), labels()), F.cross_entropy, ["second"]),
     around=Family(Around, lambda: (features(), labels()), F.cross_entropy, ["inner", "head"]),
     writes=Family(Writes, lambda: (features(), labels()), F.cross_entropy, ["inner"]),
+    writes_view=Family(lambda: Writes(True), lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     beside=Family(Beside, lambda: (features(), labels()), F.cross_entropy, ["b"]),
 )

@@ -326,3 +326,15 @@ def test_a_network_that_is_cut_is_bound_again_by_another_trainer() -> None:
         trainer = syngrad.Trainer(net, loss=nn.functional.cross_entropy, progress=False)
         trainer.step((features().float(), labels()))
         assert [len(each.heads) for each in net.interfaces] == [1]
+
+
+@pytest.mark.parametrize(("name", "writes"), [("packed", False), ("around", False), ("writes", True)])
+def test_only_a_stage_that_writes_into_its_message_goes_on_getting_copies(name: str, writes: bool) -> None:
+    family = FAMILIES[name]
+    family = Family(family.model, family.batch, family.loss, family.cuts[:1])
+    model, batches = made(family)
+    trainer = trainer_of(model, family)
+    for batch in batches:
+        trainer.step(batch)
+    forward, _, _ = trainer.net.segments[0].body._common
+    assert forward.writes == [writes]

@@ -173,11 +173,14 @@ def _replaced(
     for h, ours, m in zip(held, sent, given, strict=True):
         if m is ours:  # the graph is not cut here
             continue
+        real = type(m) is Tensor and not m.is_meta
         if isinstance(h, nn.Parameter) or h._is_view() or (h.is_leaf and h.requires_grad):
-            others[id(h)] = m.clone() if copies else m  # cannot be cut from its graph where it stands
+            own = others[id(h)] = m.clone() if copies else m  # h cannot be cut from its graph where it stands
+            if copies and real:
+                standing.append((own, own._version))
             continue
         h.detach_()
-        if copies and type(m) is Tensor and not m.is_meta:
+        if copies and real:
             h.data = m.detach().clone()
             standing.append((h, h._version))
         if m.requires_grad:

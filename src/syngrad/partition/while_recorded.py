@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -30,15 +30,8 @@ def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[None]:
     def leaving_out(*args: Any, **kwargs: Any) -> Any:
         return leave_out(forward(*args, **kwargs), unread)
 
-    own = vars(model).get("forward")
-    vars(model)["forward"] = leaving_out
-    try:
+    with _called(model, leaving_out):
         yield
-    finally:
-        if own is None:
-            del vars(model)["forward"]
-        else:
-            vars(model)["forward"] = own
 
 
 @contextlib.contextmanager
@@ -58,8 +51,15 @@ def by_leaves(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     names = [inspect.Parameter(f"input_{i}", kind) for i in range(len(inputs))]
     called.__signature__ = inspect.Signature(names)  # type: ignore[attr-defined]
+    with _called(model, called):
+        yield
+
+
+@contextlib.contextmanager
+def _called(model: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside it this stands in the place of the model's forward."""
     own = vars(model).get("forward")
-    vars(model)["forward"] = called
+    vars(model)["forward"] = forward
     try:
         yield
     finally:
