@@ -32,8 +32,6 @@ from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses,
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
 from syngrad.startup import SIGNALS, handled
 
-#: seconds within which a process that has been started may still know nothing of Ctrl-C
-STARTING_S = 2.0
 #: seconds from one check of the workers to the next
 CHECK_S = 0.1
 #: seconds that the others have to end by themselves once one has failed, and then to end when they are told to
@@ -217,7 +215,7 @@ class _Agent(LocalElasticAgent):
         self._allowed = spec.max_restarts
         self._files, self._say = files, say
         self._starting = False
-        self._started_at = 0.0
+        self._introductions: dict[int, Path] = {}
         self._cause: Failure | None = None
         self._grace_s = 0.0
         self._limit_s, self._deadline = limit_s, time.monotonic() + (float("inf") if limit_s is None else limit_s)
@@ -287,20 +285,21 @@ class _Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._raise_interrupt()
         self._starting = True
-        self._started_at = time.monotonic()
         self.close_files()
         try:
             pids: dict[int, Any] = super()._start_workers(worker_group)
             self.workers.started(pids.values())
+            self._introductions = {pids[local]: file for local, file in self._files.worker_files.items()}
         finally:
             self._starting = False
         self._raise_interrupt()
         return pids
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *more: Any, **named: Any) -> None:
-        # Python would print a trace of its own start
-        if death_sig == signal.SIGINT and time.monotonic() - self._started_at < STARTING_S:
-            death_sig = signal.SIGTERM
+        if death_sig == signal.SIGINT:
+            for pid, file in self._introductions.items():
+                if not file.exists():  # still in Python's own start, of which Ctrl-C would print a trace
+                    self.workers.terminate(pid)
         super()._shutdown(death_sig, *more, **named)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

@@ -77,6 +77,11 @@ class WorkerProcesses:
             self._timer.join()
             self._timer = None
 
+    def terminate(self, pid: int) -> None:
+        """Ask one of them to end."""
+        if self._runs(pid):
+            os.kill(pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """Kill them all, and what they have started in their groups."""
         for pid in self._pids:
