@@ -46,5 +46,6 @@ def of_its_own(message: Warning | str, *_: Any, **__: Any) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    startup.keep()
     startup.command = True  # its last line, too, is not to be cut off
     sys.exit(main(sys.argv[1]))
