@@ -31,12 +31,14 @@ Rows = dict[str, tuple[list[str] | None, dict[str, Any]]]
 def trainer_of(experiment: syngrad.Experiment, row: tuple[list[str] | None, dict[str, Any]], seed: int) -> Any:
     """The experiment's own recipe with a row's cuts and options; the same initial weights for every row of a seed."""
     cuts, options = row
+    options = dict(options)
+    optimizer = options.pop("optimizer", experiment.optimizer)
     torch.manual_seed(seed)
     return syngrad.Trainer(
         syngrad.decouple(experiment.model(), cuts=cuts or experiment.cuts),
         loss=experiment.loss,
         metric=experiment.metric,
-        optimizer=experiment.optimizer,
+        optimizer=optimizer,
         scheduler=experiment.scheduler,
         seed=seed,
         progress=False,

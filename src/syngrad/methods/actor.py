@@ -125,6 +125,11 @@ class Actor:
         if self.previous is not None:
             self.previous.answer(step, gradients)
 
+    def tell(self, step: int, truth: list[Tensor]) -> None:
+        """Give the previous stage the true gradient of a minibatch that may long have been answered."""
+        if self.previous is not None:
+            self.previous.tell(step, truth)
+
     def learn(self, flight: InFlight, now: Minibatch) -> None:
         """Fit the interface's estimators to what came back: at once, or in its turn."""
         if not self.interface.wants_feedback:

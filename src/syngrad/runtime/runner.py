@@ -160,8 +160,10 @@ class Runner:
         for actor in self.own:
             if actor.next is not None:
                 actor.next.outstanding.clear()
-                actor.next.outstanding.extend(flight for flight in actor.flights if flight.received is None)
-                for flight in actor.next.outstanding if not actor.next.local else ():
+                actor.next.truths.clear()
+                expected = actor.next.truths if self.rule.two_answers else actor.next.outstanding
+                expected.extend(flight for flight in actor.flights if flight.received is None)
+                for flight in expected if not actor.next.local else ():
                     flight.leaves = [h.detach() for h in flight.sent]
 
     @property
@@ -282,8 +284,9 @@ class Runner:
         while self.in_flight:
             following = self.neighbours.next
             if following is not None and not any(actor.due for actor in self.own):
-                if not following.arrived and following.outstanding:
-                    following.until(following.outstanding[0].step)
+                expected = following.truths or following.outstanding
+                if not following.arrived and expected:
+                    following.until(expected[0].step, truth=expected is following.truths)
                 self._stand_in_line(self.clock + 1)
             self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
             self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH))
