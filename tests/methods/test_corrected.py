@@ -184,7 +184,9 @@ def test_the_quality_is_measured_against_the_truth() -> None:
         assert [sample.step for sample in quality.history] == [0, 4, 8, 12]
 
 
-@pytest.mark.parametrize("text", ["corrected", "corrected(2)", "corrected(2, every=8)", "corrected(every=2,weight=0.5)"])
+@pytest.mark.parametrize(
+    "text", ["corrected", "corrected(2)", "corrected(2, every=8)", "corrected(every=2,weight=0.5)"]
+)
 def test_it_is_read_as_it_is_written(text: str) -> None:
     method = parse(text)
     assert parse(str(method)) == method

@@ -100,4 +100,4 @@ class Delayed(UpdateRule):
         """The weights as they are, where the gradient comes when they may have moved on."""
         training = actor.training
         moves = self._delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
-        return {} if actor.last or not moves else late.stash(actor)
+        return {} if actor.last or not moves else late.stash(actor, predicted=True)

@@ -18,9 +18,15 @@ from syngrad.methods.actor import Actor
 from syngrad.tree import backward, detach, leaves_at
 
 
-def stash(actor: Actor) -> dict[str, Tensor]:
-    """The weights as they are, each a leaf of its own that a gradient may come to."""
-    return {n: p.detach().clone().requires_grad_() for n, p in actor.named.items() if p.requires_grad}
+def stash(actor: Actor, predicted: bool = False) -> dict[str, Tensor]:
+    """The weights as they are, or as they are predicted to be, each a leaf of its own that a gradient may come to."""
+    weights = {}
+    for name, parameter in actor.named.items():
+        if parameter.requires_grad:
+            shift = actor.training.ahead(actor.index, parameter, actor.late) if predicted else None
+            copy = parameter.detach().clone() if shift is None else parameter.detach() + shift
+            weights[name] = copy.requires_grad_()
+    return weights
 
 
 def forward(actor: Actor, message: Message, now: Minibatch, weights: dict[str, Tensor]) -> tuple[Any, StashedFlight]:

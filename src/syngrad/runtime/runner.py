@@ -120,7 +120,9 @@ class Runner:
         self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
         self.quality, self.quality_every, self.generator = quality, quality_every, generator
         self.probe, self.precision, self.record = probe, precision or Precision(None), record
-        self.training = Training(policy, len(stages), self.loss_of, self.back, self.measure, record, replay)
+        self.training = Training(
+            policy, len(stages), self.loss_of, self.back, self.measure, record, replay, ahead=updates.ahead
+        )
         before = [None, *(stage.interface for stage in stages[:-1])]
         self.actors = [Actor(k, stage, self.training, before[k]) for k, stage in enumerate(stages)]
         self.unlocked = any(stage.predictor is not None for stage in stages)
@@ -247,6 +249,8 @@ class Runner:
                     self._take_inputs(t)
                 self.clock = t
                 rule.settle(self.own, now)
+                if self.updates.late is not None:
+                    self.updates.staleness, self.updates.count = [actor.late for actor in self.actors], t
                 self.precision.apply(self.updates)
                 if self.updates.standing.found:
                     standing_causes.tell(self.updates.standing, self.stages, self.quality)

@@ -74,7 +74,10 @@ class Options:
     optimizer: OptimizerFactory = field(default=default_optimizer, metadata=about(plain=named, resumed=False))
     method: str | Method = field(
         default="synthetic",
-        metadata=about(plain=str, flag=Flag("text", "backprop, synthetic, mixed(λ), delayed(d), corrected(d) or zero.", "synthetic")),
+        metadata=about(
+            plain=str,
+            flag=Flag("text", "backprop, synthetic, mixed(λ), delayed(d), corrected(d) or zero.", "synthetic"),
+        ),
     )
     estimator: EstimatorSpec = field(
         default="default",

@@ -91,7 +91,7 @@ class Trainer(Session):
         return loss
 
     def flush(self) -> None:
-        """Let minibatches still in flight end (methods `delayed` and `corrected`), as `fit` does at its end: for use after `step`."""
+        """Let minibatches still in flight end (`delayed`, `corrected`), as `fit` does at its end: for after `step`."""
         if self.runner is not None:
             with training():
                 self.runner.flush()
