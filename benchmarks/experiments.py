@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from common import interleaved, paired, write
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 import syngrad
 from syngrad.experiments import load
@@ -31,12 +33,14 @@ Rows = dict[str, tuple[list[str] | None, dict[str, Any]]]
 def trainer_of(experiment: syngrad.Experiment, row: tuple[list[str] | None, dict[str, Any]], seed: int) -> Any:
     """The experiment's own recipe with a row's cuts and options; the same initial weights for every row of a seed."""
     cuts, options = row
+    options = dict(options)
+    optimizer = options.pop("optimizer", experiment.optimizer)
     torch.manual_seed(seed)
     return syngrad.Trainer(
         syngrad.decouple(experiment.model(), cuts=cuts or experiment.cuts),
         loss=experiment.loss,
         metric=experiment.metric,
-        optimizer=experiment.optimizer,
+        optimizer=optimizer,
         scheduler=experiment.scheduler,
         seed=seed,
         progress=False,
@@ -110,12 +114,48 @@ def step_time(experiment_name: str, rows: Rows, rounds: int) -> dict[str, Any]:
     return paired({name: [t / len(batches) for t in row] for name, row in times.items()}, "backprop")
 
 
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations; PyTorch's own counter follows modules, which does not go with autograd.grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def arithmetic(experiment_name: str, rows: Rows, steps: int = 8) -> dict[str, float]:
+    """Floating-point operations of a step of every row, forward, backward and fit, as a multiple of back-propagation's.
+
+    Counted by PyTorch's own formulas: matrix products and convolutions. The first steps are left out, until what is in
+    flight has filled up.
+    """
+    experiment = load(experiment_name)
+    train, _ = experiment.data(experiment.batch_size, 0)
+    batches = [batch for _, batch in zip(range(steps), train, strict=False)]
+    counts = {}
+    for name, row in rows.items():
+        trainer = trainer_of(experiment, (row[0], {**row[1], "quality_every": 0, "true_every": 0}), 0)
+        for batch in batches * 2:
+            trainer.step(batch)
+        with Operations() as counter:
+            for batch in batches:
+                trainer.step(batch)
+        counts[name] = counter.total
+    return {name: count / counts["backprop"] for name, count in counts.items()}
+
+
 def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool = False) -> None:
     """The command line of a benchmark: train what is missing, or with --timing measure the step times."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="instead of the experiment's own")
+    parser.add_argument("--arithmetic", action="store_true", help="count operations instead")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", default=str(Path(__file__).parent / claim / "results" / f"{claim}.json"))
     if timing:
@@ -131,12 +171,15 @@ def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool
         """Add to what the file has by now: another process may have written to it meanwhile."""
         before = known()
         runs = [*before.get("runs", []), *runs]
-        kept = {key: before[key] for key in ("step_time",) if key in before}
+        kept = {key: before[key] for key in ("step_time", "arithmetic") if key in before}
         write(options.out, {"claim": claim, **kept, **more, "aggregate": aggregate(runs, rows), "runs": runs})
         return runs
 
     if timing and options.timing:
         save([], step_time=step_time(experiment, {name: rows[name] for name in options.rows}, options.timing))
+        return
+    if options.arithmetic:
+        save([], arithmetic=arithmetic(experiment, {name: rows[name] for name in options.rows}))
         return
     have = {(r["row"], r["seed"]) for r in known().get("runs", [])}
     wanted = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in have]

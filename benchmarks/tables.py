@@ -208,6 +208,18 @@ def experiment_table(claim: str, metric: str, factor: float, digits: int, unit: 
     return table(["", "seeds", metric, f"to back-propagation, {unit}", "cosine at each interface, seed 0"], rows)
 
 
+def corrected() -> str:
+    """Methods with late truths: what each loses, and its operations."""
+    document, rows = load("corrected"), []
+    for r in document["aggregate"]:
+        half = f" ± {r['gap_95']:.3f}" if r["gap_95"] is not None else ""
+        gap = "–" if r["row"] == "backprop" or r["gap"] is None else f"{r['gap']:+.3f}{half}"
+        count = document.get("arithmetic", {}).get(r["row"])
+        rows.append([r["row"], str(r["seeds"]), f"{r['mean']:.3f}", gap, f"{count:.2f}" if count else "–"])
+    head = ["", "seeds", "bits per character", "to back-propagation, bits", "operations, × back-propagation"]
+    return table(head, rows)
+
+
 def experiment_step_time(claim: str) -> str:
     rows = []
     for name, row in load(claim)["step_time"].items():
@@ -230,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar_cnn_step": lambda: experiment_step_time("cifar_cnn"),
     "resnet": lambda: experiment_table("resnet", "test accuracy, %", 100, 2, "points"),
     "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
+    "corrected": corrected,
     "overhead": overhead,
     "resume": resume,
     "before_after": before_after,

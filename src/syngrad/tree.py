@@ -64,14 +64,17 @@ def detach(tree: Any, where: list[int], feedback: bool) -> tuple[Any, list[Tenso
     return pytree.tree_unflatten(flat, spec), found
 
 
-def backward(sent: list[Tensor], gradients: list[Tensor]) -> None:
-    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on."""
+def backward(sent: list[Tensor], gradients: list[Tensor], again: bool = False) -> None:
+    """Back through a stage from those of its leaves that are part of its graph; others it has only passed on.
+
+    With `again` the graph stays, for one more way back.
+    """
     if len(sent) == 1 and sent[0].requires_grad:
-        sent[0].backward(gradients[0])
+        sent[0].backward(gradients[0], retain_graph=again)
         return
     pairs = [(h, g) for h, g in zip(sent, gradients, strict=True) if h.requires_grad]
     if pairs:
-        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs])
+        torch.autograd.backward([h for h, _ in pairs], [g for _, g in pairs], retain_graph=again)
 
 
 def structure(tree: Any) -> str:

@@ -23,6 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "at once": {"feedback_delay": 0},
     "two late": {"feedback_delay": 2, "feedback_every": 2},
     "delayed": {"method": "delayed(2)"},
+    "corrected": {"method": "corrected(2, every=2)", "feedback_delay": 1},
     "unlocked": {"feedback_delay": 0, "inputs": "linear"},
     "unlocked, two late": {"feedback_delay": 2, "inputs": "mlp(width=8)", "update_probability": 0.7, "queue_depth": 2},
     "mixed": {"method": "mixed(0.4)"},
@@ -40,6 +41,7 @@ FREE: dict[str, dict[str, Any]] = {
     "free": {"record": True, "queue_depth": 3},
     "free, unlocked": {"record": True, "queue_depth": 3, "inputs": "mlp(width=8)"},
     "free, delayed": {"method": "delayed", "record": True, "queue_depth": 3},
+    "free, corrected": {"method": "corrected(every=2)", "record": True, "queue_depth": 3},
 }
 
 

@@ -48,7 +48,7 @@ def made(family: Family, count: int = STEPS) -> tuple[nn.Module, list[Any]]:
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in ("dropout", "autoencoder")])
-@pytest.mark.parametrize("method", ["mixed(1.0)", "delayed(0)", "backprop"])
+@pytest.mark.parametrize("method", ["mixed(1.0)", "delayed(0)", "corrected(0, every=1)", "backprop"])
 def test_exact_methods_are_back_propagation(name: str, method: str) -> None:
     family = FAMILIES[name]
     model, batches = made(family)
@@ -64,7 +64,7 @@ def test_exact_methods_are_back_propagation(name: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("method", ["synthetic", "mixed(0.5)", "delayed(2)", "zero"])
+@pytest.mark.parametrize("method", ["synthetic", "mixed(0.5)", "delayed(2)", "corrected(2, every=2)", "zero"])
 def test_every_family_trains_with_the_default_estimator(name: str, method: str) -> None:
     family = FAMILIES[name]
     model, batches = made(family, 6)

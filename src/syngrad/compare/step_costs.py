@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,8 +102,9 @@ def size(batch: Any) -> int | None:
 
 
 def period(trainer: Trainer) -> int:
-    """The number of steps after which a trainer has done everything it does: feedback comes on every n-th."""
-    return trainer.policy.feedback_every if trainer.policy.method.estimates else 1
+    """The number of steps after which a trainer has done everything it does: feedback and truths come every n-th."""
+    policy = trainer.policy
+    return math.lcm(policy.feedback_every, policy.method.every or 1) if policy.method.estimates else 1
 
 
 def synchronise() -> None:

@@ -106,10 +106,9 @@ def bind_to_loss(
             crossing.message = placed(crossing.message, device)
         return bound
 
-    recorded = any(
-        getattr(segment, "route", "").startswith("torch") for segment in segments
-    )  # with tables of their own
-    return without_data([model, *own], (args, kwargs, target), run, bare=not recorded)
+    # recorded stages have tables of their own, with the same tensors in them
+    recorded = [segment for segment in segments if getattr(segment, "route", "").startswith("torch")]
+    return without_data([model, *own, *recorded], (args, kwargs, target), run, bare=True)
 
 
 def _run(

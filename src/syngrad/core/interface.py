@@ -26,6 +26,7 @@ from syngrad.checks import real, whole
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
 from syngrad.estimators.registry import EstimatorSpec, make, parse
+from syngrad.estimators.regressors import Zero
 from syngrad.targets import check_lambda, mixed
 from syngrad.tree import batch_size, structure
 
@@ -99,6 +100,11 @@ class Interface(nn.Module):
     def wants_feedback(self) -> bool:
         """Whether any of its estimators learns from what comes back."""
         return any(e.wants_feedback for e in self.heads)
+
+    @property
+    def silent(self) -> bool:
+        """Whether every estimate is 0, and an update by it nothing."""
+        return all(isinstance(e, Zero) for e in self.heads)
 
     @property
     def heads(self) -> list[GradientEstimator]:

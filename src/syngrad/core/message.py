@@ -101,6 +101,7 @@ class StashedFlight(InFlight):
         stash: the weights as they were, by name; empty where they cannot have moved.
         updates: whether the stage takes part in this minibatch's update.
         due: the minibatch with whose update the gradient is used, once it has come.
+        sampled: whether the estimates are to be measured against it.
     """
 
     args: tuple[Any, ...] = ()
@@ -109,6 +110,7 @@ class StashedFlight(InFlight):
     stash: dict[str, Tensor] = field(default_factory=dict)
     updates: bool = True
     due: int = 0
+    sampled: bool = False
 
 
 @dataclass
@@ -135,12 +137,14 @@ class Outlet(Protocol):
     Attributes:
         local: whether the next stage is run by this very worker.
         depth: messages that may be under way.
-        outstanding: those that have not been answered; arrived: those whose gradient has come and was not taken yet.
+        outstanding: those that have not been answered; truths: those whose true gradient is to come, whatever they
+            were answered; arrived: those whose gradient has come and was not taken yet.
     """
 
     local: bool
     depth: int
     outstanding: deque[InFlight]
+    truths: deque[InFlight]
     arrived: deque[InFlight]
 
     def send(self, flight: InFlight, h: Any, context: Any, where: list[int]) -> None:
@@ -158,8 +162,8 @@ class Outlet(Protocol):
     def poll(self) -> None:
         """Take in what has come back, without waiting."""
 
-    def until(self, step: int) -> None:
-        """Wait until minibatch `step`, and all before it, have come back."""
+    def until(self, step: int, truth: bool = False) -> None:
+        """Wait until minibatch `step`, and all before it, have come back, or the truths of those that have any."""
 
 
 class Inlet(Protocol):
@@ -169,6 +173,9 @@ class Inlet(Protocol):
 
     def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
         """Minibatch `step` is done with; ∂L/∂h leaf by leaf where that was wanted."""
+
+    def tell(self, step: int, truth: list[Tensor]) -> None:
+        """The true ∂L/∂h of minibatch `step`, leaf by leaf."""
 
 
 def gradient_of(leaf: Tensor) -> Tensor:

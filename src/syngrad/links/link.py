@@ -34,6 +34,8 @@ class Kind(enum.IntEnum):
     FAILED = 6
     #: either way: this end closes its link on purpose
     BYE = 7
+    #: backward: the true gradient of a minibatch that is done with already
+    TRUTH = 8
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ class Training:
         record: filled with what was used when; replay: such a record, to be followed.
         free: whether what comes from another worker is used as it comes, and not after a fixed number of minibatches.
         ends_here: whether this worker runs the last stage.
+        ahead: (stage, parameter, minibatches) → how far it will have moved after them; None where nobody predicts.
     """
 
     policy: Policy
@@ -52,6 +53,7 @@ class Training:
     replay: Record | None = None
     free: bool = False
     ends_here: bool = True
+    ahead: Callable[[int, Any, float], Tensor | None] = lambda stage, parameter, late: None
 
 
 class Actor:
@@ -94,6 +96,14 @@ class Actor:
         assert self.next is not None
         return self.next
 
+    @property
+    def late(self) -> float:
+        """How many minibatches late its gradients are: as measured, or, before any has come, as they will be."""
+        measured, expected = self.staleness.mean, 0
+        if not self.training.free:
+            expected = self.training.policy.method.delay * (self.training.stages - 1 - self.index)
+        return measured if measured is not None else float(expected)
+
     def run(self, message: Message, feedback: bool) -> tuple[Any, list[Tensor]]:
         """The forward pass on a message cut from its graph; h, and the message's leaves if a gradient may come to them.
 
@@ -124,6 +134,11 @@ class Actor:
         """Give the previous stage its feedback: a gradient, or the word that there is none."""
         if self.previous is not None:
             self.previous.answer(step, gradients)
+
+    def tell(self, step: int, truth: list[Tensor]) -> None:
+        """Give the previous stage the true gradient of a minibatch that may long have been answered."""
+        if self.previous is not None:
+            self.previous.tell(step, truth)
 
     def learn(self, flight: InFlight, now: Minibatch) -> None:
         """Fit the interface's estimators to what came back: at once, or in its turn."""

@@ -12,7 +12,7 @@ and then the optimisers take what has gathered in `.grad`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -28,11 +28,15 @@ class UpdateRule(ABC):
         takes: the number that is written behind the name: "λ", "minibatches" (a delay), or "" for none.
         estimates: whether it needs the interfaces' estimators.
         waits: whether a stage waits for its gradient before it updates.
+        options: what may be written behind the number, as in `every=4`, with what it is where it is not.
+        two_answers: whether a truth comes for a minibatch that has been answered already.
     """
 
     takes: ClassVar[str] = ""
     estimates: ClassVar[bool] = False
     waits: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, float]] = {}
+    two_answers: ClassVar[bool] = False
 
     @abstractmethod
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:

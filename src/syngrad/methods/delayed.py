@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from syngrad.core.message import InFlight, Message, Minibatch, StashedFlight, gradient_of
+from syngrad.methods import late
 from syngrad.methods.actor import Actor
 from syngrad.methods.base import UpdateRule
-from syngrad.tree import backward, detach, leaves_at
+from syngrad.tree import backward, leaves_at
 
 
 class Delayed(UpdateRule):
@@ -33,31 +34,17 @@ class Delayed(UpdateRule):
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Go forward with the weights as they are, which are stashed where they may move before the way back."""
         stage, batch = actor.stage, now.batch
-        inputs: list[Tensor] = []
-        args, kwargs, message.args = message.args, message.kwargs, ()
-        stash = self._stash(actor)
-        if actor.index:
-            m, inputs = detach(args[0], actor.arriving, feedback=True)
-            args = (m,)
-        randomness = stage.randomness.save()
-        if actor.index:
-            h = stage.run_on(args[0], actor.arriving, stash or None)
-        else:
-            h = stage.run(*args, stash=stash or None, **kwargs)
+        h, flight = late.forward(actor, message, now, self._stash(actor))
         if actor.last:
             loss = actor.training.loss(h, batch)
             loss.backward()  # no factor of the precision: float16, which has one, is refused with late gradients
             if not now.updates(actor.index):  # the way back was for the previous stage alone
                 for parameter in stage.parameters:
                     parameter.grad = None
-            actor.answer(now.step, [gradient_of(leaf) for leaf in inputs])
+            actor.answer(now.step, [gradient_of(leaf) for leaf in flight.inputs])
             return loss.detach()
-        sent, updates = leaves_at(h, actor.leaving), now.updates(actor.index)
-        leaves = [] if actor.sends.local else [leaf.detach() for leaf in sent]
-        flight = StashedFlight(
-            now.step, True, leaves, sent=sent, inputs=inputs, args=args, kwargs=kwargs, randomness=randomness,
-            stash=stash, updates=updates,
-        )  # fmt: skip
+        flight.sent = leaves_at(h, actor.leaving)
+        flight.leaves = [] if actor.sends.local else [leaf.detach() for leaf in flight.sent]
         actor.flights.append(flight)
         actor.sends.send(flight, h, batch.target, actor.leaving)
         return None
@@ -97,16 +84,9 @@ class Delayed(UpdateRule):
                 self._go_back(actor, now.step)
 
     def _go_back(self, actor: Actor, step: int) -> None:
-        flight = actor.due.popleft()
-        oldest = actor.flights.popleft()
-        assert oldest is flight, "gradients come back in the order in which messages went"
-        actor.used(flight.step, step)
+        flight = late.next_to_go_back(actor, step)
         backward(flight.sent, flight.received or [])
-        # through a stash the gradient lands on its copies, not on the weights that the optimiser holds
-        for name, stashed in flight.stash.items():
-            parameter = actor.named[name]
-            if stashed.grad is not None and flight.updates and parameter.requires_grad:
-                parameter.grad = stashed.grad if parameter.grad is None else parameter.grad + stashed.grad
+        late.gather(actor, flight)  # through a stash the gradient lands on its copies
         if not flight.stash and not flight.updates:
             for parameter in actor.stage.parameters:
                 parameter.grad = None
@@ -119,26 +99,5 @@ class Delayed(UpdateRule):
     def _stash(self, actor: Actor) -> dict[str, Tensor]:
         """The weights as they are, where the gradient comes when they may have moved on."""
         training = actor.training
-        late = self._delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
-        if actor.last or not late:
-            return {}
-        return {n: p.detach().clone().requires_grad_() for n, p in actor.named.items() if p.requires_grad}
-
-
-def restored(actor: Actor, saved: dict[str, object]) -> StashedFlight:
-    """A minibatch that was in flight when a checkpoint was made, gone forward again as it went then."""
-    flight = StashedFlight(**saved)  # type: ignore[arg-type]
-    args = flight.args
-    if actor.index:
-        m, flight.inputs = detach(args[0], actor.arriving, feedback=True)
-        args = (m,)
-    flight.args = tuple(args)
-    flight.stash = {name: weights.detach().requires_grad_() for name, weights in flight.stash.items()}
-    actor.stage.randomness.load(flight.randomness)
-    if actor.index:
-        h = actor.stage.run_on(flight.args[0], actor.arriving, flight.stash or None)
-    else:
-        h = actor.stage.run(*flight.args, stash=flight.stash or None, **flight.kwargs)
-    flight.sent = leaves_at(h, actor.leaving)
-    flight.wanted = True
-    return flight
+        moves = self._delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
+        return {} if actor.last or not moves else late.stash(actor, predicted=True)

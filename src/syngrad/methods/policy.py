@@ -28,6 +28,8 @@ class Method:
         takes: what the number is: "λ", "minibatches", or "" for none.
         estimates: whether gradients are estimated at all.
         waits: whether a stage waits for its gradient before it updates.
+        every: a truth comes for every n-th minibatch; 0 for methods to which that is nothing.
+        weight: of what the truth adds.
     """
 
     name: str
@@ -37,13 +39,18 @@ class Method:
     takes: str = field(default="", compare=False)
     estimates: bool = field(default=False, compare=False)
     waits: bool = field(default=False, compare=False)
+    every: int = 0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         check_delay(f"method {self.name!r}:", self.delay)
 
     def __str__(self) -> str:
         number = {"λ": repr(self.lam), "minibatches": str(self.delay)}.get(self.takes)
-        return self.name if number is None else f"{self.name}({number})"
+        written = [number, f"every={self.every}" if self.every else None]
+        written.append(f"weight={self.weight:g}" if self.weight != 1.0 else None)
+        inside = ", ".join(each for each in written if each is not None)
+        return f"{self.name}({inside})" if inside else self.name
 
 
 def check_delay(what: str, delay: int) -> None:
@@ -86,22 +93,35 @@ class Policy:
         if p is None or not 0.0 < p <= 1.0:
             raise ConfigError(f"update_probability must lie in (0, 1], got {self.update_probability!r}")
         object.__setattr__(self, "update_probability", p)
+        if self.method.every and self.feedback == "true":
+            raise ConfigError(
+                f"method {str(self.method)!r} has true gradients come late, and feedback='true' waits for them; leave "
+                "feedback= out, or use method='synthetic'"
+            )
 
     def wants_feedback(self, step: int) -> bool:
         """Whether minibatch `step` asks for gradients to come back."""
-        return self.method.estimates and step % self.feedback_every == 0
+        return self.method.estimates and (step % self.feedback_every == 0 or self.corrects(step))
+
+    def corrects(self, step: int) -> bool:
+        """Whether a true gradient is to come for minibatch `step`, to add what the estimate missed."""
+        method = self.method
+        return method.every > 0 and method.weight > 0 and step >= self.warmup and step % method.every == 0
 
     def samples(self, step: int) -> bool:
         """Whether minibatch `step` may be a sample of quality: one on which feedback costs nothing extra."""
+        if self.method.every and self.method.weight:
+            return self.corrects(step)  # of the two kinds that come back the true one
         return self.wants_feedback(step) or not self.method.estimates
 
     def locked(self, step: int) -> bool:
         """Whether minibatch `step` waits for the gradient from the next stage before it updates."""
         true_feedback = self.method.estimates and self.feedback == "true" and self.wants_feedback(step)
-        return self.method.waits or step < self.warmup or true_feedback
+        at_once = self.method.delay == 0 and self.corrects(step)
+        return self.method.waits or step < self.warmup or true_feedback or at_once
 
     def lam(self, step: int) -> float:
-        """The λ of minibatch `step` where it is locked: 1 in the warm-up and for back-propagation."""
-        if step < self.warmup or not self.method.estimates:
+        """The λ of minibatch `step` where it is locked: 1 in the warm-up, for back-propagation and for a truth."""
+        if step < self.warmup or not self.method.estimates or self.method.every:
             return 1.0
         return self.method.lam

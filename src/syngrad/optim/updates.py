@@ -25,6 +25,7 @@ from syngrad.optim.groups import (
     scale_rates,
 )
 from syngrad.optim.guard import Guard
+from syngrad.optim.late_gradients import LateGradients
 from syngrad.optim.moments import Moments
 from syngrad.optim.standing import StandingStages
 
@@ -108,8 +109,16 @@ class Updates:
         clipping: Clipping | None = None,
         tell: bool = True,
     ) -> None:
-        divided = [[stage] for stage in stages] if scope == "stage" else [stages]
-        made = [found for found in (parameter_groups(part, names, groups) for part in divided) if found]
+        #: the optimisers' kind where it minds how late gradients are; then each stage has its own
+        self.late = factory if isinstance(factory, LateGradients) else None
+        divided = [[stage] for stage in stages] if scope == "stage" or self.late else [stages]
+        found = [(k, parameter_groups(part, names, groups)) for k, part in enumerate(divided)]
+        made = [part for _, part in found if part]
+        self._stage_of = [k for k, part in found if part]
+        #: minibatches that each stage's gradients are late, where somebody measures it
+        self.staleness = [0.0] * len(stages)
+        #: minibatches so far, which a rate that rises goes by
+        self.count = 0
         if not any(p.requires_grad for stage in stages for p in stage.parameters):
             raise ConfigError("there is nothing to train: no parameter of the model requires a gradient")
         self.optimizers = [make_optimizer(factory, found) for found in made]
@@ -139,10 +148,20 @@ class Updates:
         """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
         if self.guard is not None or self.clipping is not None or self.standing:
             self._admit()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        if self.late is None:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        else:
+            for optimizer, k in zip(self.optimizers, self._stage_of, strict=True):
+                self.late.step(optimizer, self.staleness[k], len(self.staleness), self.count)
         self.clear_all()
         torch.clear_autocast_cache()  # it holds casts of the weights as they were
+
+    def ahead(self, stage: int, parameter: nn.Parameter, staleness: float) -> Tensor | None:
+        """How far a stage's parameter will have moved after so many minibatches; None where that is not asked for."""
+        if self.late is None or not self.late.predict or stage not in self._stage_of:
+            return None
+        return self.late.ahead(self.optimizers[self._stage_of.index(stage)], parameter, staleness)
 
     def clear_all(self) -> None:
         """Forget all gathered gradients."""

@@ -128,6 +128,8 @@ class Next(Neighbour):
         #: how many minibatches the next worker may be done with before they are sent; 0 where it runs on what is sent
         self.ahead_by = 0
         self.outstanding: deque[InFlight] = deque()
+        #: those whose true gradient is to come, whatever they were answered
+        self.truths: deque[InFlight] = deque()
         #: the same of those that are only evaluated; their numbers are negative
         self.evaluating: deque[InFlight] = deque()
         #: done, and not yet looked at
@@ -159,12 +161,13 @@ class Next(Neighbour):
 
     def poll(self) -> None:
         """Take in what has come, without waiting."""
-        while self.outstanding and self._take(wait=False):
+        while (self.outstanding or self.truths) and self._take(wait=False):
             continue
 
-    def until(self, step: int) -> None:
-        """Wait until minibatch `step`, and all before it, have come back."""
-        while self.outstanding and self.outstanding[0].step <= step:
+    def until(self, step: int, truth: bool = False) -> None:
+        """Wait until minibatch `step`, and all before it, have come back, or the truths of those that have any."""
+        queue = self.truths if truth else self.outstanding
+        while queue and queue[0].step <= step:
             self._take(wait=True)
 
     def order(self, name: str, data: Any) -> list[Any]:
@@ -185,6 +188,8 @@ class Next(Neighbour):
             return None
         if frame.kind == Kind.DONE:
             self._done(frame)
+        elif frame.kind == Kind.TRUTH:
+            self._come(self._due(self.truths, frame, "knows the truth of"), frame.body[0])
         elif frame.kind != Kind.REPLY:
             raise LinkError(
                 f"{self.link.peer} sent a {frame.kind.name} backward, which it may not; run one version of it"
@@ -202,16 +207,24 @@ class Next(Neighbour):
                 raise LinkError(f"{self.link.peer} is further ahead than it may be, at minibatch {frame.minibatch}")
             self.early.append(Frame(Kind.DONE, frame.minibatch, body=[gradients, []]))
             return
+        flight = self._due(queue, frame, "is done with")
+        if gradients is not None:
+            self._come(flight, gradients)
+
+    def _due(self, queue: deque[InFlight], frame: Frame, what: str) -> InFlight:
+        """Whose turn it is, which has to be the frame's."""
         flight = queue.popleft() if queue else InFlight(0)
         if frame.minibatch != flight.step:
-            raise LinkError(f"{self.link.peer} is done with minibatch {frame.minibatch}, and {flight.step} was due")
-        if gradients is not None:
-            made = unpack(gradients, self.backward_dtype, [h.dtype for h in flight.leaves])
-            if [g.shape for g in made] != [h.shape for h in flight.leaves]:
-                hint = "; with inputs= every process has to read the same data" if self.ahead_by else ""
-                raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {flight.step}{hint}")
-            flight.received = [g.to(h.device) for g, h in zip(made, flight.leaves, strict=True)]
-            self.arrived.append(flight)
+            raise LinkError(f"{self.link.peer} {what} minibatch {frame.minibatch}, and {flight.step} was due")
+        return flight
+
+    def _come(self, flight: InFlight, gradients: Any) -> None:
+        made = unpack(gradients, self.backward_dtype, [h.dtype for h in flight.leaves])
+        if [g.shape for g in made] != [h.shape for h in flight.leaves]:
+            hint = "; with inputs= every process has to read the same data" if self.ahead_by else ""
+            raise LinkError(f"{self.link.peer} sent gradients of another shape for minibatch {flight.step}{hint}")
+        flight.received = [g.to(h.device) for g, h in zip(made, flight.leaves, strict=True)]
+        self.arrived.append(flight)
 
 
 class Previous(Neighbour):
@@ -305,6 +318,11 @@ class Previous(Neighbour):
             packed = None if gradients is None else pack(gradients, self.backward_dtype)
             self._send(Frame(Kind.DONE, step, body=[packed, self.losses()]), training)
 
+    def tell(self, step: int, truth: list[Tensor]) -> None:
+        """The true ∂L/∂h of minibatch `step`."""
+        with self.trace.span("send"):
+            self._send(Frame(Kind.TRUTH, step, body=[pack(truth, self.backward_dtype), []]), counted=True)
+
     def reply(self, parts: list[Any]) -> None:
         """The answer to an order: this worker's, and those of all after it."""
         self._send(Frame(Kind.REPLY, body=parts))
@@ -314,7 +332,7 @@ def _waited_for(frame: Frame, what: str) -> str:
     """What a wait is called that this frame has ended: only those for minibatches to train on are waits in training."""
     if frame.kind == Kind.EVALUATE or (frame.kind == Kind.DONE and frame.minibatch < 0):
         return "evaluate"
-    return what if frame.kind in (Kind.MESSAGE, Kind.DONE) else "orders"
+    return what if frame.kind in (Kind.MESSAGE, Kind.DONE, Kind.TRUTH) else "orders"
 
 
 def _is_loss(pair: Any) -> bool:

@@ -25,7 +25,7 @@ KINDS = ("work", "send", *WAITS)
 
 ALONE, ALL_THREADS = "alone", "alone(threads)"
 #: Syngrad's own methods; `zero` is the floor and competes with nobody
-OWN = ("synthetic", "mixed", "delayed", "zero")
+OWN = ("synthetic", "mixed", "delayed", "corrected", "zero")
 
 
 class OverWorkers(Aggregate):

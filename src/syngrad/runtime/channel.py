@@ -24,6 +24,7 @@ class LocalChannel:
     def __init__(self) -> None:
         self.message: Message | None = None
         self.outstanding: deque[InFlight] = deque()
+        self.truths: deque[InFlight] = deque()
         self.arrived: deque[InFlight] = deque()
 
     def send(self, flight: InFlight, h: Any, context: Any, where: list[int]) -> None:
@@ -45,19 +46,26 @@ class LocalChannel:
             flight.received = gradients
             self.arrived.append(flight)
 
+    def tell(self, step: int, truth: list[Tensor]) -> None:
+        """The truth of minibatch `step`, which its sender has kept something for."""
+        flight = self.truths.popleft()
+        assert flight.step == step, "truths come back in the order in which messages went"
+        flight.received = truth
+        self.arrived.append(flight)
+
     def room(self) -> None:
         """The runner has taken the last message already."""
 
     def poll(self) -> None:
         """All that there is has arrived already."""
 
-    def until(self, step: int) -> None:
+    def until(self, step: int, truth: bool = False) -> None:
         """All that there is has arrived already."""
 
     def forget(self, step: int) -> None:
         """Leave nothing behind of a minibatch that failed."""
         self.message = None
-        for queue in (self.outstanding, self.arrived):
+        for queue in (self.outstanding, self.truths, self.arrived):
             while queue and queue[-1].step == step:
                 queue.pop()
 

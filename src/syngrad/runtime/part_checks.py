@@ -26,7 +26,7 @@ from syngrad.tree import leaves_at, map_tensors, tensors
 #: of what a guard counts
 _GUARDED = ("counts", "references", "updates")
 #: what is kept of a minibatch that is in flight
-FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates")
+FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates", "context", "scale", "estimates", "sampled")
 _WAITING = InFlight(0).waiting_state().keys()
 _AWAITED = {each.name for each in fields(AwaitedInput)}
 
@@ -172,6 +172,10 @@ def _in_flight(runner: Runner, actor: Actor, kept: Mapping[str, Any]) -> None:
         _randomness(each["randomness"], stage.randomness.save())
         for name, value in each["stash"].items():
             _same(value, actor.named[name], f"{name!r:.60} of stage {stage.name!r}")
+        if each["estimates"]:
+            _message(stage.interface, each["estimates"])
+            _like_example(runner, each["context"], "target")
+        float(each["scale"])
     for step, turn, received in kept["due"]:
         if _whole(step, "a minibatch") not in steps:
             raise ValueError(f"a gradient came for minibatch {step}, which is not in flight")

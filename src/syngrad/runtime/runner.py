@@ -120,7 +120,9 @@ class Runner:
         self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
         self.quality, self.quality_every, self.generator = quality, quality_every, generator
         self.probe, self.precision, self.record = probe, precision or Precision(None), record
-        self.training = Training(policy, len(stages), self.loss_of, self.back, self.measure, record, replay)
+        self.training = Training(
+            policy, len(stages), self.loss_of, self.back, self.measure, record, replay, ahead=updates.ahead
+        )
         before = [None, *(stage.interface for stage in stages[:-1])]
         self.actors = [Actor(k, stage, self.training, before[k]) for k, stage in enumerate(stages)]
         self.unlocked = any(stage.predictor is not None for stage in stages)
@@ -160,8 +162,10 @@ class Runner:
         for actor in self.own:
             if actor.next is not None:
                 actor.next.outstanding.clear()
-                actor.next.outstanding.extend(flight for flight in actor.flights if flight.received is None)
-                for flight in actor.next.outstanding if not actor.next.local else ():
+                actor.next.truths.clear()
+                expected = actor.next.truths if self.rule.two_answers else actor.next.outstanding
+                expected.extend(flight for flight in actor.flights if flight.received is None)
+                for flight in expected if not actor.next.local else ():
                     flight.leaves = [h.detach() for h in flight.sent]
 
     @property
@@ -245,6 +249,8 @@ class Runner:
                     self._take_inputs(t)
                 self.clock = t
                 rule.settle(self.own, now)
+                if self.updates.late is not None:
+                    self.updates.staleness, self.updates.count = [actor.late for actor in self.actors], t
                 self.precision.apply(self.updates)
                 if self.updates.standing.found:
                     standing_causes.tell(self.updates.standing, self.stages, self.quality)
@@ -282,8 +288,9 @@ class Runner:
         while self.in_flight:
             following = self.neighbours.next
             if following is not None and not any(actor.due for actor in self.own):
-                if not following.arrived and following.outstanding:
-                    following.until(following.outstanding[0].step)
+                expected = following.truths or following.outstanding
+                if not following.arrived and expected:
+                    following.until(expected[0].step, truth=expected is following.truths)
                 self._stand_in_line(self.clock + 1)
             self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
             self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH))

@@ -19,7 +19,7 @@ from syngrad.core.message import AwaitedInput, InFlight, Staleness, StashedFligh
 from syngrad.core.stage import Stage, undisturbed
 from syngrad.errors import MessageError
 from syngrad.methods.actor import Actor
-from syngrad.methods.delayed import restored
+from syngrad.methods.late import restored
 from syngrad.runtime.part_checks import FLIGHT, Held, check_options, check_part, check_tensors
 from syngrad.runtime.runner import Runner
 from syngrad.tree import map_tensors

@@ -74,7 +74,10 @@ class Options:
     optimizer: OptimizerFactory = field(default=default_optimizer, metadata=about(plain=named, resumed=False))
     method: str | Method = field(
         default="synthetic",
-        metadata=about(plain=str, flag=Flag("text", "backprop, synthetic, mixed(λ), delayed(d) or zero.", "synthetic")),
+        metadata=about(
+            plain=str,
+            flag=Flag("text", "backprop, synthetic, mixed(λ), delayed(d), corrected(d) or zero.", "synthetic"),
+        ),
     )
     estimator: EstimatorSpec = field(
         default="default",
@@ -161,7 +164,7 @@ class Options:
         put("distributed", Distributed.of(self.distributed))
         put("guard", check_bound(self.guard))
         if parse_dtype(self.autocast) == torch.float16:
-            if self.policy.feedback_delay or self.policy.method.name == "delayed":
+            if self.policy.feedback_delay or self.policy.method.takes == "minibatches":
                 raise ConfigError("autocast='float16' does not go with late gradients; use autocast='bfloat16'")
             if self.guard is None:
                 raise ConfigError(

@@ -42,7 +42,7 @@ class Trainer(Session):
         net: what `syngrad.decouple` returned, or a plain module (for `backprop`).
         loss: (output, target) → scalar, averaged over samples.
         optimizer: parameter groups → any torch optimiser; weights and estimators are separate groups.
-        method: "backprop", "synthetic", "mixed(λ)", "delayed(d)" or "zero".
+        method: "backprop", "synthetic", "mixed(λ)", "delayed(d)", "corrected(d, every=n)" or "zero".
         estimator: a name, with options if wished ("mlp(hidden=2)"), a module with `forward(h, context)`, a function
             making one, or a mapping from cuts to these.
         metric: "accuracy", "mse", "bits per character", or a function of (output, target).
@@ -91,7 +91,7 @@ class Trainer(Session):
         return loss
 
     def flush(self) -> None:
-        """Let minibatches still in flight end (method `delayed`), as `fit` does at its end: for use after `step`."""
+        """Let minibatches still in flight end (`delayed`, `corrected`), as `fit` does at its end: for after `step`."""
         if self.runner is not None:
             with training():
                 self.runner.flush()

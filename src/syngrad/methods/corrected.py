@@ -1,0 +1,135 @@
+"""`corrected(d, every=n)`: every stage updates at once by its estimate, and later by what the estimate missed.
+
+    on message t:    h = stage_k(m; θ_t), passed on;  gradient of θ  +=  J_tᵀ δ̂_t                    as in `synthetic`
+    on truth t:      g = ∂L/∂h has come; in its turn  gradient of θ  +=  w · J_tᵀ (g − δ̂_t)          J_t at θ_t, stashed
+                     estimator_k is fitted to g;  the previous stage's truth is  ∂/∂m by both parts, J_tᵀ g
+
+A truth comes for every n-th minibatch; the others are `synthetic`'s alone, and cost what they cost there. What is added
+late joins the step of the minibatch that is under way: the optimiser sees one gradient, the sum, and steps once. With
+Adam that is not the same as two steps, nor as one with the gradient g at θ_t.
+
+Stage k of K uses the truth of minibatch t − d·(K−1−k), or, over several workers and with no d given, whatever has come.
+d = 0 is back-propagation on the minibatches that have a truth; with δ̂ = 0 and n = 1 it is `delayed(d)`; with w = 0 it
+is `synthetic`. Where g has come within the minibatch itself δ̂ is left out, not taken back: both give J_tᵀ g, but the
+latter not to the last bit.
+
+Weights: w = 1, though the mean of what is added is that of g − δ̂ only for w = n: with n = 4 twice the residual lost
+more than it gained (benchmarks/corrected). In flight at once: of d·(K−1−k)/n + 1 minibatches the stash, δ̂ and what the
+stage's backward needs; in a free run as many as may be under way to the last worker, over n.
+
+Source: ours. Kin: control variates for predicted gradients (arXiv 2511.05187), in one process and without delay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from syngrad.core.memory import hold
+from syngrad.core.message import InFlight, Message, Minibatch, StashedFlight, gradient_of
+from syngrad.methods import late
+from syngrad.methods.actor import Actor
+from syngrad.methods.synthetic import Synthetic
+from syngrad.tree import backward, leaves_at
+
+
+class Corrected(Synthetic):
+    """θ ← θ − α (J_tᵀ δ̂_t + J_{t−d}ᵀ (g − δ̂)_{t−d})."""
+
+    takes = "minibatches"
+    options: ClassVar[Mapping[str, float]] = {"every": 4, "weight": 1.0}
+    two_answers = True
+
+    def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
+        """Run, pass on, update by δ̂, and keep what the way back with the truth will need."""
+        if not actor.training.policy.corrects(now.step):
+            return super().on_message(actor, message, now)
+        training, batch = actor.training, now.batch
+        at_once = not actor.last and self._at_once(actor, now.step)
+        h, flight = late.forward(actor, message, now, late.stash(actor) if at_once else {})
+        if actor.last:
+            loss = training.loss(h, batch)
+            training.back(loss)
+            if not flight.updates:  # the way back was for the previous stage alone
+                actor.drop_gradients()
+            actor.answer(now.step)
+            actor.tell(now.step, [gradient_of(leaf) for leaf in flight.inputs])
+            return loss.detach()
+        flight.sent = leaves_at(h, actor.leaving)
+        flight.leaves = [leaf.detach() for leaf in flight.sent]
+        flight.context, flight.scale, flight.sampled = batch.target, batch.scale, now.sampling
+        actor.sends.send(InFlight(now.step, scale=batch.scale), h, batch.target, actor.leaving)
+        actor.flights.append(flight)
+        actor.sends.truths.append(flight)
+        if flight.updates and flight.sent and not actor.interface.silent:
+            flight.wanted = not at_once  # what the estimators remember is of use within the minibatch alone
+            flight.estimates = actor.estimate(flight, flight.leaves, now, flight.wanted)
+            if at_once:
+                backward(flight.sent, flight.estimates, again=True)
+                late.gather(actor, flight)
+        hold((flight.leaves, flight.estimates, flight.stash), flight)
+        actor.answer(now.step)
+        return None
+
+    def on_feedback(self, actor: Actor, flight: InFlight, now: Minibatch) -> None:
+        """A truth stands in line for its turn; of the other minibatches estimators learn as `synthetic`'s do."""
+        if not isinstance(flight, StashedFlight):
+            super().on_feedback(actor, flight, now)
+            return
+        training = actor.training
+        if training.replay is not None:
+            flight.due = training.replay.applied[actor.index].get(flight.step, now.step)
+        elif actor.sends.local:
+            flight.due = now.step + self._delay(actor)
+        elif training.free:  # δ̂ has been used: a record tells by the minibatch that the truth was not there yet
+            flight.due = max(now.step, flight.step + 1)
+        else:  # over a link it may come early: d for every cut after it
+            flight.due = flight.step + self._delay(actor) * (training.stages - 1 - actor.index)
+        actor.due.append(flight)
+
+    def await_feedback(self, actor: Actor, now: Minibatch) -> None:
+        """Truths in their turn too, where their delay is fixed."""
+        super().await_feedback(actor, now)
+        training = actor.training
+        if not training.free:
+            actor.sends.until(now.step - self._delay(actor) * (training.stages - 1 - actor.index), truth=True)
+
+    def settle(self, actors: Sequence[Actor], now: Minibatch) -> None:
+        """Go back, from the last stage to the first, with the truths whose turn it is; then fit what has waited."""
+        for actor in reversed(actors):
+            if actor.next is not None and actor.sends.local:
+                while actor.sends.arrived:
+                    self.on_feedback(actor, actor.sends.arrived.popleft(), now)
+            while actor.due and actor.due[0].due <= now.step:
+                self._go_back(actor, now.step)
+        super().settle(actors, now)
+
+    def _go_back(self, actor: Actor, step: int) -> None:
+        flight = late.next_to_go_back(actor, step)
+        training, truth, estimates = actor.training, flight.received or [], flight.estimates
+        missed = truth
+        if estimates and self._at_once(actor, flight.step):
+            missed = [g - e for g, e in zip(truth, estimates, strict=True)]
+        backward(flight.sent, missed)
+        late.gather(actor, flight, training.policy.method.weight)
+        if not flight.stash and not flight.updates:
+            actor.drop_gradients()
+        if estimates and flight.sampled:
+            training.measure(actor.index, flight)
+        if flight.updates and actor.interface.wants_feedback:
+            actor.interface.fit(flight.leaves, flight.context, truth, flight.scale, flight.kept)
+        actor.tell(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
+
+    def _at_once(self, actor: Actor, step: int) -> bool:
+        """Whether a stage updates by δ̂ where a truth comes; where that comes in the same minibatch δ̂ is only fitted."""
+        training = actor.training
+        if training.replay is not None:
+            return training.replay.applied[actor.index].get(step, math.inf) > step
+        return not (training.free and training.ends_here)
+
+    def _delay(self, actor: Actor) -> int:
+        """d; 0 between the stages of one worker where truths from the next one are used as they come."""
+        return 0 if actor.training.free else actor.training.policy.method.delay
