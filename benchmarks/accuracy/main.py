@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "linear": {"estimator": "linear"},
     "mlp": {"estimator": "mlp"},
     "zero": {"method": "zero"},
+    "corrected": {"method": "corrected(1)"},
     "linear, true feedback": {"estimator": "linear", "feedback": "true"},
     "batch norm: backprop": {"method": "backprop"},
     "batch norm: default": {},
