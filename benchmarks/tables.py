@@ -154,8 +154,12 @@ def faults() -> str:
 
 
 def families() -> str:
-    head = ["model, as it comes", "cut at", "by", "λ = 1 differs by", "trains", "several workers"]
+    head = ["model, as it comes", "cut at", "by", "λ = 1 differs by", "trains", "several workers", "two equal one"]
     routes = {"forward": "its own forward", "torch.fx": "`torch.fx`", "torch.export": "`torch.export`"}
+
+    def equal(differ: float | None) -> str:
+        return "–" if differ is None else "to the bit" if differ == 0 else f"to {differ:.0e}"
+
     rows = [
         [
             row["model"],
@@ -164,6 +168,7 @@ def families() -> str:
             "0" if row["deviation"] == 0 else f"{row['deviation']:.0e}",
             "yes" if row["trains"] else "no",
             row["workers"],
+            equal(row["two_workers_differ"]),
         ]
         for row in load("families")["rows"]
     ]

@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from common import write  # noqa: E402
+from equal import differences, key  # noqa: E402
 from models import Family, families  # noqa: E402
 
 import syngrad  # noqa: E402
@@ -93,6 +94,9 @@ def main() -> None:
         row = {"model": family.name, "cut": family.cut, "route": route, "deviation": largest}
         row |= {"trains": trains(family), "workers": over_workers(family)}
         rows.append(row)
+    equal = differences([family for family, row in zip(families(), rows, strict=True) if row["workers"] != "no"])
+    for family, row in zip(families(), rows, strict=True):
+        row["two_workers_differ"] = equal.get(key(family))
         print(row, flush=True)
     import transformers
 

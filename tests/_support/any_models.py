@@ -40,13 +40,15 @@ class Cache:
 class Block(nn.Module):
     """Attention over the sequence and a feed-forward part, residual and with norms before."""
 
-    def __init__(self, dropout: float = 0.0, checkpointed: bool = False, reentrant: bool = False) -> None:
+    def __init__(
+        self, dropout: float = 0.0, checkpointed: bool = False, reentrant: bool = False, causal: bool = False
+    ) -> None:
         super().__init__()
         self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.mix, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
         self.feed = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
         self.drop = nn.Dropout(dropout)
-        self.checkpointed, self.reentrant = checkpointed, reentrant
+        self.checkpointed, self.reentrant, self.causal = checkpointed, reentrant, causal
 
     def forward(self, h: Tensor, cache: Cache | None = None) -> Tensor:
         """(n, t, f) → (n, t, f)."""
@@ -59,9 +61,17 @@ class Block(nn.Module):
         query, key, value = self.mix(self.first(h)).chunk(3, -1)
         if cache is not None:
             key, value = cache.update(key, value)
-        weights = (query @ key.transpose(1, 2) / WIDTH**0.5).softmax(-1)
-        h = h + self.drop(self.out(weights @ value))
+        h = h + self.drop(self.out(self.attended(query, key, value)))
         return h + self.feed(self.second(h))  # type: ignore[no-any-return]
+
+    def attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What each token takes of the others; as in libraries, a causal one masks them itself where it is recorded."""
+        if not self.causal:
+            return (query @ key.transpose(1, 2) / WIDTH**0.5).softmax(-1) @ value
+        if not torch.compiler.is_exporting():
+            return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], is_causal=True)[:, 0]
+        later = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).triu(1)
+        return (query @ key.transpose(1, 2) / WIDTH**0.5).masked_fill(later, -1e30).softmax(-1) @ value
 
 
 class LanguageModel(nn.Module):
@@ -250,6 +260,35 @@ class Beside(nn.Module):
         return self.c(z)  # type: ignore[no-any-return]
 
 
+class Ignores(nn.Module):
+    """A module that is given more than it looks at, or looks only at its numbers, without a gradient."""
+
+    def __init__(self, looks: bool = False) -> None:
+        super().__init__()
+        self.a, self.dead, self.b, self.c = (
+            nn.Linear(WIDTH, 32), nn.Linear(WIDTH, 32), IgnoresSome(looks), IgnoresSome(False)
+        )  # fmt: skip
+        self.head = nn.Linear(32, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to scores."""
+        h, dead = self.a(x), self.dead(x)
+        return self.head(self.c(self.b(h, dead), dead))  # type: ignore[no-any-return]
+
+
+class IgnoresSome(nn.Module):
+    """A layer that takes an argument beside."""
+
+    def __init__(self, looks: bool) -> None:
+        super().__init__()
+        self.f, self.looks = nn.Linear(32, 32), looks
+
+    def forward(self, h: Tensor, extra: Tensor) -> Tensor:
+        """(n, f) → (n, f)."""
+        h = self.f(h).relu()
+        return h + extra.detach() if self.looks else h
+
+
 class Writes(nn.Module):
     """A block that begins by writing into what it is given."""
 
@@ -325,6 +364,7 @@ def labels() -> Tensor:
 FAMILIES: OrderedDict[str, Family] = OrderedDict(
     language_model=Family(LanguageModel, lambda: (ids(), ids()), by_token, ["blocks.1", "blocks.2"]),
     dropout=Family(lambda: LanguageModel(dropout=0.2), lambda: (ids(), ids()), by_token, ["blocks.1"]),
+    causal=Family(lambda: LanguageModel(tied=False, causal=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
     tied_last=Family(LanguageModel, lambda: (ids(), ids()), by_token, ["blocks.1", "head"]),
     checkpointed=Family(lambda: LanguageModel(checkpointed=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
     two_heads=Family(TwoHeads, lambda: (features(), (labels(), torch.randn(N).double())), of_both, ["middle"]),
@@ -338,4 +378,5 @@ FAMILIES: OrderedDict[str, Family] = OrderedDict(
     writes=Family(Writes, lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     writes_view=Family(lambda: Writes(True), lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     beside=Family(Beside, lambda: (features(), labels()), F.cross_entropy, ["b"]),
+    ignores=Family(Ignores, lambda: (features(), labels()), F.cross_entropy, ["b", "c"]),
 )

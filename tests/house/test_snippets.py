@@ -11,39 +11,22 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import pytest
+from tests._support.snippets import Block, blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.is_file()]
 
-# The blocks that do not run: page, and the block's first line.
-SKIPPED: frozenset[tuple[str, str]] = frozenset()
-
-FENCE = re.compile(
-    r"(?P<skip><!-- snippet: skip \([^)\n]+\) -->[ \t]*\n\s*)?"
-    r"^(?P<indent>[ \t]*)```(?P<language>python|console)\b[^\n]*\n(?P<text>.*?)^(?P=indent)```[ \t]*$",
-    re.MULTILINE | re.DOTALL,
+# The blocks that do not run here: page, and the block's first line.
+SKIPPED = frozenset(
+    [
+        ("docs/own-model.md", "import peft"),  # tests/partition/test_transformers.py runs it
+    ]
 )
-
-
-@dataclass
-class Block:
-    language: str
-    line: int
-    text: str
-    skip: bool
-
-
-def blocks(page: str) -> Iterator[Block]:
-    for match in FENCE.finditer(page):
-        line = page.count("\n", 0, match.start("text")) + 1
-        yield Block(match["language"], line, textwrap.dedent(match["text"]), match["skip"] is not None)
 
 
 def commands(block: Block) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests._support.any_models import FAMILIES, Dropped, Family, LanguageModel, 
 from torch import nn
 
 import syngrad
+from syngrad.core.message import Record
 from syngrad.errors import SyngradError, TrainingError
 
 STEPS = 3
@@ -338,3 +340,36 @@ def test_only_a_stage_that_writes_into_its_message_goes_on_getting_copies(name: 
         trainer.step(batch)
     forward, _, _ = trainer.net.segments[0].body._common
     assert forward.writes == [writes]
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "route"),
+    [
+        (lambda: LanguageModel(tied=False), {}, "forward"),
+        (lambda: LanguageModel(tied=False), {"feedback": syngrad.Feedback(delay=0)}, "torch.export"),
+        (lambda: LanguageModel(tied=False), {"distributed": syngrad.Distributed(replay=Record([{}]))}, "torch.export"),
+        (LanguageModel, {"feedback": syngrad.Feedback(delay=1)}, "forward"),  # tied: several workers could not
+        (lambda: LanguageModel(checkpointed=True), {"feedback": syngrad.Feedback(delay=1)}, "forward"),
+    ],
+)
+def test_one_process_cuts_as_several_would_where_it_is_to_end_as_they_do(
+    model: Callable[[], nn.Module], options: dict[str, Any], route: str
+) -> None:
+    family = Family(model, lambda: (ids(), ids()), by_token, ["blocks.1"], options)
+    made_model, batches = made(family)
+    trainer = trainer_of(made_model, family)
+    trainer.step(batches[0])
+    assert trainer.net.segments[0].route == route
+
+
+def test_another_route_is_another_order_of_the_same_sums() -> None:
+    family = FAMILIES["causal"]
+    by_forward, batches = made(family)
+    recorded = copy.deepcopy(by_forward)
+    for model, feedback in ((by_forward, None), (recorded, syngrad.Feedback(delay=0))):
+        trainer = trainer_of(model, family, method="mixed(1.0)", estimator="linear", feedback=feedback)
+        for batch in batches:
+            trainer.step(batch)
+    pairs = list(zip(by_forward.parameters(), recorded.parameters(), strict=True))
+    assert not all(torch.equal(one, other) for one, other in pairs)
+    assert all(torch.allclose(one, other, rtol=1e-12, atol=1e-12) for one, other in pairs)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from tests._support.loading import load
+from tests._support.snippets import blocks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     pytest.importorskip("transformers")
 
-FAMILIES = Path(__file__).resolve().parents[2] / "benchmarks" / "families"
+ROOT = Path(__file__).resolve().parents[2]
+FAMILIES = ROOT / "benchmarks" / "families"
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +27,39 @@ def families() -> tuple[Any, dict[str, Any]]:
         return run, {f"{each.name} {each.cut}": each for each in run.families()}
 
 
+NAMES = [
+    "GPT2LMHeadModel transformer.h.2",
+    "LlamaForCausalLM model.layers.2",
+    "BertForSequenceClassification bert.encoder.layer.2",
+    "ViTForImageClassification vit.layers.2",
+    "T5ForConditionalGeneration encoder.block.1",
+    "T5ForConditionalGeneration decoder.block.1",
+    "WhisperForConditionalGeneration model.decoder.layers.1",
+]
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "GPT2LMHeadModel transformer.h.2",
-        "LlamaForCausalLM model.layers.2",
-        "BertForSequenceClassification bert.encoder.layer.2",
-        "ViTForImageClassification vit.layers.2",
-        "T5ForConditionalGeneration encoder.block.1",
-        "T5ForConditionalGeneration decoder.block.1",
-        "WhisperForConditionalGeneration model.decoder.layers.1",
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_trains_as_it_comes_and_is_exact(families: tuple[Any, dict[str, Any]], name: str) -> None:
     run, models = families
     _, deviation = run.deviation(models[name])
     assert deviation < 1e-12
     assert run.trains(models[name])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.distributed
+def test_two_workers_end_where_one_process_does(families: tuple[Any, dict[str, Any]]) -> None:
+    run, models = families
+    found = run.differences([models[name] for name in NAMES])
+    assert set(found.values()) == {0.0}, found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_dozen_of_the_page_train() -> None:
+    pytest.importorskip("peft")
+    page = (ROOT / "docs" / "own-model.md").read_text(encoding="utf-8")
+    (block,) = [each for each in blocks(page) if each.language == "python" and each.skip]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(block.text, namespace)
+    assert len(namespace["examples"]) == 12

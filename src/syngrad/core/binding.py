@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from syngrad.core.ignored import find_ignored
 from syngrad.errors import CutError
 from syngrad.partition.example import without_data
+from syngrad.partition.left_out import LeftOut
+from syngrad.partition.segment import Segment
 from syngrad.partition.survey import nodes_of
 from syngrad.targets import scalar
 from syngrad.tree import as_tree, map_tensors, tensors
@@ -33,19 +36,28 @@ class Crossing:
     Args:
         message: as the stage sends it, without data where that will do.
         where: the positions, in the flattened message, of the leaves that a gradient comes to.
-        dead: of the leaves that could have one, in order, whether none comes.
+        dead: of the leaves that could have one, in order, whether none comes; dead_at: the positions of those.
         escapes: a value made in an earlier stage that later ones use and no message carries; "" for none.
+        ignored: the positions of the dead leaves that no later stage looks at, where the stages are recorded ones.
     """
 
     message: Any
     where: list[int]
     dead: list[bool] = field(default_factory=list)
+    dead_at: list[int] = field(default_factory=list)
     escapes: str = ""
+    ignored: list[int] = field(default_factory=list)
 
     def leave_out_dead(self) -> None:
         """The message without what no gradient comes to, as a stage sends it that can leave it out."""
         leaves = self.leaves
         self.message, self.where = leaves[0] if len(leaves) == 1 else tuple(leaves), list(range(len(leaves)))
+
+    def leave_out_ignored(self) -> LeftOut:
+        """The message without what nobody looks at; what the stages on both sides have to know of that."""
+        left = LeftOut(self.message, self.ignored)
+        self.message, self.where = left.sent(self.message), [left.kept.index(i) for i in self.where]
+        return left
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -102,6 +114,7 @@ def bind_to_loss(
 
     def run(args: Any, kwargs: Any, target: Any) -> Bound:
         bound = _run(model, segments, args, kwargs, target, loss)
+        _mark_ignored(bound, model, segments, args, kwargs)
         for crossing in bound.crossings:
             crossing.message = placed(crossing.message, device)
         return bound
@@ -146,9 +159,25 @@ def _run(
         crossing.escapes = _escaping(roots, clocks[k + 1], model)
         came = _gradients(roots, received[k + 1])
         crossing.dead = [gradient is None for gradient in came]
+        crossing.dead_at = [i for i, dead in zip(crossing.where, crossing.dead, strict=True) if dead]
         crossing.where = [i for i, dead in zip(crossing.where, crossing.dead, strict=True) if not dead]
         roots = crossing.leaves
     return Bound(crossings, out, read, _unread(out, read, loss, target) if loss is not None else [])
+
+
+def _mark_ignored(bound: Bound, model: nn.Module, segments: Sequence[nn.Module], args: Any, kwargs: Any) -> None:
+    """Find, of dead leaves, those that nobody looks at: on tensors without data, of which every worker has the same."""
+    recorded = [segment for segment in segments if isinstance(segment, Segment) and segment.recorded]
+    if len(recorded) < len(segments) or not any(any(crossing.dead) for crossing in bound.crossings):
+        return
+    if any(not (leaf.is_meta or "FakeTensor" in type(leaf).__name__) for leaf in tensors((args, kwargs))):
+        return
+    try:
+        ignored = find_ignored(model, recorded, args, kwargs)
+    except Exception:  # what a model cannot do in evaluation mode is no matter of training: all of it crosses
+        return
+    for crossing, found in zip(bound.crossings, ignored, strict=True):
+        crossing.ignored = sorted(found.intersection(crossing.dead_at))
 
 
 def placed(message: Any, device: torch.device) -> Any:

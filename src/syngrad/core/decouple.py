@@ -7,6 +7,9 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.core.task import Task, interface
 from syngrad.core.trainable import check_not_scripted
-from syngrad.errors import ConfigError, SyngradError, unknown
+from syngrad.errors import ConfigError, CutError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.partition import Segment, check_names, split
@@ -57,6 +60,7 @@ class DecoupledNetwork:
         inputs: InputSpec | None = None,
         *,
         alone: bool = False,
+        as_several: bool = False,
         uncut: bool = False,
     ) -> None:
         """Cut the model (once), and make every interface anew from one run without data, for the shapes alone.
@@ -70,19 +74,26 @@ class DecoupledNetwork:
             count: target → the number of sample losses whose mean the loss is.
             inputs: what predicts every stage's input, None where none does.
             alone: whether all stages run in this process, one after the other.
+            as_several: whether this process is to compute, to the last bit, what several would: then it cuts as they do
+                wherever they can. A library that sees itself recorded may take other kernels than its own forward does.
             uncut: whether gradients go through all stages as if there were no cuts.
 
         Raises:
             CutError: for a cut that a differentiated value goes round, and whatever cutting itself refuses.
         """
         if not self.segments:
-            self.segments = self._split(args, kwargs, target, estimator, loss, count, alone and inputs is None)
+            alone = alone and inputs is None
+            self.segments = self._split(args, kwargs, target, estimator, loss, count, alone, as_several)
+        for segment, following in pairwise(self.segments):
+            segment.send_without(None, following)  # what another loss had no use for
         bound = bind_to_loss(self.model, self.segments, args, kwargs, target, loss)
         if not uncut:
             check_closed(bound.crossings, self.cuts)
-        for segment, crossing in zip(self.segments, bound.crossings, strict=False):
+        for (segment, following), crossing in zip(pairwise(self.segments), bound.crossings, strict=True):
             if segment.leave_out(crossing.dead):
                 crossing.leave_out_dead()
+            elif crossing.ignored:
+                segment.send_without(crossing.leave_out_ignored(), following)
         if isinstance(estimator, Mapping):
             for name in estimator:
                 if name != "default" and name not in self.cuts:
@@ -118,6 +129,7 @@ class DecoupledNetwork:
         loss: Callable[[Any, Any], Tensor],
         count: Callable[[Any], float] | None,
         alone: bool,
+        as_several: bool,
     ) -> list[Segment]:
         whole: list[Bound] = []
 
@@ -136,15 +148,19 @@ class DecoupledNetwork:
             except ConfigError:
                 return float("inf")
 
-        return split(
+        made = partial(
+            split,
             self.model,
             cuts=self.requested_cuts,
             stages=self.requested_stages,
             example=(args, kwargs),
             interface_cost=cost if self.requested_stages else None,
             unread=lambda: outcome().unread,
-            alone=alone,
         )
+        if alone and as_several:
+            with suppress(ConfigError, CutError):  # several would be refused, and one process has a way of its own
+                return made(alone=False)
+        return made(alone=alone)
 
     def __repr__(self) -> str:
         where = (

@@ -39,8 +39,8 @@ class RecordedTruth:
                 if before.get(key) != after.get(key):
                     changed = f"{name or 'the model'}.{key} is {after.get(key)!r} and was {before.get(key)!r}"
                     raise TrainingError(
-                        f"{changed} when the model was recorded for several workers: set it before the first batch, or "
-                        "train in one process"
+                        f"{changed} when the model was recorded as for several workers: set it before the first batch, "
+                        "or train in one process without Feedback(delay=…)"
                     )
 
     def _now(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from syngrad.partition.left_out import LeftOut
 from syngrad.partition.recorded_truth import RecordedTruth
 
 FIRST = "input"
@@ -59,6 +60,9 @@ class Segment(nn.Module):
         self.body = body
         self.writes_message = writes_message
         self._truth = truth
+        #: of the message that comes, and of the one that goes
+        self._received: LeftOut | None = None
+        self._sent: LeftOut | None = None
         used = {id(find_tensor(model, tensor)) for tensor in tensor_names}
         self.parameter_names = [key for key, value in model.named_parameters() if id(value) in used]
         self.buffer_names = [key for key, value in model.named_buffers() if id(value) in used]
@@ -74,12 +78,24 @@ class Segment(nn.Module):
             # An in-place operation on the message would overwrite what the sender still needs for its own backward, and
             # autograd forbids it on the leaf that an interface makes of the message.
             args = pytree.tree_map_only(Tensor, torch.clone, args)
-        return self.body(*args, **kwargs)
+        if self._received is not None:
+            args = (self._received.received(*args),)
+        result = self.body(*args, **kwargs)
+        return result if self._sent is None else self._sent.sent(result)
 
     def leave_out(self, dead: Sequence[bool]) -> bool:
         """Told which of its message's leaves that may have a gradient never get one; whether it sends them no more."""
         leave_out: Any = getattr(self.body, "leave_out", None)  # of a stretch of the user's own forward
         return leave_out is not None and bool(leave_out(dead))
+
+    def send_without(self, left: LeftOut | None, following: Segment) -> None:
+        """Leave that out of what goes to the following segment from now on; it fills the places. None for nothing."""
+        self._sent = following._received = left
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it runs a graph, whose messages are what the graph says."""
+        return self.route.startswith("torch")
 
     def tensor(self, name: str) -> Tensor:
         """The user's own parameter or buffer of that qualified name."""

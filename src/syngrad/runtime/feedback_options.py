@@ -21,8 +21,9 @@ class Feedback:
         kind: "bootstrapped", made with the next stage's own estimate, so that a stage's activations go at once; or
             "true", the real gradient, which keeps every stage's activations until the last stage has run.
         every: asked for on every n-th minibatch; None for what the estimators themselves wish.
-        delay: what comes back for minibatch t is applied just before the estimate for t+delay+1; None for at once in
-            one process, and as it comes over several.
+        delay: what comes back for minibatch t is applied just before the estimate for t+delay+1, and several processes
+            end as one does, which cuts the model as they do; None for at once in one process, and as it comes over
+            several.
         warmup: minibatches of back-propagation at the start, in which the estimators are fitted but not applied.
         quality_every: minibatches between samples of the estimates' quality against what comes back; 0 for none.
         true_every: minibatches between samples against the true gradient of a part of the minibatch; 0 for none.

@@ -191,6 +191,7 @@ class Session:
         check_patterns("freeze", list(options.freeze), model)
         spec = options.estimator if self.method.estimates else "zero"
         alone = world().size == 1
+        fixed = self.feedback.delay is not None or self.distributed.replay is not None  # what several do, or have done
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             net.bind(
@@ -202,6 +203,7 @@ class Session:
                 options.loss_count,
                 options.inputs,
                 alone=alone,
+                as_several=fixed,
                 uncut=alone and self.method.name == "backprop",
             )
         for name, parameter in model.named_parameters(remove_duplicate=False):
