@@ -373,3 +373,16 @@ def test_another_route_is_another_order_of_the_same_sums() -> None:
     pairs = list(zip(by_forward.parameters(), recorded.parameters(), strict=True))
     assert not all(torch.equal(one, other) for one, other in pairs)
     assert all(torch.allclose(one, other, rtol=1e-12, atol=1e-12) for one, other in pairs)
+
+
+def test_leaves_stand_in_one_order_on_either_route() -> None:
+    family = FAMILIES["translation"]
+    family = Family(family.model, family.batch, family.loss, ["decoder.1"])
+    shapes = []
+    for feedback in (None, syngrad.Feedback(delay=0)):
+        model, batches = made(family)
+        trainer = trainer_of(model, family, feedback=feedback)
+        trainer.step(batches[0])
+        (interface,) = trainer.net.interfaces
+        shapes.append((trainer.net.segments[0].route, [tuple(e.binding.shape) for e in interface.heads if e.binding]))
+    assert shapes == [("forward", [(5, 16), (6, 16)]), ("torch.export", [(5, 16), (6, 16)])]

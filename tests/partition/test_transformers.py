@@ -49,6 +49,7 @@ def test_a_model_trains_as_it_comes_and_is_exact(families: tuple[Any, dict[str, 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.distributed
+@pytest.mark.timeout(900)  # each of them is recorded in three processes, twice
 def test_two_workers_end_where_one_process_does(families: tuple[Any, dict[str, Any]]) -> None:
     run, models = families
     found = run.differences([models[name] for name in NAMES])

@@ -38,7 +38,8 @@ class Forward:
     def __init__(self, model: nn.Module, cuts: Sequence[str]) -> None:
         self._model, self._names = model, list(cuts)
         self._modules = [model.get_submodule(name.removesuffix("._orig_mod")) for name in cuts]
-        #: by cut, which of the module's floating inputs are handed over; None for all that require a gradient
+        #: by cut, which of the module's floating inputs are handed over, first what was made first, as in a recording:
+        #: in a checkpoint estimators are known by their places; None for all that require a gradient
         self.alive: list[list[int] | None] = [None] * len(self._names)
         self._handles: dict[int, Any] = {}
         self._run: greenlet | None = None
@@ -127,7 +128,7 @@ class Forward:
         self._handles.pop(index).remove()
         given, alive = floating(args, kwargs), self.alive[index]
         if alive is None:
-            alive = [i for i, h in enumerate(given) if h.requires_grad]
+            alive = sorted((i for i, h in enumerate(given) if h.requires_grad), key=lambda i: _made(given[i]))
         self.offered[index] = alive
         held = [given[i] for i in alive if i < len(given)]
         copies = self.writes[index] is not False
@@ -153,6 +154,11 @@ def floating(args: Any, kwargs: Any) -> list[Tensor]:
     leaves = pytree.tree_leaves((args, kwargs))
     found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())]
     return list({id(leaf): leaf for leaf in found}.values())
+
+
+def _made(h: Tensor) -> int:
+    """When a tensor was made, by autograd's clock."""
+    return -1 if h.grad_fn is None else int(h.grad_fn._sequence_nr())
 
 
 def _replaced(
