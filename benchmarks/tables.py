@@ -168,7 +168,7 @@ def families() -> str:
             "0" if row["deviation"] == 0 else f"{row['deviation']:.0e}",
             "yes" if row["trains"] else "no",
             row["workers"],
-            equal(row["two_workers_differ"]),
+            equal(row.get("two_workers_differ")),
         ]
         for row in load("families")["rows"]
     ]

@@ -44,16 +44,16 @@ def trained(family: Family) -> dict[str, Any]:
     return {"route": net.segments[0].route, "parameters": [p.detach() for p in model.parameters()]}
 
 
-def differences(chosen: Sequence[Family]) -> dict[str, float]:
-    """By key, the largest difference of any parameter between one process and two workers."""
-    found = {}
+def differences(chosen: Sequence[Family]) -> list[float]:
+    """For each, the largest difference of any parameter between one process and two workers."""
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(Path(__file__).resolve()), folder, *map(key, chosen)]
         launch(command, 2, restarts=0, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
         for family in chosen:
             one, two = trained(family), torch.load(Path(folder) / key(family))
             pairs = zip(one["parameters"], two["parameters"], strict=True)
-            found[key(family)] = max(float((p - q).abs().max()) for p, q in pairs)
+            found.append(max(float((p - q).abs().max()) for p, q in pairs))
     return found
 
 

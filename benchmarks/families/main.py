@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from common import write  # noqa: E402
-from equal import differences, key  # noqa: E402
+from equal import differences  # noqa: E402
 from models import Family, families  # noqa: E402
 
 import syngrad  # noqa: E402
@@ -23,6 +24,8 @@ from syngrad.core.binding import bind_to_loss  # noqa: E402
 from syngrad.partition import split  # noqa: E402
 
 STEPS = 3
+#: models that two workers train in one start
+TOGETHER = 4
 
 
 def deviation(family: Family) -> tuple[str, float]:
@@ -82,25 +85,35 @@ def over_workers(family: Family) -> str:
     return "no"
 
 
+def measured(family: Family) -> dict[str, Any]:
+    """A row, but for two workers."""
+    route, largest = deviation(family)
+    row = {"model": family.name, "cut": family.cut, "route": route, "deviation": largest}
+    return {**row, "trains": trains(family), "workers": over_workers(family)}
+
+
 def main() -> None:
+    import transformers
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=str(HERE / "results" / "families.json"))
+    parser.add_argument(
+        "--equal", action="store_true", help="measure two workers alone, and keep the file's other rows"
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for family in families():
-        route, largest = deviation(family)
-        row = {"model": family.name, "cut": family.cut, "route": route, "deviation": largest}
-        row |= {"trains": trains(family), "workers": over_workers(family)}
-        rows.append(row)
-    equal = differences([family for family, row in zip(families(), rows, strict=True) if row["workers"] != "no"])
-    for family, row in zip(families(), rows, strict=True):
-        row["two_workers_differ"] = equal.get(key(family))
-        print(row, flush=True)
-    import transformers
-
-    write(options.out, {"claim": "families", "transformers": transformers.__version__, "steps": STEPS, "rows": rows})
+    all_of_them = families()
+    rows = json.loads(Path(options.out).read_text())["rows"] if options.equal else list(map(measured, all_of_them))
+    pairs = [(family, row) for family, row in zip(all_of_them, rows, strict=True) if row["workers"] != "no"]
+    document = {"claim": "families", "transformers": transformers.__version__, "steps": STEPS, "rows": rows}
+    write(options.out, document)
+    for at in range(0, len(pairs), TOGETHER):
+        some = pairs[at : at + TOGETHER]
+        for row, differ in zip((row for _, row in some), differences([family for family, _ in some]), strict=True):
+            row["two_workers_differ"] = differ
+            print(row, flush=True)
+        write(options.out, document)
 
 
 if __name__ == "__main__":
