@@ -289,6 +289,18 @@ class IgnoresSome(nn.Module):
         return h + extra.detach() if self.looks else h
 
 
+class Turned(nn.Module):
+    """A layer that is given a tensor with its last dimensions changed places, which does not lie row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.mix, self.head = nn.Linear(WIDTH, 32), nn.Linear(LENGTH, 64), nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, t, f) to scores."""
+        return self.head(self.mix(self.into(x).transpose(1, 2)).relu().mean(1))  # type: ignore[no-any-return]
+
+
 class Writes(nn.Module):
     """A block that begins by writing into what it is given."""
 
@@ -351,6 +363,11 @@ def features() -> Tensor:
     return torch.randn(N, WIDTH, dtype=torch.float64)
 
 
+def sequences() -> Tensor:
+    """Of N samples, their features at every step."""
+    return torch.randn(N, LENGTH, WIDTH, dtype=torch.float64)
+
+
 def ids(length: int = LENGTH) -> Tensor:
     """Of N sequences."""
     return torch.randint(VOCABULARY, (N, length))
@@ -378,5 +395,6 @@ FAMILIES: OrderedDict[str, Family] = OrderedDict(
     writes=Family(Writes, lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     writes_view=Family(lambda: Writes(True), lambda: (features(), labels()), F.cross_entropy, ["inner"]),
     beside=Family(Beside, lambda: (features(), labels()), F.cross_entropy, ["b"]),
+    turned=Family(Turned, lambda: (sequences(), labels()), F.cross_entropy, ["mix"]),
     ignores=Family(Ignores, lambda: (features(), labels()), F.cross_entropy, ["b", "c"]),
 )

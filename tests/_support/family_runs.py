@@ -16,7 +16,7 @@ from tests._support.any_models import FAMILIES
 import syngrad
 
 #: of those that can be recorded for several workers, their weights untied, a few that differ
-RECORDED = ("dropout", "causal", "autoencoder", "translation", "ignores")
+RECORDED = ("dropout", "causal", "autoencoder", "translation", "ignores", "turned")
 
 
 def trained(name: str, steps: int = 6) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from syngrad.errors import ConfigError, CutError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
 from syngrad.partition import Segment, check_names, split
+from syngrad.partition.segment import FORWARD
 from syngrad.tree import batch_size, differentiable, positions
 
 
@@ -75,7 +76,8 @@ class DecoupledNetwork:
             inputs: what predicts every stage's input, None where none does.
             alone: whether all stages run in this process, one after the other.
             as_several: whether this process is to compute, to the last bit, what several would: then it cuts as they do
-                wherever they can. A library that sees itself recorded may take other kernels than its own forward does.
+                wherever they can, and messages lie in memory as if they had crossed a link. A library that sees itself
+                recorded may take other kernels than its own forward does, and so may PyTorch for another layout.
             uncut: whether gradients go through all stages as if there were no cuts.
 
         Raises:
@@ -86,6 +88,7 @@ class DecoupledNetwork:
             self.segments = self._split(args, kwargs, target, estimator, loss, count, alone, as_several)
         for segment, following in pairwise(self.segments):
             segment.send_without(None, following)  # what another loss had no use for
+            segment.row_by_row = as_several and segment.route != FORWARD
         bound = bind_to_loss(self.model, self.segments, args, kwargs, target, loss)
         if not uncut:
             check_closed(bound.crossings, self.cuts)

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.partition.left_out import LeftOut
 from syngrad.partition.recorded_truth import RecordedTruth
+from syngrad.tree import map_tensors
 
 FIRST = "input"
 """The name of the first segment, which no cut starts."""
@@ -59,6 +60,8 @@ class Segment(nn.Module):
         self.route = route
         self.body = body
         self.writes_message = writes_message
+        #: whether what it sends is to lie in memory row by row, as it does when it has crossed a link
+        self.row_by_row = False
         self._truth = truth
         #: of the message that comes, and of the one that goes
         self._received: LeftOut | None = None
@@ -81,7 +84,9 @@ class Segment(nn.Module):
         if self._received is not None:
             args = (self._received.received(*args),)
         result = self.body(*args, **kwargs)
-        return result if self._sent is None else self._sent.sent(result)
+        if self._sent is not None:
+            result = self._sent.sent(result)
+        return map_tensors(_row_by_row, result) if self.row_by_row else result
 
     def leave_out(self, dead: Sequence[bool]) -> bool:
         """Told which of its message's leaves that may have a gradient never get one; whether it sends them no more."""
@@ -108,6 +113,10 @@ class Segment(nn.Module):
     def extra_repr(self) -> str:
         """Name, route and size, for printing."""
         return f"name={self.name!r}, route={self.route!r}, parameters={len(self.parameter_names)}"
+
+
+def _row_by_row(tensor: Tensor) -> Tensor:
+    return tensor.contiguous() if tensor.layout == torch.strided else tensor
 
 
 def compose(segments: Sequence[Segment], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
