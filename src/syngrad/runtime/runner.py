@@ -27,6 +27,7 @@ from torch import Tensor
 from syngrad.core.batch import Batch, blame, finite
 from syngrad.core.decouple import DecoupledNetwork
 from syngrad.core.message import InFlight, Message, Minibatch, Record, Staleness
+from syngrad.core.sharing import shared_parameters
 from syngrad.core.stage import Stage
 from syngrad.errors import SyngradError, TrainingError, first_line
 from syngrad.methods.actor import Actor, Training
@@ -34,6 +35,7 @@ from syngrad.methods.base import UpdateRule
 from syngrad.methods.locked import Backprop, Mixed
 from syngrad.methods.policy import Policy
 from syngrad.methods.registry import RULES
+from syngrad.methods.shared_gradients import lay_out
 from syngrad.methods.unlocked import Unlocked
 from syngrad.optim.schedules import step_schedulers
 from syngrad.optim.updates import Updates
@@ -140,6 +142,9 @@ class Runner:
         self._randomness: list[dict[str, Tensor]] = []
         self._draws: Tensor | None = None
         self._probe_next = 0
+        #: what several stages use, and each worker's copies of it where they have gone their own ways: see state.py
+        self.shared = shared_parameters(net.model, stages)
+        self.copies: list[dict[str, Any]] = []
         self.attach(Neighbours(0, len(stages)))
 
     def attach(self, neighbours: Neighbours) -> None:
@@ -155,6 +160,8 @@ class Runner:
         parts = ((a.stage.segment, a.stage.interface, a.stage.predictor) for a in self.own)
         self._buffers = Buffers(part for each in parts for part in each if part)
         standing_causes.watch(self.updates.standing, [a.stage for a in self.own], self.policy, len(self.stages))
+        self._laid = self.rule, self.rule.sums
+        lay_out(self.shared, self.own, *self._laid)
         self.expect()
 
     def expect(self) -> None:
@@ -228,6 +235,9 @@ class Runner:
             now = Minibatch(t, batch, self.policy.wants_feedback(t), sampling, self._draw())
             # true feedback and the warm-up lock single minibatches of a method that otherwise waits for nothing
             rule = self.locked if self.policy.locked(t) else self.rule
+            if self.shared and self._laid != (rule, summed := self.policy.sums(t)):
+                self._laid = rule, summed
+                lay_out(self.shared, self.own, rule, summed)
             message = Message(batch.args, batch.kwargs, batch.wanted)
             flight: InFlight | None
             with self.autocast():
