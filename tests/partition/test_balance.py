@@ -86,10 +86,11 @@ def test_activations_pooling_and_flatten_stay_with_the_unit_before(monkeypatch: 
 
 
 def test_running_statistics_are_not_torn_apart_and_tied_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm = nn.BatchNorm1d(6)
-    normed = nn.Sequential(nn.Linear(6, 6), norm, nn.Linear(6, 6), norm)
-    with pytest.raises(ConfigError, match="at most stages=2"):
-        split(normed, stages=3, example=((torch.zeros(2, 6),), {}))
+    first, second = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    second.running_mean = first.running_mean
+    normed = nn.Sequential(nn.Linear(6, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 6))
+    with pytest.raises(ConfigError, match=r"2 places for a cut \(at '1', '4'\)"):
+        split(normed, stages=4, example=((torch.zeros(2, 6),), {}))
     fixed(monkeypatch, [1.0] * 6)
     example = ((torch.zeros(2, 4, dtype=torch.long),), {})
     for tied in (False, True):

@@ -68,16 +68,18 @@ def list_places(
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         shared = _shared(model, segments, k)
-        recorded = _recorded(model, name, segments, example, bool(shared))
+        recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
         listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared))
     return listed
 
 
-def _recorded(model: nn.Module, name: str, segments: Sequence[Segment], example: Any, shares: bool) -> bool:
+def _recorded(
+    model: nn.Module, name: str, segments: Sequence[Segment], example: Any, shares: bool, unread: Sequence[int]
+) -> bool:
     if segments[0].route != "forward" and not shares:  # what is shared may have running statistics beside it
         return True
     try:
-        split(model, cuts=[name], example=example)
+        split(model, cuts=[name], example=example, unread=lambda: unread)
     except SyngradError:
         return False
     return True
