@@ -1,7 +1,7 @@
 """Runs of a model whose stages share weights, in one process and in several: `python -m tests._support.shared_runs`.
 
-Arguments: FOLDER, and a JSON list of {"name", "options", "fit", "mixing"}, which are taken one after the other. Every
-rank leaves what it has, as `NAME.RANK`.
+Arguments: FOLDER, and a JSON list of {"name", "options", "fit", "kind"}, taken one after the other. Every rank
+leaves what it has, as `NAME.RANK`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests._support.model_zoo import GPT
 from tests._support.options import keywords
 from torch import Tensor, nn
 
@@ -56,6 +57,21 @@ def model(mixing: bool = True) -> nn.Module:
     return layers.double()
 
 
+def recorded() -> nn.Module:
+    """A tied GPT whose forward has to be recorded for several workers."""
+    torch.manual_seed(0)
+    made = GPT(checks=True, tied=True).double()
+    made.drop.p = 0.0
+    return made
+
+
+def network(kind: str = "mixing") -> syngrad.DecoupledNetwork:
+    """What is trained: the chain of modules, mixing or not, or the one that is recorded."""
+    if kind == "recorded":
+        return syngrad.decouple(recorded(), cuts=["blocks.1", "norm"])
+    return syngrad.decouple(model(kind == "mixing"), cuts=CUTS)
+
+
 def trainer(net: syngrad.DecoupledNetwork | None = None, **options: Any) -> syngrad.Trainer:
     """Three stages, with Adam."""
     given: dict[str, Any] = {
@@ -66,23 +82,23 @@ def trainer(net: syngrad.DecoupledNetwork | None = None, **options: Any) -> syng
         "quality_every": 0,
         "true_every": 0,
     }
-    return syngrad.Trainer(net or syngrad.decouple(model(), cuts=CUTS), **keywords(**{**given, **options}))
+    return syngrad.Trainer(net or network(), **keywords(**{**given, **options}))
 
 
 def left(made: syngrad.Trainer, history: History) -> dict[str, Any]:
     """What a run leaves."""
     return {
         "model": dict(made.model.state_dict()),
-        "tied": made.model[0].weight is made.model[-1].weight,
+        "tied": len(list(made.model.parameters())) < len(list(made.model.named_parameters(remove_duplicate=False))),
         "losses": [each.train_loss for each in history.epochs],
         "points": [metrics for _, _, metrics in history.points],
         "processes": history.processes,
     }
 
 
-def run(options: dict[str, Any], fit: dict[str, Any] | None = None, mixing: bool = True) -> dict[str, Any]:
+def run(options: dict[str, Any], fit: dict[str, Any] | None = None, kind: str = "mixing") -> dict[str, Any]:
     """Two epochs, validated within them too."""
-    made = trainer(syngrad.decouple(model(mixing), cuts=CUTS), **options)
+    made = trainer(network(kind), **options)
     data = tokens()
     history = made.fit(data, **{"epochs": 2, "validate": data, "validate_every": 5, **(fit or {})})
     return left(made, history)
@@ -96,7 +112,7 @@ def main(folder: str, cases: str) -> None:
 
     die_with_parent()
     for case in json.loads(cases):
-        found = run(case["options"], case.get("fit"), case["mixing"])
+        found = run(case["options"], case["fit"], case["kind"])
         torch.save(found, Path(folder) / f"{case['name']}.{world().rank}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests._support.shared_runs import CUTS, MEETS, model, run, tokens, trainer
+from tests._support.shared_runs import CUTS, MEETS, model, network, run, tokens, trainer
 from torch import Tensor
 
 import syngrad
@@ -41,11 +41,15 @@ AVERAGED: dict[str, tuple[dict[str, Any], int, int]] = {
     "often and late": ({"feedback_delay": 2, "share_every": 1, "clip_norm": 0.3}, 3, 2),
     "zero": ({"method": "zero", "feedback_delay": 0, "share_every": 2}, 2, 0),
 }
+RECORDED: dict[str, Any] = {"method": "delayed(1)"}
 #: runs that are saved on the way, and taken again from there
 SAVED = {"late": AVERAGED["late"][0], "delayed": EXACT["delayed"]}
 PLACES = {2: [1, 2], 3: [1, 1, 1]}
 #: what each number of workers takes
-OF = {2: [*EXACT, *AVERAGED, "free"], 3: ["backprop", "mixed(0.4)", "delayed", "late", "often and late"]}
+OF = {
+    2: [*EXACT, *AVERAGED, "free", "recorded"],
+    3: ["backprop", "mixed(0.4)", "delayed", "late", "often and late"],
+}
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -54,9 +58,10 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     workers: int = request.param
     folder = tmp_path_factory.mktemp(f"of {workers}")
     place = {"place": PLACES[workers]}
-    options = {**EXACT, **{name: options for name, (options, _, _) in AVERAGED.items()}, "free": {"share_every": 2}}
+    options = {**EXACT, **{name: options for name, (options, _, _) in AVERAGED.items()}}
+    options |= {"free": {"share_every": 2}, "recorded": RECORDED}
     cases: list[dict[str, Any]] = [
-        {"name": name, "options": {**options[name], **place}, "mixing": name in EXACT or workers == 3, "fit": {}}
+        {"name": name, "options": {**options[name], **place}, "kind": kind(name, workers), "fit": {}}
         for name in OF[workers]
     ]
     for case in [case for case in cases if case["name"] in SAVED]:
@@ -68,6 +73,13 @@ def taken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     assert launch(command, workers, restarts=0, environment={"PYTHONPATH": os.pathsep.join(sys.path)}) == 0
     names = [case["name"] for case in cases]
     return workers, folder, {n: [torch.load(folder / f"{n}.{rank}") for rank in range(workers)] for n in names}
+
+
+def kind(name: str, workers: int) -> str:
+    """The network of a case: where one worker has two stages, averaging what they mix would be another thing."""
+    if name == "recorded":
+        return name
+    return "mixing" if name in EXACT or workers == 3 else "plain"
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -82,6 +94,15 @@ def test_true_gradients_make_workers_take_the_steps_of_one_process(taken: tuple[
             assert found["tied"]
             assert found["losses"] == reference["losses"], name
             assert found["points"] == reference["points"], name
+
+
+def test_a_recorded_model_goes_back_through_the_weights_that_it_went_forward_with(
+    taken: tuple[int, Path, Left],
+) -> None:
+    for found in taken[2].get("recorded", []):
+        assert found["tied"]
+        for name, value in run(RECORDED, kind="recorded")["model"].items():
+            torch.testing.assert_close(found["model"][name], value, rtol=0, atol=1e-12)
 
 
 def averaged_by_hand(options: dict[str, Any], every: int, delay: int, mixing: bool) -> dict[str, Tensor]:
@@ -131,7 +152,7 @@ def test_copies_are_averaged_at_fixed_minibatches(taken: tuple[int, Path, Left])
 def test_what_is_evaluated_is_what_is_left(taken: tuple[int, Path, Left]) -> None:
     workers, _, left = taken
     for name in ("late", "backprop"):
-        made = trainer(syngrad.decouple(model(name == "backprop" or workers == 3), cuts=CUTS))
+        made = trainer(network(kind(name, workers)))
         made.model.load_state_dict(left[name][0]["model"])
         assert made.evaluate(tokens()) == left[name][0]["points"][-1]
 
@@ -154,7 +175,7 @@ def test_one_process_goes_on_with_what_several_have_saved(taken: tuple[int, Path
     workers, folder, left = taken
     again = {"resume": str(folder / "delayed saved" / "000001"), "save": str(folder / "by one")}
     assert same(run(EXACT["delayed"], again)["model"], left["delayed"][0]["model"])
-    made = trainer(syngrad.decouple(model(workers == 3), cuts=CUTS), **SAVED["late"])
+    made = trainer(network(kind("late", workers)), **SAVED["late"])
     made.load(folder / "late saved")
     assert same(dict(made.model.state_dict()), left["late"][0]["model"])
     assert made.step(tokens()[0]).isfinite()
