@@ -72,6 +72,11 @@ def network(kind: str = "mixing") -> syngrad.DecoupledNetwork:
     return syngrad.decouple(model(kind == "mixing"), cuts=CUTS)
 
 
+def guess(inputs: tuple[int, ...], message: tuple[int, ...]) -> nn.Module:
+    """What predicts a stage's input from the tokens."""
+    return nn.Embedding(VOCABULARY, message[-1]).double()
+
+
 def trainer(net: syngrad.DecoupledNetwork | None = None, **options: Any) -> syngrad.Trainer:
     """Three stages, with Adam."""
     given: dict[str, Any] = {
@@ -82,6 +87,8 @@ def trainer(net: syngrad.DecoupledNetwork | None = None, **options: Any) -> syng
         "quality_every": 0,
         "true_every": 0,
     }
+    if options.get("inputs") == "guess":
+        options["inputs"] = guess
     return syngrad.Trainer(net or network(), **keywords(**{**given, **options}))
 
 

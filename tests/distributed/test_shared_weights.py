@@ -27,7 +27,6 @@ Left = dict[str, list[dict[str, Any]]]
 EXACT: dict[str, dict[str, Any]] = {
     "backprop": {"method": "backprop"},
     "clipped, sporadic": {"method": "backprop", "clip_norm": 0.3, "update_probability": 0.6},
-    "mixed(1.0)": {"method": "mixed(1.0)"},
     "mixed(0.4)": {"method": "mixed(0.4)", "feedback_delay": 0},
     "true feedback": {"feedback": "true", "feedback_delay": 1},
     "warm-up": {"feedback_delay": 0, "warmup": 100, "share_every": 1},
@@ -40,6 +39,7 @@ AVERAGED: dict[str, tuple[dict[str, Any], int, int]] = {
     "late": ({"feedback_delay": 1, "share_every": 4}, 4, 1),
     "often and late": ({"feedback_delay": 2, "share_every": 1, "clip_norm": 0.3}, 3, 2),
     "zero": ({"method": "zero", "feedback_delay": 0, "share_every": 2}, 2, 0),
+    "inputs predicted": ({"feedback_delay": 1, "inputs": "guess", "share_every": 3}, 3, 1),
 }
 RECORDED: dict[str, Any] = {"method": "delayed(1)"}
 #: runs that are saved on the way, and taken again from there
@@ -48,7 +48,7 @@ PLACES = {2: [1, 2], 3: [1, 1, 1]}
 #: what each number of workers takes
 OF = {
     2: [*EXACT, *AVERAGED, "free", "recorded"],
-    3: ["backprop", "mixed(0.4)", "delayed", "late", "often and late"],
+    3: ["backprop", "mixed(0.4)", "delayed", "late", "inputs predicted"],
 }
 
 
