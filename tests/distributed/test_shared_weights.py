@@ -39,6 +39,7 @@ AVERAGED: dict[str, tuple[dict[str, Any], int, int]] = {
     "late": ({"feedback_delay": 1, "share_every": 4}, 4, 1),
     "often and late": ({"feedback_delay": 2, "share_every": 1, "clip_norm": 0.3}, 3, 2),
     "zero": ({"method": "zero", "feedback_delay": 0, "share_every": 2}, 2, 0),
+    "corrected": ({"method": "corrected(1, every=2)", "share_every": 4}, 4, 0),
     "inputs predicted": ({"feedback_delay": 1, "inputs": "guess", "share_every": 3}, 3, 1),
 }
 RECORDED: dict[str, Any] = {"method": "delayed(1)"}
