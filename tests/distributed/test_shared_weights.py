@@ -123,6 +123,7 @@ def averaged_by_hand(options: dict[str, Any], every: int, delay: int, mixing: bo
                     for rank, parameter in enumerate(group):
                         parameter.add_(total(own, rank) / len(own) - own[rank])
             noted = []
+    made.flush()
     with torch.no_grad():
         for group in groups:
             mean = total([p.detach().clone() for p in group], len(group) - 1) / len(group)
