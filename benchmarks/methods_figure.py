@@ -13,7 +13,13 @@ STYLE = """
   .grid { stroke: #d0d7de; stroke-width: 0.6; } @media (prefers-color-scheme: dark) { text { fill: #e6edf3; }
   .grid { stroke: #30363d; } }
 """
-COLOURS = {"backprop": "#6e7781", "local": "#1a7f37", "default": "#0969da", "delayed": "#9a6700", "corrected": "#cf222e"}
+COLOURS = {
+    "backprop": "#6e7781",
+    "local": "#1a7f37",
+    "default": "#0969da",
+    "delayed": "#9a6700",
+    "corrected": "#cf222e",
+}
 
 
 def points() -> list[tuple[str, float, float]]:

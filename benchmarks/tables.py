@@ -190,6 +190,16 @@ def routes() -> str:
     return table(["", "", "in its own forward"], rows)
 
 
+def shared_weights() -> str:
+    rows = []
+    for row in load("shared_weights")["results"]:
+        half = f" ± {row['gap_95'][1] - row['gap']:.3f}" if row["gap_95"] is not None else ""
+        gap = "–" if row["gap"] is None else f"{row['gap']:+.3f}{half}"
+        sent = f"{row['bytes_a_minibatch'] / 1024:,.0f} KiB" if row["bytes_a_minibatch"] else "–"
+        rows.append([row["row"], str(row["seeds"]), f"{row['bits']:.3f}", gap, sent])
+    return table(["", "seeds", "bits per character", "to one process, tied", "sent a minibatch"], rows)
+
+
 def before_after() -> str:
     """A row a method: its step before, and the ratio after to before, turn by turn."""
     rows = []
@@ -253,6 +263,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "before_after": before_after,
     "families": families,
     "routes": routes,
+    "shared_weights": shared_weights,
     "faults": faults,
     "identical": identical,
     **tables_processes.TABLES,

@@ -220,6 +220,7 @@ ZOO: dict[str, Case] = {
     "two inputs": Case(
         TwoInputs, lambda n: ((torch.randn(n, 6), torch.randn(n, 4)), {}), ("right", "head"), "torch.fx"
     ),
-    "tied gpt in one stage": Case(lambda: GPT(checks=False), _tokens, ("blocks.0",), "torch.fx"),
+    "tied gpt": Case(lambda: GPT(checks=False, tied=True), _tokens, ("blocks.0", "head"), "torch.fx"),
+    "tied gpt with asserts": Case(lambda: GPT(checks=True, tied=True), _tokens, ("blocks.1", "head"), "torch.export"),
     "tuple out": Case(TupleOut, lambda n: ((torch.randn(n, 5, 6),), {}), ("decoder",), "torch.fx"),
 }

@@ -33,12 +33,16 @@ def test_every_place_that_is_listed_trains(name: str) -> None:
         assert len(trainer.net.segments) == 2
 
 
-def test_tied_weights_keep_a_place_from_several_workers() -> None:
+def test_what_is_shared_crosses_between_workers_and_is_shown() -> None:
     family = FAMILIES["language_model"]
     model = family.model().double()
     *inputs, target = family.batch()
     found = {each.name: each for each in list_places(model, tuple(inputs), {}, target, family.loss)}
-    assert not found["blocks.1"].recorded
+    assert found["blocks.1"].recorded
+    assert found["blocks.1"].shared == (("embed.weight", 23 * 16 * 8),)
+    lines = places_table(list(found.values()), 6)
+    assert "² shared embed.weight: 3 KiB each way between workers" in lines
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_table_fits_a_terminal_and_begins_with_the_most_even() -> None:

@@ -85,14 +85,17 @@ def test_activations_pooling_and_flatten_stay_with_the_unit_before(monkeypatch: 
     assert [segment.name for segment in segments] == ["input", "1", "4", "5", "8"]
 
 
-def test_tied_weights_are_not_torn_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    tied = GPT(checks=False, tied=True)
-    example = ((torch.zeros(2, 4, dtype=torch.long),), {})
-    with pytest.raises(ConfigError, match="at most stages=1"):
-        split(tied, stages=2, example=example)
+def test_running_statistics_are_not_torn_apart_and_tied_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    second.running_mean = first.running_mean
+    normed = nn.Sequential(nn.Linear(6, 6), first, nn.Linear(6, 6), second, nn.Linear(6, 6))
+    with pytest.raises(ConfigError, match=r"2 places for a cut \(at '1', '4'\)"):
+        split(normed, stages=4, example=((torch.zeros(2, 6),), {}))
     fixed(monkeypatch, [1.0] * 6)
-    names = [segment.name for segment in split(GPT(checks=False), stages=6, example=example)]
-    assert names == ["input", "blocks.0", "blocks.1", "blocks.2", "norm", "head"]
+    example = ((torch.zeros(2, 4, dtype=torch.long),), {})
+    for tied in (False, True):
+        names = [segment.name for segment in split(GPT(checks=False, tied=tied), stages=6, example=example)]
+        assert names == ["input", "blocks.0", "blocks.1", "blocks.2", "norm", "head"]
 
 
 def test_the_interface_is_charged_to_the_stage_that_sends() -> None:

@@ -185,7 +185,7 @@ def test_what_all_workers_have_the_same() -> None:
     )
     configuration = options.configuration()
     del configuration["device"]
-    laid = {"queue_depth": 2, "link": "zeromq", "message_dtype": ["int8", "float32"]}
+    laid = {"queue_depth": 2, "link": "zeromq", "message_dtype": ["int8", "float32"], "share_every": 16}
     assert options.shared() == configuration | laid | {"feedback_delay": None}  # as it comes
     fixed = Options(loss=F.cross_entropy, feedback=Feedback(delay=0))
     assert (fixed.shared()["feedback_delay"], fixed.shared()["queue_depth"]) == (0, 8)
@@ -240,6 +240,8 @@ def test_feedback_refuses_what_it_cannot_do(given: dict[str, Any], said: str) ->
         ({"place": [2, 0]}, "place must be a list of how many stages each process runs, as in [2, 1], got [2, 0]"),
         ({"link": "tcp"}, "unknown link 'tcp'"),
         ({"link": "process_group", "link_key": "k"}, "link_key is 'k', and link='process_group' cannot encrypt"),
+        ({"share_every": 0}, "share_every must be a whole number of at least 1, got 0"),
+        ({"share_every": 2.5}, "share_every must be a whole number of at least 1, got 2.5"),
         ({"timeout_s": 0}, "timeout_s must be a number of seconds above 0, got 0"),
     ],
     ids=str,

@@ -41,7 +41,7 @@ MOST, RESTARTS = 64, 3
 ORDER = """
     experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast
     clip_norm clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs
-    workers place queue_depth message_dtype link_key restarts
+    workers place queue_depth message_dtype share_every link_key restarts
     validate_every early_stopping save save_every keep resume trust tensorboard json progress config
 """
 #: every option: those of the run, and the Trainer's own
@@ -366,6 +366,7 @@ def _told(training: Training) -> Any:
 
 def _close(training: Training, folder: str | None, told: bool) -> None:
     """What is left to say at the end."""
+    from syngrad.report.places_table import what_was_shared
     from syngrad.runtime import checkpoint
 
     trainer = training.trainer
@@ -373,6 +374,8 @@ def _close(training: Training, folder: str | None, told: bool) -> None:
         print(f"nothing is left to do: {trainer.epochs_done} of {training.experiment.epochs} epochs are done")
     if trainer.stopped:
         print("stopped early: the metric did not become better")
+    for line in what_was_shared(training.processes):
+        print(line)
     for name, count in trainer.guarded.items():
         print(f"stage {name}: {count} updates skipped, whose gradients were not finite or ran away")
     if folder is not None and checkpoint.found(folder):

@@ -189,14 +189,14 @@ def decouple(
         cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage.
         stages: or their number, balanced by measured cost, estimators included, when the first batch is seen.
         untie: give each module a parameter of its own where several have had one in common, with the same values. Tied
-            ones may stay so in one process; over several workers stages cannot share.
+            ones may stay so: over several workers what is shared crosses between them, see `Distributed(share_every=)`.
 
     Returns:
         The model and its cuts, for a `Trainer`.
 
     Raises:
-        CutError: for a name that is not there, a cut that cannot be made, or, over several workers, parameters shared
-            across a cut.
+        CutError: for a name that is not there, a cut that cannot be made, or, over several workers, running statistics
+            shared across a cut.
         ConfigError: for options that do not fit together, or a number of stages that the model has no room for.
     """
     if isinstance(model, list | tuple) and model and all(isinstance(stage, nn.Module) for stage in model):

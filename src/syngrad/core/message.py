@@ -73,6 +73,7 @@ class InFlight:
         received: ∂L/∂h, leaf by leaf; None until it has come, and for good where it was not wanted.
         sent, inputs: the leaves of h in their graph and those of the stage's own message, where the stage goes back
             through its forward only when the gradient has come.
+        shared: what came back for parameters that later stages use too, one by one; None where nothing did.
     """
 
     step: int
@@ -85,6 +86,7 @@ class InFlight:
     received: list[Tensor] | None = None
     sent: list[Tensor] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
+    shared: Sequence[Tensor | None] = ()
 
     def waiting_state(self) -> dict[str, Any]:
         """What a checkpoint needs of it while its feedback waits for its turn: between minibatches nothing is kept."""
@@ -171,8 +173,14 @@ class Inlet(Protocol):
 
     local: bool
 
-    def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
-        """Minibatch `step` is done with; ∂L/∂h leaf by leaf where that was wanted."""
+    def answer(self, step: int, gradients: list[Tensor] | None = None, shared: Sequence[Tensor | None] = ()) -> None:
+        """Minibatch `step` is done with.
+
+        Args:
+            step: its number.
+            gradients: ∂L/∂h leaf by leaf, where that was wanted.
+            shared: ∂L/∂θ of parameters that an earlier stage owns, None where there is none.
+        """
 
     def tell(self, step: int, truth: list[Tensor]) -> None:
         """The true ∂L/∂h of minibatch `step`, leaf by leaf."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from syngrad.core.binding import Loss, bind_to_loss
 from syngrad.errors import SyngradError
@@ -25,6 +25,7 @@ class Place:
         crosses: the shapes of the leaves that a gradient comes to.
         bytes: of those, a minibatch.
         recorded: whether it can be cut there for several workers too.
+        shared: (name, bytes) of every parameter that stages on both sides use, and that crosses between workers too.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Place:
     crosses: tuple[tuple[int, ...], ...]
     bytes: int
     recorded: bool
+    shared: tuple[tuple[str, int], ...] = ()
 
     @property
     def larger(self) -> float:
@@ -65,28 +67,28 @@ def list_places(
         leaves = crossing.leaves
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
-        listed.append(
-            Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, _recorded(model, name, segments, example))
-        )
+        shared = _shared(model, segments, k)
+        recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
+        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared))
     return listed
 
 
-def _recorded(model: nn.Module, name: str, segments: Sequence[Segment], example: Any) -> bool:
-    if segments[0].route != "forward" and not _shares(segments, name):
+def _recorded(
+    model: nn.Module, name: str, segments: Sequence[Segment], example: Any, shares: bool, unread: Sequence[int]
+) -> bool:
+    if segments[0].route != "forward" and not shares:  # what is shared may have running statistics beside it
         return True
     try:
-        split(model, cuts=[name], example=example)
+        split(model, cuts=[name], example=example, unread=lambda: unread)
     except SyngradError:
         return False
     return True
 
 
-def _shares(segments: Sequence[Segment], name: str) -> bool:
-    """Whether stages before and after a cut use one parameter."""
-    at = next(k for k, segment in enumerate(segments) if segment.name == name)
-    before = {id(p) for segment in segments[:at] for p in _used(segment)}
-    return any(id(p) in before for segment in segments[at:] for p in _used(segment))
-
-
-def _used(segment: Segment) -> list[Tensor]:
-    return [segment.tensor(name) for name in segment.parameter_names]
+def _shared(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:
+    """The parameters that segments before and from `at` on use, with their bytes."""
+    before = {name for segment in segments[:at] for name in segment.parameter_names}
+    after = {name for segment in segments[at:] for name in segment.parameter_names}
+    return tuple(
+        (name, p.numel() * p.element_size()) for name, p in model.named_parameters() if name in before and name in after
+    )

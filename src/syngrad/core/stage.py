@@ -46,6 +46,8 @@ class Stage:
         self.used = list(segment.parameters())
         #: of those, the ones that it updates: what stages share, the first of them does, by the sum of all gradients
         self.parameters = [p for p in self.used if id(p) not in elsewhere]
+        #: of these, the ones that an earlier stage owns in another worker: here they are copies, updated for themselves
+        self.copies: list[nn.Parameter] = []
         self.randomness = Randomness(seed, device)
         #: whether its message has to require a gradient for all of its parameters to get one
         self.needs_gradient = False
@@ -57,6 +59,19 @@ class Stage:
         """Those of the interface that this stage sends through, and of the predictor of its input."""
         parts = [part for part in (self.interface, self.predictor) if part is not None]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+    def adopt(self, parameter: nn.Parameter, owner: Stage) -> None:
+        """Update a parameter for oneself from now on, which another stage would have updated."""
+        owner.parameters[:] = [p for p in owner.parameters if p is not parameter]
+        self.parameters.append(parameter)
+        self.copies.append(parameter)
+
+    def give_back(self, parameter: nn.Parameter, owner: Stage) -> None:
+        """Leave its updates to that stage again."""
+        for held in (self.parameters, self.copies):
+            held[:] = [p for p in held if p is not parameter]
+        there = {parameter, *owner.parameters}
+        owner.parameters[:] = [p for p in owner.used if p in there]
 
     def run(self, *args: Any, stash: dict[str, Tensor] | None = None, **kwargs: Any) -> Any:
         """The forward pass with this stage's own randomness.

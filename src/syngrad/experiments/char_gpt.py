@@ -2,7 +2,7 @@
 
 The metric is bits per character, the mean cross-entropy in bits. Every position has a loss of its own, so the heads at
 the interfaces are token-wise: each predicts the next character from the one vector at its place. The output layer has
-weights of its own; tied to the embedding it would be used by the first stage and the last, which no cut allows.
+weights of its own.
 """
 
 from __future__ import annotations

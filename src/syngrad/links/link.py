@@ -36,6 +36,8 @@ class Kind(enum.IntEnum):
     BYE = 7
     #: backward: the true gradient of a minibatch that is done with already
     TRUTH = 8
+    #: either way: the sum over the workers on that side of what several of them have copies of
+    SHARED = 9
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from syngrad.core.interface import Interface
 from syngrad.core.memory import hold
@@ -83,6 +83,10 @@ class Actor:
         self.due: deque[StashedFlight] = deque()
         self.staleness = Staleness()
         self.named = dict(stage.segment.named_parameters())
+        #: parameters whose gradient goes back with an answer, as an earlier stage owns them, and those for which one
+        #: comes back with the answers of the next stage; the runner says which (see core/sharing.py)
+        self.carries: list[nn.Parameter] = []
+        self.passes: list[nn.Parameter] = []
 
     @property
     def interface(self) -> Interface:
@@ -132,8 +136,23 @@ class Actor:
 
     def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
         """Give the previous stage its feedback: a gradient, or the word that there is none."""
-        if self.previous is not None:
+        if self.previous is None:
+            return
+        if not self.carries:
             self.previous.answer(step, gradients)
+            return
+        shared = [parameter.grad for parameter in self.carries]
+        for parameter in self.carries:
+            parameter.grad = None
+        self.previous.answer(step, gradients, shared)
+
+    def add_shared(self, flight: InFlight, *, owned: bool = True) -> None:
+        """Add what came back for parameters that later stages use too; `owned`: for those that this stage updates."""
+        for parameter, gradient in zip(self.passes, flight.shared, strict=False):
+            if gradient is None or not (owned or any(parameter is each for each in self.carries)):
+                continue
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        flight.shared = []
 
     def tell(self, step: int, truth: list[Tensor]) -> None:
         """Give the previous stage the true gradient of a minibatch that may long have been answered."""

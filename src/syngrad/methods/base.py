@@ -30,6 +30,10 @@ class UpdateRule(ABC):
         waits: whether a stage waits for its gradient before it updates.
         options: what may be written behind the number, as in `every=4`, with what it is where it is not.
         two_answers: whether a truth comes for a minibatch that has been answered already.
+        sums: whether a stage's gradient is the true one, if a late one. What several stages share is then updated by
+            the sum of all their gradients, wherever they run; otherwise workers update copies, which are averaged.
+        carries: whether of what stages share the gradient comes back cut by cut, as that of the messages, even within
+            one process.
     """
 
     takes: ClassVar[str] = ""
@@ -37,6 +41,8 @@ class UpdateRule(ABC):
     waits: ClassVar[bool] = False
     options: ClassVar[Mapping[str, float]] = {}
     two_answers: ClassVar[bool] = False
+    sums: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
 
     @abstractmethod
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:

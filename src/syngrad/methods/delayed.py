@@ -4,8 +4,12 @@
     on feedback t:   in its turn, h.backward(received) through θ_t; what it says is added to the gradient of θ as it is
                      now; answer ∂/∂m
 
-Stage k of K then updates from minibatch t − d·(K−1−k). The stash is needed because a backward through weights that
-changed since would mix two models. d = 0 is back-propagation.
+Stage k of K then updates from minibatch t − d·(K−1−k). A parameter that several stages use counts as a part of every
+message: all of them go forward with the value that its owner, the first of them, has at minibatch t, and what they say
+of it comes back to the owner with the gradients of minibatch t. So the owner updates by the sum of one minibatch.
+
+The stash is needed because a backward through weights that changed since would mix two models. d = 0 is
+back-propagation.
 Source: DDG (Huo et al. 2018, arXiv 1804.10574), weight stashing as in PipeDream (Narayanan et al. 2019).
 """
 
@@ -30,6 +34,7 @@ class Delayed(UpdateRule):
     """
 
     takes = "minibatches"
+    sums = carries = True
 
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Go forward with the weights as they are, which are stashed where they may move before the way back."""
@@ -39,7 +44,7 @@ class Delayed(UpdateRule):
             loss = actor.training.loss(h, batch)
             loss.backward()  # no factor of the precision: float16, which has one, is refused with late gradients
             if not now.updates(actor.index):  # the way back was for the previous stage alone
-                for parameter in stage.parameters:
+                for parameter in (*stage.parameters, *actor.carries):
                     parameter.grad = None
             actor.answer(now.step, [gradient_of(leaf) for leaf in flight.inputs])
             return loss.detach()
@@ -88,8 +93,9 @@ class Delayed(UpdateRule):
         backward(flight.sent, flight.received or [])
         late.gather(actor, flight)  # through a stash the gradient lands on its copies
         if not flight.stash and not flight.updates:
-            for parameter in actor.stage.parameters:
+            for parameter in (*actor.stage.parameters, *actor.carries):
                 parameter.grad = None
+        actor.add_shared(flight, owned=flight.updates)
         actor.answer(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
 
     def _delay(self, actor: Actor) -> int:

@@ -27,7 +27,7 @@ from syngrad.tree import backward, leaves_at
 class Locked(UpdateRule):
     """One minibatch, all of whose stages wait for their gradients."""
 
-    waits = True
+    waits = sums = True
     #: whether the graph is cut at every interface, or only where another worker goes on
     cuts: ClassVar[bool] = True
 
@@ -76,7 +76,9 @@ class Backprop(Locked):
     def on_feedback(self, actor: Actor, flight: InFlight, now: Minibatch) -> None:
         """Go back with what another worker has sent; within this one the loss's own backward has."""
         if flight.sent and flight.received:
-            backward(flight.sent, flight.received)
+            # what later workers say of shared parameters goes first into one sum, as it does in one graph
+            shared = [(p, g) for p, g in zip(actor.passes, flight.shared, strict=False) if g is not None]
+            backward([*flight.sent, *(p for p, _ in shared)], [*flight.received, *(g for _, g in shared)])
         actor.answer(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
 
 
@@ -89,6 +91,7 @@ class Mixed(Locked):
     def on_feedback(self, actor: Actor, flight: InFlight, now: Minibatch) -> None:
         """Estimate, learn from what was received, go back with the mixture, answer."""
         received, sent, inputs = flight.received or [], flight.sent, flight.inputs
+        actor.add_shared(flight)
         policy = actor.training.policy
         if not sent:  # h has no differentiable leaf
             actor.answer(flight.step, [gradient_of(leaf) for leaf in inputs])

@@ -30,6 +30,7 @@ class Method:
         waits: whether a stage waits for its gradient before it updates.
         every: a truth comes for every n-th minibatch; 0 for methods to which that is nothing.
         weight: of what the truth adds.
+        sums: whether its gradients are the true ones, if late ones.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     waits: bool = field(default=False, compare=False)
     every: int = 0
     weight: float = 1.0
+    sums: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check_delay(f"method {self.name!r}:", self.delay)
@@ -119,6 +121,16 @@ class Policy:
         true_feedback = self.method.estimates and self.feedback == "true" and self.wants_feedback(step)
         at_once = self.method.delay == 0 and self.corrects(step)
         return self.method.waits or step < self.warmup or true_feedback or at_once
+
+    @property
+    def averages(self) -> bool:
+        """Whether workers update copies of what they share, and average them now and then (after the warm-up)."""
+        exact = self.method.estimates and self.feedback == "true" and self.feedback_every == 1
+        return not (self.method.sums or exact)
+
+    def sums(self, step: int) -> bool:
+        """Whether what stages share is updated by the sum of all gradients of minibatch `step`, wherever they run."""
+        return 0 <= step < self.warmup or not self.averages
 
     def lam(self, step: int) -> float:
         """The λ of minibatch `step` where it is locked: 1 in the warm-up, for back-propagation and for a truth."""

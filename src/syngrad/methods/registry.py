@@ -41,7 +41,9 @@ def parse(text: str | Method) -> Method:
             raise unknown("method", text.name, RULES)
         known = RULES[text.name]  # one that was made by hand does not say what its rule is like
         every = text.every or int(known.options.get("every", 0))
-        made = replace(text, takes=known.takes, estimates=known.estimates, waits=known.waits, every=every)
+        made = replace(
+            text, takes=known.takes, estimates=known.estimates, waits=known.waits, sums=known.sums, every=every
+        )
         return text if repr(made) == repr(text) else made
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*", str(text))
     name = match[1] if match else str(text)
@@ -65,7 +67,7 @@ def parse(text: str | Method) -> Method:
     elif argument is not None:
         raise ConfigError(f"method {name!r} takes no number, got {text!r}")
     exact = rule.takes == "minibatches" and bool(argument)
-    return Method(name, lam, delay, exact, rule.takes, rule.estimates, rule.waits, **options)
+    return Method(name, lam, delay, exact, rule.takes, rule.estimates, rule.waits, sums=rule.sums, **options)
 
 
 def split_row(text: str) -> tuple[Method, str]:

@@ -141,7 +141,8 @@ class Updates:
         self.stage_names = [stage.name for stage in stages if any(p.requires_grad for p in stage.parameters)]
         #: stages that have not moved yet, where somebody has them watched
         self.standing = StandingStages()
-        self._parts = [part for part in parts if part.parameters]
+        # those without parameters too: a stage's may be given to another one, and back
+        self._parts = parts
         self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
 
     def step_all(self) -> None:

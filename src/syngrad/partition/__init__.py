@@ -75,7 +75,7 @@ def split(
         interface_cost: message → seconds that are added to the stage that sends it.
         unread: the positions in the flattened output of what nobody reads, which a recording leaves out; None for none.
         alone: whether the segments are always run one after the other in one process: then they may be parts of the
-            user's own forward, and share parameters.
+            user's own forward, and share running statistics. Parameters may be shared anyhow.
 
     Raises:
         CutError: where the model cannot be cut so, naming what to write instead.

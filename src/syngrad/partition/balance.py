@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from syngrad.errors import ConfigError, SyngradError, first_line
-from syngrad.partition.cuts import Program, shared, trains
+from syngrad.partition.cuts import Program, shared_statistics, trains
 from syngrad.partition.example import Example, UnitError, said
 from syngrad.partition.segment import FIRST, Segment, segment_parameters
 from syngrad.preserve_state import preserve_state
@@ -79,13 +79,13 @@ def choose(
 
 
 def separable(model: nn.Module, program: Program, candidates: Sequence[str], sharing: bool = False) -> list[str]:
-    """The candidates left once nothing tied is torn apart (but where stages may share) and every unit has something to
-    train. A unit without parameters (an activation, a pooling) joins the one before it: the smaller message is then the
-    one that is sent.
+    """The candidates left once no running statistic is torn apart (but where stages may share it) and every unit has
+    something to train. A unit without parameters (an activation, a pooling) joins the one before it: the smaller
+    message is then the one that is sent.
     """
     cuts = list(candidates)
-    tied = [] if sharing else shared(model, program.uses(cuts))
-    torn = {cut for first, _, last, _ in tied for cut in cuts[first:last]}
+    common = [] if sharing else shared_statistics(model, program.uses(cuts))
+    torn = {cut for first, _, last, _ in common for cut in cuts[first:last]}
     cuts = [cut for cut in cuts if cut not in torn]
     kept: list[str] = []
     started = False  # whether some unit so far trains: what comes before the first such unit joins it

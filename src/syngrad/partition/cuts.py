@@ -208,15 +208,15 @@ def trains(model: nn.Module, used: Sequence[str]) -> bool:
     return any(find_tensor(model, name).requires_grad for name in used if _is_state(model, name))
 
 
-def shared(model: nn.Module, uses: Sequence[Sequence[str]]) -> list[tuple[int, str, int, str]]:
-    """Tensors that two stages would both write: (first stage, name there, last stage, name there), one per tensor.
+def shared_statistics(model: nn.Module, uses: Sequence[Sequence[str]]) -> list[tuple[int, str, int, str]]:
+    """Running statistics that two stages would both move: (first stage, name there, last stage, name there), one each.
 
-    Parameters, and the running statistics of norms. A constant buffer, a mask say, may be read anywhere.
+    A parameter may be used anywhere: its first stage updates it. So may a constant buffer, a mask say.
     """
     places: dict[int, list[tuple[int, str]]] = {}
     for stage, names in enumerate(uses):
         for name in names:
-            if _is_state(model, name):
+            if _is_statistic(model, name):
                 places.setdefault(id(find_tensor(model, name)), []).append((stage, name))
     return [(*found[0], *found[-1]) for found in places.values() if found[0][0] != found[-1][0]]
 
@@ -235,7 +235,7 @@ def places(model: nn.Module, program: Program, sharing: bool = False) -> list[st
     Args:
         model: the user's.
         program: it, in execution order.
-        sharing: whether stages may share parameters.
+        sharing: whether stages may share running statistics: in one process.
     """
     found: dict[str, int] = {}
     for depth in range(DEPTHS + 1):
@@ -252,7 +252,7 @@ def _imbalance(model: nn.Module, program: Program, name: str, sharing: bool) -> 
         uses = program.uses([name])
     except PlaceError:
         return None
-    if not all(trains(model, used) for used in uses) or (not sharing and shared(model, uses)):
+    if not all(trains(model, used) for used in uses) or (not sharing and shared_statistics(model, uses)):
         return None
     if not program.closed(name):
         return None
@@ -261,24 +261,22 @@ def _imbalance(model: nn.Module, program: Program, name: str, sharing: bool) -> 
 
 
 def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharing: bool = False) -> None:
-    """Refuse stages that have nothing to train, and, unless that is allowed, stages that share a parameter."""
+    """Refuse stages that have nothing to train, and, unless that is allowed, stages that share running statistics."""
     uses = program.uses(cuts)
     stages = [FIRST, *cuts]
-    for first, first_name, last, last_name in [] if sharing else shared(model, uses):
-        what = "parameter" if isinstance(find_tensor(model, first_name), nn.Parameter) else "running statistic"
+    for first, first_name, last, last_name in [] if sharing else shared_statistics(model, uses):
         together = (
             f"cut so that both are in one stage (leave out {', '.join(map(repr, cuts[first:last]))}), or train in one "
-            "process, where stages may share"
+            "process, where stages may share them"
         )
-        start = f"{what} {first_name!r} (stage {stages[first]!r})"
+        start = f"running statistic {first_name!r} (stage {stages[first]!r})"
         if first_name == last_name:
             raise CutError(
                 f"{start} is used again in stage {stages[last]!r}: give that stage a module of its own, or {together}"
             )
-        copy = f"nn.Parameter(model.{_spelled(last_name)}.clone())" if what == "parameter" else "a copy of its own"
         raise CutError(
-            f"{start} and {last_name!r} (stage {stages[last]!r}) are one tensor: "
-            f"untie them, model.{_spelled(last_name)} = {copy}, or {together}"
+            f"{start} and {last_name!r} (stage {stages[last]!r}) are one tensor: give model.{_spelled(last_name)} a "
+            f"copy of its own, or {together}"
         )
     for index, used in enumerate(uses):
         if trains(model, used):
@@ -294,7 +292,13 @@ def check_stages(model: nn.Module, program: Program, cuts: Sequence[str], sharin
 def _is_state(model: nn.Module, name: str) -> bool:
     owner, attribute = owner_of(model, name)
     value: object = getattr(owner, attribute)
-    return isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and isinstance(owner, _NormBase))
+    return isinstance(value, nn.Parameter) or _is_statistic(model, name)
+
+
+def _is_statistic(model: nn.Module, name: str) -> bool:
+    owner, attribute = owner_of(model, name)
+    value: object = getattr(owner, attribute)
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and isinstance(owner, _NormBase)
 
 
 def _spelled(name: str) -> str:

@@ -127,8 +127,11 @@ class Part(nn.Module):
         module = self.graph_module
         for table, key, owner, attribute in self._homes:
             # The user may have moved or replaced the tensor since (`model.to(device)` makes new buffers). Straight from
-            # table to table: this runs at every step, for every parameter of an exported stage.
-            vars(module)[table][key] = vars(owner)[table][attribute]
+            # table to table: this runs at every step, for every parameter of an exported stage. What stands in for a
+            # parameter in this very call (weights as they were) is no Parameter, and stays.
+            tensors = vars(module)[table]
+            if table == "_buffers" or isinstance(tensors[key], nn.Parameter):
+                tensors[key] = vars(owner)[table][attribute]
         if self.inputs is not None:
             result = module(*self.inputs.leaves(args, kwargs))
         else:

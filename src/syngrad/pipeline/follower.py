@@ -78,6 +78,7 @@ class Follower(Peer):
             "load": self._load,
             "settle": self._settle,
             "state": self._state,
+            "shared": lambda _: self.shared_now(),
             "epoch": self._epoch,
             "options": lambda given: state.put_options(self.runner, given),
             "flush": lambda _: self.runner.flush(),
@@ -92,23 +93,13 @@ class Follower(Peer):
         previous, runner = self.control.previous, self.runner
         assert previous is not None
         message, context = previous.message(frame, runner.own[0].arriving, self.work.device)
-        self.trace.minibatch = frame.minibatch
         if frame.minibatch != runner.count:
             raise MessageError(f"minibatch {frame.minibatch} came, and {runner.count} was due")
-        with self.trace.span("work"):
-            runner.step(Batch((message,), {}, context, frame.scale, batch_size(message), frame.wanted))
+        self.train(Batch((message,), {}, context, frame.scale, batch_size(message), frame.wanted))
 
     def _train_next(self, batches: Iterator[Any]) -> Callable[[], None]:
         """What trains on the next minibatch of the data, which this worker reads itself."""
-        runner = self.runner
-
-        def train() -> None:
-            batch = self.work.read(next(batches))
-            self.trace.minibatch = runner.count
-            with self.trace.span("work"):
-                runner.step(batch)
-
-        return train
+        return lambda: self.train(self.work.read(next(batches)))
 
     def _endless(self) -> Iterator[Any]:
         empty = 0
@@ -125,6 +116,11 @@ class Follower(Peer):
             self.data.load(data["place"])
         state.put(runner, data["part"])
         state.put_common(runner, data["part"])
+        copies = data["part"]["copies"]
+        state.put_copies(runner, self.span, copies[0]["moments"] if copies else {})
+        if self.copies is not None and copies:
+            self.copies.put(copies[0]["values"])
+            self.copies.pending = copies[0]["pending"]
         runner.progress.train_s = float(data["train_s"])
         if not runner.net.model.training:
             runner.net.model.train()
@@ -135,7 +131,10 @@ class Follower(Peer):
 
     def _state(self, _: Any) -> dict[str, Any]:
         self.runner.settle()
-        return {**state.take(self.runner, self.span), "process": self.report()}
+        part = {**state.take(self.runner, self.span), "process": self.report(), "copies": []}
+        if (own := self.averaging) is not None:
+            part["copies"] = [state.take_copies(self.runner, self.span, own.values(), own.pending)]
+        return part
 
     def _epoch(self, measured: Any) -> None:
         self.runner.progress.epochs += 1

@@ -23,6 +23,7 @@ from syngrad.pipeline.control import GO
 from syngrad.pipeline.evaluation import PipelineEvaluation
 from syngrad.pipeline.neighbours import Next
 from syngrad.pipeline.peer import Layout, Peer, Work
+from syngrad.pipeline.shared_copies import mean
 from syngrad.runtime import state
 from syngrad.runtime.runner import KnownLoss, Runner
 
@@ -75,11 +76,14 @@ class Leader(Peer):
         }
         self.rendezvous.post("plan", plan)
         self.link()
+        self._check_copies()
         others = [state.take(runner, span) for span in self.layout.spans[1:]]
         train_s = runner.progress.train_s
         self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
         self.allowed = runner.count
         self.release()
+        if self.copies is not None:
+            self.copies.pending = [each for part in self._own_copies() for each in part["pending"]]
         runner.expect()
 
     def _costs(self, runner: Runner) -> list[float]:
@@ -114,9 +118,7 @@ class Leader(Peer):
 
     def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
-        with self.trace.span("work"):
-            self.trace.minibatch = self.runner.count
-            self.runner.step(batch)
+        self.train(batch)
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
@@ -163,13 +165,23 @@ class Leader(Peer):
     def gather(self) -> None:
         """Take everything that the others have trained into this worker's runner: it is whole then."""
         found = self.control.order("state")
+        runner, own, mine = self.runner, self.averaging, []
+        if own is not None:
+            values = {name: value.clone() for name, value in own.values().items()}
+            mine = [state.take_copies(runner, self.span, values, own.pending)]
+        runner.copies = []
         for part in found:
-            state.put(self.runner, part)
+            state.put(runner, part, borrowed=False)
+        if own is not None:
+            runner.copies = [*mine, *runner.copies]
+            self._put_shared(self._mean())
         self.worker_reports = [self.report(), *(part["process"] for part in found)]
         self.runner.divided = False
 
     def release(self) -> None:
         """Give up what of it others hold."""
+        for part in self._own_copies():
+            self._put_shared(part["values"])
         self.runner.divided = True
         state.release(self.runner, self.span)
 
@@ -196,7 +208,43 @@ class Leader(Peer):
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Mean loss and metric, by the stages where they are; nothing learns."""
-        return PipelineEvaluation(self.runner, self.control, self.work.metric).lead(loader, self.work.read)
+        evaluation = PipelineEvaluation(self.runner, self.control, self.work.metric)
+        return evaluation.lead(loader, self.work.read, self._shared_now())
+
+    def _shared_now(self) -> dict[str, Any]:
+        """What stages of several workers share, as a checkpoint made now would have it."""
+        if not self.apart or not self.runner.divided:  # they are together here already
+            return {each.name: each.parameter.detach() for each in self.apart}
+        parts = [self.shared_now(), *self.control.order("shared")]
+        if self.averaging is not None:
+            return mean(parts, self.averaging.users)
+        return {name: value for part in parts for name, value in part.items()}
+
+    def _mean(self) -> dict[str, Any]:
+        """Of all workers' copies as they were gathered."""
+        assert self.copies is not None
+        return mean([each["values"] for each in self.runner.copies], self.copies.users)
+
+    def _own_copies(self) -> list[dict[str, Any]]:
+        """This worker's own among those that were gathered; an empty list where there are none."""
+        return [each for each in self.runner.copies if tuple(each["span"]) == tuple(self.span)]
+
+    def _put_shared(self, values: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for each in self.apart:
+                if each.name in values:
+                    each.parameter.copy_(values[each.name])
+
+    def _check_copies(self) -> None:
+        """Forget copies of another layout, or that what was gathered is no longer the mean of: all begin with that."""
+        runner = self.runner
+        if [tuple(each["span"]) for each in runner.copies] == list(self.layout.spans) and self.copies is not None:
+            found = self._mean()
+            if all(
+                torch.equal(each.parameter.cpu(), found[each.name].cpu()) for each in self.apart if each.name in found
+            ):
+                return
+        runner.copies = []
 
     def finish(self, history: dict[str, Any]) -> None:
         """The run is over: every worker gets the whole model and the history."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from syngrad.core.message import AwaitedInput, InFlight
 from syngrad.errors import ConfigError, LinkError, clean
 from syngrad.links.link import Frame, Kind, Link
 from syngrad.links.message_dtype import pack, unpack
+from syngrad.pipeline.shared_values import SharedValues
 from syngrad.runtime.timeline import Timeline
 from syngrad.tree import map_tensors, to_device
 
@@ -57,6 +58,10 @@ class Neighbour:
         self.link, self.trace, self.timeout_s = link, trace, timeout_s
         self.forward_dtype, self.backward_dtype = dtypes
         self.others: list[Neighbour] = []
+        #: parameters that stages at both sides use
+        self.shared = SharedValues()
+        #: takes a sum of their copies, where every worker has one of its own (pipeline/shared_copies.py)
+        self.took: Callable[[Frame], None] | None = None
         self.ahead: deque[Frame] = deque()
         #: bytes that training itself has sent: neither what is evaluated, nor orders, nor whole models
         self.sent_bytes = 0
@@ -78,12 +83,29 @@ class Neighbour:
         frame = self.link.receive(timeout_s)
         if frame is None:
             return None
-        if type(frame.body) is not list or (frame.kind != Kind.REPLY and len(frame.body) != 2):
+        if type(frame.body) is not list or not self._whole(frame.kind, len(frame.body)):
             raise LinkError(f"{self.link.peer} sent a {frame.kind.name} that is none; run one version everywhere")
         if frame.kind == Kind.FAILED:
             kind, text = frame.body
             raise RemoteError(clean(str(kind), 80), clean(str(text)))
         return frame
+
+    def _whole(self, kind: Kind, length: int) -> bool:
+        """Whether a body of so many parts is one; what is shared travels with messages and with what comes back."""
+        if kind in (Kind.REPLY, Kind.SHARED):
+            return kind == Kind.REPLY or (self.took is not None and length == 1)
+        return length == 2 or (length == 3 and bool(self.shared) and kind in (Kind.MESSAGE, Kind.DONE))
+
+    def share(self, step: int, sums: dict[str, Tensor]) -> None:
+        """Hand on a sum of copies, of the round of minibatch `step`."""
+        with self.trace.span("send"):
+            self._send(Frame(Kind.SHARED, step, body=[sums]), counted=True)
+
+    def _taken(self, frame: Frame) -> bool:
+        """Whether a frame was such a sum, which is taken then."""
+        if frame.kind == Kind.SHARED and self.took is not None:
+            self.took(frame)
+        return frame.kind == Kind.SHARED
 
     def _send(self, frame: Frame, counted: bool = False) -> None:
         """Send, `counted` where the frame is training's own; a lost link is a RemoteError if the other end said why."""
@@ -143,7 +165,7 @@ class Next(Neighbour):
         """Wait until one more minibatch may go."""
         queue = self.evaluating if kind == Kind.EVALUATE else self.outstanding
         while len(queue) >= self.depth:
-            self._take(wait=True)
+            self.take(wait=True)
 
     def send(self, flight: InFlight, h: Any, context: Any, where: list[int], kind: Kind = Kind.MESSAGE) -> None:
         """Pass a message on, with its context; `where` the differentiable leaves stand in the flattened h."""
@@ -153,6 +175,7 @@ class Next(Neighbour):
             body = [
                 _packed(h, where, self.forward_dtype if training else "float32"),
                 map_tensors(torch.Tensor.detach, context),
+                *(self.shared.values(flight.step) if training else ()),
             ]
             self._send(Frame(kind, flight.step, flight.scale, flight.wanted, body), training)
         (self.outstanding if training else self.evaluating).append(flight)
@@ -161,19 +184,19 @@ class Next(Neighbour):
 
     def poll(self) -> None:
         """Take in what has come, without waiting."""
-        while (self.outstanding or self.truths) and self._take(wait=False):
+        while (self.outstanding or self.truths) and self.take(wait=False):
             continue
 
     def until(self, step: int, truth: bool = False) -> None:
         """Wait until minibatch `step`, and all before it, have come back, or the truths of those that have any."""
         queue = self.truths if truth else self.outstanding
         while queue and queue[0].step <= step:
-            self._take(wait=True)
+            self.take(wait=True)
 
     def order(self, name: str, data: Any) -> list[Any]:
         """Have all workers after this one do something at this place in the stream; the nearest one's answer first."""
         self._send(Frame(Kind.ORDER, body=[name, data]))
-        while (frame := self._take(wait=True)) is None or frame.kind != Kind.REPLY:
+        while (frame := self.take(wait=True)) is None or frame.kind != Kind.REPLY:
             continue
         parts: list[Any] = frame.body
         return parts
@@ -182,7 +205,8 @@ class Next(Neighbour):
         """An order that nobody answers."""
         self._send(Frame(Kind.ORDER, body=[name, data]))
 
-    def _take(self, wait: bool) -> Frame | None:
+    def take(self, wait: bool) -> Frame | None:
+        """Take in the next frame; None where there is none yet."""
         frame = self._receive(WAIT_NEXT, wait)
         if frame is None:
             return None
@@ -190,14 +214,14 @@ class Next(Neighbour):
             self._done(frame)
         elif frame.kind == Kind.TRUTH:
             self._come(self._due(self.truths, frame, "knows the truth of"), frame.body[0])
-        elif frame.kind != Kind.REPLY:
+        elif not self._taken(frame) and frame.kind != Kind.REPLY:
             raise LinkError(
                 f"{self.link.peer} sent a {frame.kind.name} backward, which it may not; run one version of it"
             )
         return frame
 
     def _done(self, frame: Frame) -> None:
-        gradients, losses = frame.body
+        gradients, losses, *shared = frame.body
         if not isinstance(losses, list) or not all(map(_is_loss, losses)):
             raise LinkError(f"{self.link.peer} sent losses that are none; run one version everywhere")
         self.losses.extend(losses)
@@ -209,6 +233,7 @@ class Next(Neighbour):
             return
         flight = self._due(queue, frame, "is done with")
         if gradients is not None:
+            flight.shared = self.shared.gradients(shared, self.link.peer) if shared else ()
             self._come(flight, gradients)
 
     def _due(self, queue: deque[InFlight], frame: Frame, what: str) -> InFlight:
@@ -240,9 +265,11 @@ class Previous(Neighbour):
 
     def receive(self) -> Frame:
         """What comes next, waiting for it."""
-        frame = self._receive(WAIT_PREVIOUS, wait=True)
-        assert frame is not None
-        return frame
+        while True:
+            frame = self._receive(WAIT_PREVIOUS, wait=True)
+            assert frame is not None
+            if not self._taken(frame):
+                return frame
 
     def poll(self) -> None:
         """Take in what has come for predictions of the input, without waiting."""
@@ -251,7 +278,9 @@ class Previous(Neighbour):
 
     def until_next(self) -> None:
         """Wait for one more frame."""
-        self._sort(self.receive())
+        frame = self._receive(WAIT_PREVIOUS, wait=True)
+        assert frame is not None
+        self._sort(frame)
 
     def next(self, wait: bool) -> Frame | None:
         """The next frame that is no message, which :attr:`sent` keeps; None where there is none yet."""
@@ -261,7 +290,8 @@ class Previous(Neighbour):
         return self.control.popleft() if self.control else None
 
     def _sort(self, frame: Frame) -> None:
-        (self.sent if frame.kind == Kind.MESSAGE else self.control).append(frame)
+        if not self._taken(frame):
+            (self.sent if frame.kind == Kind.MESSAGE else self.control).append(frame)
 
     def take_inputs(
         self,
@@ -307,16 +337,18 @@ class Previous(Neighbour):
 
     def message(self, frame: Frame, where: list[int], device: torch.device | None) -> tuple[Any, Any]:
         """(the message, its context) of a frame, on this worker's device."""
-        packed, context = frame.body
+        packed, context, *shared = frame.body
+        self.shared.put(shared, self.link.peer)
         made = _unpacked(packed, where, "float32" if frame.kind == Kind.EVALUATE else self.forward_dtype)
         return (made, context) if device is None else (to_device(made, device), to_device(context, device))
 
-    def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
+    def answer(self, step: int, gradients: list[Tensor] | None = None, shared: Sequence[Tensor | None] = ()) -> None:
         """Minibatch `step` is done with, negative where it was only evaluated; ∂L/∂h where that was wanted."""
         training = step >= 0
         with self.trace.span("send" if training else "evaluate"):
             packed = None if gradients is None else pack(gradients, self.backward_dtype)
-            self._send(Frame(Kind.DONE, step, body=[packed, self.losses()]), training)
+            body = [packed, self.losses(), *([list(shared)] if shared else ())]
+            self._send(Frame(Kind.DONE, step, body=body), training)
 
     def tell(self, step: int, truth: list[Tensor]) -> None:
         """The true ∂L/∂h of minibatch `step`."""
@@ -332,7 +364,7 @@ def _waited_for(frame: Frame, what: str) -> str:
     """What a wait is called that this frame has ended: only those for minibatches to train on are waits in training."""
     if frame.kind == Kind.EVALUATE or (frame.kind == Kind.DONE and frame.minibatch < 0):
         return "evaluate"
-    return what if frame.kind in (Kind.MESSAGE, Kind.DONE, Kind.TRUTH) else "orders"
+    return what if frame.kind in (Kind.MESSAGE, Kind.DONE, Kind.TRUTH, Kind.SHARED) else "orders"
 
 
 def _is_loss(pair: Any) -> bool:

@@ -21,6 +21,8 @@ DEEPEST = 10_000
 #: minibatches under way where nobody says how many. True gradients that come late are as late as that, and with eight
 #: they cost more of the metric than they gain in speed (benchmarks/async_accuracy); an estimate does not mind
 DEPTH, DEPTH_OF_DELAYED = 8, 2
+#: minibatches between two averagings of what workers share (benchmarks/shared_weights)
+SHARE_EVERY = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Distributed:
             through the CPU; neither encrypted nor guarded).
         link_key: a file with a secret that all workers share; traffic is then encrypted, and both ends prove
             themselves.
+        share_every: minibatches between two averagings of what stages of several processes share, tied weights say, by
+            methods whose stages wait for no true gradient; by the others it is updated by the sum of all gradients.
         timeout_s: seconds, the longest wait for another worker that still runs.
         trace: whether spans of time are kept.
         record: whether `history.record` says what was applied when.
@@ -77,6 +81,14 @@ class Distributed:
             flag=Flag("text", "A secret that all hosts have; links are then encrypted.", metavar="FILE"),
         ),
     )
+    share_every: int = field(
+        default=SHARE_EVERY,
+        metadata=about(
+            recorded=False,
+            shared=True,
+            flag=Flag("whole", "Minibatches between two averagings of what workers share.", shown=str(SHARE_EVERY)),
+        ),
+    )
     timeout_s: float = field(default=600.0, metadata=about(recorded=False))
     trace: bool = field(default=False, metadata=about(recorded=False))
     record: bool = field(default=False, metadata=about(recorded=False))
@@ -88,6 +100,10 @@ class Distributed:
             if depth is None or not 1 <= depth <= DEEPEST:
                 raise ConfigError(f"queue_depth must be a whole number from 1 to {DEEPEST}, got {self.queue_depth!r}")
             object.__setattr__(self, "queue_depth", depth)
+        every = whole(self.share_every)
+        if every is None or every < 1:
+            raise ConfigError(f"share_every must be a whole number of at least 1, got {self.share_every!r}")
+        object.__setattr__(self, "share_every", every)
         self.dtypes  # noqa: B018  it checks them
         if self.link not in LINKS:
             raise unknown("link", self.link, LINKS)

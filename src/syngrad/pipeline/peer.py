@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from syngrad.core.batch import Batch
 from syngrad.core.memory import peak_memory_bytes
+from syngrad.core.sharing import SharedParameter
 from syngrad.errors import ConfigError, SyngradError, clean, first_line
 from syngrad.links import LINKS
 from syngrad.links.link import Link, LinkRequest
@@ -31,6 +32,8 @@ from syngrad.pipeline.control import ControlChannel, lasts, raised
 from syngrad.pipeline.failures import introduce, lasting, report_failure
 from syngrad.pipeline.neighbours import Next, Previous, RemoteError
 from syngrad.pipeline.options import Distributed
+from syngrad.pipeline.shared_copies import SharedCopies
+from syngrad.pipeline.shared_values import SharedValues
 from syngrad.runtime.channel import Neighbours
 from syngrad.runtime.runner import Runner
 from syngrad.runtime.state import Span
@@ -107,6 +110,10 @@ class Peer:
         self.bound: Runner | None = None
         self.linked: ControlChannel | None = None
         self.layout = Layout([], [])
+        #: parameters that stages of several workers use
+        self.apart: list[SharedParameter] = []
+        #: where each updates a copy of its own
+        self.copies: SharedCopies | None = None
 
     @property
     def runner(self) -> Runner:
@@ -125,6 +132,11 @@ class Peer:
         """The stages that this worker runs."""
         return self.layout.spans[self.place.rank]
 
+    @property
+    def averaging(self) -> SharedCopies | None:
+        """This worker's copies of what it shares, where they have gone their own ways by now."""
+        return self.copies if self.copies is not None and self.runner.count > self.runner.policy.warmup else None
+
     def link(self) -> None:
         """Make this worker's links, and let its runner run between them."""
         work, runner, (lo, hi) = self.work, self.runner, self.span
@@ -136,12 +148,57 @@ class Peer:
         exact = not work.free or work.distributed.record
         self.linked = connect(self.rendezvous, self.layout, work.distributed, self.trace, depth, work.device, exact)
         previous, following = self.linked.previous, self.linked.next
+        starts = [start for start, _ in self.layout.spans]
+        self.apart = [each for each in runner.shared if any(map(each.crosses, starts))]
+        for neighbour, start in ((previous, lo), (following, hi)):
+            if neighbour is not None:
+                crossing = [each for each in self.apart if each.crosses(start)]
+                neighbour.shared = SharedValues(crossing, lambda step: policy.sums(step) or policy.sums(step - 1))
+        if policy.averages and self.apart:
+            self._copy(previous, following)
         runner.attach(Neighbours(lo, hi, previous, following, work.free, depth))
         if work.unlocked and following is not None:
             following.ahead_by = depth + 1
         runner.probe = None  # it needs the whole network
         if previous is not None:
             previous.losses = self._losses
+
+    def _copy(self, previous: Previous | None, following: Next | None) -> None:
+        """Have this worker's stages update what they share with others for themselves, and average it now and then."""
+        work, runner, (lo, hi) = self.work, self.runner, self.span
+        if work.distributed.record:
+            raise ConfigError(
+                f"record=True cannot tell when copies of {self.apart[0].name!r}, which workers share, were averaged; "
+                "give feedback=Feedback(delay=…), with which a run repeats itself, or decouple(…, untie=True)"
+            )
+        delay = None if work.free else runner.policy.feedback_delay
+        self.copies = SharedCopies(
+            self.apart, self.layout.spans, self.place.rank, work.distributed.share_every, runner.policy.warmup, delay,
+            previous, following,
+        )  # fmt: skip
+        for each in self.apart:
+            if each.users[0] < lo and (here := [user for user in each.users if lo <= user < hi]):
+                runner.stages[here[0]].adopt(each.parameter, runner.stages[each.users[0]])
+
+    def train(self, batch: Batch) -> None:
+        """Train on a minibatch, and take part in averaging what is shared."""
+        runner = self.runner
+        if self.copies is not None:
+            self.copies.before(runner.count)
+        self.trace.minibatch = runner.count
+        with self.trace.span("work"):
+            runner.step(batch)
+        if self.copies is not None:
+            self.copies.after(runner.count - 1)
+
+    def shared_now(self) -> dict[str, Tensor]:
+        """Of what stages of several workers share, this worker's copies; where there are none, what it owns."""
+        return self.averaging.values() if self.averaging is not None else self.owned()
+
+    def owned(self) -> dict[str, Tensor]:
+        """Of the parameters that stages of several workers use, those that this worker updates."""
+        lo, hi = self.span
+        return {each.name: each.parameter.detach() for each in self.apart if lo <= each.users[0] < hi}
 
     def _losses(self) -> list[list[float]]:
         """What is to go further back: this worker's own losses, and those that have come from the next one."""
@@ -166,8 +223,15 @@ class Peer:
             "stages": list(self.span),
             "bytes_sent": sum(each.sent_bytes for each in neighbours),
             "peak_memory_bytes": peak_memory_bytes(),
+            "shared": self._shared_with_next(),
             **self.trace.state(),
         }
+
+    def _shared_with_next(self) -> list[list[Any]]:
+        """[name, bytes each way, minibatches between two times] of each trained parameter that crosses to the next."""
+        every = 1 if self.copies is None else self.copies.every
+        crossing = [each for each in self.apart if each.crosses(self.span[1]) and each.parameter.requires_grad]
+        return [[each.name, each.bytes, every] for each in crossing]
 
     def failed(self, error: BaseException) -> None:
         """Tell the launcher, and then everybody, that this worker is at its end, and why."""
@@ -196,6 +260,10 @@ class Peer:
             if self.linked is not None:
                 ends.callback(self.linked.close)
         if self.bound is not None:
+            for stage in self.bound.stages:
+                for parameter in list(stage.copies):
+                    first = next(each.users[0] for each in self.apart if each.parameter is parameter)
+                    stage.give_back(parameter, self.bound.stages[first])
             self.bound.divided = False
             self.bound.attach(Neighbours(0, len(self.bound.stages)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,12 +39,12 @@ class LocalChannel:
         assert message is not None
         return message
 
-    def answer(self, step: int, gradients: list[Tensor] | None = None) -> None:
+    def answer(self, step: int, gradients: list[Tensor] | None = None, shared: Sequence[Tensor | None] = ()) -> None:
         """Minibatch `step` is done with; what the sender kept of it goes, unless it has got its gradient."""
         flight = self.outstanding.popleft()
         assert flight.step == step, "feedback comes back in the order in which messages went"
         if gradients is not None:
-            flight.received = gradients
+            flight.received, flight.shared = gradients, shared
             self.arrived.append(flight)
 
     def tell(self, step: int, truth: list[Tensor]) -> None:

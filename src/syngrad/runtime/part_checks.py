@@ -28,6 +28,7 @@ _GUARDED = ("counts", "references", "updates")
 #: what is kept of a minibatch that is in flight
 FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates", "context", "scale", "estimates", "sampled")
 _WAITING = InFlight(0).waiting_state().keys()
+_COPIES = {"span", "values", "moments", "pending"}
 _AWAITED = {each.name for each in fields(AwaitedInput)}
 
 #: where minibatches are in flight
@@ -66,6 +67,7 @@ def check_part(runner: Runner, part: Mapping[str, Any], held: Sequence[Held]) ->
             _in_flight(runner, actor, {name: part[name][index] for name in _QUEUES})
             Staleness(**part["staleness"][index])
         _plain(runner, part, lo, hi)
+        _copies(runner, part.get("copies", ()))
         if isinstance(runner.loss, nn.Module) and hi == len(runner.stages):
             check_tensors(runner.loss.state_dict(), part["loss"], "the loss")
         _common(runner, part)
@@ -176,11 +178,31 @@ def _in_flight(runner: Runner, actor: Actor, kept: Mapping[str, Any]) -> None:
             _message(stage.interface, each["estimates"])
             _like_example(runner, each["context"], "target")
         float(each["scale"])
-    for step, turn, received in kept["due"]:
+    for step, turn, received, *shared in kept["due"]:
         if _whole(step, "a minibatch") not in steps:
             raise ValueError(f"a gradient came for minibatch {step}, which is not in flight")
         _whole(turn, "a minibatch")
         _message(stage.interface, list(received))
+        for gradients in shared:
+            for gradient, parameter in zip(gradients, actor.passes, strict=True) if gradients else ():
+                if gradient is not None:
+                    _same(gradient, parameter, "a gradient of what stages share")
+
+
+def _copies(runner: Runner, copies: Sequence[Mapping[str, Any]]) -> None:
+    """Workers' own copies of parameters that stages share."""
+    shared = {each.name: each.parameter for each in runner.shared}
+    groups = {p: (o, group) for o in runner.updates.optimizers for group in o.param_groups for p in group["params"]}
+    for each in copies:
+        if each.keys() != _COPIES or len([_whole(at, "a stage") for at in each["span"]]) != 2:
+            raise ValueError("a worker's copies are of another form")
+        for step, corrections in [[0, each["values"]], *each["pending"]]:
+            _whole(step, "a minibatch")
+            for name, value in corrections.items():
+                _same(value, shared[name], f"the copy of {name!r:.60}")
+        for name, moments in each["moments"].items():
+            optimizer, group = groups[shared[name]]
+            runner.updates.moments.check(optimizer, group, shared[name], name, moments)
 
 
 def _keys(each: Mapping[str, Any], known: AbstractSet[str]) -> None:

@@ -34,6 +34,7 @@ from syngrad.methods.base import UpdateRule
 from syngrad.methods.locked import Backprop, Mixed
 from syngrad.methods.policy import Policy
 from syngrad.methods.registry import RULES
+from syngrad.methods.shared_gradients import SharedGradients
 from syngrad.methods.unlocked import Unlocked
 from syngrad.optim.schedules import step_schedulers
 from syngrad.optim.updates import Updates
@@ -113,8 +114,7 @@ class Runner:
         first_batch: Batch | None = None,
         example: Any = None,
     ) -> None:
-        self.net = net
-        self.scheduler_every, self.progress = scheduler_every, progress or Progress()
+        self.net, self.scheduler_every, self.progress = net, scheduler_every, progress or Progress()
         self.first_batch, self.example = first_batch, example
         self.names_at_start = {name for name, _ in net.model.named_parameters()}
         self.stages, self.updates, self.policy, self.loss = stages, updates, policy, loss
@@ -140,21 +140,24 @@ class Runner:
         self._randomness: list[dict[str, Tensor]] = []
         self._draws: Tensor | None = None
         self._probe_next = 0
+        self._shared_gradients = SharedGradients(net.model, stages)
+        #: what several stages use, and each worker's copies of it where they have gone their own ways: see state.py
+        self.shared, self.copies = self._shared_gradients.shared, list[dict[str, Any]]()
         self.attach(Neighbours(0, len(stages)))
 
     def attach(self, neighbours: Neighbours) -> None:
         """From now on the stages between these neighbours run here."""
         self.neighbours = neighbours
-        lo, hi = neighbours.lo, neighbours.hi
-        self.own = self.actors[lo:hi]
+        self.own = self.actors[neighbours.lo : neighbours.hi]
         self.channels = [LocalChannel() for _ in self.own[1:]]
         for sender, receiver, channel in zip(self.own, self.own[1:], self.channels, strict=False):
             sender.next, receiver.previous = channel, channel
         self.own[0].previous, self.own[-1].next = neighbours.previous, neighbours.next
         self.training.free, self.training.ends_here = neighbours.free, neighbours.next is None
-        parts = ((a.stage.segment, a.stage.interface, a.stage.predictor) for a in self.own)
-        self._buffers = Buffers(part for each in parts for part in each if part)
-        standing_causes.watch(self.updates.standing, [a.stage for a in self.own], self.policy, len(self.stages))
+        stages = [actor.stage for actor in self.own]
+        self._buffers = Buffers(part for s in stages for part in (s.segment, s.interface, s.predictor) if part)
+        standing_causes.watch(self.updates.standing, stages, self.policy, len(self.stages))
+        self._shared_gradients.lay_out(self.own, self.rule, self.rule.sums)
         self.expect()
 
     def expect(self) -> None:
@@ -228,6 +231,7 @@ class Runner:
             now = Minibatch(t, batch, self.policy.wants_feedback(t), sampling, self._draw())
             # true feedback and the warm-up lock single minibatches of a method that otherwise waits for nothing
             rule = self.locked if self.policy.locked(t) else self.rule
+            self._shared_gradients.lay_out(self.own, rule, self.policy.sums(t))
             message = Message(batch.args, batch.kwargs, batch.wanted)
             flight: InFlight | None
             with self.autocast():

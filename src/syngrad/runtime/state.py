@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from syngrad.core.message import AwaitedInput, InFlight, Staleness, StashedFlight
+from syngrad.core.sharing import SharedParameter
 from syngrad.core.stage import Stage, undisturbed
 from syngrad.errors import MessageError
 from syngrad.methods.actor import Actor
@@ -51,7 +52,10 @@ def take(runner: Runner, span: Span, *, whole: bool = False) -> dict[str, Any]:
         "awaited": [[vars(each) for each in actor.awaited] for actor in actors],
         "clock": runner.clock,
         "flights": [[_flight(flight) for flight in actor.flights] for actor in actors],
-        "due": [[[flight.step, flight.due, flight.received] for flight in actor.due] for actor in actors],
+        "due": [
+            [[flight.step, flight.due, flight.received, list(flight.shared)] for flight in actor.due]
+            for actor in actors
+        ],
         "staleness": [vars(actor.staleness) for actor in actors],
         "record": [[i, list(runner.record.applied[i].items())] for i in recorded(runner, span)]
         if runner.record is not None
@@ -60,6 +64,7 @@ def take(runner: Runner, span: Span, *, whole: bool = False) -> dict[str, Any]:
         "quality": [quality.state_dict() for quality in runner.quality[lo:hi]],
         "extras": {} if whole else extras(runner, span),
         "loss": _loss_state(runner) if hi == len(runner.stages) else {},
+        "copies": [each for each in runner.copies if lo <= each["span"][0] and each["span"][1] <= hi],
         **take_common(runner),
     }  # fmt: skip
 
@@ -82,8 +87,13 @@ def check(runner: Runner, part: dict[str, Any]) -> None:
     check_part(runner, part, held(runner, part["span"]))
 
 
-def put(runner: Runner, part: dict[str, Any]) -> None:
+def put(runner: Runner, part: dict[str, Any], *, borrowed: bool = True) -> None:
     """Put stages' state in its place; everything else in the runner stays as it is.
+
+    Args:
+        runner: that it is for.
+        part: as :func:`take` makes it.
+        borrowed: whether weights that these stages use and an earlier one owns are put in their place too.
 
     Raises:
         MessageError: for a part that does not fit; nothing has been moved then.
@@ -95,10 +105,12 @@ def put(runner: Runner, part: dict[str, Any]) -> None:
     lo, hi = (int(each) for each in part["span"])
     actors, stages = runner.actors[lo:hi], runner.stages[lo:hi]
     model = runner.net.model
+    elsewhere = set() if borrowed else {s.name for s in runner.shared if s.users[0] < lo}
     with torch.no_grad():
         for saved in part["weights"]:
             for name, value in saved.items():
-                _copy(model, name, value)
+                if name not in elsewhere:
+                    _copy(model, name, value)
     for stage, estimators, predictor, randomness in zip(
         stages, part["estimators"], part["inputs"], part["randomness"], strict=True
     ):
@@ -108,17 +120,15 @@ def put(runner: Runner, part: dict[str, Any]) -> None:
             stage.predictor.load_state_dict(predictor)
         stage.randomness.load(randomness)
     for (optimizer, parameter), moments in zip(parameters(runner, (lo, hi)), part["moments"], strict=False):
-        if moments:
-            beside = _counts_beside(optimizer, parameter)
-            optimizer.state[parameter] = {n: _placed(value, parameter, beside) for n, value in moments.items()}
-        else:
-            optimizer.state.pop(parameter, None)
+        _put_moments(optimizer, parameter, moments)
     for index, actor in enumerate(actors):
         waiting, awaited = _here(part["waiting"][index], runner), _here(part["awaited"][index], runner)
         actor.waiting = deque(InFlight(**each) for each in waiting)
         actor.awaited = deque(AwaitedInput(**each) for each in awaited)
         actor.staleness = Staleness(**part["staleness"][index])
     _put_flights(runner, actors, part)
+    others = [each for each in runner.copies if not lo <= each["span"][0] < hi]
+    runner.copies = sorted([*others, *part.get("copies", ())], key=lambda each: list(each["span"]))
     if runner.record is not None:
         for index, each in part["record"]:
             runner.record.applied[int(index)] = {int(a): int(b) for a, b in each}
@@ -175,6 +185,31 @@ def put_options(runner: Runner, given: dict[str, Any], *, trained: bool = True) 
             parameter.requires_grad_(moves)
 
 
+def take_copies(runner: Runner, span: Span, values: dict[str, Tensor], pending: list[Any]) -> dict[str, Any]:
+    """A worker's copies of what it shares with others, with the moments of those that another worker owns.
+
+    Args:
+        runner: its.
+        span: its stages.
+        values: by name.
+        pending: what is still to be added to them.
+    """
+    moments = {each.name: dict(optimizer.state.get(each.parameter, {})) for each, optimizer in _copies(runner, span)}
+    return {"span": list(span), "values": values, "moments": moments, "pending": pending}
+
+
+def put_copies(runner: Runner, span: Span, moments: dict[str, Any]) -> None:
+    """Put the moments of copies of what another worker owns in their place; those that are not given begin anew."""
+    for each, optimizer in _copies(runner, span):
+        _put_moments(optimizer, each.parameter, moments.get(each.name))
+
+
+def _copies(runner: Runner, span: Span) -> Iterator[tuple[SharedParameter, torch.optim.Optimizer]]:
+    held = {p: o for o in runner.updates.optimizers for group in o.param_groups for p in group["params"]}
+    copies = {p for stage in runner.stages[slice(*span)] for p in stage.copies}
+    return ((each, held[each.parameter]) for each in runner.shared if each.parameter in copies.intersection(held))
+
+
 def release(runner: Runner, span: Span) -> None:
     """Forget what this worker keeps of stages that others run: moments, and minibatches on their way."""
     lo, hi = span
@@ -209,11 +244,15 @@ def recorded(runner: Runner, span: Span) -> list[int]:
 
 
 def parameters(runner: Runner, span: Span) -> Iterator[tuple[torch.optim.Optimizer, nn.Parameter]]:
-    """Every parameter that an optimiser holds of these stages and their estimators, in a fixed order, with it."""
+    """Every parameter that an optimiser holds of these stages and their estimators, in a fixed order, with it.
+
+    What these are copies of stands with the stage that owns it.
+    """
     owner = {p: o for o in runner.updates.optimizers for group in o.param_groups for p in group["params"]}
     for stage in runner.stages[slice(*span)]:
+        copies = set(stage.copies)
         for parameter in (*stage.parameters, *stage.estimator_parameters):
-            if parameter in owner:
+            if parameter in owner and parameter not in copies:
                 yield owner[parameter], parameter
 
 
@@ -285,9 +324,10 @@ def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> N
             actor.flights = deque(restored(actor, each) for each in saved)
             by_step = {flight.step: flight for flight in actor.flights}
             actor.due = deque()
-            for step, turn, received in came:
+            for step, turn, received, *shared in came:  # the last is not in checkpoints of before
                 flight = by_step[int(step)]
                 flight.due, flight.received = int(turn), list(received)
+                flight.shared = list(shared[0]) if shared else ()
                 actor.due.append(flight)
     runner.clock = int(part["clock"])
     runner.expect()
@@ -306,6 +346,14 @@ def _copy(model: nn.Module, name: str, value: Tensor) -> None:
         now.copy_(value)
     else:  # a buffer that grows, or is made on first use
         owner.register_buffer(attribute, value.to(now.device), persistent=name in model.state_dict())
+
+
+def _put_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, moments: dict[str, Any] | None) -> None:
+    if not moments:
+        optimizer.state.pop(parameter, None)
+        return
+    beside = _counts_beside(optimizer, parameter)
+    optimizer.state[parameter] = {n: _placed(value, parameter, beside) for n, value in moments.items()}
 
 
 def _counts_beside(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:

@@ -34,8 +34,8 @@ class History:
         guarded: updates that the guard has skipped, by the stage's name.
         record: where it was asked for, one list an interface: [minibatch, that with whose update its feedback was
             applied].
-        processes: over several, one entry each: its stages, host, bytes sent, seconds by what they went into, and spans
-            of a timeline.
+        processes: over several, one entry each: its stages, host, bytes sent, what it shares with the next one (name,
+            bytes each way, minibatches between two times), seconds by what they went into, and spans of a timeline.
     """
 
     metric: str | None = None
