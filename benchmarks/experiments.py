@@ -140,7 +140,7 @@ def arithmetic(experiment_name: str, rows: Rows, steps: int = 8) -> dict[str, fl
     counts = {}
     for name, row in rows.items():
         trainer = trainer_of(experiment, (row[0], {**row[1], "quality_every": 0, "true_every": 0}), 0)
-        for batch in batches * 2:
+        for batch in batches * (1 + (trainer.policy.method.delay > 1)):
             trainer.step(batch)
         with Operations() as counter:
             for batch in batches:
