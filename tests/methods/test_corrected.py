@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,7 +186,7 @@ def test_the_quality_is_measured_against_the_truth() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["corrected", "corrected(2)", "corrected(2, every=8)", "corrected(every=2,weight=0.5)"]
+    "text", ["corrected", "corrected(2)", "corrected(2, every=8)", "corrected(every=2,weight=0.1234567)"]
 )
 def test_it_is_read_as_it_is_written(text: str) -> None:
     method = parse(text)
@@ -204,6 +205,7 @@ def test_it_is_read_as_it_is_written(text: str) -> None:
         ("corrected(2, often=2)", "'often' that it does not take; its options: every, weight"),
         ("corrected(2, 4)", "'4' stands twice, or needs its name before it"),
         ("corrected(2, every=4, every=5)", "'every=5' stands twice"),
+        ("corrected(0, weight=2)", "without a delay the truth itself is used"),
         ("corrected(-1)", "the delay is a number of minibatches"),
         ("delayed(2, every=4)", "'every' that it does not take; its options: none"),
     ],
@@ -226,3 +228,36 @@ def test_what_does_not_go_with_it_is_refused(options: dict[str, Any], said: str)
     with pytest.raises(ConfigError) as error:
         trainer_of(method="corrected", **options)
     assert said in one_line(error)
+
+
+def test_estimates_that_were_used_are_not_used_again_by_other_workers(tmp_path: Path) -> None:
+    """A minibatch in flight goes back by what was missed, also where the truth now comes within each minibatch."""
+    made, other = (trainer_of(method="corrected(every=1)", estimator="local") for _ in range(2))
+    batches = CASE.batches(5)
+    for batch in batches[:4]:
+        made.step(batch)
+    other.load(made.save(tmp_path))
+    other.runner.training.free = other.runner.training.ends_here = True
+    for trainer in (made, other):
+        flight = trainer.runner.actors[2].flights[0]
+        assert flight.at_once
+    assert_same(
+        {str(k): e for k, e in enumerate(made.runner.actors[2].flights[0].estimates)},
+        {str(k): e for k, e in enumerate(other.runner.actors[2].flights[0].estimates)},
+    )
+
+
+@pytest.mark.parametrize("method", ["delayed(2)", "corrected(2, every=1):local"])
+def test_a_run_in_bfloat16_goes_on_with_minibatches_in_flight(method: str, tmp_path: Path) -> None:
+    name, _, estimator = method.partition(":")
+    options = {"method": name, "estimator": estimator or "default", "autocast": "bfloat16"}
+    whole, first, second = (trainer_of(CASE.model().float(), **options) for _ in range(3))
+    batches = [(x.float(), y) for x, y in CASE.batches(8)]
+    for batch in batches:
+        whole.step(batch)
+    for batch in batches[:4]:
+        first.step(batch)
+    second.load(first.save(tmp_path))
+    for batch in batches[4:]:
+        second.step(batch)
+    assert_same(tensors_of(whole.model), tensors_of(second.model), rtol=0.0)

@@ -35,6 +35,21 @@ def test_without_staleness_nothing_is_changed(method: str, optimizer: Any) -> No
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"method": "synthetic", "feedback_delay": 3}, {"method": "delayed(2)", "warmup": 8}],
+    ids=["fit", "warm-up"],
+)
+def test_what_only_estimators_wait_for_is_no_staleness_of_the_weights(options: dict[str, Any]) -> None:
+    model, reference = CASE.model(), CASE.model()
+    late = case_trainer(CASE, model, optimizer=LateGradients(adam, **EVERYTHING), **options)
+    plain = case_trainer(CASE, reference, optimizer=adam, **options)
+    for batch in CASE.batches(8):
+        late.step(batch)
+        plain.step(batch)
+    assert_same(tensors_of(model), tensors_of(reference), rtol=0.0)
+
+
+@pytest.mark.parametrize(
     ("options", "momenta", "rates"),
     [
         ({"momentum": 0.99}, [0.99, 0.99, 0.99, 0.9], [1.0, 1.0, 1.0, 1.0]),

@@ -30,6 +30,7 @@ class Minibatch:
         asked: whether estimators are to learn from what comes back for it.
         sampling: whether it is a sample of the estimates' quality.
         active: stage by stage, whether it takes part in the updates (sporadic updates); None for all.
+        ending: whether it is none, and those in flight end without a new one coming in.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Minibatch:
     asked: bool = False
     sampling: bool = False
     active: Sequence[bool] | None = None
+    ending: bool = False
     #: the batch's fingerprint, once it is made
     mark: Tensor | None = None
 
@@ -104,6 +106,7 @@ class StashedFlight(InFlight):
         updates: whether the stage takes part in this minibatch's update.
         due: the minibatch with whose update the gradient is used, once it has come.
         sampled: whether the estimates are to be measured against it.
+        at_once: whether the stage has updated by the estimates already.
     """
 
     args: tuple[Any, ...] = ()
@@ -113,6 +116,7 @@ class StashedFlight(InFlight):
     updates: bool = True
     due: int = 0
     sampled: bool = False
+    at_once: bool = False
 
 
 @dataclass
@@ -198,12 +202,18 @@ class Staleness:
     total: int = 0
     count: int = 0
     most: int = 0
+    #: the same of gradients that the weights moved by, and not estimators alone
+    moved_total: int = 0
+    moved_count: int = 0
 
-    def add(self, late: int) -> None:
+    def add(self, late: int, moved: bool = False) -> None:
         """One more, `late` minibatches late."""
         self.total += late
         self.count += 1
         self.most = max(self.most, late)
+        if moved:
+            self.moved_total += late
+            self.moved_count += 1
 
     @property
     def mean(self) -> float | None:

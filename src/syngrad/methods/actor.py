@@ -103,10 +103,12 @@ class Actor:
     @property
     def late(self) -> float:
         """How many minibatches late its gradients are: as measured, or, before any has come, as they will be."""
-        measured, expected = self.staleness.mean, 0
+        measured, expected = self.staleness, 0
+        if measured.moved_count:
+            return measured.moved_total / measured.moved_count
         if not self.training.free:
             expected = self.training.policy.method.delay * (self.training.stages - 1 - self.index)
-        return measured if measured is not None else float(expected)
+        return float(expected)
 
     def run(self, message: Message, feedback: bool) -> tuple[Any, list[Tensor]]:
         """The forward pass on a message cut from its graph; h, and the message's leaves if a gradient may come to them.
@@ -170,9 +172,9 @@ class Actor:
             self.used(flight.step, now.step)
             self.interface.fit(flight.leaves, flight.context, flight.received or [], flight.scale, flight.kept)
 
-    def used(self, step: int, applied: int) -> None:
-        """Note that what came back for `step` joins the update of minibatch `applied`."""
-        self.staleness.add(applied - step)
+    def used(self, step: int, applied: int, moved: bool = False) -> None:
+        """Note that what came back for `step` joins the update of minibatch `applied`; `moved`: of the weights too."""
+        self.staleness.add(applied - step, moved)
         if self.training.record is not None:
             self.training.record.add(self.index, step, applied)
 

@@ -11,7 +11,7 @@ Adam that is not the same as two steps, nor as one with the gradient g at θ_t.
 Stage k of K uses the truth of minibatch t − d·(K−1−k), or, over several workers and with no d given, whatever has come.
 d = 0 is back-propagation on the minibatches that have a truth; with δ̂ = 0 and n = 1 it is `delayed(d)`; with w = 0 it
 is `synthetic`. Where g has come within the minibatch itself δ̂ is left out, not taken back: both give J_tᵀ g, but the
-latter not to the last bit.
+latter not to the last bit, and w is nothing there.
 
 Weights: w = 1, though the mean of what is added is that of g − δ̂ only for w = n: with n = 4 twice the residual lost
 more than it gained (benchmarks/corrected). In flight at once: of d·(K−1−k)/n + 1 minibatches the stash, δ̂ and what the
@@ -61,6 +61,7 @@ class Corrected(Synthetic):
         flight.sent = leaves_at(h, actor.leaving)
         flight.leaves = [leaf.detach() for leaf in flight.sent]
         flight.context, flight.scale, flight.sampled = batch.target, batch.scale, now.sampling
+        flight.at_once = at_once
         actor.sends.send(InFlight(now.step, scale=batch.scale), h, batch.target, actor.leaving)
         actor.flights.append(flight)
         actor.sends.truths.append(flight)
@@ -89,11 +90,13 @@ class Corrected(Synthetic):
         else:  # over a link it may come early: d for every cut after it
             flight.due = flight.step + self._delay(actor) * (training.stages - 1 - actor.index)
         actor.due.append(flight)
+        hold(flight.received, flight)
 
     def await_feedback(self, actor: Actor, now: Minibatch) -> None:
         """Truths in their turn too, where their delay is fixed."""
-        super().await_feedback(actor, now)
-        training = actor.training
+        training, fitted = actor.training, now.step - actor.training.policy.feedback_delay
+        if training.free or any(flight.wanted and flight.step <= fitted for flight in actor.sends.outstanding):
+            super().await_feedback(actor, now)
         if not training.free:
             actor.sends.until(now.step - self._delay(actor) * (training.stages - 1 - actor.index), truth=True)
 
@@ -105,18 +108,20 @@ class Corrected(Synthetic):
                     self.on_feedback(actor, actor.sends.arrived.popleft(), now)
             while actor.due and actor.due[0].due <= now.step:
                 self._go_back(actor, now.step)
-        super().settle(actors, now)
+        if not now.ending:
+            super().settle(actors, now)
 
     def _go_back(self, actor: Actor, step: int) -> None:
         flight = late.next_to_go_back(actor, step)
         training, truth, estimates = actor.training, flight.received or [], flight.estimates
         missed = truth
-        if estimates and self._at_once(actor, flight.step):
+        if estimates and flight.at_once:
             missed = [g - e for g, e in zip(truth, estimates, strict=True)]
         backward(flight.sent, missed)
         late.gather(actor, flight, training.policy.method.weight)
-        if not flight.stash and not flight.updates:
-            actor.drop_gradients()
+        if not flight.at_once and not flight.updates:
+            for parameter in actor.stage.parameters:
+                parameter.grad = None
         if estimates and flight.sampled:
             training.measure(actor.index, flight)
         if flight.updates and actor.interface.wants_feedback:

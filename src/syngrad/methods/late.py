@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from syngrad.core.memory import hold
 from syngrad.core.message import Message, Minibatch, StashedFlight
 from syngrad.methods.actor import Actor
 from syngrad.tree import backward, detach, leaves_at
@@ -70,7 +71,7 @@ def next_to_go_back(actor: Actor, step: int) -> StashedFlight:
     flight = actor.due.popleft()
     oldest = actor.flights.popleft()
     assert oldest is flight, "gradients come back in the order in which messages went"
-    actor.used(flight.step, step)
+    actor.used(flight.step, step, moved=True)
     return flight
 
 
@@ -91,7 +92,8 @@ def restored(actor: Actor, saved: dict[str, object]) -> StashedFlight:
     flight.sent = leaves_at(h, actor.leaving)
     flight.leaves = [leaf.detach() for leaf in flight.sent]
     flight.wanted = True
-    if flight.estimates:  # what the estimates gave to the message is part of what goes further back
+    hold((flight.leaves, flight.estimates, flight.stash), flight)
+    if flight.estimates and flight.at_once:  # what the estimates gave to the message is part of what goes further back
         backward(flight.sent, flight.estimates, again=True)
         for stashed in flight.stash.values():
             stashed.grad = None

@@ -50,7 +50,7 @@ class Method:
     def __str__(self) -> str:
         number = {"λ": repr(self.lam), "minibatches": str(self.delay)}.get(self.takes)
         written = [number, f"every={self.every}" if self.every else None]
-        written.append(f"weight={self.weight:g}" if self.weight != 1.0 else None)
+        written.append(f"weight={self.weight!r}" if self.weight != 1.0 else None)
         inside = ", ".join(each for each in written if each is not None)
         return f"{self.name}({inside})" if inside else self.name
 

@@ -66,6 +66,11 @@ def parse(text: str | Method) -> Method:
         delay = int(number)
     elif argument is not None:
         raise ConfigError(f"method {name!r} takes no number, got {text!r}")
+    if delay == 0 and rule.takes == "minibatches" and options.get("weight", 1.0) not in (0.0, 1.0):
+        raise ConfigError(
+            f"method {text!r:.80}: without a delay the truth itself is used, and there is nothing that a weight could "
+            "multiply; leave it out, or give a delay"
+        )
     exact = rule.takes == "minibatches" and bool(argument)
     return Method(name, lam, delay, exact, rule.takes, rule.estimates, rule.waits, sums=rule.sums, **options)
 

@@ -158,6 +158,11 @@ class Updates:
         self.clear_all()
         torch.clear_autocast_cache()  # it holds casts of the weights as they were
 
+    def note_staleness(self, staleness: list[float], count: int, warmup: int) -> None:
+        """How late each stage's gradients are at minibatch `count`; in the warm-up none is."""
+        self.staleness = staleness if count >= warmup else [0.0] * len(staleness)
+        self.count = count
+
     def ahead(self, stage: int, parameter: nn.Parameter, staleness: float) -> Tensor | None:
         """How far a stage's parameter will have moved after so many minibatches; None where that is not asked for."""
         if self.late is None or not self.late.predict or stage not in self._stage_of:

@@ -26,7 +26,19 @@ from syngrad.tree import leaves_at, map_tensors, tensors
 #: of what a guard counts
 _GUARDED = ("counts", "references", "updates")
 #: what is kept of a minibatch that is in flight
-FLIGHT = ("step", "args", "kwargs", "randomness", "stash", "updates", "context", "scale", "estimates", "sampled")
+FLIGHT = (
+    "step",
+    "args",
+    "kwargs",
+    "randomness",
+    "stash",
+    "updates",
+    "context",
+    "scale",
+    "estimates",
+    "sampled",
+    "at_once",
+)
 _WAITING = InFlight(0).waiting_state().keys()
 _COPIES = {"span", "values", "moments", "pending"}
 _AWAITED = {each.name for each in fields(AwaitedInput)}

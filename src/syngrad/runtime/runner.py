@@ -254,7 +254,7 @@ class Runner:
                 self.clock = t
                 rule.settle(self.own, now)
                 if self.updates.late is not None:
-                    self.updates.staleness, self.updates.count = [actor.late for actor in self.actors], t
+                    self.updates.note_staleness([actor.late for actor in self.actors], t, self.policy.warmup)
                 self.precision.apply(self.updates)
                 if self.updates.standing.found:
                     standing_causes.tell(self.updates.standing, self.stages, self.quality)
@@ -297,7 +297,7 @@ class Runner:
                     following.until(expected[0].step, truth=expected is following.truths)
                 self._stand_in_line(self.clock + 1)
             self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
-            self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH))
+            self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH, ending=True))
             self.precision.apply(self.updates)
 
     def settle(self) -> None:

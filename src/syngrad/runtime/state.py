@@ -319,7 +319,7 @@ def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> N
     for actor in actors:
         actor.flights, actor.due = deque(), deque()
     # copying everything that a forward might disturb is worth it only where something goes forward again
-    with undisturbed(runner.stages) if any(flights) else nullcontext(), torch.enable_grad():
+    with undisturbed(runner.stages) if any(flights) else nullcontext(), torch.enable_grad(), runner.autocast():
         for actor, saved, came in zip(actors, flights, due, strict=True):
             actor.flights = deque(restored(actor, each) for each in saved)
             by_step = {flight.step: flight for flight in actor.flights}
