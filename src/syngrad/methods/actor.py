@@ -81,6 +81,8 @@ class Actor:
         #: minibatches that wait for a gradient, and those of them whose gradient waits for its turn (`delayed`)
         self.flights: deque[StashedFlight] = deque()
         self.due: deque[StashedFlight] = deque()
+        #: whether its forward checkpoints activations, once that is known
+        self.recomputes: bool | None = None
         self.staleness = Staleness()
         self.named = dict(stage.segment.named_parameters())
         #: parameters whose gradient goes back with an answer, as an earlier stage owns them, and those for which one

@@ -33,7 +33,7 @@ from syngrad.core.message import InFlight, Message, Minibatch, StashedFlight, gr
 from syngrad.methods import late
 from syngrad.methods.actor import Actor
 from syngrad.methods.synthetic import Synthetic
-from syngrad.tree import backward, leaves_at
+from syngrad.tree import leaves_at
 
 
 class Corrected(Synthetic):
@@ -69,7 +69,7 @@ class Corrected(Synthetic):
             flight.wanted = not at_once  # what the estimators remember is of use within the minibatch alone
             flight.estimates = actor.estimate(flight, flight.leaves, now, flight.wanted)
             if at_once:
-                backward(flight.sent, flight.estimates, again=True)
+                late.back(actor, flight, flight.estimates, again=True)
                 late.gather(actor, flight)
         hold((flight.leaves, flight.estimates, flight.stash), flight)
         actor.answer(now.step)
@@ -117,7 +117,7 @@ class Corrected(Synthetic):
         missed = truth
         if estimates and flight.at_once:
             missed = [g - e for g, e in zip(truth, estimates, strict=True)]
-        backward(flight.sent, missed)
+        late.back(actor, flight, missed)
         late.gather(actor, flight, training.policy.method.weight)
         if not flight.at_once and not flight.updates:
             for parameter in actor.stage.parameters:

@@ -23,7 +23,7 @@ from syngrad.core.message import InFlight, Message, Minibatch, StashedFlight, gr
 from syngrad.methods import late
 from syngrad.methods.actor import Actor
 from syngrad.methods.base import UpdateRule
-from syngrad.tree import backward, leaves_at
+from syngrad.tree import leaves_at
 
 
 class Delayed(UpdateRule):
@@ -90,7 +90,7 @@ class Delayed(UpdateRule):
 
     def _go_back(self, actor: Actor, step: int) -> None:
         flight = late.next_to_go_back(actor, step)
-        backward(flight.sent, flight.received or [])
+        late.back(actor, flight, flight.received or [])
         late.gather(actor, flight)  # through a stash the gradient lands on its copies
         if not flight.stash and not flight.updates:
             for parameter in (*actor.stage.parameters, *actor.carries):

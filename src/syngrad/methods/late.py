@@ -9,13 +9,16 @@ Source: weight stashing, PipeDream (Narayanan et al. 2019, arXiv 1806.03377).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.stateless import _reparametrize_module
 
 from syngrad.core.memory import hold
 from syngrad.core.message import Message, Minibatch, StashedFlight
 from syngrad.methods.actor import Actor
+from syngrad.partition.while_recorded import checkpointing_noted
 from syngrad.tree import backward, detach, leaves_at
 
 
@@ -45,15 +48,32 @@ def forward(actor: Actor, message: Message, now: Minibatch, weights: dict[str, T
         m, inputs = detach(args[0], actor.arriving, feedback=True)
         args = (m,)
     randomness = stage.randomness.save()
-    if actor.index:
-        h = stage.run_on(args[0], actor.arriving, weights or None)
-    else:
-        h = stage.run(*args, stash=weights or None, **kwargs)
+    h = _run(actor, args, kwargs, weights)
     flight = StashedFlight(
         now.step, True, inputs=inputs, args=args, kwargs=kwargs, randomness=randomness, stash=weights,
         updates=now.updates(actor.index),
     )  # fmt: skip
     return h, flight
+
+
+def _run(actor: Actor, args: tuple[Any, ...], kwargs: dict[str, Any], weights: dict[str, Tensor]) -> Any:
+    """The stage's forward with these weights; the first one tells whether it checkpoints activations."""
+    with checkpointing_noted() if actor.recomputes is None else nullcontext([actor.recomputes]) as found:
+        if actor.index:
+            h = actor.stage.run_on(args[0], actor.arriving, weights or None)
+        else:
+            h = actor.stage.run(*args, stash=weights or None, **kwargs)
+    actor.recomputes = any(found)
+    return h
+
+
+def back(actor: Actor, flight: StashedFlight, gradients: list[Tensor], again: bool = False) -> None:
+    """Back through the stage, through the weights that it went forward with; `again`: and once more later."""
+    swapped: Any = nullcontext()
+    if actor.recomputes and flight.stash:  # what was checkpointed is computed anew, and has to meet the same weights
+        swapped = _reparametrize_module(actor.stage.segment, flight.stash)
+    with swapped:
+        backward(flight.sent, gradients, again)
 
 
 def gather(actor: Actor, flight: StashedFlight, weight: float = 1.0) -> None:
@@ -85,16 +105,13 @@ def restored(actor: Actor, saved: dict[str, object]) -> StashedFlight:
     flight.args = tuple(args)
     flight.stash = {name: weights.detach().requires_grad_() for name, weights in flight.stash.items()}
     actor.stage.randomness.load(flight.randomness)
-    if actor.index:
-        h = actor.stage.run_on(flight.args[0], actor.arriving, flight.stash or None)
-    else:
-        h = actor.stage.run(*flight.args, stash=flight.stash or None, **flight.kwargs)
+    h = _run(actor, flight.args, flight.kwargs, flight.stash)
     flight.sent = leaves_at(h, actor.leaving)
     flight.leaves = [leaf.detach() for leaf in flight.sent]
     flight.wanted = True
     hold((flight.leaves, flight.estimates, flight.stash), flight)
     if flight.estimates and flight.at_once:  # what the estimates gave to the message is part of what goes further back
-        backward(flight.sent, flight.estimates, again=True)
+        back(actor, flight, flight.estimates, again=True)
         for stashed in flight.stash.values():
             stashed.grad = None
     return flight

@@ -87,6 +87,30 @@ def checkpointing_refused() -> Iterator[None]:
         del checkpoint.CheckpointFunction.apply
 
 
+@contextlib.contextmanager
+def checkpointing_noted() -> Iterator[list[bool]]:
+    """Inside it every use of activation checkpointing is noted in a list."""
+    from torch.utils import checkpoint
+
+    found: list[bool] = []
+    generator, apply = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction.apply
+
+    def noted(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            found.append(True)
+            return function(*args, **kwargs)
+
+        return call
+
+    checkpoint._checkpoint_without_reentrant_generator = noted(generator)
+    checkpoint.CheckpointFunction.apply = noted(apply)  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        checkpoint._checkpoint_without_reentrant_generator = generator
+        del checkpoint.CheckpointFunction.apply
+
+
 def drop_dead(graph: fx.Graph, model: nn.Module) -> None:
     """Take out of a recording what nothing that is returned depends on, but for what it does beside: draw or count."""
 
