@@ -386,21 +386,3 @@ def test_leaves_stand_in_one_order_on_either_route() -> None:
         (interface,) = trainer.net.interfaces
         shapes.append((trainer.net.segments[0].route, [tuple(e.binding.shape) for e in interface.heads if e.binding]))
     assert shapes == [("forward", [(5, 16), (6, 16)]), ("torch.export", [(5, 16), (6, 16)])]
-
-
-@pytest.mark.parametrize("method", ["delayed(2)", "corrected(2, every=1)"])
-def test_what_was_checkpointed_meets_the_weights_that_it_went_forward_with(method: str) -> None:
-    """Computed anew when the gradient comes, minibatches later, it gives what it would have kept."""
-    ends = []
-    for name in ("language_model", "checkpointed"):
-        family = FAMILIES[name]
-        torch.manual_seed(0)
-        model = family.model().double()
-        batches = [FAMILIES["language_model"].batch() for _ in range(6)]
-        trainer = trainer_of(model, Family(family.model, family.batch, family.loss, ["blocks.1"]), method=method)
-        for batch in batches:
-            trainer.step(batch)
-        trainer.flush()
-        ends.append([p.detach().clone() for p in model.parameters()])
-    for one, other in zip(*ends, strict=True):
-        assert torch.allclose(one, other, rtol=0, atol=1e-12)

@@ -14,8 +14,9 @@ is `synthetic`. Where g has come within the minibatch itself δ̂ is left out, n
 latter not to the last bit, and w is nothing there.
 
 Weights: w = 1, though the mean of what is added is that of g − δ̂ only for w = n: a late residual n times as long is
-n times as noisy, and the estimates' bias that w = 1 leaves in did not hurt much (benchmarks/corrected). In flight at once: of d·(K−1−k)/n + 1 minibatches the stash, δ̂ and what the
-stage's backward needs; in a free run as many as may be under way to the last worker, over n.
+n times as noisy, and the estimates' bias that w = 1 leaves in did not hurt much (benchmarks/corrected). In flight at
+once: of d·(K−1−k)/n + 1 minibatches the stash, δ̂ and what the stage's backward needs; in a free run as many as may be
+under way to the last worker, over n.
 
 Source: ours. Kin: control variates for predicted gradients (arXiv 2511.05187), in one process and without delay.
 """

@@ -1,0 +1,27 @@
+"""Gradients that come late through a stage that checkpoints its activations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests._support.any_models import FAMILIES
+
+import syngrad
+
+
+@pytest.mark.parametrize("method", ["delayed(2)", "corrected(2, every=1)"])
+def test_what_was_checkpointed_meets_the_weights_that_it_went_forward_with(method: str) -> None:
+    """Computed anew when the gradient comes, minibatches later, it gives what it would have kept."""
+    ends = []
+    for name in ("language_model", "checkpointed"):
+        family = FAMILIES[name]
+        torch.manual_seed(0)
+        model = family.model().double()
+        net = syngrad.decouple(model, cuts=["blocks.1"])
+        trainer = syngrad.Trainer(net, loss=family.loss, method=method, progress=False)
+        for _ in range(6):
+            trainer.step(family.batch())
+        trainer.flush()
+        ends.append([p.detach().clone() for p in model.parameters()])
+    for one, other in zip(*ends, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
