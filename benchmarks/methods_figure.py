@@ -68,7 +68,7 @@ def svg() -> str:
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="Bits lost against arithmetic">\n<title>Bits lost to back-propagation, against arithmetic</title>\n'
+        f'aria-label="Bits lost against arithmetic">\n<title>Bits lost, against arithmetic</title>\n'
         f"<style>{STYLE}</style>\n{body}\n</svg>\n"
     )
 
