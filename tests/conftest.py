@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tests._support import fresh_server
+
+from syngrad.launch.fork_server import ForkServer, serving
 
 # The same examples each time, and no deadline: the machine may be busy with something else.
 settings.register_profile(
@@ -27,8 +31,8 @@ settings.load_profile("syngrad")
 GRACE_S = 3.0
 """How long what a test started may take to end after it."""
 
-# One per interpreter, started by multiprocessing and by torch's shared memory themselves and ended with it.
-HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch_shm_manager")
+# One per interpreter, started by multiprocessing, by torch's shared memory and by the fixture below, and ended with it.
+HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch_shm_manager", fresh_server.MODULE)
 # pytest says in the first which test runs; torch sets the second itself when its first optimiser is made.
 ENVIRONMENT_OF_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
 
@@ -44,6 +48,25 @@ def nothing_left_behind() -> Iterator[None]:
     left = [*_process_group(), *_threads_and_processes(threads, children), *_environment(environment)]
     if left:
         pytest.fail("the test left behind: " + "; ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def session_fork_server() -> Iterator[ForkServer]:
+    """Makes workers for the whole session, so that each need not import PyTorch anew."""
+    server = ForkServer(*fresh_server.started())
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def forked_programs(request: pytest.FixtureRequest, nothing_left_behind: None) -> Iterator[None]:
+    """Where a test starts processes, the session's server makes them."""
+    if request.node.get_closest_marker("distributed") is None or not sys.platform.startswith("linux"):
+        yield
+        return
+    request.getfixturevalue("monkeypatch").setattr(subprocess, "Popen", fresh_server.Popen)
+    with serving(request.getfixturevalue("session_fork_server")):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -35,13 +35,18 @@ def _is_command() -> bool:
 
 
 #: said once, while the program starts: later its arguments may have been changed
-command = _is_command()
+command = False
 _asked = 0.0
 
 
-def _begin() -> None:
+def begin() -> None:
+    """What is done before the first import; again in a process that is forked to become another program."""
+    global command
+    command = _is_command()
     if not command:
         return
+    # torch prints a trace of its own for every connection that is lost; ours is the line that says which
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -118,4 +123,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-_begin()
+begin()

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests._support.running_workers import workers_of
+from tests._support.worker_programs import lives
 
 from syngrad.cli import main
 from syngrad.results import validate
@@ -113,8 +115,8 @@ def test_a_schedulers_signal_saves_once(number: signal.Signals, whom: str, file:
     try:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch 1/")
-        for process in [*(_workers() if whom == "all" else []), str(running.pid)]:
-            os.kill(int(process), number)
+        for process in [*(workers_of(running.pid) if whom == "all" else []), running.pid]:
+            os.kill(process, number)
         _, said = running.communicate(timeout=60)
     finally:
         running.kill()
@@ -126,12 +128,14 @@ def test_a_schedulers_signal_saves_once(number: signal.Signals, whom: str, file:
 
 
 @pytest.mark.distributed
-def test_control_c_while_the_workers_are_imported(file: Path) -> None:
+@pytest.mark.parametrize("fork", ["1", "0"], ids=["forked", "anew"])
+def test_control_c_while_the_workers_start(fork: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNGRAD_FORK", fork)
     command = [sys.executable, "-m", "syngrad", "train", f"{file}:tiny", "--epochs", "100000", "--workers", "2"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
-        while not _workers(running.pid) and time.monotonic() < deadline:
+        while not workers_of(running.pid) and time.monotonic() < deadline:
             time.sleep(0.01)
         running.send_signal(signal.SIGINT)
         running.send_signal(signal.SIGINT)
@@ -152,6 +156,7 @@ def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     try:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch 1/")
+        workers = list(workers_of(running.pid))
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
     finally:
@@ -161,37 +166,14 @@ def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     assert said.count("\n") == 1
     assert f"syngrad train --resume {folder} {file}:tiny" in said
     deadline = time.monotonic() + 30
-    while _workers() and time.monotonic() < deadline:
+    while any(map(lives, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _workers()
+    assert len(workers) == 2
+    assert not any(map(lives, workers))
     epochs = int(json.loads((folder / "run.json").read_text())["config"]["epochs"])
     assert epochs == 100_000
     shorter = syngrad("train", f"{file}:tiny", "--resume", str(folder), "--epochs", "2", "--no-progress")
     assert shorter.returncode == 0, shorter.stderr
-
-
-def _workers(of: int | None = None) -> list[str]:
-    """Processes that run stages: all, or those that this one has started."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        runs = b"syngrad.cli.worker" in b" ".join(words) and int(process.name) != os.getpid()
-        if runs and (of is None or of in _ancestors(process)):
-            found.append(process.name)
-    return found
-
-
-def _ancestors(process: Path) -> Iterator[int]:
-    while int(process.name) > 1:
-        try:
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return
-        process = process.parent / fields[1]
-        yield int(fields[1])
 
 
 @pytest.mark.parametrize(

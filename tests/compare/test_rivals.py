@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests._support.running_workers import workers_of
+from tests._support.worker_programs import lives
 
 from syngrad import Trainer
 from syngrad.compare.rivals import RIVALS, Rival, RivalRun, parse_rival, run_rival
@@ -228,9 +230,9 @@ def test_a_killed_worker_ends_the_run(own: str) -> None:
     def kill() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            workers = [pid for pid in _workers(own) if _environment(pid, "RANK") == "1"]
+            workers = [pid for pid, rank in workers_of(os.getpid()).items() if rank == 1]
             if workers:
-                time.sleep(1)  # most likely while it imports torch, or trains
+                time.sleep(1)  # most likely while it trains
                 os.kill(workers[0], signal.SIGKILL)
                 return
             time.sleep(0.05)
@@ -242,7 +244,7 @@ def test_a_killed_worker_ends_the_run(own: str) -> None:
             run_rival(RivalRun("ddp", f"{own}:endless"), 2, timeout_s=100)
     finally:
         killer.join()
-    assert _workers(own) == []
+    assert workers_of(os.getpid()) == {}
 
 
 @pytest.mark.distributed
@@ -253,12 +255,13 @@ run_rival(RivalRun("ddp", "{own}:endless"), 2)
 """
     starter = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.DEVNULL)
     try:
-        _until(lambda: len(_workers(own)) == 2)
+        _until(lambda: len(workers_of(starter.pid)) == 2)
+        workers = list(workers_of(starter.pid))
         time.sleep(1)
     finally:
         starter.kill()
         starter.wait()
-    _until(lambda: not _workers(own))
+    _until(lambda: not any(map(lives, workers)))
 
 
 @pytest.mark.parametrize(
@@ -301,28 +304,6 @@ def test_rows_are_read_and_shown() -> None:
     ):
         with pytest.raises(ConfigError, match=said.replace("(", r"\(")):
             parse_rival(text)
-
-
-def _workers(file: str) -> list[int]:
-    """The processes of a rival's run of that file's experiments."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if b"syngrad.compare.rivals" in command and any(file.encode() in word for word in command):
-                found.append(int(entry.name))
-    return found
-
-
-def _environment(pid: int, name: str) -> str | None:
-    try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return next((word.decode().partition("=")[2] for word in words if word.startswith(f"{name}=".encode())), None)
 
 
 def _until(condition: Callable[[], bool]) -> None:

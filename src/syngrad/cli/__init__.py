@@ -8,17 +8,19 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
 
-from syngrad import SyngradError, __version__
+from syngrad import SyngradError, __version__, startup
 from syngrad.cli.compare import compare
 from syngrad.cli.data import app as data
 from syngrad.cli.list_cuts import cuts
 from syngrad.cli.options import BROKEN_PIPE, USAGE, complain, interrupted
 from syngrad.cli.train import train
 from syngrad.errors import first_line
+from syngrad.launch import fork_server
 from syngrad.startup import imported
 
 app = typer.Typer(
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     imported()
     print_anywhere()
     try:
-        with warnings.catch_warnings():
+        with _fork_server(sys.argv[1:] if arguments is None else arguments), warnings.catch_warnings():
             warnings.showwarning = one_line
             code = app(args=None if arguments is None else list(arguments), prog_name="syngrad", standalone_mode=False)
         if sys.stdout is not None:
@@ -85,6 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{str(error.filename)!r:.60}… is too long for the name of a file; give a shorter one")
         return _fail(f"unexpected {first_line(error)}; set SYNGRAD_TRACE=1 for the trace")
+
+
+def _fork_server(words: Sequence[str]) -> AbstractContextManager[None]:
+    """What makes workers, where there may be some: put aside now, before anything is computed."""
+    several = startup.command and any(word.startswith(("--workers", "--config", "--resume")) for word in words)
+    return fork_server.put_aside() if several else nullcontext()
 
 
 def print_anywhere() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
+from syngrad.launch import fork_server
 from syngrad.launch.parent_death import LAUNCHER, die_with_parent
 from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
 from syngrad.pipeline.failures import ERROR_FILE, Failure, WorkersFailedError, cause, read_failure, report_failure
@@ -236,14 +237,15 @@ def main(text: str) -> int:
     settings = json.loads(text)
     host = settings["host"]
     try:
-        launch(
-            settings["command"],
-            settings["workers"],
-            node=Node(*settings["node"]),
-            logs=Path(settings["logs"]) if settings["logs"] else None,
-            say=lambda line: print(f"host {host}: {line}", file=sys.stderr, flush=True),
-            **settings["options"],
-        )
+        with fork_server.put_aside():
+            launch(
+                settings["command"],
+                settings["workers"],
+                node=Node(*settings["node"]),
+                logs=Path(settings["logs"]) if settings["logs"] else None,
+                say=lambda line: print(f"host {host}: {line}", file=sys.stderr, flush=True),
+                **settings["options"],
+            )
     except SyngradError as error:
         if isinstance(error.__cause__, WorkersFailedError):
             error.__cause__.write(Path(settings["failures"]))

@@ -21,11 +21,14 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import api as multiprocessing_api
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
+from syngrad.launch import fork_server
 from syngrad.launch.loopback_store import Loopback
 from syngrad.launch.parent_death import LAUNCHER
 from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
@@ -287,7 +290,8 @@ class _Agent(LocalElasticAgent):
         self._starting = True
         self.close_files()
         try:
-            pids: dict[int, Any] = super()._start_workers(worker_group)
+            with _forked():
+                pids: dict[int, Any] = super()._start_workers(worker_group)
             self.workers.started(pids.values())
             self._introductions = {pids[local]: file for local, file in self._files.worker_files.items()}
         finally:
@@ -333,6 +337,27 @@ class _Agent(LocalElasticAgent):
             self.restarted += 1
             text = self._cause.text() if self._cause is not None else "a worker has failed"
             self._say(f"{text}; starting again ({self.restarted} of {self._allowed})")
+
+
+class _Handler(SubprocessHandler):
+    """torch's holder of one worker, which lets the fork server make it where there is one."""
+
+    def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Any:
+        server = fork_server.current()
+        forked = None if server is None else server.start(args, env, self._stdout or 1, self._stderr or 2)
+        return super()._popen(args, env) if forked is None else forked
+
+
+@contextmanager
+def _forked() -> Iterator[None]:
+    """Inside it torch's launcher holds its workers by :class:`_Handler`, for which it has no argument."""
+    names = vars(multiprocessing_api)
+    before = names["get_subprocess_handler"]
+    names["get_subprocess_handler"] = _Handler
+    try:
+        yield
+    finally:
+        names["get_subprocess_handler"] = before
 
 
 def _times(count: int) -> str:
