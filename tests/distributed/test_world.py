@@ -104,7 +104,6 @@ def test_ports_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
             port_range()
 
 
-@pytest.mark.distributed
 def test_importing_syngrad_takes_no_launcher_in() -> None:
     code = "import torch, sys; before = set(sys.modules); import syngrad; print(set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
