@@ -26,7 +26,7 @@ help:
 compare: $(VENV)/.installed-run
 	@$(BIN)/syngrad compare --html syngrad-report.html $(ARGS)
 
-# The whole suite in two parts: first, one at a time, the tests that start processes or wait by the clock for a peer, with
+# The whole suite in two parts: first, two at a time, the tests that start processes or wait by the clock for a peer, with
 # the types checked beside them in what time they leave; then all others, on as many cores as there are, up to four. A
 # failure in one part does not keep the other from being run. PYTEST_ARGS chooses some tests, which run as pytest alone
 # would run them. tests/_support/quick_start makes the processes of the tests start faster.
@@ -40,7 +40,7 @@ ifneq ($(strip $(PYTEST_ARGS)),)
 else
 	@failed=0; first=; \
 	nice $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest -m distributed || { failed=1; first=failed; }; \
+	$(BIN)/python -m pytest -m distributed -n auto --maxprocesses 2 --dist loadfile || { failed=1; first=failed; }; \
 	$(BIN)/python -m pytest -m 'not distributed' -n auto --maxprocesses 4 --dist loadfile || failed=1; \
 	wait $$types || { cat $(VENV)/mypy.log; failed=1; }; \
 	test -z "$$first" || echo "of the tests that start processes some failed: see the first of the two summaries"; \

@@ -44,7 +44,8 @@ def test_a_test_that_leaves_something_behind_fails_and_the_next_one_does_not(tmp
     (tmp_path / "conftest.py").write_text(source.replace("GRACE_S = 3.0", "GRACE_S = 0.5"), encoding="utf-8")
     (tmp_path / "test_leaking.py").write_text(LEAKING, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", str(tmp_path)]
-    environment = os.environ | {"COLUMNS": "200"}  # Else pytest cuts the reasons short.
+    # Narrower, pytest would cut the reasons short; the conftest imports what the tests share.
+    environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment).stdout
 
     failed = dict(re.findall(r"^ERROR \S+::(\w+) - Failed: the test left behind: (.*)$", output, re.MULTILINE))
