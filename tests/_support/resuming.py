@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from tests._support.models import Case, adam, assert_same, tensors_of
 from tests._support.options import keywords
-from torch import Tensor
+from tests._support.training import trainer_of
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import syngrad
@@ -92,6 +94,15 @@ def compare(case: Case, options: dict[str, Any], kind: str, tmp_path: Path, at: 
     assert [e.train_loss for e in resumed.epochs] == [e.train_loss for e in history.epochs]
     assert [e.samples for e in resumed.epochs] == [e.samples for e in history.epochs]
     assert json.dumps(resumed.interfaces) == json.dumps(history.interfaces)
+
+
+def taken_over(batches: list[Any], folder: Path, model: Callable[[], nn.Module] | None = None, **options: Any) -> Any:
+    """A trainer that takes over from another one after these minibatches, those in flight with them."""
+    first, second = (trainer_of(None if model is None else model(), **options) for _ in range(2))
+    for batch in batches:
+        first.step(batch)
+    second.load(first.save(folder))
+    return second
 
 
 def run_resumed(case: Case, options: dict[str, Any], kind: str, tmp_path: Path) -> Any:

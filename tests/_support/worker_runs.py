@@ -95,10 +95,10 @@ def left(made: syngrad.Trainer, history: History) -> dict[str, Any]:
     }
 
 
-def replayed(name: str, found: dict[str, Any]) -> dict[str, Any]:
+def replayed(options: dict[str, Any], found: dict[str, Any], **fit: Any) -> dict[str, Any]:
     """A free run, taken again in one process."""
     record = Record(applied=[{int(a): int(b) for a, b in each} for each in found["record"]])
-    return run({**FREE[name], "record": False, "replay": record})
+    return run({**options, "record": False, "replay": record}, **fit)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "warm-up": {"feedback_delay": 0, "warmup": 100, "share_every": 1},
     "delayed": {"method": "delayed(2)"},
     "late, sporadic": {"method": "delayed(1)", "update_probability": 0.6},
+    "corrected at once": {"method": "corrected(0, every=1)", "feedback_delay": 0, "share_every": 1},
 }
 #: what has to be as untied weights that are averaged by hand: options, and (minibatches between two averagings, delay)
 AVERAGED: dict[str, tuple[dict[str, Any], int, int]] = {

@@ -90,7 +90,36 @@ methods = st.one_of(
 
 @given(methods)
 def test_what_is_printed_is_read_back(method: Method) -> None:
-    assert parse(str(method)) == method
+    read = parse(str(method))
+    assert (read, read.exact) == (method, parse(method).exact)
+
+
+def test_a_delay_that_was_not_asked_for_is_not_printed() -> None:
+    """Over several workers it would be another method: there plain `delayed` is as late as gradients come."""
+    assert [str(parse(text)) for text in ("delayed", "delayed(1)")] == ["delayed", "delayed(1)"]
+    assert [str(parse(Method("delayed", delay=delay))) for delay in (1, 3)] == ["delayed", "delayed(3)"]
+    assert [parse(Method("delayed", delay=delay)).exact for delay in (0, 1, 3)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "averages"),
+    [
+        ("backprop", {}, False),
+        ("delayed(2)", {}, False),
+        ("mixed(0.5)", {}, False),
+        ("synthetic", {}, True),
+        ("synthetic", {"feedback": "true"}, False),
+        ("synthetic", {"feedback": "true", "feedback_every": 2}, True),
+        ("corrected(1, every=1)", {}, True),
+        ("corrected(0, every=1)", {}, False),
+        ("corrected(0)", {}, True),
+        ("corrected(0, every=1, weight=0)", {}, True),
+    ],
+)
+def test_workers_average_what_they_share_unless_every_gradient_is_true(
+    text: str, options: dict[str, Any], averages: bool
+) -> None:
+    assert Policy(parse(text), **options).averages == averages
 
 
 @given(st.text(max_size=20))

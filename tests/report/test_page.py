@@ -149,6 +149,18 @@ def test_a_target_that_is_not_reached() -> None:
     assert "not reached" in said
 
 
+def test_what_was_in_flight_stands_beside_what_is_kept_where_anything_was() -> None:
+    late = [{**documents.interface("3", 0.7, False), "in_flight": count} for count in (3, 2)]
+    rows = [documents.row("backprop", "", 0, 0), documents.row("corrected(3)", "default", 0, 1, interfaces=late)]
+    made = documents.whole(rows)
+    validate(made)
+    heads, cells = (re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", page(made)) for tag in ("th", "td"))
+    assert "in flight" in heads
+    assert "3" in cells
+    assert "kept at once until their true gradient came" in page(made)
+    assert "in flight" not in page(documents.whole(rows[:1])).lower()
+
+
 def test_documents_are_what_results_files_hold(document: dict[str, Any]) -> None:
     validate(document)
 

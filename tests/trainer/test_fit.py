@@ -90,7 +90,7 @@ def test_the_history_says_what_happened() -> None:
     assert history.value == history.epochs[-1].metrics["accuracy"]
     assert [row["cut"] for row in history.interfaces] == CASE.cuts
     figures = {"cosine", "norm_ratio", "explained_variance"}
-    keys = {"cut", "estimator_loss", "staleness", "guarded", "history", "true_history", *figures}
+    keys = {"cut", "estimator_loss", "staleness", "in_flight", "guarded", "history", "true_history", *figures}
     assert all(row.keys() == keys | {f"true_{figure}" for figure in figures} for row in history.interfaces)
     assert all(-1 <= float(str(row["cosine"])) <= 1 for row in history.interfaces)
     assert json.loads(json.dumps(history.to_dict()))["epochs"][1]["samples"] == 27

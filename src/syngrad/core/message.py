@@ -205,6 +205,8 @@ class Staleness:
     #: the same of gradients that the weights moved by, and not estimators alone
     moved_total: int = 0
     moved_count: int = 0
+    #: the most minibatches that a stage has kept at once, with all that going back through it needs
+    in_flight: int = 0
 
     def add(self, late: int, moved: bool = False) -> None:
         """One more, `late` minibatches late."""

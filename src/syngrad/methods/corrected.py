@@ -23,7 +23,6 @@ Source: ours. Kin: control variates for predicted gradients (arXiv 2511.05187), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -54,8 +53,7 @@ class Corrected(Synthetic):
         if actor.last:
             loss = training.loss(h, batch)
             training.back(loss)
-            if not flight.updates:  # the way back was for the previous stage alone
-                actor.drop_gradients()
+            late.gather(actor, flight)
             actor.answer(now.step)
             actor.tell(now.step, [gradient_of(leaf) for leaf in flight.inputs])
             return loss.detach()
@@ -81,17 +79,8 @@ class Corrected(Synthetic):
         if not isinstance(flight, StashedFlight):
             super().on_feedback(actor, flight, now)
             return
-        training = actor.training
-        if training.replay is not None:
-            flight.due = training.replay.applied[actor.index].get(flight.step, now.step)
-        elif actor.sends.local:
-            flight.due = now.step + self._delay(actor)
-        elif training.free:  # δ̂ has been used: a record tells by the minibatch that the truth was not there yet
-            flight.due = max(now.step, flight.step + 1)
-        else:  # over a link it may come early: d for every cut after it
-            flight.due = flight.step + self._delay(actor) * (training.stages - 1 - actor.index)
-        actor.due.append(flight)
-        hold(flight.received, flight)
+        # where it comes at any time: δ̂ has been used, and a record tells by the minibatch that g was not there yet
+        late.stand_in_line(actor, flight, now, free=flight.step + 1)
 
     def await_feedback(self, actor: Actor, now: Minibatch) -> None:
         """Truths in their turn too, where their delay is fixed."""
@@ -99,30 +88,22 @@ class Corrected(Synthetic):
         if training.free or any(flight.wanted and flight.step <= fitted for flight in actor.sends.outstanding):
             super().await_feedback(actor, now)
         if not training.free:
-            actor.sends.until(now.step - self._delay(actor) * (training.stages - 1 - actor.index), truth=True)
+            actor.sends.until(now.step - late.reach(actor), truth=True)
 
     def settle(self, actors: Sequence[Actor], now: Minibatch) -> None:
         """Go back, from the last stage to the first, with the truths whose turn it is; then fit what has waited."""
-        for actor in reversed(actors):
-            if actor.next is not None and actor.sends.local:
-                while actor.sends.arrived:
-                    self.on_feedback(actor, actor.sends.arrived.popleft(), now)
-            while actor.due and actor.due[0].due <= now.step:
-                self._go_back(actor, now.step)
+        for actor, flight in late.in_turn(self, actors, now):
+            self._go_back(actor, flight)
         if not now.ending:
             super().settle(actors, now)
 
-    def _go_back(self, actor: Actor, step: int) -> None:
-        flight = late.next_to_go_back(actor, step)
+    def _go_back(self, actor: Actor, flight: StashedFlight) -> None:
         training, truth, estimates = actor.training, flight.received or [], flight.estimates
         missed = truth
         if estimates and flight.at_once:
             missed = [g - e for g, e in zip(truth, estimates, strict=True)]
         late.back(actor, flight, missed)
         late.gather(actor, flight, training.policy.method.weight)
-        if not flight.at_once and not flight.updates:
-            for parameter in actor.stage.parameters:
-                parameter.grad = None
         if estimates and flight.sampled:
             training.measure(actor.index, flight)
         if flight.updates and actor.interface.wants_feedback:
@@ -133,9 +114,5 @@ class Corrected(Synthetic):
         """Whether a stage updates by δ̂ where a truth comes; where that comes in the same minibatch δ̂ is only fitted."""
         training = actor.training
         if training.replay is not None:
-            return training.replay.applied[actor.index].get(step, math.inf) > step
+            return late.recorded(actor, step) > step
         return not (training.free and training.ends_here)
-
-    def _delay(self, actor: Actor) -> int:
-        """d; 0 between the stages of one worker where truths from the next one are used as they come."""
-        return 0 if actor.training.free else actor.training.policy.method.delay

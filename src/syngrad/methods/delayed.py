@@ -38,14 +38,12 @@ class Delayed(UpdateRule):
 
     def on_message(self, actor: Actor, message: Message, now: Minibatch) -> Tensor | None:
         """Go forward with the weights as they are, which are stashed where they may move before the way back."""
-        stage, batch = actor.stage, now.batch
+        batch = now.batch
         h, flight = late.forward(actor, message, now, self._stash(actor))
         if actor.last:
             loss = actor.training.loss(h, batch)
             loss.backward()  # no factor of the precision: float16, which has one, is refused with late gradients
-            if not now.updates(actor.index):  # the way back was for the previous stage alone
-                for parameter in (*stage.parameters, *actor.carries):
-                    parameter.grad = None
+            late.gather(actor, flight)
             actor.answer(now.step, [gradient_of(leaf) for leaf in flight.inputs])
             return loss.detach()
         flight.sent = leaves_at(h, actor.leaving)
@@ -57,23 +55,14 @@ class Delayed(UpdateRule):
     def on_feedback(self, actor: Actor, flight: InFlight, now: Minibatch) -> None:
         """A gradient stands in line for its turn."""
         assert isinstance(flight, StashedFlight)
-        training, step = actor.training, flight.step
-        if not actor.sends.local:
-            # over a link an answer may come early: its turn is counted from its own minibatch, d for every cut after it
-            flight.due = step + self._delay(actor) * (training.stages - 1 - actor.index)
-            if training.free:  # one a minibatch, so that each is an update of its own
-                flight.due = max(now.step, actor.due[-1].due + 1) if actor.due else now.step
-        elif training.replay is not None:
-            flight.due = training.replay.applied[actor.index].get(step, now.step + self._delay(actor))
-        else:
-            flight.due = now.step + self._delay(actor)
-        actor.due.append(flight)
+        # where they come at any time: one a minibatch, so that each is an update of its own
+        late.stand_in_line(actor, flight, now, free=actor.due[-1].due + 1 if actor.due else 0)
 
     def await_feedback(self, actor: Actor, now: Minibatch) -> None:
         """What is due. Free feedback is waited for only when as many minibatches are in flight as may be."""
         channel, training = actor.sends, actor.training
         if not training.free:
-            channel.until(now.step - self._delay(actor) * (training.stages - 1 - actor.index))
+            channel.until(now.step - late.reach(actor))
             return
         channel.poll()
         if not channel.arrived and not actor.due and len(actor.flights) >= channel.depth:
@@ -81,29 +70,14 @@ class Delayed(UpdateRule):
 
     def settle(self, actors: Sequence[Actor], now: Minibatch) -> None:
         """Go back, from the last stage to the first, with the gradients whose turn it is."""
-        for actor in reversed(actors):
-            if actor.next is not None and actor.sends.local:
-                while actor.sends.arrived:
-                    self.on_feedback(actor, actor.sends.arrived.popleft(), now)
-            while actor.due and actor.due[0].due <= now.step:
-                self._go_back(actor, now.step)
-
-    def _go_back(self, actor: Actor, step: int) -> None:
-        flight = late.next_to_go_back(actor, step)
-        late.back(actor, flight, flight.received or [])
-        late.gather(actor, flight)  # through a stash the gradient lands on its copies
-        if not flight.stash and not flight.updates:
-            for parameter in (*actor.stage.parameters, *actor.carries):
-                parameter.grad = None
-        actor.add_shared(flight, owned=flight.updates)
-        actor.answer(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
-
-    def _delay(self, actor: Actor) -> int:
-        """d; 0 between the stages of one worker where feedback from the next one is free."""
-        return 0 if actor.training.free else actor.training.policy.method.delay
+        for actor, flight in late.in_turn(self, actors, now):
+            late.back(actor, flight, flight.received or [])
+            late.gather(actor, flight)
+            actor.add_shared(flight, owned=flight.updates)
+            actor.answer(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
 
     def _stash(self, actor: Actor) -> dict[str, Tensor]:
         """The weights as they are, where the gradient comes when they may have moved on."""
         training = actor.training
-        moves = self._delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
+        moves = late.delay(actor) > 0 or training.replay is not None or (training.free and not training.ends_here)
         return {} if actor.last or not moves else late.stash(actor, predicted=True)

@@ -24,7 +24,7 @@ class Method:
         lam: λ in [0, 1], where the method takes one.
         delay: minibatches an interface, where the method takes them.
         exact: whether the delay holds wherever the stages run. Plain `delayed` is 1 in one process, and as late as
-            gradients come over several.
+            gradients come over several; any other number has been asked for.
         takes: what the number is: "λ", "minibatches", or "" for none.
         estimates: whether gradients are estimated at all.
         waits: whether a stage waits for its gradient before it updates.
@@ -48,7 +48,8 @@ class Method:
         check_delay(f"method {self.name!r}:", self.delay)
 
     def __str__(self) -> str:
-        number = {"λ": repr(self.lam), "minibatches": str(self.delay)}.get(self.takes)
+        delay = str(self.delay) if self.exact or self.delay != 1 else None
+        number = {"λ": repr(self.lam), "minibatches": delay}.get(self.takes)
         written = [number, f"every={self.every}" if self.every else None]
         written.append(f"weight={self.weight!r}" if self.weight != 1.0 else None)
         inside = ", ".join(each for each in written if each is not None)
@@ -112,7 +113,7 @@ class Policy:
 
     def samples(self, step: int) -> bool:
         """Whether minibatch `step` may be a sample of quality: one on which feedback costs nothing extra."""
-        if self.method.every and self.method.weight:
+        if self.method.every and self.method.weight and step >= self.warmup:
             return self.corrects(step)  # of the two kinds that come back the true one
         return self.wants_feedback(step) or not self.method.estimates
 
@@ -125,8 +126,10 @@ class Policy:
     @property
     def averages(self) -> bool:
         """Whether workers update copies of what they share, and average them now and then (after the warm-up)."""
-        exact = self.method.estimates and self.feedback == "true" and self.feedback_every == 1
-        return not (self.method.sums or exact)
+        method = self.method
+        true = self.feedback == "true" and self.feedback_every == 1
+        corrected = method.every == 1 and method.delay == 0 and method.weight > 0
+        return not (method.sums or (method.estimates and (true or corrected)))
 
     def sums(self, step: int) -> bool:
         """Whether what stages share is updated by the sum of all gradients of minibatch `step`, wherever they run."""

@@ -40,10 +40,10 @@ def parse(text: str | Method) -> Method:
         if text.name not in RULES:
             raise unknown("method", text.name, RULES)
         known = RULES[text.name]  # one that was made by hand does not say what its rule is like
+        known_of = {each: getattr(known, each) for each in ("takes", "estimates", "waits", "sums")}
         every = text.every or int(known.options.get("every", 0))
-        made = replace(
-            text, takes=known.takes, estimates=known.estimates, waits=known.waits, sums=known.sums, every=every
-        )
+        exact = text.exact or (known.takes == "minibatches" and text.delay != 1)
+        made = replace(text, **known_of, every=every, exact=exact)
         return text if repr(made) == repr(text) else made
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*([^()]*?)\s*\))?\s*", str(text))
     name = match[1] if match else str(text)

@@ -25,7 +25,8 @@ from syngrad.pipeline.neighbours import Next
 from syngrad.pipeline.peer import Layout, Peer, Work
 from syngrad.pipeline.shared_copies import mean
 from syngrad.runtime import state
-from syngrad.runtime.runner import KnownLoss, Runner
+from syngrad.runtime.progress import KnownLoss
+from syngrad.runtime.runner import Runner
 
 
 class Leader(Peer):

@@ -47,6 +47,7 @@ class Line:
             seeds that ran to their end.
         sent_bytes: over the links, a minibatch.
         staleness: minibatches, of the interface that is stalest.
+        in_flight: the most minibatches that a stage has kept at once until their true gradient came; 0 where none has.
         idle: the share of its time that the busiest worker waited.
         accounts: the workers' own, of the first of the seeds.
     """
@@ -58,6 +59,7 @@ class Line:
     rate_spread: float | None = None
     sent_bytes: float | None = None
     staleness: float | None = None
+    in_flight: int = 0
     idle: float | None = None
     accounts: Sequence[dict[str, Any]] = ()
 
@@ -176,6 +178,8 @@ def measured(document: Mapping[str, Any], accounts: Accounts | None = None) -> M
     for row, style in zip(rows, styles(rows), strict=True):
         seeds = [one for one in results if (one["method"], one["estimator"]) == (row.method, row.estimator)]
         lines.append(Line(row, style, seeds))
+        kept = _told(each.get("in_flight") for one in lines[-1].finished for each in one["interfaces"])
+        lines[-1].in_flight = int(max(kept, default=0))
         if workers > 1:
             _over_workers(lines[-1], int(experiment["batch_size"]), accounts or {})
     return Measured(lines, experiment.get("target"), experiment.get("baseline"), workers)

@@ -244,6 +244,8 @@ def _summary(m: Measured) -> Table:
         said = f"{means}; gaps are paired by seed, with their 95 % interval."
         said = said if seeds > 1 else "One seed: no spread and no interval can be given."
         said += f" Kept: for backward passes, at most. ×: of {m.base_label}'s. Training: seconds, evaluation left out."
+    if _in_flight(m):
+        said += " In flight: minibatches that one stage has kept at once until their true gradient came, at most."
     return Table(["row", *(head for head, _ in columns)], rows, said)
 
 
@@ -268,6 +270,7 @@ def _columns_in_one_process(m: Measured) -> Columns:
         (f"gap to {m.base_label}", gap),
         ("step", step),
         ("kept", lambda line: _times(size(line.row.saved_activation_bytes), line.row.saved_ratio)),
+        *_in_flight(m),
         ("cosine", cosine),
         ("training", lambda line: _seconds(line.row.train_s)),
     ]
@@ -294,7 +297,13 @@ def _columns_over_workers(m: Measured) -> Columns:
         ("staleness", lambda line: number(line.staleness, ".1f")),
         ("busiest waits", lambda line: share(line.idle)),
         ("peak memory", lambda line: size(line.row.peak_memory_bytes)),
+        *_in_flight(m),
     ]
+
+
+def _in_flight(m: Measured) -> Columns:
+    """Only where anything was."""
+    return [("in flight", lambda line: str(line.in_flight))] if any(line.in_flight for line in m.lines) else []
 
 
 def _target(m: Measured) -> Columns:

@@ -173,7 +173,7 @@ STRUCTURE: dict[str, Any] = {
                     **dict.fromkeys(("cosine", "norm_ratio", "estimator_loss", "staleness"), _number),
                     **dict.fromkeys(("explained_variance", "true_cosine", "true_norm_ratio"), Since(_number)),
                     "true_explained_variance": Since(_number),
-                    "guarded": Since(_number),
+                    **dict.fromkeys(("guarded", "in_flight"), Since(_number)),
                     **dict.fromkeys(("history", "true_history"), Since([[_number]])),
                 }
             ],

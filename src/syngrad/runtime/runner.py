@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,34 +43,10 @@ from syngrad.runtime import standing_causes
 from syngrad.runtime.channel import LocalChannel, Neighbours
 from syngrad.runtime.precision import ForwardOverflowError, Precision
 from syngrad.runtime.probe import Probe
+from syngrad.runtime.progress import Progress
 from syngrad.runtime.quality import Quality
 
 Loss = Callable[[Any, Any], Tensor]
-
-
-@dataclass
-class KnownLoss:
-    """A minibatch whose loss is known.
-
-    Args:
-        count: minibatches with it.
-        loss: detached.
-        weight: what the loss averages over.
-        samples: its samples.
-    """
-
-    count: int
-    loss: Tensor
-    weight: float
-    samples: int
-
-
-@dataclass
-class Progress:
-    """How far a run is: seconds of training, and epochs that are over."""
-
-    train_s: float = 0.0
-    epochs: int = 0
 
 
 class Runner:
@@ -131,6 +107,8 @@ class Runner:
         self.count = 0
         #: the minibatch at which gradients in flight stand: ahead of the count while they end without new ones
         self.clock = 0
+        #: whether minibatches in flight were broken off on their way back: what is in flight is no longer whole
+        self.broken_off = False
         #: [minibatch, loss] of those that nobody has taken yet, where the last stage runs here and others do not
         self.losses: list[list[float]] = []
         # the first estimates are exactly zero, and say nothing about the estimator
@@ -216,7 +194,8 @@ class Runner:
             TrainingError: for a model or a loss that raises, or a loss that is no finite scalar; the network is then as
                 it was before.
         """
-        t, loss = self.count, None
+        t, loss, settling = self.count, None, False
+        self.check_in_flight()
         sampling = self.quality_every > 0 and t >= self.next_sample and self.policy.samples(t)
         if self.neighbours.next is not None:  # before anything has moved: a link that is lost leaves all as it was
             self.neighbours.next.room()
@@ -251,7 +230,7 @@ class Runner:
                     flight = None
                 if self.unlocked:
                     self._take_inputs(t)
-                self.clock = t
+                self.clock, settling = t, True
                 rule.settle(self.own, now)
                 if self.updates.late is not None:
                     self.updates.note_staleness([actor.late for actor in self.actors], t, self.policy.warmup)
@@ -264,6 +243,7 @@ class Runner:
             self.precision.lose(loss, self.updates)
         except BaseException as error:  # Ctrl-C too: the run may go on, and then without half a minibatch
             self._forget(t)
+            self.broken_off = settling and any(actor.staleness.in_flight for actor in self.own)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
                 raise TrainingError(f"minibatch {t} failed: {first_line(error)}") from error
             raise
@@ -289,16 +269,35 @@ class Runner:
 
     def flush(self) -> None:
         """Let the minibatches still in flight end (`delayed`): each goes back without a new one coming in."""
-        while self.in_flight:
-            following = self.neighbours.next
-            if following is not None and not any(actor.due for actor in self.own):
-                expected = following.truths or following.outstanding
-                if not following.arrived and expected:
-                    following.until(expected[0].step, truth=expected is following.truths)
-                self._stand_in_line(self.clock + 1)
-            self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
-            self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH, ending=True))
-            self.precision.apply(self.updates)
+        self.check_in_flight()
+        self.broken_off = self.in_flight > 0  # until it is over
+        try:
+            while self.in_flight:
+                following = self.neighbours.next
+                if following is not None and not any(actor.due for actor in self.own):
+                    expected = following.truths or following.outstanding
+                    if not following.arrived and expected:
+                        following.until(expected[0].step, truth=expected is following.truths)
+                    self._stand_in_line(self.clock + 1)
+                self.clock = min((actor.due[0].due for actor in self.own if actor.due), default=self.clock + 1)
+                self.rule.settle(self.own, Minibatch(self.clock, NO_BATCH, ending=True))
+                self.precision.apply(self.updates)
+        except BaseException:
+            self.updates.clear_all()
+            raise
+        self.broken_off = False
+
+    def check_in_flight(self) -> None:
+        """Refuse to go on from minibatches in flight that were broken off on their way back.
+
+        Raises:
+            TrainingError: for it.
+        """
+        if self.broken_off:
+            raise TrainingError(
+                "the run was broken off while true gradients of minibatches in flight were being used; it cannot go on "
+                "from here; go on from a checkpoint (resume=True, trainer.load), or make a new Trainer of this model"
+            )
 
     def settle(self) -> None:
         """Have what has come back from the next worker, and what the previous one has sent, wait for its turn here."""

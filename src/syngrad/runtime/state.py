@@ -318,6 +318,8 @@ def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> N
     flights, due = _here(part["flights"], runner), _here(part["due"], runner)
     for actor in actors:
         actor.flights, actor.due = deque(), deque()
+        if actor.next is not None:  # of a run that was broken off
+            actor.next.arrived.clear()
     # copying everything that a forward might disturb is worth it only where something goes forward again
     with undisturbed(runner.stages) if any(flights) else nullcontext(), torch.enable_grad(), runner.autocast():
         for actor, saved, came in zip(actors, flights, due, strict=True):
@@ -329,7 +331,7 @@ def _put_flights(runner: Runner, actors: list[Actor], part: dict[str, Any]) -> N
                 flight.due, flight.received = int(turn), list(received)
                 flight.shared = list(shared[0]) if shared else ()
                 actor.due.append(flight)
-    runner.clock = int(part["clock"])
+    runner.clock, runner.broken_off = int(part["clock"]), False
     runner.expect()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, first_line, warn
 from syngrad.optim.schedules import check_growing
 from syngrad.runtime import checkpoint
-from syngrad.runtime.runner import KnownLoss
+from syngrad.runtime.progress import KnownLoss
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import early_checks, resume
 from syngrad.trainer.callbacks import Callback
@@ -366,10 +366,13 @@ class Loop:
         self.history.guarded = {name: count for name, count in skipped.items() if count}
         runner = trainer.runner
         measured = runner.staleness if runner is not None else []
-        late = [each.mean if each.mean is not None else fixed for each in measured]
         self.history.interfaces = [
-            {**quality.summary(stale, *mark), "guarded": skipped.get(stage.name, 0)}
-            for quality, mark, stage, stale in zip(trainer.quality, marks, trainer.stages, late, strict=False)
+            {
+                **quality.summary(fixed if late.mean is None else late.mean, *mark),
+                "in_flight": late.in_flight,
+                "guarded": skipped.get(stage.name, 0),
+            }
+            for quality, mark, stage, late in zip(trainer.quality, marks, trainer.stages, measured, strict=False)
         ]
         if runner is not None and runner.record is not None:
             self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from syngrad.core.batch import example_batch
-from syngrad.errors import CheckpointError, SyngradError, first_line, warn
+from syngrad.errors import CheckpointError, ConfigError, SyngradError, first_line, warn
+from syngrad.methods.registry import parse as parse_method
 from syngrad.partition.segment import FORWARD
 from syngrad.runtime import checkpoint
 from syngrad.runtime import state as run_state
@@ -33,6 +34,7 @@ def capture(session: Session) -> tuple[dict[str, Tensor], dict[str, Any]]:
     runner = session.runner
     if runner is None:
         raise CheckpointError("there is nothing to save before the first minibatch")
+    runner.check_in_flight()
     model = session.model.state_dict()
     dense = {name: t for name, t in model.items() if isinstance(t, Tensor) and t.layout == torch.strided}
     return dense, {
@@ -100,7 +102,7 @@ def restore(
 def _check(session: Session, model: dict[str, Tensor], state: dict[str, Any], where: str) -> None:
     own, saved = session.configuration(), state["configuration"]
     for name in RESUMED:
-        if name in saved and own.get(name) != saved[name]:
+        if name in saved and own.get(name) != saved[name] and not _same_method(session, name, saved[name]):
             raise CheckpointError(
                 f"checkpoint {where!r} was made with {name}={saved[name]!r}, and this Trainer has {own.get(name)!r}; "
                 "give it the same"
@@ -121,6 +123,14 @@ def _check(session: Session, model: dict[str, Tensor], state: dict[str, Any], wh
         now_there = session.model.get_submodule(owner)._buffers.get(attribute)
         if not isinstance(buffer, Tensor) or (now_there is not None and now_there.dtype != buffer.dtype):
             raise CheckpointError(f"checkpoint {where!r} is of another model: its buffer {name!r:.60} is another")
+
+
+def _same_method(session: Session, name: str, saved: Any) -> bool:
+    """Whether both are one method, but for how late gradients come over several workers: a run may go on so or so."""
+    try:
+        return name == "method" and parse_method(saved) == session.method
+    except ConfigError:
+        return False
 
 
 def _bind(session: Session, state: dict[str, Any], where: str) -> None:

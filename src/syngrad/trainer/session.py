@@ -32,8 +32,9 @@ from syngrad.runtime.feedback_options import Feedback
 from syngrad.runtime.option_fields import check_device
 from syngrad.runtime.precision import Precision, parse_dtype
 from syngrad.runtime.probe import Probe
+from syngrad.runtime.progress import Progress
 from syngrad.runtime.quality import ADVICE, DEFAULT_ADVICE, Quality
-from syngrad.runtime.runner import Progress, Runner
+from syngrad.runtime.runner import Runner
 from syngrad.trainer.options import Options
 
 
@@ -236,6 +237,12 @@ class Session:
         advice = DEFAULT_ADVICE if options.estimator == "default" else ADVICE
         quality = [Quality(cut, advice=advice) for cut in net.cuts]
         recorded = len(net.cuts) if options.inputs is None else 2 * len(net.cuts)
+        replay = self.distributed.replay
+        if replay is not None and len(replay.applied) != recorded:
+            raise ConfigError(
+                f"replay= is a record of {len(replay.applied)} interfaces, and there are {recorded}; give that of a "
+                "run with the same cuts and inputs="
+            )
         return Runner(
             net,
             stages,
@@ -248,7 +255,7 @@ class Session:
             self._probe(stages, quality),
             self.precision,
             record=Record([{} for _ in range(recorded)]) if self.distributed.record else None,
-            replay=self.distributed.replay,
+            replay=replay,
             scheduler_every=options.scheduler_every,
             progress=self.progress,
             first_batch=batch if net.requested_cuts is None or len(stages) > 2 else None,

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from syngrad.core.batch import Batch
-from syngrad.runtime.runner import KnownLoss, Runner
+from syngrad.runtime.progress import KnownLoss
+from syngrad.runtime.runner import Runner
 
 
 class Workers(Protocol):
