@@ -198,7 +198,7 @@ def _clock() -> int:
 
 
 def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | str:
-    """The loss as a scalar of a graph; what it raised where it cannot be had, which the first minibatch will say too."""
+    """The loss as a scalar of a graph; what it raised where it cannot be had, which the first minibatch says too."""
     try:
         value = scalar(loss(output, target)) if loss is not None else None
     except Exception as error:
