@@ -71,8 +71,10 @@ def test_the_dozen_of_the_page_train() -> None:
 def test_the_run_of_the_page_goes_from_text_to_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from tqdm import tqdm
     from transformers import GPT2LMHeadModel
 
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # a thread that would outlive the bars of transformers
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
     Path("my.txt").write_bytes(b"def word(of, text): return text\n" * 200)
