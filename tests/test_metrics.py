@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from syngrad.metrics import (
     HIGHER_IS_BETTER,
     NAMED,
     accuracy,
+    bits_per_character,
     cosine,
     explained_variance,
     higher_is_better,
@@ -124,3 +126,10 @@ def test_which_way_is_better() -> None:
     assert higher_is_better(resolve(own)) is None
     vars(own)["higher_is_better"] = False
     assert higher_is_better(resolve(own)) is False
+
+
+def test_a_library_s_output_is_measured_by_its_logits() -> None:
+    scores, labels = torch.randn(3, 4, 5), torch.randint(5, (3, 4))
+    for measure in (accuracy, bits_per_character):
+        for output in ({"logits": scores, "cache": None}, SimpleNamespace(logits=scores)):
+            assert measure(output, labels) == measure(scores, labels)

@@ -9,7 +9,7 @@ wait for the device (runtime/quality.py: compare); the last digits of those and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -42,11 +42,33 @@ def explained_variance(estimate: Tensor, received: Tensor) -> Tensor:
 Metric = Callable[[object, object], object]
 
 
+def scores(output: object) -> object:
+    """What a metric with a name measures: the output, or its `logits` where a library returns them among others."""
+    if isinstance(output, Tensor):
+        return output
+    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+
+
+def check_scores(metric: tuple[str, Metric], output: object) -> None:
+    """Refuse an output that a metric with a name cannot measure, whatever numbers are in it.
+
+    Raises:
+        ConfigError: naming what it is.
+    """
+    name, function = metric
+    if function in NAMED.values() and not isinstance(scores(output), Tensor):
+        raise ConfigError(
+            f"metric {name!r} needs one tensor of scores, or an output with one under 'logits', and the model returns "
+            f"{type(output).__name__}; give metric= a function of (output, target)"
+        )
+
+
 def accuracy(output: object, target: object) -> float:
     """The share of `target`'s labels that `output`'s largest score names; labels of −100 do not count.
 
     `output` is (n, classes) with `target` (n,), or (n, …, classes) or (n, classes, …) with `target` (n, …).
     """
+    output = scores(output)
     if not isinstance(output, Tensor) or not isinstance(target, Tensor):
         raise SyngradError("metric 'accuracy' needs one tensor of scores and one of labels; give metric= a function")
     if output.shape[:-1] == target.shape:
@@ -64,6 +86,7 @@ def accuracy(output: object, target: object) -> float:
 
 def mean_squared_error(output: object, target: object) -> float:
     """Mean of (output − target)² over all elements; both of one shape."""
+    output = scores(output)
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape != target.shape:
         raise SyngradError("metric 'mse' needs an output and a target of the same shape; give metric= a function")
     return (output - target).square().mean().item()
@@ -74,6 +97,7 @@ BITS = "bits per character"
 
 def bits_per_character(output: object, target: object) -> float:
     """Mean cross-entropy / ln 2; `output` (n, t, characters), `target` (n, t), of which −100 does not count."""
+    output = scores(output)
     if not isinstance(output, Tensor) or not isinstance(target, Tensor) or output.shape[:-1] != target.shape:
         raise SyngradError(
             f"metric {BITS!r} needs scores (n, t, characters) and labels (n, t); give metric= a function"

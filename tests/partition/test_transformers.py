@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,26 @@ def test_the_dozen_of_the_page_train() -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(block.text, namespace)
     assert len(namespace["examples"]) == 12
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_run_of_the_page_goes_from_text_to_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tqdm import tqdm
+    from transformers import GPT2LMHeadModel
+
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # a thread that would outlive the bars of transformers
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    Path("my.txt").write_bytes(b"def word(of, text): return text\n" * 200)
+    page = (ROOT / "docs" / "transformers.md").read_text(encoding="utf-8")
+    (block,) = [each for each in blocks(page) if each.language == "python" and each.skip]
+    run: dict[str, Any] = {"__name__": "__main__"}
+    exec(block.text, run)
+    assert "bits per character\ndef " in capsys.readouterr().out
+    plain = GPT2LMHeadModel.from_pretrained("trained").eval()
+    ((tokens, following),) = run["test"]
+    value = run["loss"](plain(tokens), following).item()
+    assert value == pytest.approx(run["history"].epochs[-1].metrics["loss"], rel=1e-5)
+    assert run["history"].value == pytest.approx(value / math.log(2), rel=1e-5)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.core.ignored import find_ignored
-from syngrad.errors import CutError
+from syngrad.errors import CutError, first_line
 from syngrad.partition.example import without_data
 from syngrad.partition.left_out import LeftOut
 from syngrad.partition.segment import Segment
@@ -76,12 +76,14 @@ class Bound:
         read: the positions, in the flattened output, of the leaves that the loss differentiates; None where the loss
             could not be run on this output.
         unread: the positions of what the loss does without: a recording need not make it.
+        raised: what the loss raised on this output; "" for nothing.
     """
 
     crossings: list[Crossing]
     output: Any
     read: list[int] | None
     unread: list[int] = field(default_factory=list)
+    raised: str = ""
 
     @property
     def predicted(self) -> list[Tensor]:
@@ -135,7 +137,7 @@ def _run(
         out = as_tree(out)
         flat, spec = pytree.tree_flatten(out)
         where = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        crossings.append(Crossing(out, where))
+        crossings.append(Crossing(out, where, [False] * len(where)))  # until the loss has told
         flat = list(flat)
         for i in where:
             flat[i] = flat[i].detach().requires_grad_()
@@ -149,8 +151,8 @@ def _run(
     could = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
     alone = [leaf.detach().requires_grad_() if i in could else leaf for i, leaf in enumerate(leaves)]
     value = _value(loss, pytree.tree_unflatten(alone, spec), target)
-    if value is None:
-        return Bound(crossings, out, None)
+    if not isinstance(value, Tensor):
+        return Bound(crossings, out, None, raised=value)
     found = _gradients([value], [alone[i] for i in could])
     read = [i for i, gradient in zip(could, found, strict=True) if gradient is not None]
     roots = [value, *(leaves[i] for i in read)]  # a loss may look at more than the output
@@ -195,15 +197,15 @@ def _clock() -> int:
     return int(torch._C._autograd._get_sequence_nr())
 
 
-def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | None:
-    """The loss as a scalar of a graph; None where it cannot be had, which the first minibatch will say."""
+def _value(loss: Loss | None, output: Any, target: Any) -> Tensor | str:
+    """The loss as a scalar of a graph; what it raised where it cannot be had, which the first minibatch says too."""
     try:
         value = scalar(loss(output, target)) if loss is not None else None
-    except Exception:
+    except Exception as error:
         if any("FakeTensor" in type(leaf).__name__ or leaf.is_meta for leaf in tensors(output)):
             raise  # on tensors with data it may do
-        return None
-    return value if value is not None and value.requires_grad else None
+        return first_line(error)
+    return value if value is not None and value.requires_grad else ""
 
 
 def _gradients(roots: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor | None]:

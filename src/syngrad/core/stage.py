@@ -14,7 +14,7 @@ from syngrad.core.input_predictor import InputPredictor
 from syngrad.core.interface import Interface
 from syngrad.core.randomness import Randomness
 from syngrad.errors import SyngradError, TrainingError, first_line
-from syngrad.partition.segment import Segment
+from syngrad.partition.segment import Segment, segment_parameters
 from syngrad.preserve_state import preserve_state
 
 
@@ -42,8 +42,9 @@ class Stage:
         elsewhere: Collection[int] = (),
     ) -> None:
         self.name, self.segment, self.interface, self.predictor = name, segment, interface, predictor
-        # frozen ones too: they may be trained later, and until then an optimiser passes them over
-        self.used = list(segment.parameters())
+        # Frozen ones too: they may be trained later, and until then an optimiser passes them over. In the model's
+        # order, however it was cut: by their places an optimiser knows them, in checkpoints too.
+        self.used = segment_parameters(segment) if isinstance(segment, Segment) else list(segment.parameters())
         #: of those, the ones that it updates: what stages share, the first of them does, by the sum of all gradients
         self.parameters = [p for p in self.used if id(p) not in elsewhere]
         #: of these, the ones that an earlier stage owns in another worker: here they are copies, updated for themselves

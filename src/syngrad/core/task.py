@@ -58,6 +58,8 @@ class Task:
             why = "the loss reads a scalar that the model itself has made of the labels"
         elif None in places:
             why = f"a part of it, {tuple(parts[places.index(None)].shape)}, does not begin with the {batch} samples"
+        elif bound.raised and not isinstance(output, Tensor):
+            why = f"the loss, given {_contents(output)} as the model returns it, raised {bound.raised}"
         elif not parts:
             why = "no tensor of it that the loss differentiates was found"
         return cls(batch, context, () if why else tuple(shape[1:] for shape in shapes), loss, count, why)
@@ -101,6 +103,12 @@ def interface(name: str, crossing: Crossing, estimator: EstimatorSpec, task: Tas
 def sample_dimension(shape: torch.Size, batch: int) -> int | None:
     """0 or 1, where the samples of a leaf stand; None where it has none."""
     return next((dim for dim in (0, 1) if len(shape) > dim and shape[dim] == batch), None)
+
+
+def _contents(output: Any) -> str:
+    """A mapping or a sequence, as a library returns it, in the words of an error."""
+    keys = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+    return f"{type(output).__name__}{keys}"
 
 
 def _estimates(estimator: EstimatorSpec, name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -128,7 +129,7 @@ def without_data(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]
     """
     if bare:
         try:
-            with preserve_state(*parts), on_meta(*parts), torch.enable_grad():
+            with preserve_state(*parts), on_meta(*parts), torch.enable_grad(), _unlogged():
                 return run(*map_tensors(lambda leaf: leaf.to("meta"), example))
         except Exception:  # it makes tensors on a device of its own, or looks at values
             return without_data(parts, example, run)
@@ -137,12 +138,23 @@ def without_data(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]
     try:
         with preserve_state(*parts):
             try:
-                with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+                with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad(), _unlogged():
                     return run(*map_tensors(mode.from_tensor, example))
             except Exception:  # whatever such tensors cannot do; what is wrong with the model itself raises again there
                 return _for_real(parts, example, run)
     finally:
         torch.clear_autocast_cache()  # of casts made from tensors without data
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keeps PyTorch from logging pages about what fails on such tensors: it is raised, or found out with data."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 @contextlib.contextmanager

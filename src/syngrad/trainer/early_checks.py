@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from syngrad.errors import CheckpointError
+from syngrad.metrics import NAMED, check_scores
+from syngrad.partition.example import without_data
 from syngrad.tagged_json import PlainError, encode
 from syngrad.trainer.callbacks import Callback, EarlyStopping
 from syngrad.trainer.fit_arguments import FitArguments
@@ -24,6 +27,27 @@ def check_measured(session: Session, plan: FitArguments) -> None:
             added = plan.on_epoch is not None or any(map(_may_measure, others))
             if not added or callback.looks_at(session) in measured:
                 callback.check(session, measured)
+
+
+def check_metric(session: Session, plan: FitArguments, raw: Any) -> None:
+    """Refuse a metric that cannot measure what the model returns in evaluation mode, found on tensors without data.
+
+    Raises:
+        ConfigError: as validation would after the epoch.
+    """
+    if plan.validate is None or session.metric is None or session.metric[1] not in NAMED.values():
+        return
+    batch, model = session.read(raw), session.model
+
+    def evaluated(args: Any, kwargs: Any) -> Any:
+        model.eval()
+        return model(*args, **kwargs)
+
+    try:
+        output = without_data([model], (batch.args, batch.kwargs), evaluated, bare=True)
+    except Exception:  # what evaluation cannot do at all it says itself, on its own data
+        return
+    check_scores(session.metric, output)
 
 
 def _may_measure(callback: Callback) -> bool:

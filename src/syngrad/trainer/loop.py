@@ -122,6 +122,7 @@ class Loop:
             if not workers.begun:  # cutting the model is not training
                 self._tock()
                 trainer.bind(raw)
+                early_checks.check_metric(trainer, plan, raw)
                 check_growing(trainer.schedulers, plan.validate is not None and trainer.metric is not None)
                 workers.begin(trainer.bound, self.origin)
                 self._tick()
@@ -336,6 +337,7 @@ class Loop:
             raise checkpoint.damaged(path, first_line(error)) from error
         resume.restore(self.trainer, model, saved, str(path), trained=True)
         self.first, self.marks, self.skipped = first, marks, skipped
+        history.metric = self.history.metric  # this call's, which may be another
         self.history, self.partial, self._over, self._owed = history, partial, over, owed
         self.origin = fit["place"]
         try:
