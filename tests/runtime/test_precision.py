@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -91,29 +92,31 @@ def test_it_learns_about_as_well(run: str, kind: str) -> None:
     assert losses[kind] == pytest.approx(losses[None], rel=0.05)
 
 
+@functools.cache
+def with_factor(run: str, optimizer: Any, factor: float) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """The model, the estimators and the samples of a run in float64 whose factor stands."""
+    case = CASES["gpt" if run in ("local", "warmup") else "mlp"]
+    options = {"estimator": "linear", "optimizer": optimizer, **RUNS[run]}
+    trainer = case_trainer(case, case.model(), **options, clip_norm=0.5, quality_every=2, true_every=2)
+    trainer.precision.dtype, trainer.precision.factor = torch.float16, factor
+    trainer.precision.autocast = Precision(None).autocast  # type: ignore[method-assign]
+    for batch in case.batches(12):
+        trainer.step(batch)
+    assert trainer.precision.factor == factor
+    samples = [s for q in trainer.quality for s in [*q.history, *q.true]]
+    return tensors_of(trainer.model), tensors_of(trainer.net.estimators), samples
+
+
 @pytest.mark.parametrize("optimizer", [sgd, momentum], ids=["sgd", "momentum"])
 @pytest.mark.parametrize("factor", [2.0**10, 2.0**16, 3.0])
 @pytest.mark.parametrize("run", [run for run in RUNS if run != "zero"])
 def test_the_factor_is_taken_out_again(run: str, factor: float, optimizer: Any) -> None:
     """In float64, where it rounds nothing that matters: by SGD, which a factor that was left in would mislead."""
-    ends = []
-    for forced in (1.0, factor):
-        case = CASES["gpt" if run in ("local", "warmup") else "mlp"]
-        trainer = case_trainer(
-            case, case.model(), **{"estimator": "linear", "optimizer": optimizer, **RUNS[run]}, clip_norm=0.5,
-            quality_every=2, true_every=2,
-        )  # fmt: skip
-        trainer.precision.dtype, trainer.precision.factor = torch.float16, forced
-        trainer.precision.autocast = Precision(None).autocast  # type: ignore[method-assign]
-        for batch in case.batches(12):
-            trainer.step(batch)
-        assert trainer.precision.factor == forced
-        samples = [s for q in trainer.quality for s in [*q.history, *q.true]]
-        ends.append((tensors_of(trainer.model), tensors_of(trainer.net.estimators), samples))
-    for a, b in zip(ends[0][:2], ends[1][:2], strict=True):
+    without, found = with_factor(run, optimizer, 1.0), with_factor(run, optimizer, factor)
+    for a, b in zip(without[:2], found[:2], strict=True):
         assert_same(a, b, rtol=1e-9)
-    assert len(ends[0][2]) == len(ends[1][2])
-    for one, other in zip(ends[0][2], ends[1][2], strict=True):
+    assert len(without[2]) == len(found[2])
+    for one, other in zip(without[2], found[2], strict=True):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-9, nan_ok=True)
 
 

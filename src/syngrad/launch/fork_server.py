@@ -133,7 +133,7 @@ class ForkServer:
                 answer = self._channel.recv(64)
             except OSError:
                 return None
-        return Forked(int(answer)) if answer.strip().isdigit() else None
+        return Forked(int(answer)) if answer.strip().isdigit() else None  # −1 where none could be made
 
     def close(self) -> None:
         """End the process; what it has made lives on."""
@@ -212,7 +212,10 @@ def serve(channel: socket.socket) -> NoReturn:
             os._exit(0)
         with open(files[0], "rb") as request:
             asked = json.load(request)
-        child = _grandchild()
+        try:
+            child = _grandchild()
+        except OSError:  # no more processes, or no memory: whoever asks tries it another way
+            child = -1
         if child == 0:
             channel.close()
             for number, file_number in enumerate(files[1:]):
@@ -232,8 +235,11 @@ def _grandchild() -> int:
     between = _fork()
     if between == 0:
         between = os.getpid()
-        if _fork() > 0:
-            os._exit(0)
+        try:
+            if _fork() > 0:
+                os._exit(0)
+        except OSError:
+            os._exit(1)
         os.setsid()
         os.write(writer, str(os.getpid()).encode())
         os.close(reader)
@@ -245,7 +251,7 @@ def _grandchild() -> int:
     os.waitpid(between, 0)
     text = os.read(reader, 32)
     os.close(reader)
-    return int(text)
+    return int(text or b"-1")
 
 
 def _fork() -> int:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from types import CodeType, ModuleType
 from typing import NoReturn
 
@@ -37,7 +38,7 @@ def become(
         tempfile.tempdir = None  # found anew: a variable says where
         os.chdir(cwd)
         if rank := environment.get("RANK"):  # what `ps` and `top` call it
-            with open("/proc/self/comm", "w", encoding="ascii") as name:
+            with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as name:
                 name.write(f"rank {rank}")
         _open_streams()
         _draw_anew()
