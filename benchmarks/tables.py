@@ -223,9 +223,9 @@ def experiment_table(claim: str, metric: str, factor: float, digits: int, unit: 
     return table(["", "seeds", metric, f"to back-propagation, {unit}", "cosine at each interface, seed 0"], rows)
 
 
-def corrected() -> str:
-    """Methods with late truths: what each loses, and its operations."""
-    document, rows = load("corrected"), []
+def bits_and_operations(claim: str) -> str:
+    """On the small GPT: what each row loses to back-propagation, and its operations."""
+    document, rows = load(claim), []
     for r in document["aggregate"]:
         half = f" ± {r['gap_95']:.3f}" if r["gap_95"] is not None else ""
         gap = "–" if r["row"] == "backprop" or r["gap"] is None else f"{r['gap']:+.3f}{half}"
@@ -257,7 +257,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar_cnn_step": lambda: experiment_step_time("cifar_cnn"),
     "resnet": lambda: experiment_table("resnet", "test accuracy, %", 100, 2, "points"),
     "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
-    "corrected": corrected,
+    "corrected": lambda: bits_and_operations("corrected"),
+    "estimators_that_see": lambda: bits_and_operations("estimators_that_see"),
     "overhead": overhead,
     "resume": resume,
     "before_after": before_after,
