@@ -235,6 +235,20 @@ def corrected() -> str:
     return table(head, rows)
 
 
+def estimators_that_see() -> str:
+    """Heads on trial: seed by seed, as rows have other seeds than their neighbours, and their operations."""
+    document = load("estimators_that_see")
+    bits = {(run["row"], run["seed"]): run["value"] for run in document["runs"]}
+    seeds, rows = sorted({seed for _, seed in bits}), []
+    for r in document["aggregate"]:
+        name = r["row"]
+        both = [(bits.get((name, seed)), bits.get(("backprop", seed))) for seed in seeds]
+        gaps = ["–" if own is None else f"{own:.3f} ({own - exact:+.3f})" for own, exact in both]
+        rows.append([name, *gaps, f"{document['arithmetic'][name]:.2f}"])
+    head = ["bits per character, and to back-propagation", *(f"seed {seed}" for seed in seeds)]
+    return table([*head, "operations, × back-propagation"], rows)
+
+
 def experiment_step_time(claim: str) -> str:
     rows = []
     for name, row in load(claim)["step_time"].items():
@@ -258,6 +272,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "resnet": lambda: experiment_table("resnet", "test accuracy, %", 100, 2, "points"),
     "char_gpt": lambda: experiment_table("char_gpt", "bits per character", 1, 3, "bits"),
     "corrected": corrected,
+    "estimators_that_see": estimators_that_see,
     "overhead": overhead,
     "resume": resume,
     "before_after": before_after,
