@@ -58,15 +58,22 @@ def session_fork_server() -> Iterator[ForkServer]:
     server.close()
 
 
-@pytest.fixture(autouse=True)
-def forked_programs(request: pytest.FixtureRequest, nothing_left_behind: None) -> Iterator[None]:
-    """Where a test starts processes, the session's server makes them."""
-    if request.node.get_closest_marker("distributed") is None or not sys.platform.startswith("linux"):
+@pytest.fixture
+def forked_programs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the test starts a process, the session's server makes it, if it can."""
+    if not sys.platform.startswith("linux"):
         yield
         return
-    request.getfixturevalue("monkeypatch").setattr(subprocess, "Popen", fresh_server.Popen)
+    monkeypatch.setattr(subprocess, "Popen", fresh_server.Popen)
     with serving(request.getfixturevalue("session_fork_server")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def distributed(request: pytest.FixtureRequest, nothing_left_behind: None) -> None:
+    """All tests that start several processes do it so."""
+    if request.node.get_closest_marker("distributed") is not None:
+        request.getfixturevalue("forked_programs")
 
 
 @pytest.fixture(autouse=True)

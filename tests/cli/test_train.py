@@ -21,6 +21,7 @@ from syngrad.cli.train import OPTIONS, train
 from syngrad.results import validate
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("forked_programs")
 EXPERIMENT = """import time
 
 from tests._support.small_run import data, experiment

@@ -14,6 +14,7 @@ import pytest
 from syngrad.cli import main
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("forked_programs")
 EXPERIMENT = """
 import os
 from tests._support.small_run import experiment

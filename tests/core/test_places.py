@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import pytest
@@ -11,19 +12,25 @@ from typer.testing import CliRunner
 
 import syngrad
 from syngrad.cli import app
-from syngrad.core.places import list_places
+from syngrad.core.places import Place, list_places
 from syngrad.report.places_table import places_table
+
+
+@functools.cache
+def listed(name: str) -> list[Place]:
+    """The places of a family's model, looked for once."""
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    *inputs, target = family.batch()
+    return list_places(family.model().double(), tuple(inputs), {}, target, family.loss)
 
 
 @pytest.mark.parametrize("name", ["language_model", "two_heads", "translation", "states", "around"])
 def test_every_place_that_is_listed_trains(name: str) -> None:
     family = FAMILIES[name]
-    torch.manual_seed(0)
-    model = family.model().double()
-    *inputs, target = batch = family.batch()
-    found = list_places(model, tuple(inputs), {}, target, family.loss)
-    assert found
-    for place in found:
+    batch = family.batch()
+    assert listed(name)
+    for place in listed(name):
         again = family.model().double()
         net = syngrad.decouple(again, cuts=[place.name])
         trainer = syngrad.Trainer(net, loss=family.loss, estimator="linear", progress=False)
@@ -34,10 +41,7 @@ def test_every_place_that_is_listed_trains(name: str) -> None:
 
 
 def test_what_is_shared_crosses_between_workers_and_is_shown() -> None:
-    family = FAMILIES["language_model"]
-    model = family.model().double()
-    *inputs, target = family.batch()
-    found = {each.name: each for each in list_places(model, tuple(inputs), {}, target, family.loss)}
+    found = {each.name: each for each in listed("language_model")}
     assert found["blocks.1"].recorded
     assert found["blocks.1"].shared == (("embed.weight", 23 * 16 * 8),)
     lines = places_table(list(found.values()), 6)
@@ -46,10 +50,7 @@ def test_what_is_shared_crosses_between_workers_and_is_shown() -> None:
 
 
 def test_the_table_fits_a_terminal_and_begins_with_the_most_even() -> None:
-    family = FAMILIES["two_heads"]
-    model = family.model().double()
-    *inputs, target = family.batch()
-    found = list_places(model, tuple(inputs), {}, target, family.loss)
+    found = listed("two_heads")
     lines = places_table(found, 6)
     assert max(map(len, lines)) <= 80
     assert lines[2].startswith(min(found, key=lambda each: each.larger).name)

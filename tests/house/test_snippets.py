@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from tests._support.snippets import Block, blocks
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if path.is_file()]
 

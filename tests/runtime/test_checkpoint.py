@@ -20,6 +20,8 @@ from tests._support.forged import forge
 from syngrad.errors import CheckpointError
 from syngrad.runtime import checkpoint
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 MODEL = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.bfloat16)}
 STATE = {"count": 3, "moments": {0: {"exp_avg": torch.randn(4)}}, "note": ("x", None)}
 

@@ -21,6 +21,8 @@ from tests._support.forged import forge, seal
 from syngrad.errors import CheckpointError
 from syngrad.runtime import checkpoint, folder_lock
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 MODEL = {"weight": torch.arange(6.0).view(2, 3)}
 STATE = {"count": 3, "moments": {0: {"exp_avg": torch.ones(4)}}}
 

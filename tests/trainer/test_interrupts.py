@@ -25,6 +25,8 @@ from syngrad.startup import SIGNALS
 from syngrad.trainer import interrupts
 from syngrad.trainer.history import History
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
 Y = X[:, :3].argmax(1)
 

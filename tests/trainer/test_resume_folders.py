@@ -23,6 +23,8 @@ from syngrad.errors import CheckpointError, TrainingWarning
 from syngrad.runtime import checkpoint
 from syngrad.trainer.history import Epoch
 
+pytestmark = pytest.mark.usefixtures("forked_programs")
+
 CASE = CASES["mlp"]
 
 
