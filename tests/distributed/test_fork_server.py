@@ -37,7 +37,7 @@ seen = {
                 for s in (sys.stdin, sys.stdout, sys.stderr)],
     "files": sorted(int(n) for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
-    "module": sys.modules["__main__"].__dict__ is globals(),
+    "module": sys.modules["__main__"].__dict__ is globals(), "builtins": str(__builtins__),
     "shows": warnings.showwarning.__module__ in ("warnings", "_py_warnings"),
 }
 import random, torch, numpy, threadpoolctl
@@ -94,6 +94,9 @@ def test_it_is_started_like_any_other(environment: dict[str, str], tmp_path: Pat
         ["-c", "import os; os._exit(7)"],
         ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
         ["-c", "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()"],
+        ["-c", "1/0"],
+        ["-c", "raise KeyboardInterrupt"],
+        ["-c", "import sys; sys.stdout.close()"],
         ["-m", "no_such_module"],
     ],
     ids=lambda words: words[1][-30:],
@@ -102,12 +105,45 @@ def test_it_ends_like_any_other(words: list[str]) -> None:
     assert run(FORKED, words) == run(ANEW, words)
 
 
-def test_what_nobody_catches_is_printed() -> None:
-    for text, code in (("1/0", 1), ("raise KeyboardInterrupt", -signal.SIGINT)):
-        found, out, said = run(FORKED, ["-c", text])
-        assert (found, out) == (code, "")
-        assert said.splitlines()[0] == "Traceback (most recent call last):"
-        assert said.splitlines()[-1] in ("ZeroDivisionError: division by zero", "KeyboardInterrupt")
+def test_what_was_written_into_files_left_open_is_there(tmp_path: Path) -> None:
+    text = f"kept = open({str(tmp_path / 'file')!r}, 'w'); kept.write('all of it')"
+    assert run(FORKED, ["-c", text]) == (0, "", "")
+    assert (tmp_path / "file").read_text() == "all of it"
+
+
+def test_a_signal_sent_at_once_is_not_lost() -> None:
+    server = fork_server.current()
+    assert server is not None
+    for number in [signal.SIGTERM, signal.SIGUSR1] * 5:
+        child = server.start([sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
+        assert child is not None
+        os.kill(child.pid, number)
+        assert child.wait(30) == -number
+
+
+ODD = """
+import os, signal, sys, time
+from syngrad.launch import fork_server
+signal.signal(signal.SIGCHLD, signal.SIG_IGN if sys.argv[1] == "children ignored" else signal.SIG_DFL)
+if sys.argv[1] == "no input":
+    sys.stdin = sys.__stdin__ = None
+with fork_server.put_aside():
+    if sys.argv[1] == "forked from here":
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    child = fork_server.current().start([sys.executable, "-c", "print('runs', flush=True)"], os.environ)
+    time.sleep(1)
+    print(child.wait(20), flush=True)
+print("over", flush=True)
+os.killpg(0, signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("case", ["children ignored", "no input", "forked from here"])
+def test_it_serves_whatever_the_launcher_is_like(case: str) -> None:
+    """Started where ended children are nobody's, with standard input closed, and with children of another kind."""
+    assert run(FORKED, ["-c", ODD, case]) == (-signal.SIGKILL, "runs\n0\nover\n", "")
 
 
 def test_a_start_that_a_fork_could_not_follow_is_made_anew() -> None:

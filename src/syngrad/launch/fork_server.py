@@ -28,6 +28,8 @@ from syngrad.launch.forked_program import become
 from syngrad.launch.parent_death import die_with_parent
 
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+#: seconds that the process put aside has to end
+ENDED_S = 5.0
 #: what every worker imports sooner or later: torch._dynamo comes in with the first optimiser, and takes seconds
 IMPORTED = ("torch._dynamo", "threadpoolctl", "zmq")
 #: variables that Python or PyTorch read when they start, and a fork could not follow, but for those it does follow
@@ -95,9 +97,12 @@ class ForkServer:
         ours, its = socket.socketpair()
         pid = _fork()
         if pid == 0:
-            ours.close()
-            os.setsid()  # Ctrl-C in a terminal is not for it
-            serve(its)
+            try:
+                ours.close()
+                os.setsid()  # Ctrl-C in a terminal is not for it
+                serve(its)
+            finally:  # whatever happens: this is no second launcher
+                os._exit(1)
         its.close()
         return cls(ours, pid)
 
@@ -137,8 +142,14 @@ class ForkServer:
 
     def close(self) -> None:
         """End the process; what it has made lives on."""
+        with suppress(OSError):  # who was forked from here meanwhile holds our end, too
+            self._channel.shutdown(socket.SHUT_RDWR)
         self._channel.close()
-        self._process.wait()
+        try:
+            self._process.wait(ENDED_S)
+        except subprocess.TimeoutExpired:  # stopped, say
+            os.kill(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _follows(self, environment: Mapping[str, str]) -> bool:
         """Whether a fork would be what a start with these variables is."""
@@ -194,13 +205,14 @@ def import_all() -> None:
 def serve(channel: socket.socket) -> NoReturn:
     """What the process put aside does: fork, whenever it is asked, until whoever asks has gone."""
     die_with_parent()
-    kept = {number for number in startup.SIGNALS if signal.getsignal(number) is signal.SIG_IGN}
-    for number in startup.SIGNALS:  # a scheduler sends them to all processes; the launcher's end is ours
-        signal.signal(number, signal.SIG_IGN)
-    for file in os.listdir("/proc/self/fd"):  # a lock, or a pipe whose end somebody awaits
-        if int(file) > 2 and int(file) != channel.fileno():
-            with suppress(OSError):  # one of them listed them
-                os.close(int(file))
+    known = (*startup.SIGNALS, signal.SIGCHLD)
+    ignored = {number for number in known if signal.getsignal(number) is signal.SIG_IGN}
+    # A scheduler sends them to all processes, and the launcher's end is ours. Blocked, they wait for a child that was
+    # just forked until it has handlers of its own.
+    signal.pthread_sigmask(signal.SIG_BLOCK, startup.SIGNALS)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, the kernel would collect our children
+    os.closerange(3, channel.fileno())  # a lock, or a pipe whose end somebody awaits
+    os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     own_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path[1:] if entry not in own_path]
     while True:
@@ -223,7 +235,7 @@ def serve(channel: socket.socket) -> NoReturn:
             for file_number in files[1:]:
                 if file_number > 2:
                     os.close(file_number)
-            become(asked["argv"], asked["environment"], asked["cwd"], path, kept)
+            become(asked["argv"], asked["environment"], asked["cwd"], path, ignored)
         for file_number in files[1:]:
             os.close(file_number)
         channel.send(str(child).encode().ljust(64))
@@ -232,7 +244,12 @@ def serve(channel: socket.socket) -> NoReturn:
 def _grandchild() -> int:
     """Fork twice, so that who adopts the child is its parent; its process id, once it leads a group, or 0 in it."""
     reader, writer = os.pipe()
-    between = _fork()
+    try:
+        between = _fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if between == 0:
         between = os.getpid()
         try:

@@ -7,6 +7,8 @@ modules are found, what is drawn without a seed; and what it does at the end of 
 from __future__ import annotations
 
 import atexit
+import builtins
+import ctypes
 import importlib.util
 import io
 import os
@@ -29,7 +31,7 @@ def become(
     """Be what a start anew of these would be, from here to the process's end."""
     code = 1
     try:
-        for number in startup.SIGNALS:
+        for number in (*startup.SIGNALS, signal.SIGCHLD):
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         if signal.SIGINT not in ignored:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +51,9 @@ def become(
         more = [os.path.abspath(entry) for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
         sys.path[:] = [*first, *more, *(entry for entry in path if entry not in more)]
         startup.begin()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, startup.SIGNALS)
         code = _run(argv[1], argv[2])
+        _end(code)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -59,7 +63,7 @@ def become(
 def _program(kind: str, text: str) -> tuple[CodeType, ModuleType]:
     """What `-m` or `-c` runs, and the module that it runs as."""
     module = sys.modules["__main__"] = ModuleType("__main__")
-    vars(module)["__builtins__"] = __builtins__
+    vars(module)["__builtins__"] = builtins
     if kind == "-c":
         return compile(text, "<string>", "exec"), module
     spec = importlib.util.find_spec(text)
@@ -76,32 +80,31 @@ def _program(kind: str, text: str) -> tuple[CodeType, ModuleType]:
 
 
 def _run(kind: str, text: str) -> int:
-    """Run it to its end, as Python does at the end of a process; its exit code."""
-    ended = 0
+    """Run it; its exit code, −SIGINT where nobody caught Ctrl-C."""
     try:
         code, module = _program(kind, text)
         exec(code, vars(module))
     except SystemExit as end:
-        ended = _exit_code(end)
-    except KeyboardInterrupt:
-        sys.excepthook(*sys.exc_info())
-        ended = -signal.SIGINT
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        ended = 1
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]  # threads that are not daemons end first
+        return _exit_code(end)
+    except BaseException as error:
+        trace = error.__traceback__
+        sys.excepthook(type(error), error.with_traceback(trace and trace.tb_next), error.__traceback__)  # the program's
+        return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """What Python does at the end of a process: threads, what was registered, open files, streams."""
+    if code == -signal.SIGINT:  # Python ends itself by that signal then, after all that
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-    finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-            except (OSError, ValueError, AttributeError):
-                ended = ended or 120  # as Python ends where what was printed is lost
-    if ended == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    return ended
+    ctypes.pythonapi.Py_Exit(code)
+    os._exit(code)
 
 
 def _exit_code(end: SystemExit) -> int:
@@ -115,11 +118,14 @@ def _exit_code(end: SystemExit) -> int:
 def _open_streams() -> None:
     """Standard streams on what the descriptors are now, made as Python makes them."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        before = getattr(sys, f"__{name}__")
-        through = before.write_through
+        before = next((s for s in (getattr(sys, f"__{name}__"), sys.__stdout__, sys.__stderr__) if s is not None), None)
+        # none where they were closed when Python started
+        encoding, errors, through = (
+            ("utf-8", "replace", False) if before is None else (before.encoding, before.errors, before.write_through)
+        )
         by_line = not through and (name == "stderr" or os.isatty(number))
         binary = open(number, "wb" if number else "rb", 0 if number and through else -1, closefd=False)  # noqa: SIM115
-        stream = io.TextIOWrapper(binary, before.encoding, before.errors, "\n", by_line, through)
+        stream = io.TextIOWrapper(binary, encoding, errors, "\n", by_line, through)
         stream.mode = "w" if number else "r"  # type: ignore[misc]  # as `open` says it
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -128,9 +134,11 @@ def _open_streams() -> None:
 def _draw_anew() -> None:
     """Numbers drawn without a seed differ from process to process."""
     random.seed()
-    for name in ("numpy.random", "torch"):
-        if name in sys.modules:
-            sys.modules[name].seed()
+    import numpy
+    import torch
+
+    numpy.random.seed()
+    torch.default_generator.seed()
 
 
 def _set_threads(environment: Mapping[str, str]) -> None:

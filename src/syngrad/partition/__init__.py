@@ -242,7 +242,8 @@ def _program(
         if hooked:
             raise RouteError(f"what is around {hooked[0]!r} has hooks, which would not run")
         inputs = Inputs(model, example)
-        return Traced(model, route, inputs, lambda: recording.record_by_fx(model, names, inputs, unread))
+        followed = [around for cut in names for around in ancestors(cut)]
+        return Traced(model, route, inputs, lambda: recording.record_by_fx(model, names, inputs, unread), followed)
     if example is None:
         raise RouteError("needs an example")
     inputs = Inputs(model, example)

@@ -47,21 +47,35 @@ class Modes(nn.Module):
 class Traced:
     """A model laid out as the nodes of its recordings."""
 
-    def __init__(self, model: nn.Module, route: str, inputs: Inputs, record: Callable[[], Trace]) -> None:
-        self._model, self._route, self._inputs = model, route, inputs
+    def __init__(
+        self,
+        model: nn.Module,
+        route: str,
+        inputs: Inputs,
+        record: Callable[[], Trace],
+        followed: Sequence[str] | None = None,
+    ) -> None:
+        self._model, self._route, self._inputs, self._record = model, route, inputs, record
         with preserve_state(model):
             if not model.training:
                 model.train()
             self._training = record()
-            truth = RecordedTruth(model)
+            self._truth = RecordedTruth(model, followed, None if followed is None else self._holds)
         with preserve_state(model):
             model.eval()
             self._evaluation = record()
-            truth.note()
-        #: of an exported model; modules that torch.fx leaves whole see for themselves
-        self._truth = truth if route == "torch.export" else None
+            self._truth.note()
         if self._training.code() == self._evaluation.code():
             self._evaluation = self._training
+
+    def _holds(self) -> bool:
+        """Whether a recording made now, in the mode that the model is in, would be the one that there is."""
+        there = self._training if self._model.training else self._evaluation
+        try:
+            with preserve_state(self._model):
+                return self._record().code() == there.code()
+        except Exception:  # it can no longer be followed
+            return False
 
     def position(self, cut: str) -> int:
         """The index of the first node recorded inside the named module."""
@@ -87,7 +101,8 @@ class Traced:
                 model=self._model,
                 tensor_names=used,
                 writes_message=first.writes_received or second.writes_received,
-                truth=self._truth,
+                # modules that torch.fx leaves whole see for themselves, and the first stage looks at the others for all
+                truth=self._truth if self._route == "torch.export" or name == FIRST else None,
             )
             for name, first, second, used in zip([FIRST, *cuts], training, evaluation, self.uses(cuts), strict=True)
         ]

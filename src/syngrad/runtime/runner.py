@@ -203,6 +203,7 @@ class Runner:
             # estimates stand for gradients of the loss times the factor
             batch = replace(batch, scale=batch.scale * self.precision.factor)
         self._note()
+        self.updates.clear_all()  # of a backward of the user's own: this minibatch alone moves anything
         try:
             if self.probe is not None and self.probe.due(t):
                 with self.autocast():
