@@ -27,9 +27,9 @@ compare: $(VENV)/.installed-run
 	@$(BIN)/syngrad compare --html syngrad-report.html $(ARGS)
 
 # The whole suite in two parts: first, two at a time, the tests that start processes or wait by the clock for a peer, with
-# the types checked beside them in what time they leave; then all others, on as many cores as there are, up to four. A
-# failure in one part does not keep the other from being run. PYTEST_ARGS chooses some tests, which run as pytest alone
-# would run them. tests/_support/quick_start makes the processes of the tests start faster.
+# the types checked beside them in what time they leave; then all others, one more at a time than there are cores, as some
+# wait for a browser, up to four. A failure in one part does not keep the other from being run. PYTEST_ARGS chooses some
+# tests, which run as pytest alone would run them. tests/_support/quick_start makes the processes of tests start faster.
 test: export PYTHONPATH := $(CURDIR)/tests/_support/quick_start$(if $(PYTHONPATH),:$(PYTHONPATH))
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -41,7 +41,8 @@ else
 	@failed=0; first=; \
 	nice $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest -m distributed -n auto --maxprocesses 2 --dist loadfile || { failed=1; first=failed; }; \
-	$(BIN)/python -m pytest -m 'not distributed' -n auto --maxprocesses 4 --dist loadfile || failed=1; \
+	several=$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))'); \
+	$(BIN)/python -m pytest -m 'not distributed' -n $$several --dist loadfile || failed=1; \
 	wait $$types || { cat $(VENV)/mypy.log; failed=1; }; \
 	test -z "$$first" || echo "of the tests that start processes some failed: see the first of the two summaries"; \
 	exit $$failed

@@ -103,7 +103,7 @@ def test_what_is_written_stays_where_it_was_named(file: Path, tmp_path: Path, mo
 
 def test_two_runs_begun_at_once_do_not_share_a_folder(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "syngrad", "train", f"{file}:tiny", "--save", str(folder), "--epochs", "300"]
+    command = [sys.executable, "-m", "syngrad", "train", f"{file}:tiny", "--save", str(folder), "--epochs", "100"]
     runs = [
         subprocess.Popen(
             [*command, "--seed", str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
