@@ -40,7 +40,7 @@ def train(
     training after which a rival ends all the same.
     """
     method, _, estimator = label.partition(":")
-    if method in ("synthetic", "delayed"):
+    if method.partition("(")[0] in ("synthetic", "delayed", "corrected"):
         spec = {
             "experiment": experiment,
             "epochs": epochs,

@@ -25,6 +25,9 @@ MAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "synthetic:local": ("synthetic:local", {}),
     "delayed": ("delayed", {}),
     "delayed, queue_depth=8": ("delayed", {"queue_depth": 8}),
+    "corrected": ("corrected", {}),
+    "corrected:local": ("corrected:local", {}),
+    "corrected(every=1):local": ("corrected(every=1):local", {}),
 }
 #: message_dtype as (down, up), for activations and for gradients
 DTYPES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 LOOK_S = 0.002
 #: the longest that a start takes, for kills that fall into it
-START_S = 3.0
+START_S = 1.0
 PLACE = struct.Struct("<qq")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -20,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from common import spread, write  # noqa: E402
 from killer import Kill, Killer, planned  # noqa: E402
 
+from syngrad.launch.fork_server import put_aside  # noqa: E402
 from syngrad.launch.launcher import launch  # noqa: E402
 from syngrad.results import interval, mean_spread  # noqa: E402
 
@@ -37,9 +39,17 @@ def run(seed: int, kills: list[Kill], args: argparse.Namespace, draw: random.Ran
         folder = Path(scratch)
         killer = Killer(folder, kills, PROCESSES, draw)
         killer.start()
-        command = [sys.executable, str(HERE / "worker.py"), json.dumps(spec), scratch]
+        command = [sys.executable, "-m", "worker", json.dumps(spec), scratch]
+        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         try:
-            launch(command, PROCESSES, restarts=2 * len(kills), logs=folder / "logs", say=restarted.append)
+            launch(
+                command,
+                PROCESSES,
+                restarts=2 * len(kills),
+                environment={"PYTHONPATH": path},
+                logs=folder / "logs",
+                say=restarted.append,
+            )
         finally:
             killer.over.set()
             killer.join()
@@ -132,4 +142,5 @@ def summarised(undisturbed: list[dict[str, Any]], single: list[dict[str, Any]], 
 
 
 if __name__ == "__main__":
-    main()
+    with put_aside():  # as the launcher of `syngrad train --workers` has it
+        main()
