@@ -11,6 +11,8 @@ ROWS: Rows = {
     "default, 1 interface": (None, {}),
     "default, 3 interfaces": (["block2", "block3", "head"], {}),
     "local, 1 interface": (None, {"estimator": "local"}),
+    "corrected, 1 interface": (None, {"method": "corrected(1)"}),
+    "corrected:local, 1 interface": (None, {"method": "corrected(1)", "estimator": "local"}),
 }
 
 if __name__ == "__main__":

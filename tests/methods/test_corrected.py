@@ -94,6 +94,16 @@ def test_it_is_what_whole_copies_of_the_model_give(delay: int, every: int, weigh
         assert_same(tensors_of(model), tensors_of(twin), rtol=1e-9)
 
 
+def test_estimators_learn_as_often_as_they_want_feedback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default wants every fourth gradient: a truth for every minibatch does not have it fitted more often."""
+    fits, fit = [], Interface.fit
+    monkeypatch.setattr(Interface, "fit", lambda self, *given: fits.append(self.name) or fit(self, *given))
+    trainer = case_trainer(CASE, CASE.model(), method="corrected(1, every=1)")
+    for batch in CASE.batches(12):
+        trainer.step(batch)
+    assert [fits.count(name) for name in trainer.net.cuts] == [3] * len(trainer.net.cuts)
+
+
 @pytest.mark.parametrize("estimator", ["default", "linear", "local"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "gpt", "dropout"])
 def test_without_delay_it_is_back_propagation_to_the_last_bit(name: str, estimator: str) -> None:

@@ -2,7 +2,8 @@
 
     on message t:    h = stage_k(m; θ_t), passed on;  gradient of θ  +=  J_tᵀ δ̂_t                    as in `synthetic`
     on truth t:      g = ∂L/∂h has come; in its turn  gradient of θ  +=  w · J_tᵀ (g − δ̂_t)          J_t at θ_t, stashed
-                     estimator_k is fitted to g;  the previous stage's truth is  ∂/∂m by both parts, J_tᵀ g
+                     the previous stage's truth is  ∂/∂m by both parts, J_tᵀ g
+                     estimator_k is fitted to g, of the minibatches whose feedback it wants
 
 A truth comes for every n-th minibatch; the others are `synthetic`'s alone, and cost what they cost there. What is added
 late joins the step of the minibatch that is under way: the optimiser sees one gradient, the sum, and steps once. With
@@ -106,7 +107,7 @@ class Corrected(Synthetic):
         late.gather(actor, flight, training.policy.method.weight)
         if estimates and flight.sampled:
             training.measure(actor.index, flight)
-        if flight.updates and actor.interface.wants_feedback:
+        if flight.updates and actor.interface.wants_feedback and training.policy.fits(flight.step):
             actor.interface.fit(flight.leaves, flight.context, truth, flight.scale, flight.kept)
         actor.tell(flight.step, [gradient_of(leaf) for leaf in flight.inputs])
 

@@ -127,7 +127,10 @@ def gather(actor: Actor, flight: StashedFlight, weight: float = 1.0) -> None:
         stashed.grad = None
         if gradient is not None and flight.updates and parameter.requires_grad:
             gradient = gradient if weight == 1.0 else weight * gradient
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            if parameter.grad is None or parameter.grad.layout != gradient.layout:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            else:  # a sum of its own would be as much memory again, and pages that the system has to find
+                parameter.grad.add_(gradient)
 
 
 def stand_in_line(actor: Actor, flight: StashedFlight, now: Minibatch, free: int) -> None:

@@ -104,7 +104,11 @@ class Policy:
 
     def wants_feedback(self, step: int) -> bool:
         """Whether minibatch `step` asks for gradients to come back."""
-        return self.method.estimates and (step % self.feedback_every == 0 or self.corrects(step))
+        return self.method.estimates and (self.fits(step) or self.corrects(step))
+
+    def fits(self, step: int) -> bool:
+        """Whether estimators learn from what comes back for minibatch `step`: a truth may be wanted more often."""
+        return step % self.feedback_every == 0
 
     def corrects(self, step: int) -> bool:
         """Whether a true gradient is to come for minibatch `step`, to add what the estimate missed."""

@@ -79,7 +79,8 @@ def main() -> None:
         parser.error("--quick makes no results; name another file with --out")
     estimate([Row("syngrad", seconds=11)] * (len(options.entries) * len(ROWS)), options.rounds)
     for name in options.entries:
-        run(name, options.rounds, options.out or HERE / "results" / "over_workers.json", options.again, options.quick)
+        path = options.out or HERE / "results" / "corrected_workers.json"
+        run(name, options.rounds, path, options.again, options.quick)
 
 
 if __name__ == "__main__":
