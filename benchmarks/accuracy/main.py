@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mlp": {"estimator": "mlp"},
     "zero": {"method": "zero"},
     "corrected": {"method": "corrected(1)"},
+    "corrected:local": {"method": "corrected(1)", "estimator": "local"},
     "linear, true feedback": {"estimator": "linear", "feedback": "true"},
     "batch norm: backprop": {"method": "backprop"},
     "batch norm: default": {},

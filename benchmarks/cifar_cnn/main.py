@@ -11,6 +11,8 @@ ROWS: Rows = {
     "default, 3 interfaces": (None, {}),
     "default, 1 interface": (["block3"], {}),
     "local, 3 interfaces": (None, {"estimator": "local"}),
+    "corrected, 3 interfaces": (None, {"method": "corrected(1)"}),
+    "corrected:local, 3 interfaces": (None, {"method": "corrected(1)", "estimator": "local"}),
 }
 
 if __name__ == "__main__":
