@@ -20,6 +20,7 @@ from tests._support.worker_programs import lives
 
 from syngrad import Trainer
 from syngrad.compare.rivals import RIVALS, Rival, RivalRun, parse_rival, run_rival
+from syngrad.compare.rivals.data_parallel import WHOLE_STEPS
 from syngrad.errors import ConfigError, SyngradError, TrainingError
 from syngrad.experiments import registry
 from syngrad.launch.emulated_link import able, emulated, parse_link
@@ -127,6 +128,9 @@ def reference(experiment: str, epochs: int) -> tuple[dict[str, torch.Tensor], li
         ("gpipe", "one", 2, 2, 1e-12),
         ("1f1b", "one", 3, 2, 1e-12),
         ("gpipe", "two", 3, 1, 1e-12),
+        ("gpipe:bf16", "one", 2, 2, 0.02),
+        ("gpipe:int8", "two", 3, 1, 0.02),
+        ("1f1b:int8", "one", 3, 2, 0.02),
     ],
 )
 def test_what_is_trained_is_what_backpropagation_trains(
@@ -147,7 +151,7 @@ def test_what_is_trained_is_what_backpropagation_trains(
     assert seconds == sorted(seconds)
     assert found["train_s"] == seconds[-1] > 0
     assert found["peak_memory_bytes"] > 1e6
-    if row in ("gpipe", "1f1b"):
+    if row.startswith(("gpipe", "1f1b")):
         assert found["microbatches"] in (1, 2, 4, 8, 16)
         assert found["placement"].startswith("rank 0: input; rank 1: ")
     floats = 8
@@ -158,8 +162,23 @@ def test_what_is_trained_is_what_backpropagation_trains(
     }
     if row in sent:
         assert found["bytes_sent"] == sent[row]
-    elif experiment == "one":  # 55 samples an epoch, 8 features across each cut, down and up
-        assert found["bytes_sent"] == 2 * epochs * 55 * 8 * floats * (workers - 1)
+    elif experiment == "one":  # 55 samples an epoch, 8 features across each cut, forward and backward
+        sample = {"bf16": 8 * 2, "int8": 8 + 4}.get(row.partition(":")[2], 8 * floats)
+        assert found["bytes_sent"] == 2 * epochs * 55 * sample * (workers - 1)
+
+
+@pytest.mark.distributed
+def test_powersgd_sends_factors_of_the_gradients_after_its_first_steps(own: str, tmp_path: Path) -> None:
+    """The biases go as they are."""
+    Path(own).write_text(OWN)
+    spec = f"{own}:one"
+    found = run_rival(RivalRun("ddp:powersgd(rank=1)", spec, epochs=5), 2, timeout_s=100)
+    _, values = reference(spec, 5)
+    assert found["estimator"] == "powersgd(rank=1)"
+    whole = 6 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3
+    factors = (6 + 8) + 8 + (8 + 8) + 8 + (8 + 3) + 3
+    assert found["bytes_sent"] == 2 * (WHOLE_STEPS * whole + (5 * 4 - WHOLE_STEPS) * factors) * 8
+    assert found["metric"]["history"][-1][2] < 1.2 * values[-1][2] < values[0][2] * 1.2
 
 
 @pytest.mark.distributed
@@ -296,6 +315,8 @@ def test_rows_are_read_and_shown() -> None:
     assert parse_rival(" DDP:periodic(every = 16) ") == Rival("ddp", "periodic", 16)
     assert str(parse_rival("ddp:periodic(every=16)")) == "ddp:periodic(every=16)"
     assert str(parse_rival("ddp:periodic(every=8)")) == "ddp:periodic"
+    assert parse_rival("ddp:powersgd(rank=2)") == Rival("ddp", "powersgd", rank=2)
+    assert str(parse_rival("ddp:powersgd(rank=2)")) == "ddp:powersgd(rank=2)"
     for text, said in (
         ("ddp(every=3)", "it takes none; write ddp"),
         ("ddp:periodic(often=3)", "write ddp:periodic"),

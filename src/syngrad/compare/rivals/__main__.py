@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from syngrad.compare.base import metric_named
-from syngrad.compare.rivals.data_parallel import DataParallel
+from syngrad.compare.rivals.data_parallel import WHOLE_STEPS, DataParallel
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
 from syngrad.compare.rivals.rival_run import OTHER_ERROR, USER_ERROR, Rival, RivalRun, read
 from syngrad.core.memory import peak_memory_bytes
@@ -77,8 +77,9 @@ class Training:
         """Time so many minibatches after a warm-up, in windows that hold whole periods where models are averaged."""
         run, row, worker, batches = self.run, self.row, self.worker, self.recipe.endless()
         every = run.rival.every if run.rival.variant == "periodic" else 1
+        before = {"periodic": every, "powersgd": WHOLE_STEPS}.get(run.rival.variant, 0)
         size = max(minibatches // WINDOWS // every, 1) * every
-        for _ in range(max(run.warm_up, every) if every > 1 else run.warm_up):
+        for _ in range(max(run.warm_up, before)):
             worker.step(next(batches))
         sent, spent = worker.sent_bytes, 0.0
         rates: list[float] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.nn.parallel import DistributedDataParallel
 
@@ -12,6 +13,9 @@ from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker, part_o
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
 from syngrad.partition import split
+
+#: steps with whole gradients before PowerSGD's, of which its authors' own code has some too
+WHOLE_STEPS = 10
 
 
 class DataParallel(RivalWorker):
@@ -24,11 +28,13 @@ class DataParallel(RivalWorker):
         super().__init__(rival, recipe, group)
         self.model: nn.Module = recipe.model
         self.averager: PeriodicModelAverager | None = None
+        self._powersgd: PowerSGDState | None = None
         self._aside: list[Tensor] = []
         recipe.own(split(recipe.model, stages=1))
         # of weights alone: averages are taken of those that are trained
         self._trained = [p for p in recipe.model.parameters() if p.requires_grad]
-        ring = 2 * (group.size - 1)  # gloo's all-reduce goes round the ring twice, a W-th of the tensor at a time
+        # gloo's all-reduce goes round the ring twice, a W-th of the tensor at a time
+        self._ring = ring = 2 * (group.size - 1)
         self._bytes = ring * sum(p.numel() * p.element_size() for p in self._trained)
         self._buffer_bytes = 0
         if group.size == 1:
@@ -42,6 +48,9 @@ class DataParallel(RivalWorker):
             # by its own name it is refused wherever there is no GPU, though gloo can do it
             wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
             self._bytes = ring * sum(p.numel() * 2 for p in self._trained)
+        elif rival.variant == "powersgd":
+            self._powersgd = PowerSGDState(None, rival.rank, start_powerSGD_iter=WHOLE_STEPS)
+            wrapped.register_comm_hook(self._powersgd, powerSGD_hook)
         sizes = [b.numel() * b.element_size() for b in recipe.model.buffers()]
         self._buffer_bytes = (group.size - 1) * sum(sizes)  # which DDP sends from the first to all before a forward
         self.model = wrapped
@@ -59,7 +68,15 @@ class DataParallel(RivalWorker):
         (loss * self.group.size if self.group.size > 1 else loss).backward()
         self.recipe.update(self._average if self.averager is not None else None)
         if self.averager is None and self.group.size > 1:
-            self.sent_bytes += self._bytes + self._buffer_bytes
+            self.sent_bytes += self._gradient_bytes() + self._buffer_bytes
+
+    def _gradient_bytes(self) -> int:
+        """Of one step, by all workers."""
+        state = self._powersgd
+        if state is None or not state.total_numel_after_compression:
+            return self._bytes
+        count, state.total_numel_after_compression = state.total_numel_after_compression, 0
+        return int(self._ring * count * self._trained[0].element_size())
 
     def _average(self) -> None:
         """Every `averager.period` steps; it passes over parameters without a gradient."""

@@ -1,4 +1,7 @@
-"""`gpipe` and `1f1b`: PyTorch's schedules over the very stages that Syngrad trains, a block of them a process."""
+"""`gpipe` and `1f1b`: PyTorch's schedules over the very stages that Syngrad trains, a block of them a process.
+
+Exact, but for `:bf16` and `:int8`, whose messages and gradients cross as Syngrad's can (narrow_messages.py).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.utils import _pytree as pytree
 
+from syngrad.compare.rivals.narrow_messages import FORMS, Narrow
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
 from syngrad.compare.rivals.rival_run import Rival
 from syngrad.core.batch import Batch
@@ -30,18 +34,31 @@ TRIAL = 6
 class Block(nn.Module):
     """Consecutive segments, between messages taken apart into a flat row of tensors, which is all that can be sent.
 
-    `before` and `after` are (structure, leaves with None for the tensors) of what goes in and comes out; None for the
-    model's own output, which is handed out as it is.
+    Args:
+        segments: of the model.
+        before: (structure, leaves with None for the tensors) of what goes in; after: of what comes out, None for the
+            model's own output, which is handed out as it is.
+        arriving: in what form each of the tensors comes in, none for the model's own inputs; leaving: each that goes.
     """
 
-    def __init__(self, segments: Sequence[Segment], before: Any, after: Any) -> None:
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        before: Any,
+        after: Any,
+        arriving: Sequence[Narrow] = (),
+        leaving: Sequence[Narrow] = (),
+    ) -> None:
         super().__init__()
         self.segments = nn.ModuleList(segments)
         self.before, self.after = before, after
+        self._arriving, self._leaving = list(arriving), list(leaving)
 
     def forward(self, *leaves: Tensor) -> Any:
         """From the tensors that came to those that go on."""
         spec, rest = self.before
+        if self._arriving:
+            leaves = tuple(narrow.unpacked(leaf) for narrow, leaf in zip(self._arriving, leaves, strict=True))
         given = iter(leaves)
         args, kwargs = pytree.tree_unflatten([next(given) if one is None else one for one in rest], spec)
         message = self.segments[0](*args, **kwargs)
@@ -49,7 +66,7 @@ class Block(nn.Module):
             message = segment(message)
         if self.after is None:
             return message
-        sent = tuple(tensors(message))
+        sent = tuple(narrow.packed(leaf) for narrow, leaf in zip(self._leaving, tensors(message), strict=True))
         return sent[0] if len(sent) == 1 else sent
 
 
@@ -103,7 +120,7 @@ class MicrobatchPipeline(RivalWorker):
 
     def _describe(self, segments: Sequence[Segment], batch: Batch) -> None:
         """Learn the messages' structures and sizes from one forward pass."""
-        structures = []
+        structures, forms = [], [list[Narrow]()]
         self._sample_bytes = 0.0
         given: Any = (batch.args, batch.kwargs)
         with preserve_state(self.recipe.model):
@@ -118,12 +135,13 @@ class MicrobatchPipeline(RivalWorker):
                 args, kwargs = given
                 given = ((segment(*args, **kwargs),), {})
                 if segment is not segments[-1]:  # it goes on as it is, and a gradient comes back where there is one
-                    for leaf in tensors(given):
-                        own = leaf.numel() * leaf.element_size() / batch.size
+                    forms.append([Narrow(leaf, FORMS[self.rival.variant]) for leaf in tensors(given)])
+                    for narrow, leaf in zip(forms[-1], tensors(given), strict=True):
+                        own = narrow.bytes(leaf) / batch.size
                         self._sample_bytes += own * (2 if leaf.requires_grad else 1)
-        last = self.group.rank == self.group.size - 1
-        after = None if last else structures[self.group.rank + 1]
-        self._block = Block([segments[self.group.rank]], structures[self.group.rank], after)
+        rank, last = self.group.rank, self.group.rank == self.group.size - 1
+        after, leaving = (None, []) if last else (structures[rank + 1], forms[rank + 1])
+        self._block = Block([segments[rank]], structures[rank], after, forms[rank], leaving)
 
     def _best(self, batch: Batch) -> int:
         least = self.group.size if self.rival.kind == "1f1b" else 1  # that schedule needs as many as it has stages

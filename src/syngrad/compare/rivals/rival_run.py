@@ -1,6 +1,7 @@
 """One run of a rival: the row as it is typed, what its workers are told on their command line, and how it is started.
 
-Rows are `ddp`, `ddp:bf16`, `ddp:periodic(every=16)`, `gpipe`, `1f1b` and `plain`.
+Rows are `ddp`, `ddp:bf16`, `ddp:powersgd(rank=8)`, `ddp:periodic(every=16)`, `gpipe` and `1f1b`, with messages in fewer
+bits as `gpipe:bf16`, `gpipe:int8` and the like, and `plain`.
 """
 
 from __future__ import annotations
@@ -24,20 +25,43 @@ from syngrad.launch.hosts import launched_result
 from syngrad.launch.worker_processes import LaunchTimeoutError
 from syngrad.pipeline.failures import UNEXPECTED, Failure, WorkersFailedError
 
-RIVALS = ("plain", "ddp", "ddp:bf16", "ddp:periodic", "gpipe", "1f1b")
-#: steps between two averages of the models where nothing else is said
-EVERY = 8
+RIVALS = (
+    "plain",
+    "ddp",
+    "ddp:bf16",
+    "ddp:powersgd",
+    "ddp:periodic",
+    "gpipe",
+    "gpipe:bf16",
+    "gpipe:int8",
+    "1f1b",
+    "1f1b:bf16",
+    "1f1b:int8",
+)
+#: steps between two averages of the models, and the rank of powersgd's matrices, where nothing else is said
+EVERY, RANK = 8, 4
+#: variant → the option that it takes, and the least of it
+OPTIONS = {"periodic": ("every", 2), "powersgd": ("rank", 1)}
 #: exit code of a worker that failed for what the user can mend, and for the rest
 USER_ERROR, OTHER_ERROR = 2, 1
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A rival's row, taken apart: its kind, the variant of ddp ("" for none), and the steps between ddp's averages."""
+    """A rival's row, taken apart.
+
+    Args:
+        kind: What stands before the colon.
+        variant: What stands behind it: how ddp reduces gradients, or in what form a pipeline's messages travel; "" for
+            nothing.
+        every: Steps between two averages of `ddp:periodic`.
+        rank: Of the matrices that `ddp:powersgd` sends.
+    """
 
     kind: str
     variant: str = ""
     every: int = EVERY
+    rank: int = RANK
 
     @property
     def pipelined(self) -> bool:
@@ -47,7 +71,9 @@ class Rival:
     @property
     def estimator(self) -> str:
         """What stands behind the colon."""
-        return f"{self.variant}(every={self.every})" if self.every != EVERY else self.variant
+        said = [f"every={self.every}"] if self.every != EVERY else []
+        said += [f"rank={self.rank}"] if self.rank != RANK else []
+        return f"{self.variant}({', '.join(said)})" if said else self.variant
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.estimator}" if self.variant else self.kind
@@ -65,11 +91,12 @@ def parse_rival(text: str) -> Rival:
     kind, _, variant = match[1].partition(":")
     if match[2] is None:
         return Rival(kind, variant)
-    option = re.fullmatch(r"\s*every\s*=\s*(\d+)\s*", match[2], re.ASCII)
-    if variant != "periodic" or option is None:
-        remedy = "write ddp:periodic(every=8)" if variant == "periodic" else f"it takes none; write {match[1]}"
+    name, least = OPTIONS.get(variant, ("", 0))
+    option = re.fullmatch(rf"\s*{name}\s*=\s*(\d+)\s*", match[2], re.ASCII) if name else None
+    if option is None:
+        remedy = f"write {Rival(kind, variant)}({name}=8)" if name else f"it takes none; write {match[1]}"
         raise ConfigError(f"row {text!r:.60}: cannot read its option; {remedy}")
-    return Rival(kind, variant, check_whole(f"row {text!r:.60}: every", int(option[1]), 2))
+    return Rival(kind, variant, **{name: check_whole(f"row {text!r:.60}: {name}", int(option[1]), least)})
 
 
 def check_workers(rival: Rival, workers: int) -> None:
