@@ -16,8 +16,10 @@ from syngrad.launch.hosts import launched_result
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 2
-#: the rivals that divide every minibatch, and runs in which they try into how many parts
-PIPELINES, TRIED = ("gpipe", "1f1b"), 2
+#: the rivals that divide every minibatch, whatever form their messages have
+PIPELINES = tuple(name for name in RIVALS if name.startswith(("gpipe", "1f1b")))
+#: runs in which they try into how many parts
+TRIED = 2
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,19 @@ def slow_link() -> str:
     return table(["20 ms, 100 Mbit/s", "samples/s", "a minibatch", *(f"`{row}` over it" for row in own)], rows)
 
 
+def slow_link_narrow() -> str:
+    """All messages in fewer bits, one host alone, and the memory of the largest worker."""
+    entry = part("slow_link", "entries", "20ms,100mbit, fewer bits", "summary")
+    own = list(entry["ratios"])
+    rows = []
+    for name, found in entry["rows"].items():
+        ratios = [quartiles(entry["ratios"][row].get(name)) for row in own]
+        sent, memory = (mebibytes(found[key]["median"]) for key in ("bytes_a_minibatch", "peak_memory_bytes"))
+        rows.append([name, f"{found['samples_per_s']['median']:,.0f}", sent, memory, *ratios])
+    head = ["20 ms, 100 Mbit/s", "samples/s", "a minibatch", "peak of a worker"]
+    return table([*head, *(f"`{row}` over it" for row in own)], rows)
+
+
 def slow_link_delay() -> str:
     entry = part("slow_link", "entries", "delay", "summary")
     rows = [[name, f"{found['samples_per_s']['median']:,.0f}"] for name, found in entry["rows"].items()]
@@ -113,6 +126,22 @@ def async_accuracy(name: str, factor: float, digits: int, metric: str, unit: str
     return table(head, rows)
 
 
+def corrected_workers() -> str:
+    """Samples a second, and over the same estimators' `synthetic` round by round."""
+    entries = load("corrected_workers")["entries"]
+    names = list(dict.fromkeys(row for entry in entries.values() for row in entry["summary"]["rows"]))
+
+    def cell(entry: dict[str, Any], row: str) -> str:
+        found = entry["summary"]
+        rate = f"{found['rows'][row]['samples_per_s']['median']:,.0f}"
+        against = "synthetic:local" if row.endswith(":local") else "synthetic"
+        ratio = found["ratios"][row].get(against)
+        return rate if ratio is None else f"{rate}; {quartiles(ratio)}"
+
+    rows = [[name, *(cell(entry, name) for entry in entries.values())] for name in names]
+    return table(["samples/s; over `synthetic`", *entries], rows)
+
+
 def run_memory() -> str:
     rows = []
     for name, run in load("run_memory")["results"].items():
@@ -151,7 +180,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "throughput_more": throughput_more,
     "throughput_tried": throughput_tried,
     "slow_link": slow_link,
+    "slow_link_narrow": slow_link_narrow,
     "slow_link_delay": slow_link_delay,
+    "corrected_workers": corrected_workers,
     "time_to_target": lambda: _target("loopback", "of one process with one thread"),
     "time_to_target_slow": lambda: _target("20ms,100mbit", "of synthetic"),
     "async_wide": lambda: async_accuracy("wide", 100, 2, "test accuracy, %", "points"),

@@ -49,6 +49,7 @@ def summary(tables: Mapping[str, Callable[[], str]]) -> str:
         [
             "the same over 20 ms, 100 Mbit/s",
             cell("slow_link", "synthetic", "samples"),
+            f"{_count(cell('throughput', 'plain, 1 thread', 'wide, batch 128'))} (one of the two, alone), "
             f"{cell('slow_link', 'gpipe', 'samples')} (GPipe), {cell('slow_link', 'ddp', 'samples')} (DDP)",
         ],
         [

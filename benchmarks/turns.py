@@ -111,7 +111,7 @@ def rates(runs: dict[str, list[Run]], ours: Sequence[str], best_of: Sequence[str
     for row, each in runs.items():
         if each:
             found["rows"][row] = {"samples_per_s": spread([run["samples_per_s"] for run in each])}
-            for name in ("idle", "bytes_a_minibatch", "staleness", "microbatches"):
+            for name in ("idle", "bytes_a_minibatch", "staleness", "microbatches", "peak_memory_bytes"):
                 values = [_number(run[name]) for run in each if run.get(name) is not None]
                 if values:
                     found["rows"][row][name] = spread(values)
@@ -131,4 +131,5 @@ def rates(runs: dict[str, list[Run]], ours: Sequence[str], best_of: Sequence[str
 
 
 def _number(value: Any) -> float:
-    return float(value[0] if isinstance(value, list) else value)
+    """Of several processes the largest."""
+    return float(max(value) if isinstance(value, list) else value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,46 @@ ROWS = {
     "ddp:bf16": Row("ddp:bf16", 1, {}, 4, 1, 11),
     "ddp:periodic": Row("ddp:periodic", 1, {}, 16, 8, 13),
 }
+#: messages and gradients in fewer bits in every row, and one host that trains alone
+NARROW = "20ms,100mbit, fewer bits"
+NARROW_ROWS = {
+    "alone": Row("plain", 1, {}, 98, 20, 9),
+    "synthetic, bfloat16": ROWS["synthetic, bfloat16"],
+    "synthetic, int8": ROWS["synthetic, int8"],
+    "delayed, bfloat16": ours(15, method="delayed", message_dtype="bfloat16"),
+    "gpipe:bf16": Row("gpipe:bf16", 1, {}, 14, 3, 10),
+    "gpipe:int8": Row("gpipe:int8", 1, {}, 14, 3, 10),
+    "1f1b:bf16": Row("1f1b:bf16", 1, {}, 14, 3, 9),
+    "1f1b:int8": Row("1f1b:int8", 1, {}, 14, 3, 9),
+    "ddp:powersgd": Row("ddp:powersgd", 1, {}, 14, 0, 38),
+}
 #: more of these: the clock stops when the last has come back, which takes a whole round trip, and is to be little of it
 DELAYS = {f"synthetic, {link}": (ours(19, 280), link) for link in (NEAR, FAR)}
 
 
 def slow(rounds: int, path: Path, again: bool, quick: bool) -> None:
-    rows = {name: shortened(row) for name, row in ROWS.items()} if quick else ROWS
+    turns(SLOW, ROWS, LOCK_STEP, rounds, path, again, quick)
+
+
+def narrow(rounds: int, path: Path, again: bool, quick: bool) -> None:
+    turns(NARROW, NARROW_ROWS, [name for name in NARROW_ROWS if ":" in name], rounds, path, again, quick)
+
+
+def turns(
+    name: str, which: dict[str, Row], best_of: Sequence[str], rounds: int, path: Path, again: bool, quick: bool
+) -> None:
+    """Rows over the slow link, taking turns."""
+    rows = {row: shortened(each) for row, each in which.items()} if quick else which
     with emulated(parse_link(SLOW)) as hosts:
 
-        def call(name: str, earlier: list[Run]) -> Run:
-            return timed(rows[name], EXPERIMENT, BATCH, hosts, parts(rows[name], earlier))
+        def call(row: str, earlier: list[Run]) -> Run:
+            return timed(rows[row], EXPERIMENT, BATCH, hosts, parts(rows[row], earlier))
 
         def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-            return rates(runs, [name for name in rows if name.startswith("synthetic")], LOCK_STEP)
+            return rates(runs, [row for row in rows if row.startswith("synthetic")], best_of)
 
-        settings = {"link": SLOW, "batch_size": BATCH, "rows": {name: row.plain() for name, row in rows.items()}}
-        take_turns(path, "slow link", SLOW, settings, list(rows), rounds, call, summary, again)
+        settings = {"link": SLOW, "batch_size": BATCH, "rows": {row: each.plain() for row, each in rows.items()}}
+        take_turns(path, "slow link", name, settings, list(rows), rounds, call, summary, again)
 
 
 def delays(rounds: int, path: Path, again: bool, quick: bool) -> None:
@@ -85,7 +110,7 @@ def shortened(row: Row) -> Row:
     return Row(row.kind, row.threads, row.options, min(row.minibatches, 7), min(row.warm_up, 2), row.seconds)
 
 
-PARTS = {"slow": slow, "delay": delays}
+PARTS = {"slow": slow, "narrow": narrow, "delay": delays}
 
 
 def main() -> None:
@@ -100,6 +125,7 @@ def main() -> None:
         parser.error("--quick makes no results; name another file with --out")
     path = options.out or HERE / "results" / "slow_link.json"
     every = [*(ROWS.values() if "slow" in options.parts else ())]
+    every += NARROW_ROWS.values() if "narrow" in options.parts else []
     every += [row for row, _ in DELAYS.values()] if "delay" in options.parts else []
     estimate(every, options.rounds)
     for part in options.parts:
