@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests._support.models import CASES, assert_same, tensors_of
+from tests._support.training import case_trainer
 from tests.contracts.test_methods import batches, everything, network, same, trainer
 from torch.nn import functional as F
 
@@ -55,6 +57,21 @@ def test_staleness_and_record_survive_a_resume(name: str, tmp_path: Path) -> Non
     assert sum(map(len, found.record)) > 5
     assert [row["staleness"] for row in found.interfaces] == [row["staleness"] for row in expected.interfaces]
     assert same(everything(whole), everything(second))
+
+
+def test_minibatches_in_flight_go_back_through_a_buffer_that_stages_share_after_a_checkpoint() -> None:
+    """A worker that brings the model together puts others' stages into its own model, whose mask its graphs hold."""
+    case = CASES["gpt"]
+    made, alone = (case_trainer(case, case.model(), method="delayed(2)") for _ in range(2))
+    for count, batch in enumerate(case.batches(8)):
+        if count == 5:
+            last = len(made.runner.stages)
+            part = state.take(made.runner, (last - 1, last))
+            part["weights"] = [{name: value.clone() for name, value in each.items()} for each in part["weights"]]
+            state.put(made.runner, part)
+        made.step(batch)
+        alone.step(batch)
+    assert_same(tensors_of(made.model), tensors_of(alone.model), rtol=0.0)
 
 
 @pytest.mark.parametrize("name", list(RULES))

@@ -345,7 +345,10 @@ def _copy(model: nn.Module, name: str, value: Tensor) -> None:
     owner = model.get_submodule(path)
     now = getattr(owner, attribute)
     if now.shape == value.shape:
-        now.copy_(value)
+        # a mask, say, that several stages use: minibatches in flight may go back through it if nobody writes into it
+        kept = not isinstance(now, nn.Parameter) and now.dtype == value.dtype and torch.equal(now, value.to(now.device))
+        if not kept:
+            now.copy_(value)
     else:  # a buffer that grows, or is made on first use
         owner.register_buffer(attribute, value.to(now.device), persistent=name in model.state_dict())
 
