@@ -12,6 +12,7 @@ from syngrad.core.binding import Loss, bind_to_loss
 from syngrad.errors import SyngradError
 from syngrad.partition import split, working_places
 from syngrad.partition.balance import measured
+from syngrad.partition.cuts import trains
 from syngrad.partition.segment import Segment
 
 
@@ -26,6 +27,7 @@ class Place:
         bytes: of those, a minibatch.
         recorded: whether it can be cut there for several workers too.
         shared: (name, bytes) of every parameter that stages on both sides use, and that crosses between workers too.
+        trains: whether anything is trained between the place before it in the model, listed or not, and this one.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Place:
     bytes: int
     recorded: bool
     shared: tuple[tuple[str, int], ...] = ()
+    trains: bool = True
 
     @property
     def larger(self) -> float:
@@ -69,7 +72,8 @@ def list_places(
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         shared = _shared(model, segments, k)
         recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
-        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared))
+        trained = trains(model, segments[k - 1].parameter_names)
+        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
     return listed
 
 

@@ -1,7 +1,8 @@
 """Where the workers part: contiguous cuts so that the slowest worker, or the slowest link, is as fast as possible.
 
-Exact, by dynamic programming over the last cut, for any cost of a part and of a cut: those of a part may depend on which
-worker it falls to. (Linear partitioning; as in PipeDream's optimiser, Narayanan et al. 2019, without its replication.)
+Exact, by dynamic programming over the last cut, for any cost of a part and of a cut: those of a part may depend on
+which worker it falls to. (Linear partitioning; as in PipeDream's optimiser, Narayanan et al. 2019, without its
+replication.)
 """
 
 from __future__ import annotations

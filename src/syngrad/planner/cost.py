@@ -1,8 +1,8 @@
 """What a layout costs: seconds a minibatch, bytes, memory, waiting and staleness, from a profile and a cluster.
 
-A worker's time is the sum of what its units take, one after the other, times what its neighbours on the machine cost it;
-what it waits for is the business of :mod:`syngrad.planner.timing`. What is not modelled: caches that two parts of a model
-share, a link that others use too, and a minibatch that is another size than the profiled one.
+A worker's time is the sum of what its units take, one after the other, times what its neighbours on the machine cost
+it; what it waits for is the business of :mod:`syngrad.planner.timing`. What is not modelled: caches that two parts of a
+model share, a link that others use too, and a minibatch that is another size than the profiled one.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Costs:
 def ring_s(size: float, workers: int, link: Link) -> float:
     """Seconds that a ring all-reduce of so many bytes spends on the links.
 
-    2 (W − 1) rounds, in each of which every worker sends a W-th of the tensor (Patarasuk and Yuan 2009); gloo divides it
-    into pieces of 1 MiB at most, each of which is waited for: pieces · delay + 2 (W − 1) / W · size / rate.
+    2 (W − 1) rounds, in each of which every worker sends a W-th of the tensor (Patarasuk and Yuan 2009); gloo divides
+    it into pieces of 1 MiB at most, each of which is waited for: pieces · delay + 2 (W − 1) / W · size / rate.
     """
     if workers < 2:
         return 0.0
@@ -186,35 +186,53 @@ def chained(costs: Costs, layout: Layout) -> tuple[Chain, float]:
     sent = 0.0
     each = spans(costs, layout)
     for k, (i, j) in enumerate(each):
-        slow, last = cluster.slowdown(k), k == len(each) - 1
-        first = profile.reading_s if k == 0 else 0.0
-        arrives = _arrival(costs, layout, i) if k else None
-        leaves = _arrival(costs, layout, j) if not last else None
-        # what it takes in, until its own message is out, until its answer is, and until it is done
-        taken = first + (costs.send_s(i, arrives.there, layout.message_dtype) if arrives else 0.0)
-        passed = taken + costs.forward_s(i, j)
-        if leaves:
-            passed += costs.send_s(j, leaves.there, layout.message_dtype)
-        answered = passed + stage_backward_s(costs, layout, i, j)
-        answered += costs.send_s(i, arrives.back, layout.message_dtype) * arrives.share if arrives else 0.0
-        done = answered + costs.total("optimizer_s", i, j) + profile.overhead_s
-        if leaves:
-            done += costs.send_s(j, leaves.back, layout.message_dtype) * leaves.share
-            if layout.kind != "delayed":
-                at = costs.estimates_at(j)
-                done += at.optimizer_s + (at.fit_s * leaves.share if leaves.share else 0.0)
-            link = cluster.between(k)
-            shared = 2 * costs.profile.units[j - 1].shared_bytes / SHARE_EVERY
-            ahead.append(_held(costs, leaves.there + shared / 2, link))
-            back.append(_held(costs, leaves.back * leaves.share + shared / 2, link))
-            delay.append(link.delay_s)
+        times = stage_times(costs, layout, k, i, j)
+        for into, seconds in zip((send, answer, work), times, strict=True):
+            into.append(seconds)
+        if k < len(each) - 1:
+            leaves = _crossing(costs, layout, j)
+            shared = 2 * profile.units[j - 1].shared_bytes / SHARE_EVERY
+            there, returned = holds(costs, layout, j, k)
+            ahead.append(there)
+            back.append(returned)
+            delay.append(cluster.between(k).delay_s)
             sent += leaves.there + leaves.back * leaves.share + shared
-        for into, seconds in ((send, passed), (answer, answered), (work, done)):
-            into.append(seconds * slow)
     return Chain(
         tuple(work), tuple(send), tuple(answer), tuple(ahead), tuple(back), tuple(delay),
         depth=max(layout.queue_depth, 1), waits=layout.kind == "delayed",
     ), sent  # fmt: skip
+
+
+def stage_times(costs: Costs, layout: Layout, k: int, i: int, j: int) -> tuple[float, float, float]:
+    """Seconds from the beginning of worker k's step until its message is out, until its answer is, until it is done."""
+    first = costs.profile.reading_s if i == 0 else 0.0
+    arrives = _crossing(costs, layout, i) if i else None
+    leaves = _crossing(costs, layout, j) if j < len(costs.profile.units) else None
+    passed = first + costs.forward_s(i, j)
+    if arrives:
+        passed += costs.send_s(i, arrives.there, layout.message_dtype)
+    if leaves:
+        passed += costs.send_s(j, leaves.there, layout.message_dtype)
+    answered = passed + stage_backward_s(costs, layout, i, j)
+    if arrives:
+        answered += costs.send_s(i, arrives.back, layout.message_dtype) * arrives.share
+    done = answered + costs.total("optimizer_s", i, j) + costs.profile.overhead_s
+    if leaves:
+        done += costs.send_s(j, leaves.back, layout.message_dtype) * leaves.share
+        if layout.kind != "delayed":
+            at = costs.estimates_at(j)
+            done += at.optimizer_s + at.fit_s * leaves.share
+    slow = costs.cluster.slowdown(k)
+    return passed * slow, answered * slow, done * slow
+
+
+def holds(costs: Costs, layout: Layout, cut: int, k: int) -> tuple[float, float]:
+    """How long a minibatch's message, and what comes back for it, hold the link after worker k."""
+    crossing, link = _crossing(costs, layout, cut), costs.cluster.between(k)
+    shared = costs.profile.units[cut - 1].shared_bytes / SHARE_EVERY
+    sizes = (crossing.there + shared, crossing.back * crossing.share + shared)
+    there, back = (max(link.seconds(size), costs.machine.message.byte_s * size) for size in sizes)
+    return there, back
 
 
 @dataclass(frozen=True)
@@ -226,7 +244,7 @@ class _Crossing:
     share: float
 
 
-def _arrival(costs: Costs, layout: Layout, cut: int) -> _Crossing:
+def _crossing(costs: Costs, layout: Layout, cut: int) -> _Crossing:
     there = costs.message_bytes(cut, layout.message_dtype)
     back = costs.message_bytes(cut, layout.message_dtype, context=False)
     return _Crossing(there, back, asked(costs, layout, cut))
@@ -256,8 +274,3 @@ def stage_backward_s(costs: Costs, layout: Layout, i: int, j: int) -> float:
     if layout.kind == "corrected":  # the graph is gone through once more, through a copy of the weights
         seconds += (costs.backward_s(i, j, answered=i > 0) + stash) / max(layout.every, 1)
     return seconds
-
-
-def _held(costs: Costs, size: float, link: Link) -> float:
-    """How long a message holds a link: the slower of its wire and of what carries it on the machines."""
-    return max(link.seconds(size), costs.machine.message.byte_s * size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from syngrad.checks import check_whole
@@ -45,6 +45,10 @@ KINDS: dict[str, Kind] = {
 }
 
 
+#: between workers of one host
+NO_LINK = Link()
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The workers, where they are, and what lies between them.
@@ -55,17 +59,19 @@ class Cluster:
         hosts: how many hosts they are spread over, consecutive ones on each.
         link: between hosts.
         speeds: of every worker, in multiples of the machine that was profiled; none given: all alike.
+        replicas: of the whole pipeline, which has so many workers; those of other replicas compute beside it.
         emulated: whether the hosts share one machine in truth, as those of `syngrad compare --link` do.
 
     Raises:
         ConfigError: for numbers that do not go together.
     """
 
-    machine: Machine = Machine()
+    machine: Machine = field(default_factory=Machine)
     workers: int = 2
     hosts: int = 1
-    link: Link = Link()
+    link: Link = field(default_factory=Link)
     speeds: tuple[float, ...] = ()
+    replicas: int = 1
     emulated: bool = False
 
     def __post_init__(self) -> None:
@@ -90,16 +96,16 @@ class Cluster:
     def slowdown(self, worker: int) -> float:
         """What a worker's step takes beside all others, in multiples of what it takes alone on the profiled machine."""
         here = sum(self.host(other) == self.host(worker) for other in range(self.workers))
-        return self.machine.slowdown(self.workers if self.emulated else here) / self.speed(worker)
+        return self.machine.slowdown((self.workers if self.emulated else here) * self.replicas) / self.speed(worker)
 
     def between(self, worker: int) -> Link:
         """What lies between a worker and the next one, beside what their machine takes."""
-        return self.link if self.host(worker) != self.host(worker + 1) else Link()
+        return self.link if self.host(worker) != self.host(worker + 1) else NO_LINK
 
     @property
     def widest(self) -> Link:
         """The worst link that something which goes round all workers meets."""
-        return self.link if self.hosts > 1 else Link()
+        return self.link if self.hosts > 1 else NO_LINK
 
 
 @dataclass(frozen=True)

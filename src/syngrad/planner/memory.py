@@ -1,4 +1,4 @@
-"""What a worker holds at its peak: the process itself, weights, gradients, the optimiser's state, and what is in flight.
+"""What a worker holds at its peak: the process, weights, gradients, the optimiser's state, and what is in flight.
 
 Every worker makes the whole model, whatever part of it it trains; gradients and the optimiser's state are of its own
 part.

@@ -1,4 +1,4 @@
-"""What a plan is computed from: plain numbers of a model, of a machine and of a link, as measured or as written by hand.
+"""What a plan is computed from: plain numbers of a model, a machine and a link, as measured or as written by hand.
 
 All of it goes into JSON and comes out of it as it was, so that a plan can be repeated without the machine.
 """
@@ -88,10 +88,12 @@ class Profile:
             stand there.
         cuts: the units that start a stage where the experiment says so itself; none: it does not.
         reading_s: seconds to read a minibatch.
-        step_s: of a whole step of the loop one writes by hand, one thread; threads_s: with all threads; 0: not measured.
+        step_s: of a whole step of back-propagation in one process, one thread; threads_s: with all of them; 0: not
+            measured.
         overhead_s: what Syngrad adds to a stage's step beside the estimator.
         low_rank_s: what PowerSGD of rank 4 computes for the whole model.
         base_bytes: of a process before it holds any of this.
+        spread: how much longer the middle one of the timed steps took than a quick one; 0.1 is 10 %.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Profile:
     overhead_s: float = 0.0
     low_rank_s: float = 0.0
     base_bytes: int = 0
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -139,6 +142,9 @@ class Linear:
         return self.fixed_s + self.byte_s * size
 
 
+_NOTHING = Linear()
+
+
 @dataclass(frozen=True)
 class Machine:
     """One machine, as several processes on it see it.
@@ -155,10 +161,10 @@ class Machine:
 
     cores: int = 1
     busy: float = 1.0
-    message: Linear = Linear()
-    exchange: Linear = Linear()
-    all_reduce: Linear = Linear()
-    copy: Linear = Linear()
+    message: Linear = _NOTHING
+    exchange: Linear = _NOTHING
+    all_reduce: Linear = _NOTHING
+    copy: Linear = _NOTHING
     pack: Mapping[str, Linear] = field(default_factory=dict)
 
     def slowdown(self, processes: int) -> float:

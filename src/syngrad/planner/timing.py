@@ -161,9 +161,9 @@ class Microbatches:
         """In closed form: of `gpipe` for any stages, of `1f1b` for equal ones and links that take no time.
 
         gpipe: all parts go forward, then all go back. With g_k = f_k + message + delay of what comes to worker k (f_0
-        alone at the first), a flow shop of identical jobs takes Σ g_k + (m − 1) max_k (g_k + delay_k): worker k asks for
-        a part when it is done with the one before, which the sender hears a delay later. Back likewise. (Huang et al.
-        2019, arXiv 1811.06965; permutation flow shop, Johnson 1954.)
+        alone at the first), a flow shop of identical jobs takes Σ g_k + (m − 1) max_k (g_k + delay_k): worker k asks
+        for a part when it is done with the one before, which the sender hears a delay later. Back likewise. (Huang et
+        al. 2019, arXiv 1811.06965; permutation flow shop, Johnson 1954.)
 
         1f1b: (m − 1) max_k (f_k + b_k) + Σ (f_k + b_k) (Narayanan et al. 2021, arXiv 2104.04473).
         """

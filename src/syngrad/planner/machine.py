@@ -1,0 +1,68 @@
+"""This machine, measured by two processes that train a user's model here; under torchrun, by the workers there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from syngrad.experiments.experiment import Experiment
+from syngrad.launch.hosts import launched_result
+from syngrad.planner.machine_worker import REDUCED, SIZES, measured
+from syngrad.planner.quantities import Linear, Machine, Profile
+
+
+def measure_machine(experiment: str, instead: Mapping[str, Any], seconds: float) -> tuple[Machine, int | None]:
+    """What two processes here cost each other, and what they send takes; the most that one of them has held.
+
+    Args:
+        experiment: a built-in name, or path/to/file.py:function.
+        instead: what stands instead of its own.
+        seconds: about how long it may take, its start left out.
+
+    Raises:
+        SyngradError: where the processes cannot run, or not reach each other.
+    """
+    spec = json.dumps({"experiment": experiment, "instead": dict(instead), "seconds": seconds})
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    found = launched_result(
+        [sys.executable, "-m", "syngrad.planner.machine_worker", spec], 2, restarts=0, threads=1,
+        environment={"GLOO_SOCKET_IFNAME": loopback},
+    )  # fmt: skip
+    return machine_from(found), found["peak_bytes"]
+
+
+def measure_workers(experiment: Experiment, seconds: float) -> tuple[Machine, int | None] | None:
+    """Likewise among the workers that torchrun has started; None in all but the first."""
+    found = measured(experiment, seconds)
+    return (machine_from(found), found["peak_bytes"]) if found else None
+
+
+def machine_from(found: Mapping[str, Any]) -> Machine:
+    """The figures as :func:`.machine_worker.measured` has them, two sizes of each, as lines."""
+    return Machine(
+        os.cpu_count() or 1,
+        found["busy"],
+        message=line(SIZES, found["message"]),
+        exchange=line(SIZES, found["exchange"]),
+        all_reduce=line(REDUCED, found["all_reduce"]),
+        copy=line(SIZES, found["copy"]),
+        pack={how: line(SIZES, times) for how, times in found["pack"].items()},
+    )
+
+
+def line(sizes: Sequence[int], times: Sequence[float]) -> Linear:
+    """Through two points; neither part is below 0."""
+    byte_s = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 0.0)
+    return Linear(max(times[0] - byte_s * sizes[0], 0.0), byte_s)
+
+
+def with_base(profile: Profile, peak_bytes: int | None) -> Profile:
+    """The profile with what a process holds beside weights, gradients, the optimiser's state and activations."""
+    if peak_bytes is None:
+        return profile
+    counted = sum(2 * unit.parameter_bytes + unit.optimizer_bytes + unit.activation_bytes for unit in profile.units)
+    return replace(profile, base_bytes=max(peak_bytes - counted, 0))
