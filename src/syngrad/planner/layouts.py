@@ -151,7 +151,7 @@ class Layout:
         if self.every and self.family == "data":
             options.append(f"every={self.every}")
         if self.family == "microbatches":
-            options.append(f"{self.microbatches} parts")
+            options.append(f"{self.microbatches} part{'s' if self.microbatches > 1 else ''}")
         if self.message_dtype != "float32":
             options.append(self.message_dtype)
         name = f"{self.kind}({', '.join(options)})" if options else self.kind

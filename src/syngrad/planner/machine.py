@@ -29,7 +29,7 @@ def measure_machine(experiment: str, instead: Mapping[str, Any], seconds: float)
     spec = json.dumps({"experiment": experiment, "instead": dict(instead), "seconds": seconds})
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     found = launched_result(
-        [sys.executable, "-m", "syngrad.planner.machine_worker", spec], 2, restarts=0, threads=1,
+        [sys.executable, "-m", "syngrad.planner", spec], 2, restarts=0, threads=1,
         environment={"GLOO_SOCKET_IFNAME": loopback},
     )  # fmt: skip
     return machine_from(found), found["peak_bytes"]

@@ -1,18 +1,13 @@
 """What several processes of one run see of each other, measured by themselves: slowdown, gloo, Syngrad's own link.
 
-    python -m syngrad.planner.machine_worker SPEC OUT
-
-is one of two such processes on this machine, started by a launcher; under torchrun the workers that are there do it,
-and what lies between them is in the figures. SPEC is JSON: experiment, what stands instead of its own, seconds.
+On one machine a launcher starts two of them (`python -m syngrad.planner`); under torchrun the workers that are there do
+it, and what lies between them is in the figures.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +17,12 @@ from syngrad.compare.rivals.recipe import GlooGroup
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import LinkError
-from syngrad.experiments import registry
 from syngrad.experiments.experiment import Experiment
-from syngrad.launch.parent_death import die_with_parent
 from syngrad.links import LINKS
 from syngrad.links.link import Frame, Kind, Link, LinkRequest
 from syngrad.links.message_dtype import pack, unpack
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.methods.registry import parse as parse_method
-from syngrad.pipeline.failures import report_failure
 from syngrad.planner.unit_costs import low
 
 #: bytes of what is sent, of which two tell a fixed time and a time a byte
@@ -172,20 +164,3 @@ def _packed(size: int, how: str) -> float:
     tensors: list[Tensor] = [torch.randn(max(size // 4 // 256, 1), 256)]
     dtypes = [each.dtype for each in tensors]
     return low(_spend(lambda _: unpack(pack(tensors, how), how, dtypes), 0.02))
-
-
-def main(spec: str, out: str) -> None:
-    """Measure, and let the first process write."""
-    told = json.loads(spec)
-    found = measured(registry.load(told["experiment"], **told["instead"]), told["seconds"])
-    if found:
-        Path(out).write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(*sys.argv[1:])
-    except BaseException as error:
-        report_failure(error)
-        sys.exit(2)

@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -94,19 +94,51 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         low_rank_s = _low_rank_seconds(model)
     with threads(os.cpu_count() or 1):
         threads_s = low(step_times(trainer, batches, share)) if (os.cpu_count() or 1) > 1 else step_s
+    overhead_s = 0.0
+    if bound.crossings:
+        at = min(range(len(places)), key=lambda k: places[k].larger)
+        overhead_s = _overhead_seconds(user, own, segments[at + 1].name, batches, share)
+        spared = made[at + 1].input_gradient_s
+        cost = next(iter(estimates.values()))[at]
+        if cost is not None:
+            asked = 1 / cost.every if cost.every else 0.0
+            overhead_s += spared * (1 - asked) - cost.estimate_s - asked * cost.fit_s - cost.optimizer_s
+        overhead_s = min(max(overhead_s / 2, 0.0), step_s / 8)
     starts = {segment.name: k for k, segment in enumerate(segments)}
-    return Profile(
-        experiment.name,
-        batch.size,
-        tuple(made),
-        estimates,
-        tuple(starts[cut] for cut in experiment.cuts or () if cut in starts),
-        reading_s=reading_s,
-        step_s=step_s + reading_s,
-        threads_s=threads_s + reading_s,
-        low_rank_s=low_rank_s,
-        spread=max(statistics.median(steps) / step_s - 1, 0.0),
+    return calibrated(
+        Profile(
+            experiment.name,
+            batch.size,
+            tuple(made),
+            estimates,
+            tuple(starts[cut] for cut in experiment.cuts or () if cut in starts),
+            reading_s=reading_s,
+            step_s=step_s + reading_s,
+            threads_s=threads_s + reading_s,
+            overhead_s=overhead_s,
+            low_rank_s=low_rank_s,
+            spread=max(statistics.median(steps) / step_s - 1, 0.0),
+        )
     )
+
+
+def calibrated(profile: Profile) -> Profile:
+    """The profile with all times of units so much longer that together they are the step that was measured.
+
+    One after the other alone, each finds in the caches what it has just had; and the machine has its moods.
+    """
+    summed = sum(unit.forward_s + unit.backward_s + unit.optimizer_s for unit in profile.units)
+    factor = (profile.step_s - profile.reading_s) / max(summed, 1e-12)
+
+    def scaled(kept: Any) -> Any:
+        timed = [each.name for each in fields(kept) if each.name.endswith("_s")]
+        return replace(kept, **{name: factor * getattr(kept, name) for name in timed})
+
+    estimates = {
+        name: tuple(None if each is None else scaled(each) for each in costs)
+        for name, costs in profile.estimates.items()
+    }
+    return replace(profile, units=tuple(map(scaled, profile.units)), estimates=estimates)
 
 
 def step_times(trainer: Trainer, batches: Sequence[Any], seconds: float) -> list[float]:
@@ -244,6 +276,25 @@ def _update_seconds(trainer: Trainer, batches: Sequence[Any]) -> float:
     for k in range(STEPS):
         clock.step(batches[k % len(batches)])
     return low([step["optimizer"] for step in clock.steps[1:]])
+
+
+def _overhead_seconds(
+    user: UserExperiment, own: dict[str, Any], cut: str, batches: Sequence[Any], seconds: float
+) -> float:
+    """What a step of `synthetic` with one cut takes in one process beyond one of back-propagation, taking turns."""
+    alike = UserExperiment(replace(user.experiment, cuts=[cut], stages=None))
+    unsampled = {"quality_every": 0, "true_every": 0}
+    both = [alike.trainer(parse_method(method), 0, own, unsampled) for method in ("backprop", "synthetic")]
+    times: list[list[float]] = [[], []]
+    begin = time.perf_counter()
+    while len(times[0]) < 10 or time.perf_counter() - begin < seconds:
+        for trainer, taken in zip(both, times, strict=True):
+            before = time.perf_counter()
+            trainer.step(batches[len(taken) % len(batches)])
+            taken.append(time.perf_counter() - before)
+        if len(times[0]) >= 6 and time.perf_counter() - begin > 2 * seconds:
+            break
+    return statistics.median(b - a for a, b in zip(*(taken[2:] for taken in times), strict=True))
 
 
 def _kept_a_byte(trainer: Trainer) -> float:

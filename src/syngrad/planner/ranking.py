@@ -6,10 +6,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from syngrad.errors import ConfigError
-from syngrad.planner.choices import chosen, replicated
+from syngrad.planner.choices import WORTH, chosen, replicated
 from syngrad.planner.layouts import EXACT, KINDS, RARE, Cluster
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.quantities import Link, Profile
@@ -182,15 +183,24 @@ def changes(plan: Plan, cuts: Sequence[int] | None = None) -> tuple[Change, ...]
     apart = replace(plan.cluster, hosts=plan.cluster.workers)
     link = plan.cluster.link
 
-    def best(rate: float, delay_s: float) -> str:
+    def fastest(rate: float, delay_s: float, before: str | None) -> str:
+        """The fastest kind there; the one that was it before, as long as no other is clearly faster."""
         there = replace(apart, link=Link(delay_s, rate))
-        return ranking(plan.profile, there, plan.memory_bytes, cuts).best.layout.kind
+        ranked = ranking(plan.profile, there, plan.memory_bytes, cuts).ranked
+        known = next((each for each in ranked if each.layout.kind == before), None)
+        if known is not None and known.samples_per_s * (1 + WORTH) >= ranked[0].samples_per_s:
+            return known.layout.kind
+        return ranked[0].layout.kind
 
-    by_rate = _changes(lambda rate: best(rate, link.delay_s), [*reversed(_points(*RATES))])
-    by_delay = _changes(lambda delay: best(link.bytes_per_s, delay), _points(*DELAYS))
+    def by_rate(at: float, before: str | None) -> str:
+        return fastest(at, link.delay_s, before)
+
+    def by_delay(at: float, before: str | None) -> str:
+        return fastest(link.bytes_per_s, at, before)
+
     return (
-        *(Change(at, None, before, after) for at, before, after in by_rate),
-        *(Change(None, at, before, after) for at, before, after in by_delay),
+        *(Change(at, None, before, after) for at, before, after in _changes(by_rate, [*reversed(_points(*RATES))])),
+        *(Change(None, at, before, after) for at, before, after in _changes(by_delay, _points(*DELAYS))),
     )
 
 
@@ -198,16 +208,18 @@ def _points(least: float, most: float) -> list[float]:
     return [least * (most / least) ** (k / (POINTS - 1)) for k in range(POINTS)]
 
 
-def _changes(best: Callable[[float], str], points: Sequence[float]) -> list[tuple[float, str, str]]:
+def _changes(fastest: Callable[[float, str | None], str], points: Sequence[float]) -> list[tuple[float, str, str]]:
     """Where the answer changes along the points: each place narrowed down by halves."""
     found = []
-    answers = [best(point) for point in points]
-    for k in range(len(points) - 1):
-        low, high = points[k], points[k + 1]
-        if answers[k] == answers[k + 1]:
+    known = fastest(points[0], None)
+    for near, far in pairwise(points):
+        after = fastest(far, known)
+        if after == known:
             continue
+        low, high = near, far
         for _ in range(5):
             middle = math.sqrt(low * high)
-            low, high = (middle, high) if best(middle) == answers[k] else (low, middle)
-        found.append((math.sqrt(low * high), answers[k], answers[k + 1]))
+            low, high = (middle, high) if fastest(middle, known) == known else (low, middle)
+        found.append((math.sqrt(low * high), known, after))
+        known = after
     return found
