@@ -21,7 +21,7 @@ DEPTH, DEPTH_OF_DELAYED, DEEPEST = 8, 2, 10_000
 PERIODIC, AVERAGED = 8, (16, 32, 64, 128, 256, 500)
 #: truths of `corrected`
 TRUTHS = 4
-#: how much faster another form of messages, or another depth, has to be, to be chosen
+#: how much faster another form of messages has to be, to be chosen
 WORTH = 0.03
 
 
@@ -147,5 +147,5 @@ def with_depth(costs: Costs, layout: Layout) -> Layout:
     chain, _ = chained(costs, replace(layout, queue_depth=1))
     pace = max([*chain.work_s, *chain.forward_s, *chain.backward_s])
     trips = [chain.round_trip_s(k) for k in range(chain.workers - 1)]
-    needed = math.ceil(max(trips, default=0.0) / max(pace, 1e-9) * (1 - WORTH))
+    needed = math.ceil(max(trips, default=0.0) / max(pace, 1e-9))
     return replace(layout, queue_depth=min(max(least, needed), DEEPEST))

@@ -137,10 +137,9 @@ def _buckets(costs: Costs, shrunk: float, share: float, slow: float) -> float:
     for i in reversed(range(n)):
         now += costs.backward_s(i, i + 1, share) * slow
         gathered += costs.total("parameter_bytes", i, i + 1)
-        while gathered >= limit or (i == 0 and gathered > 0):
-            bucket = min(gathered, limit)
-            through = max(through, now) + ring_s(bucket * shrunk, w, link)
-            gathered, limit = gathered - bucket, last
+        if gathered >= limit or i == 0:  # what is over the limit stays whole: a bucket is made of whole tensors
+            through = max(through, now) + ring_s(gathered * shrunk, w, link)
+            gathered, limit = 0.0, last
     return through
 
 

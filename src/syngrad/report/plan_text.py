@@ -26,7 +26,7 @@ def plan_text(plan: Plan) -> list[str]:
         lines += ["workers apart, averaged now and then: fewer updates a sample", "─" * WIDTH]
         lines += [_row(each) for each in plan.rare]
     lines += [
-        "ms: of a minibatch. MiB: the most a worker holds. KiB: what crosses, a minibatch.",
+        "of a minibatch: ms, and KiB that cross. MiB: the most that a worker holds.",
         "idle: % of the slowest worker's time. late: minibatches, of what comes back.",
         "",
     ]
