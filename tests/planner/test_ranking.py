@@ -125,7 +125,9 @@ def test_a_slower_link_changes_the_answer_where_it_is_said() -> None:
 
 
 def test_the_text_keeps_within_80_columns_and_says_what_it_must() -> None:
-    made = ranking(calibrated(profile(spread=0.5, step_s=0.1)), Cluster(REAL, 2, 2, Link(0.02, 12.5 * MIB)), 10_000 * MIB)
+    made = ranking(
+        calibrated(profile(spread=0.5, step_s=0.1)), Cluster(REAL, 2, 2, Link(0.02, 12.5 * MIB)), 10_000 * MIB
+    )
     lines = plan_text(replace(made, changes=changes(made)))
     assert max(map(len, lines)) <= 80
     text = " ".join(line.strip() for line in lines)

@@ -36,6 +36,9 @@ def plan(
     batch_size: Annotated[
         int | None, typer.Option(parser=whole("--batch-size"), metavar="N", help="Instead of the experiment's own.")
     ] = None,
+    seconds: Annotated[
+        str | None, typer.Option(metavar="X", help="About how long measuring may take.", show_default="12")
+    ] = None,
     json_: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="The plan with all that it was computed from; - prints it."),
@@ -55,6 +58,7 @@ def plan(
         devices=speeds,
         cuts=listed(cuts) if cuts is not None else None,
         instead={"batch_size": batch_size} if batch_size is not None else {},
+        **({"seconds": _number("--seconds", seconds, "12")} if seconds is not None else {}),
     )
     document = json.dumps(found.to_dict(), indent=1) + "\n" if json_ is not None else ""
     if json_ is not None and json_ != "-":

@@ -27,7 +27,7 @@ class Place:
         bytes: of those, a minibatch.
         recorded: whether it can be cut there for several workers too.
         shared: (name, bytes) of every parameter that stages on both sides use, and that crosses between workers too.
-        trains: whether anything is trained between the place before it in the model, listed or not, and this one.
+        trains: whether anything is trained between the place that is listed before it and this one.
     """
 
     name: str
@@ -63,8 +63,9 @@ def list_places(
     segments = found.segments
     costs, _ = measured(model, segments, example, None)
     bound = bind_to_loss(model, segments, args, kwargs, target, loss)
-    listed = []
+    listed, trained = [], False
     for k, (name, crossing) in enumerate(zip(found.names, bound.crossings, strict=True), 1):
+        trained = trained or trains(model, segments[k - 1].parameter_names)
         if crossing.escapes or not crossing.where:
             continue
         leaves = crossing.leaves
@@ -72,8 +73,8 @@ def list_places(
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         shared = _shared(model, segments, k)
         recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
-        trained = trains(model, segments[k - 1].parameter_names)
         listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
+        trained = False
     return listed
 
 

@@ -170,9 +170,8 @@ def units(
         found = [each for each in list_places(model, *example, batch.target, loss) if each.recorded]
     except CutError:
         found = []
-    if cuts is not None:
-        found = [each for each in found if each.name in cuts]
-    chosen = _few(_training(found, wanted), wanted)
+    kept = _training(found, wanted)
+    chosen = _few(kept, wanted) if cuts is None else [each for each in kept if each.name in cuts]
     while True:
         try:
             names = [each.name for each in chosen]
@@ -180,10 +179,10 @@ def units(
             bound = bind_to_loss(model, segments, batch.args, batch.kwargs, batch.target, loss)
             return segments, bound, chosen
         except SyngradError:
-            kept = [each for each in chosen if each.name in wanted]
+            named = [each for each in chosen if each.name in wanted]
             if not chosen:
                 raise
-            chosen = kept if len(kept) < len(chosen) else []
+            chosen = named if len(named) < len(chosen) else []
 
 
 def _training(found: Sequence[Place], wanted: Sequence[str]) -> list[Place]:
