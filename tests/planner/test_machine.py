@@ -24,9 +24,10 @@ def test_two_sizes_make_a_line() -> None:
 
 def test_figures_make_a_machine() -> None:
     names = ("message", "exchange", "all_reduce", "copy")
-    found = {**{name: [1e-4, 2e-4] for name in names}, "busy": 1.2, "pack": {"int8": [1e-5, 1e-4]}}
+    found = {**{name: [1e-4, 2e-4] for name in names}, "busy": 1.2, "action": 1e-3, "pack": {"int8": [1e-5, 1e-4]}}
     made = machine_from(found)
     assert made.busy == 1.2
+    assert made.action_s == pytest.approx(1e-3 - 5e-5)
     assert made.message(2**20) == pytest.approx(2e-4)
 
 
@@ -50,6 +51,7 @@ def test_the_command_measures_and_answers(tmp_path: Path, capsys: pytest.Capture
     assert plain["cluster"]["machine"]["busy"] >= 1
     for name in ("message", "exchange", "all_reduce"):
         assert 0 < plain["cluster"]["machine"][name]["fixed_s"] + plain["cluster"]["machine"][name]["byte_s"] < 1
+    assert 0 < plain["cluster"]["machine"]["action_s"] < 1
     assert plain["profile"]["base_bytes"] > 2**20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from syngrad.cli.options import EXPERIMENT, ending, listed, whole
 from syngrad.errors import ConfigError
 
-WORKERS = 2
+WORKERS, SECONDS = 2, 12.0
 
 
 @ending
@@ -37,36 +38,55 @@ def plan(
         int | None, typer.Option(parser=whole("--batch-size"), metavar="N", help="Instead of the experiment's own.")
     ] = None,
     seconds: Annotated[
-        str | None, typer.Option(metavar="X", help="About how long measuring may take.", show_default="12")
+        str | None, typer.Option(metavar="X", help="About how long measuring may take.", show_default=f"{SECONDS:g}")
+    ] = None,
+    pilot: Annotated[
+        str | None,
+        typer.Option(metavar="SECONDS", help="Train the two fastest and back-propagation for so long, too."),
     ] = None,
     json_: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="The plan with all that it was computed from; - prints it."),
     ] = None,
 ) -> int:
-    """Say which layout is the fastest for a model on some workers, and by how much. Nothing is trained."""
+    """Say which layout is the fastest for a model on some workers, and by how much."""
+    measuring = _number("--seconds", seconds, "12") if seconds is not None else SECONDS
     speeds = [_number("--devices", each, "1,0.5") for each in listed(devices)] if devices is not None else []
+    training = _number("--pilot", pilot, "60") if pilot is not None else None
     most = _number("--memory", memory, "512") if memory is not None else None
+    from syngrad.experiments import load
+    from syngrad.links.world import world
     from syngrad.planner import plan as planned
-    from syngrad.report.plan_text import plan_text
+    from syngrad.planner.answer import take_part
+    from syngrad.planner.pilot import pilot as piloted
+    from syngrad.report.plan_text import pilot_text, plan_text
 
+    given, place = {"batch_size": batch_size} if batch_size is not None else {}, world()
+    if place.rank > 0:
+        take_part(experiment, given, measuring)
+        return 0
     found = planned(
         experiment,
-        WORKERS if workers is None else workers,
+        max(place.size, WORKERS) if workers is None else workers,
         link,
         memory=most,
         devices=speeds,
         cuts=listed(cuts) if cuts is not None else None,
-        instead={"batch_size": batch_size} if batch_size is not None else {},
-        **({"seconds": _number("--seconds", seconds, "12")} if seconds is not None else {}),
+        instead=given,
+        seconds=measuring,
     )
-    document = json.dumps(found.to_dict(), indent=1) + "\n" if json_ is not None else ""
+    trained = piloted(load(experiment, **given), found, training) if training is not None else None
+    plain = found.to_dict() | {"pilot": None if trained is None else dataclasses.asdict(trained)}
+    document = json.dumps(plain, indent=1) + "\n" if json_ is not None else ""
     if json_ is not None and json_ != "-":
         try:
             Path(json_).write_text(document, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--json {json_!r} cannot be written ({error.strerror}); name another file") from error
-    sys.stdout.write(document if json_ == "-" else "\n".join(plan_text(found)) + "\n")
+    lines = [*plan_text(found), *(pilot_text(trained) if trained is not None else [])]
+    if training is not None and trained is None:
+        lines.append("Pilot: the fastest layouts are exact, and need as many samples as back-propagation.")
+    sys.stdout.write(document if json_ == "-" else "\n".join(lines) + "\n")
     return 0
 
 

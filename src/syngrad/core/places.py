@@ -71,7 +71,7 @@ def list_places(
         leaves = crossing.leaves
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
-        shared = _shared(model, segments, k)
+        shared = shared_across(model, segments, k)
         recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
         listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
         trained = False
@@ -90,7 +90,7 @@ def _recorded(
     return True
 
 
-def _shared(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:
+def shared_across(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:
     """The parameters that segments before and from `at` on use, with their bytes."""
     before = {name for segment in segments[:at] for name in segment.parameter_names}
     after = {name for segment in segments[at:] for name in segment.parameter_names}

@@ -11,8 +11,10 @@ from syngrad.errors import ConfigError
 from syngrad.experiments import registry
 from syngrad.experiments.experiment import Experiment
 from syngrad.launch.emulated_link import parse_link
+from syngrad.links.world import world
 from syngrad.planner.layouts import Cluster
-from syngrad.planner.machine import measure_machine, with_base
+from syngrad.planner.machine import measure_machine, measure_workers, taken_apart, with_base
+from syngrad.planner.machine_worker import measured
 from syngrad.planner.profile import profile as measure_profile
 from syngrad.planner.quantities import Link, Machine, Profile
 from syngrad.planner.ranking import Plan, changes, ranking
@@ -41,6 +43,8 @@ def plan(
     What it ranks is throughput. How many samples each way of updating needs to a loss is not computed: exact layouts
     need what back-propagation needs, all others have to be trained to know.
 
+    Among workers that torchrun has started it is called by the first; the others call :func:`take_part`.
+
     Args:
         experiment: a built-in name, path/to/file.py:function, or an Experiment.
         workers: processes of one thread each.
@@ -59,17 +63,33 @@ def plan(
     if memory is not None:
         check_positive("memory", memory)
     check_positive("seconds", seconds)
-    between = _link(link)
-    cluster = Cluster(Machine(), workers, workers if between else 1, between or Link(), tuple(devices))
+    between, place = _link(link), world()
     loaded = registry.load(experiment, **(instead or {})) if isinstance(experiment, str) else experiment
+    cluster = Cluster(Machine(), workers, workers if between else 1, between or Link(), tuple(devices))
+    if place.size > 1 and (place.size != workers or between is not None):
+        raise ConfigError(
+            f"torchrun has started {place.size} workers, whose own link is measured; give --workers {place.size} and "
+            "no --link, or run it without torchrun"
+        )
     if profile is None:
         profile = measure_profile(loaded, seconds * 0.6, cuts)
     if machine is None:
-        named = experiment if isinstance(experiment, str) else STAND_IN
-        machine, peak = measure_machine(named, (instead or {}) if named is experiment else {}, seconds * 0.4)
+        if place.size > 1:
+            machine, peak = measure_workers(loaded, seconds * 0.4)
+            if not place.on_one_host:
+                machine, there = taken_apart(machine)
+                cluster = dataclasses.replace(cluster, hosts=workers, link=there)
+        else:
+            named = experiment if isinstance(experiment, str) else STAND_IN
+            machine, peak = measure_machine(named, (instead or {}) if named is experiment else {}, seconds * 0.4)
         profile = with_base(profile, peak)
     found = ranking(profile, dataclasses.replace(cluster, machine=machine), _bytes(memory), _at(profile, cuts, workers))
     return dataclasses.replace(found, changes=changes(found, _at(profile, cuts, workers)))
+
+
+def take_part(experiment: str, instead: Mapping[str, Any], seconds: float = SECONDS) -> None:
+    """What every worker but the first of those that torchrun has started does: let itself be measured."""
+    measured(registry.load(experiment, **instead), seconds * 0.4)
 
 
 def _bytes(memory: float | None) -> int | None:

@@ -165,8 +165,8 @@ def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
     sent = 0.0
     for k, (i, j) in enumerate(each):
         slow = cluster.slowdown(k) if parts > 1 else 1 / cluster.speed(k)  # of one part, one computes at a time
-        forward.append(costs.forward_s(i, j, 1 / parts) * slow)
-        backward.append(costs.backward_s(i, j, 1 / parts) * slow)
+        forward.append((costs.forward_s(i, j, 1 / parts) + costs.machine.action_s) * slow)
+        backward.append((costs.backward_s(i, j, 1 / parts) + costs.machine.action_s) * slow)
         update.append((costs.total("optimizer_s", i, j) + costs.profile.reading_s) * slow)
         if k < len(each) - 1:
             size = costs.message_bytes(j, "float32", context=False) / parts

@@ -12,7 +12,7 @@ from typing import Any
 from syngrad.experiments.experiment import Experiment
 from syngrad.launch.hosts import launched_result
 from syngrad.planner.machine_worker import REDUCED, SIZES, measured
-from syngrad.planner.quantities import Linear, Machine, Profile
+from syngrad.planner.quantities import Linear, Link, Machine, Profile
 
 
 def measure_machine(experiment: str, instead: Mapping[str, Any], seconds: float) -> tuple[Machine, int | None]:
@@ -35,10 +35,18 @@ def measure_machine(experiment: str, instead: Mapping[str, Any], seconds: float)
     return machine_from(found), found["peak_bytes"]
 
 
-def measure_workers(experiment: Experiment, seconds: float) -> tuple[Machine, int | None] | None:
-    """Likewise among the workers that torchrun has started; None in all but the first."""
+def measure_workers(experiment: Experiment, seconds: float) -> tuple[Machine, int | None]:
+    """Likewise among the workers that torchrun has started, by the first of them."""
     found = measured(experiment, seconds)
-    return (machine_from(found), found["peak_bytes"]) if found else None
+    return machine_from(found), found["peak_bytes"]
+
+
+def taken_apart(machine: Machine) -> tuple[Machine, Link]:
+    """Figures of workers on several hosts as a link, which is in all of them, and a machine without it."""
+    byte_s = machine.message.byte_s
+    link = Link(machine.message.fixed_s, 1 / byte_s if byte_s > 0 else float("inf"))
+    nothing = Linear()
+    return replace(machine, busy=1.0, message=nothing, exchange=nothing, all_reduce=nothing), link
 
 
 def machine_from(found: Mapping[str, Any]) -> Machine:
@@ -50,6 +58,8 @@ def machine_from(found: Mapping[str, Any]) -> Machine:
         exchange=line(SIZES, found["exchange"]),
         all_reduce=line(REDUCED, found["all_reduce"]),
         copy=line(SIZES, found["copy"]),
+        # two of four passes follow a message
+        action_s=max(found["action"] - found["exchange"][0] / 2, 0.0),
         pack={how: line(SIZES, times) for how, times in found["pack"].items()},
     )
 

@@ -58,6 +58,7 @@ def measured(experiment: Experiment, seconds: float) -> dict[str, Any]:
         found = {
             "busy": max(sum(both) / len(both) / alone, 1.0) if group.first else 1.0,
             "exchange": [_exchange(group, size, share / 4) / 2 for size in SIZES],
+            "action": _action(group),
             "all_reduce": [_reduced(group, size, share / 4) for size in REDUCED],
             "message": [each / 2 for each in _over_link(share)],
             "copy": [_copied(size) for size in SIZES],
@@ -152,6 +153,14 @@ def _received(link: Link) -> Frame:
     if frame is None:
         raise LinkError(f"{link.peer} has sent nothing for {WAIT_S:g} s, so the link cannot be measured; try again")
     return frame
+
+
+def _action(group: GlooGroup) -> float:
+    """What PyTorch's schedules take for a part's pass on a worker."""
+    from syngrad.compare.rivals.microbatch_pipeline import action_seconds  # half a second to import
+
+    group.barrier()
+    return action_seconds(group, 20)
 
 
 def _copied(size: int) -> float:

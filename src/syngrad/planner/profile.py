@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 from syngrad.compare.step_costs import Clock, threads
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.core.batch import Batch
-from syngrad.core.binding import Bound, Crossing, bind_to_loss
+from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.interface import Interface
 from syngrad.core.memory import SavedBytes
-from syngrad.core.places import Place, list_places
+from syngrad.core.places import Place, list_places, shared_across
 from syngrad.core.task import Task, interface
 from syngrad.errors import ConfigError, CutError, SyngradError
 from syngrad.experiments.experiment import Experiment
@@ -64,7 +65,7 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         kept = _kept_a_byte(trainer)
         model = user.network().model
         batch = trainer.read(batches[0])
-        segments, bound, places = units(model, batch, experiment, cuts)
+        segments, bound = units(model, batch, experiment, cuts)
         measured = passes(model, segments, batch, experiment.loss, 2 * share)
         part = small_part(batch)
         small = measured if part is None else passes(model, segments, part, experiment.loss, share)
@@ -79,7 +80,7 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
                 unit,
                 optimizer_s=update_s * unit.parameter_bytes / total,
                 optimizer_bytes=int(kept * unit.parameter_bytes),
-                shared_bytes=sum(size for _, size in places[k].shared) if k < len(places) else 0,
+                shared_bytes=sum(size for _, size in shared_across(model, segments, k + 1)),
             )
             for k, unit in enumerate(made)
         ]
@@ -96,7 +97,7 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         threads_s = low(step_times(trainer, batches, share)) if (os.cpu_count() or 1) > 1 else step_s
     overhead_s = 0.0
     if bound.crossings:
-        at = min(range(len(places)), key=lambda k: places[k].larger)
+        at = _most_even(made)
         overhead_s = _overhead_seconds(user, own, segments[at + 1].name, batches, share)
         spared = made[at + 1].input_gradient_s
         cost = next(iter(estimates.values()))[at]
@@ -162,27 +163,35 @@ def reading_seconds(user: UserExperiment, seconds: float) -> float:
 
 def units(
     model: nn.Module, batch: Batch, experiment: Experiment, cuts: Sequence[str] | None
-) -> tuple[list[Segment], Bound, list[Place]]:
-    """The model cut at every place that works in several processes, `MOST` units at most; one unit where none does."""
+) -> tuple[list[Segment], Bound]:
+    """The model cut where that is asked for, or at about `MOST` of the places that work in several processes.
+
+    Where none does it is one unit.
+
+    Raises:
+        SyngradError: where it cannot be cut as asked for, or not be run.
+    """
     loss, example = experiment.loss, (batch.args, batch.kwargs)
-    wanted = list(cuts if cuts is not None else experiment.cuts or ())
+
+    def cut(names: Sequence[str]) -> tuple[list[Segment], Bound]:
+        segments = split(model, cuts=names, example=example) if names else split(model, stages=1)
+        bound = bind_to_loss(model, segments, batch.args, batch.kwargs, batch.target, loss)
+        check_closed(bound.crossings, [segment.name for segment in segments[1:]])
+        return segments, bound
+
+    if cuts is not None:
+        return cut(cuts)
     try:
         found = [each for each in list_places(model, *example, batch.target, loss) if each.recorded]
     except CutError:
         found = []
-    kept = _training(found, wanted)
-    chosen = _few(kept, wanted) if cuts is None else [each for each in kept if each.name in cuts]
-    while True:
+    wanted = list(experiment.cuts or ())
+    for names in ([each.name for each in _few(_training(found, wanted), wanted)], wanted):
         try:
-            names = [each.name for each in chosen]
-            segments = split(model, cuts=names, example=example) if names else split(model, stages=1)
-            bound = bind_to_loss(model, segments, batch.args, batch.kwargs, batch.target, loss)
-            return segments, bound, chosen
-        except SyngradError:
-            named = [each for each in chosen if each.name in wanted]
-            if not chosen:
-                raise
-            chosen = named if len(named) < len(chosen) else []
+            return cut(names)
+        except SyngradError:  # places that work one by one, and not all at once
+            continue
+    return cut([])
 
 
 def _training(found: Sequence[Place], wanted: Sequence[str]) -> list[Place]:
@@ -277,6 +286,12 @@ def _update_seconds(trainer: Trainer, batches: Sequence[Any]) -> float:
     return low([step["optimizer"] for step in clock.steps[1:]])
 
 
+def _most_even(made: Sequence[Unit]) -> int:
+    """The unit after which about half of the time has passed."""
+    before = list(accumulate(unit.forward_s + unit.backward_s for unit in made))
+    return min(range(len(made) - 1), key=lambda k: abs(before[k] - before[-1] / 2))
+
+
 def _overhead_seconds(
     user: UserExperiment, own: dict[str, Any], cut: str, batches: Sequence[Any], seconds: float
 ) -> float:
@@ -293,7 +308,7 @@ def _overhead_seconds(
             taken.append(time.perf_counter() - before)
         if len(times[0]) >= 6 and time.perf_counter() - begin > 2 * seconds:
             break
-    return statistics.median(b - a for a, b in zip(*(taken[2:] for taken in times), strict=True))
+    return float(statistics.median(b - a for a, b in zip(times[0][2:], times[1][2:], strict=True)))
 
 
 def _kept_a_byte(trainer: Trainer) -> float:

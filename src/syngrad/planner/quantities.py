@@ -156,6 +156,7 @@ class Machine:
         exchange: the same over gloo, as PyTorch's pipelines send.
         all_reduce: of a tensor of so many bytes over gloo, two processes here.
         copy: of so many bytes from one place in memory to another.
+        action_s: what PyTorch's pipelines add to every pass of a part through a worker.
         pack: a message's form → what it takes to bring a byte of float32 into it and back.
     """
 
@@ -165,6 +166,7 @@ class Machine:
     exchange: Linear = _NOTHING
     all_reduce: Linear = _NOTHING
     copy: Linear = _NOTHING
+    action_s: float = 0.0
     pack: Mapping[str, Linear] = field(default_factory=dict)
 
     def slowdown(self, processes: int) -> float:

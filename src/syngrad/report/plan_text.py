@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from syngrad.planner.layouts import EXACT, KINDS
+from syngrad.planner.pilot import Pilot
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.ranking import TOLERANCE, Change, Plan
 
@@ -176,3 +177,22 @@ def _rate(bytes_per_s: float) -> str:
         return "no limit of the rate"
     bits = 8 * bytes_per_s
     return f"{bits / 1e9:.3g} Gbit/s" if bits >= 1e9 else f"{bits / 1e6:.3g} Mbit/s"
+
+
+def pilot_text(pilot: Pilot) -> list[str]:
+    """What a short training adds to a plan: seconds to a loss, and whether that pays; in 80 columns."""
+    exact = pilot.exact
+    seeds, layout = len(exact.samples), exact.prediction.layout
+    paragraphs = [
+        f"Pilot: {pilot.steps} steps or more with {seeds} seeds; to a loss of {pilot.target:.4g}, which all of them "
+        f"reached: {layout} {exact.seconds:.3g} s."
+    ]
+    for other in pilot.others:
+        least, most = pilot.gain(other)
+        low, high = other.interval
+        paragraphs.append(
+            f"{other.prediction.layout}: {other.seconds:.3g} s. It needs {low:.2f} to {high:.2f} times the samples "
+            f"(95 %), and is {least:.2f} to {most:.2f} times as fast to that loss: {pilot.verdict(other)}."
+        )
+    paragraphs.append("A loss this early says little of the metric at the end.")
+    return [line for each in paragraphs for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
