@@ -85,7 +85,7 @@ def plan(
             raise ConfigError(f"--json {json_!r} cannot be written ({error.strerror}); name another file") from error
     lines = [*plan_text(found), *(pilot_text(trained) if trained is not None else [])]
     if training is not None and trained is None:
-        lines.append("Pilot: the fastest layouts are exact, and need as many samples as back-propagation.")
+        lines.append("Pilot: no stages are faster than what is exact, so there is nothing to train for.")
     sys.stdout.write(document if json_ == "-" else "\n".join(lines) + "\n")
     return 0
 

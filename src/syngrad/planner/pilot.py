@@ -21,7 +21,6 @@ from syngrad.compare.user_experiment import UserExperiment
 from syngrad.errors import ConfigError
 from syngrad.experiments.experiment import Experiment
 from syngrad.methods.registry import parse as parse_method
-from syngrad.planner.layouts import EXACT
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.ranking import Plan
 from syngrad.trainer import Trainer
@@ -90,7 +89,7 @@ class Pilot:
 
 
 def pilot(experiment: Experiment, plan: Plan, seconds: float, seeds: int = SEEDS) -> Pilot | None:
-    """Train the plan's two first choices beside back-propagation; None where both are exact, and nothing is open.
+    """Train the two fastest of stages that do not wait beside back-propagation; None where exact layouts are as fast.
 
     Args:
         experiment: that was planned.
@@ -103,8 +102,12 @@ def pilot(experiment: Experiment, plan: Plan, seconds: float, seeds: int = SEEDS
         SyngradError: where a row cannot be trained.
     """
     check_positive("pilot", seconds)
-    rows = [each for each in plan.ranked[:2] if each.layout.updates != EXACT]
-    if not rows or plan.exact is None:
+    exact = plan.exact
+    if exact is None:
+        return None
+    faster = [each for each in plan.ranked if each.samples_per_s > exact.samples_per_s]
+    rows = [each for each in faster if each.layout.family == "stages"][:2]
+    if not rows:
         return None
     losses = [_seed(experiment, plan, rows, seed, seconds / seeds) for seed in range(seeds)]
     needed, targets = [], []
@@ -121,7 +124,7 @@ def pilot(experiment: Experiment, plan: Plan, seconds: float, seeds: int = SEEDS
         return Piloted(prediction, samples, tuple(each[k] / each[0] for each in needed))
 
     return Pilot(
-        piloted(0, plan.exact),
+        piloted(0, exact),
         tuple(piloted(k, row) for k, row in enumerate(rows, 1)),
         statistics.fmean(targets),
         min(len(curves[0]) for curves in losses),
@@ -141,6 +144,8 @@ def _seed(
         curves: list[list[float]] = [[] for _ in trainers]
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds:
+            if len(curves[0]) == 1:  # the first step also cuts the models and makes the estimators
+                begin = time.perf_counter()
             for trainer, taken, curve in zip(trainers, batches, curves, strict=True):
                 curve.append(float(trainer.step(next(taken))))
     return curves
