@@ -11,9 +11,9 @@ from tests.planner.test_recursion import chains
 
 from syngrad.errors import ConfigError
 from syngrad.planner.discrete_events import simulate
-from syngrad.planner.failures import Failures, run_with_failures
 from syngrad.planner.recursion import Variation, run_chain
 from syngrad.planner.timing import Chain
+from syngrad.planner.worker_failures import Failures, run_with_failures
 
 EVEN = Chain((1.0,) * 4, (0.4,) * 4, (0.9,) * 4, (0.1,) * 3, (0.1,) * 3, (0.2,) * 3, 8)
 

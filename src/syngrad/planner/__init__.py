@@ -4,7 +4,7 @@
     answer = plan("fashion-mlp", workers=2, link="20ms,100mbit")
     print(answer.best.layout, answer.best.samples_per_s)
 
-Nothing is trained: how many samples a layout needs to a loss is not in it, see :func:`plan`.
+Nothing is trained: how many samples a layout needs to a loss is not in it, see `plan`.
 """
 
 from syngrad.planner.answer import plan

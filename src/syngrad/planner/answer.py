@@ -43,7 +43,7 @@ def plan(
     What it ranks is throughput. How many samples each way of updating needs to a loss is not computed: exact layouts
     need what back-propagation needs, all others have to be trained to know.
 
-    Among workers that torchrun has started it is called by the first; the others call :func:`take_part`.
+    Among workers that torchrun has started it is called by the first; the others call `take_part`.
 
     Args:
         experiment: a built-in name, path/to/file.py:function, or an Experiment.

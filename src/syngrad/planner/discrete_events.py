@@ -17,9 +17,9 @@ import numpy as np
 import simpy
 
 from syngrad.checks import check_whole
-from syngrad.planner.failures import Failures
 from syngrad.planner.recursion import STEADY, Variation
 from syngrad.planner.timing import Chain
+from syngrad.planner.worker_failures import Failures
 
 Events = Generator[Any, Any, None]
 

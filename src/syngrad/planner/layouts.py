@@ -138,7 +138,7 @@ class Layout:
 
     @property
     def family(self) -> str:
-        """See :class:`Kind`."""
+        """What it does with the workers: "alone", "data", "microbatches" or "stages"."""
         return KINDS[self.kind].family
 
     @property

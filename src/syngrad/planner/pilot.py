@@ -143,7 +143,7 @@ def _seed(
         batches = [_endless(user, seed) for _ in trainers]
         curves: list[list[float]] = [[] for _ in trainers]
         begin = time.perf_counter()
-        while time.perf_counter() - begin < seconds:
+        while len(curves[0]) < 2 or time.perf_counter() - begin < seconds:
             if len(curves[0]) == 1:  # the first step also cuts the models and makes the estimators
                 begin = time.perf_counter()
             for trainer, taken, curve in zip(trainers, batches, curves, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from syngrad.planner.cost import Costs, chained, data_parallel, microbatched, ring_s, spans
+from syngrad.planner.held_memory import held_bytes
 from syngrad.planner.layouts import Cluster, Layout
-from syngrad.planner.memory import held_bytes
 from syngrad.planner.quantities import Profile
 from syngrad.planner.recursion import run_microbatches
 from syngrad.planner.timing import Bound
