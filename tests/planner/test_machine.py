@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_figures_make_a_machine() -> None:
     names = ("message", "exchange", "all_reduce", "copy")
     found = {**{name: [1e-4, 2e-4] for name in names}, "busy": 1.2, "action": 1e-3, "pack": {"int8": [1e-5, 1e-4]}}
     made = machine_from(found)
-    assert made.busy == 1.2
+    assert made.busy == pytest.approx(1.2 if (os.cpu_count() or 1) > 1 else 1.0)
     assert made.action_s == pytest.approx(1e-3 - 5e-5)
     assert made.message(2**20) == pytest.approx(2e-4)
 

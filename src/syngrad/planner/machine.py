@@ -51,9 +51,12 @@ def taken_apart(machine: Machine) -> tuple[Machine, Link]:
 
 def machine_from(found: Mapping[str, Any]) -> Machine:
     """The figures as :func:`.machine_worker.measured` has them, two sizes of each, as lines."""
+    cores = os.cpu_count() or 1
+    # what two processes of one core cost each other is counted by the number of cores; beyond twice it is others' doing
+    busy = min(max(found["busy"] / max(2 / cores, 1.0), 1.0), 2.0)
     return Machine(
-        os.cpu_count() or 1,
-        found["busy"],
+        cores,
+        busy,
         message=line(SIZES, found["message"]),
         exchange=line(SIZES, found["exchange"]),
         all_reduce=line(REDUCED, found["all_reduce"]),

@@ -196,7 +196,7 @@ _NESTED: dict[str, Any] = {"message": Linear, "exchange": Linear, "all_reduce": 
 
 
 def to_json(kept: Profile | Machine | Link) -> str:
-    """As text that :func:`from_json` reads; an endless rate is left out."""
+    """As JSON, which `profile_of` and `machine_of` read once it is parsed; an endless rate is left out."""
     plain = dataclasses.asdict(kept)
     return json.dumps({name: value for name, value in plain.items() if value != math.inf}, indent=1)
 

@@ -86,7 +86,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
             f"{_gain(best, exact)} the samples a second; its updates are {best.layout.updates}, and what that costs of "
             "the metric is not in a plan: it pays if it needs less than that many times the samples."
         )
-    if plan.rare:
+    if plan.rare and plan.rare[0].samples_per_s > best.samples_per_s:
         first = plan.rare[0]
         yield (
             f"{first.layout} would take in {_gain(first, best)} the samples a second of {best.layout.kind}; its "
