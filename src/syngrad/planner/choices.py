@@ -88,7 +88,7 @@ def _of_parts(
     profile: Profile, cluster: Cluster, costs: Costs, layout: Layout, cuts: Sequence[int] | None
 ) -> Prediction:
     """`gpipe` and `1f1b`, with as many parts as are fastest."""
-    least = cluster.workers if layout.kind == "1f1b" else 1
+    least = cluster.workers if layout.plain_kind == "1f1b" else 1
     tried = [parts for parts in PARTS if parts >= least and profile.batch_size % parts == 0]
     if not tried:
         raise ConfigError(
@@ -100,7 +100,7 @@ def _of_parts(
         return (costs.forward_s(i, j) + costs.backward_s(i, j) + costs.total("optimizer_s", i, j)) / cluster.speed(k)
 
     def cut(at: int, k: int) -> float:
-        size = profile.units[at - 1].message_bytes
+        size = costs.message_bytes(at, layout.form, context=False)
         return costs.machine.exchange(size) + cluster.between(k).seconds(size)
 
     found = tuple(cuts) if cuts is not None else best_cuts(len(profile.units), cluster.workers, part, cut)
@@ -112,7 +112,7 @@ def _of_stages(
     profile: Profile, cluster: Cluster, costs: Costs, layout: Layout, cuts: Sequence[int] | None
 ) -> Prediction:
     """`synthetic`, `delayed` and `corrected`: messages are packed only where that is worth it."""
-    if layout.kind == "corrected":
+    if layout.plain_kind == "corrected":
         layout = replace(layout, every=TRUTHS)
     best: Prediction | None = None
     for dtype in DTYPES:

@@ -20,6 +20,8 @@ from syngrad.planner.timing import Chain, Lockstep, Microbatches
 SEGMENT = 2**20
 #: DDP reduces gradients in buckets: the first of so many bytes, and each other one
 BUCKETS = (2**20, 25 * 2**20)
+#: PowerSGD reduces one thin matrix, then the other, and what is no matrix by itself
+ROUNDS_OF_LOW_RANK = 3
 #: minibatches between two averagings of what workers of a pipeline share
 SHARE_EVERY = 16
 
@@ -78,9 +80,12 @@ class Costs:
 
     def send_s(self, cut: int, size: float, dtype: str) -> float:
         """What either end of a link spends on one message: half of what it takes on one machine, and packing."""
+        return self.machine.message(size) / 2 + self.packing_s(cut, dtype) / 2
+
+    def packing_s(self, cut: int, dtype: str) -> float:
+        """What it takes to bring the message before unit `cut` into a form, and back, at both ends together."""
         pack = self.machine.pack.get(dtype)
-        packed = pack(self.profile.units[cut - 1].message_bytes) if pack is not None else 0.0
-        return self.machine.message(size) / 2 + packed / 2
+        return pack(self.profile.units[cut - 1].message_bytes) if pack is not None else 0.0
 
 
 # Data parallelism.
@@ -112,7 +117,8 @@ def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
     elif layout.kind == "ddp:powersgd":
         size = costs.total("low_rank_bytes", 0, n)
     ring = 2 * (w - 1) / max(w, 1)
-    own = costs.machine.all_reduce(size) * ring if w > 1 else 0.0
+    rounds = ROUNDS_OF_LOW_RANK if layout.kind == "ddp:powersgd" else 1
+    own = rounds * costs.machine.all_reduce(size / rounds) * ring if w > 1 else 0.0
     forward, backward, update = (
         costs.forward_s(0, n, share), costs.backward_s(0, n, share), costs.total("optimizer_s", 0, n),
     )  # fmt: skip
@@ -124,12 +130,12 @@ def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
             combine += 4 * costs.machine.copy(size)
         return Lockstep(compute, combine, layout.every), ring * w * size / layout.every
     slow = max(cluster.slowdown(k) for k in range(w))
-    through = _buckets(costs, size / max(profile.parameter_bytes, 1), share, slow) if w > 1 else 0.0
+    through = _buckets(costs, size / max(profile.parameter_bytes, 1), rounds, share, slow) if w > 1 else 0.0
     hidden = max(0.0, (forward + backward) * slow)
     return Lockstep(compute, own + max(through - hidden, 0.0)), ring * w * size
 
 
-def _buckets(costs: Costs, shrunk: float, share: float, slow: float) -> float:
+def _buckets(costs: Costs, shrunk: float, rounds: int, share: float, slow: float) -> float:
     """Seconds from a step's beginning until the last bucket of gradients has gone round."""
     n, w, link = len(costs.profile.units), costs.cluster.workers, costs.cluster.widest
     now, through, gathered = costs.forward_s(0, n, share) * slow, 0.0, 0.0
@@ -138,7 +144,7 @@ def _buckets(costs: Costs, shrunk: float, share: float, slow: float) -> float:
         now += costs.backward_s(i, i + 1, share) * slow
         gathered += costs.total("parameter_bytes", i, i + 1)
         if gathered >= limit or i == 0:  # what is over the limit stays whole: a bucket is made of whole tensors
-            through = max(through, now) + ring_s(gathered * shrunk, w, link)
+            through = max(through, now) + rounds * ring_s(gathered * shrunk / rounds, w, link)
             gathered, limit = 0.0, last
     return through
 
@@ -165,17 +171,18 @@ def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
     sent = 0.0
     for k, (i, j) in enumerate(each):
         slow = cluster.slowdown(k) if parts > 1 else 1 / cluster.speed(k)  # of one part, one computes at a time
-        forward.append((costs.forward_s(i, j, 1 / parts) + costs.machine.action_s) * slow)
-        backward.append((costs.backward_s(i, j, 1 / parts) + costs.machine.action_s) * slow)
+        packed = sum(costs.packing_s(cut, layout.form) for cut in (i, j) if 0 < cut < len(costs.profile.units)) / 2
+        for into, passes in ((forward, costs.forward_s), (backward, costs.backward_s)):
+            into.append((passes(i, j, 1 / parts) + packed / parts + costs.machine.action_s) * slow)
         update.append((costs.total("optimizer_s", i, j) + costs.profile.reading_s) * slow)
         if k < len(each) - 1:
-            size = costs.message_bytes(j, "float32", context=False) / parts
+            size = costs.message_bytes(j, layout.form, context=False) / parts
             link = cluster.between(k)
             message.append(costs.machine.exchange(size) + link.seconds(size))
             delay.append(link.delay_s)
             sent += 2 * size * parts
     times = (tuple(forward), tuple(backward), tuple(message), tuple(delay), tuple(update))
-    return Microbatches(layout.kind, parts, *times), sent
+    return Microbatches(layout.plain_kind, parts, *times), sent
 
 
 def chained(costs: Costs, layout: Layout) -> tuple[Chain, float]:
@@ -253,7 +260,7 @@ def asked(costs: Costs, layout: Layout, cut: int) -> float:
     """The share of minibatches for which a gradient comes back over a cut."""
     if layout.kind == "delayed":
         return 1.0
-    if layout.kind == "corrected":
+    if layout.plain_kind == "corrected":
         return 1.0 / max(layout.every, 1)
     every = costs.estimates_at(cut).every
     return 1.0 / every if every else 0.0
@@ -270,6 +277,6 @@ def stage_backward_s(costs: Costs, layout: Layout, i: int, j: int) -> float:
     if j == n:
         return seconds
     seconds += costs.estimates_at(j).estimate_s
-    if layout.kind == "corrected":  # the graph is gone through once more, through a copy of the weights
+    if layout.plain_kind == "corrected":  # the graph is gone through once more, through a copy of the weights
         seconds += (costs.backward_s(i, j, answered=i > 0) + stash) / max(layout.every, 1)
     return seconds

@@ -45,7 +45,7 @@ def _stage(costs: Costs, layout: Layout, i: int, j: int) -> float:
     own = weights + costs.total("optimizer_bytes", i, j)
     after = workers - 1 - [0, *layout.cuts].index(i)
     if layout.family == "microbatches":
-        flying = 1.0 if layout.kind == "gpipe" else min(after + 1, layout.microbatches) / layout.microbatches
+        flying = 1.0 if layout.plain_kind == "gpipe" else min(after + 1, layout.microbatches) / layout.microbatches
         return own + kept * flying
     depth = max(layout.queue_depth, 1)
     received = costs.message_bytes(i, layout.message_dtype) * depth if i else 0.0
@@ -58,6 +58,6 @@ def _stage(costs: Costs, layout: Layout, i: int, j: int) -> float:
     at = costs.estimates_at(j)
     held += ESTIMATOR_COPIES * at.parameter_bytes + at.optimizer_bytes + at.saved_bytes
     held += asked(costs, layout, j) * depth * costs.profile.units[j - 1].message_bytes  # what waits to be fitted to
-    if layout.kind == "corrected":
+    if layout.plain_kind == "corrected":
         held += (depth / max(layout.every, 1) + 1) * (weights + kept)
     return held

@@ -34,17 +34,24 @@ KINDS: dict[str, Kind] = {
     "ddp": Kind("data", EXACT),
     "ddp:bf16": Kind("data", SMALL),
     "ddp:periodic": Kind("data", RARE),
-    "ddp:powersgd": Kind("data", SMALL, row=False),
+    "ddp:powersgd": Kind("data", SMALL),
     "diloco": Kind("data", RARE, row=False),
     "gpipe": Kind("microbatches", EXACT),
     "1f1b": Kind("microbatches", EXACT),
+    "gpipe:bf16": Kind("microbatches", SMALL),
+    "gpipe:int8": Kind("microbatches", SMALL),
+    "1f1b:bf16": Kind("microbatches", SMALL),
+    "1f1b:int8": Kind("microbatches", SMALL),
     "delayed": Kind("stages", LATE),
+    "corrected:local": Kind("stages", CORRECTED),
     "corrected": Kind("stages", CORRECTED),
     "synthetic:local": Kind("stages", ESTIMATED),
     "synthetic": Kind("stages", ESTIMATED),
 }
 
 
+#: a rival's variant → the form of its messages
+FORMS = {"bf16": "bfloat16", "int8": "int8"}
 #: between workers of one host
 NO_LINK = Link()
 
@@ -140,6 +147,16 @@ class Layout:
     def family(self) -> str:
         """What it does with the workers: "alone", "data", "microbatches" or "stages"."""
         return KINDS[self.kind].family
+
+    @property
+    def plain_kind(self) -> str:
+        """Without what stands behind the colon, an estimator or the form of messages."""
+        return self.kind.partition(":")[0]
+
+    @property
+    def form(self) -> str:
+        """In which messages travel: a rival's kind says it, and Syngrad's own choose it."""
+        return FORMS.get(self.kind.partition(":")[2], self.message_dtype)
 
     @property
     def updates(self) -> str:

@@ -129,7 +129,7 @@ def layouts(
             left_out.append((name, str(error)))
 
     for kind in KINDS:
-        if kind == "synthetic:local" and "local" not in profile.estimates:
+        if kind.endswith(":local") and "local" not in profile.estimates:
             continue
         attempt(kind, lambda kind=kind: chosen(profile, cluster, kind, cuts))  # type: ignore[misc]
     for count in range(2, cluster.workers // 2 + 1):
