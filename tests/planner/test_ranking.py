@@ -12,6 +12,7 @@ from syngrad.errors import ConfigError
 from syngrad.planner import plan
 from syngrad.planner.choices import chosen, replicated
 from syngrad.planner.layouts import KINDS, Cluster
+from syngrad.planner.machine import used_by_others
 from syngrad.planner.profile import calibrated
 from syngrad.planner.quantities import Link
 from syngrad.planner.ranking import changes, ranking
@@ -139,7 +140,21 @@ def test_the_text_keeps_within_80_columns_and_says_what_it_must() -> None:
 def test_layouts_that_are_too_near_are_called_so() -> None:
     text = " ".join(plan_text(ranking(profile(), TWO)))
     assert "Cannot tell it from" in text
-    assert "syngrad compare by-hand --workers 2 --methods " in text
+    assert "syngrad compare by-hand --workers 2 --cuts 2 --methods" in " ".join(text.split())
+
+
+def test_of_layouts_that_are_as_fast_the_plainest_is_taken() -> None:
+    found = ranking(profile(units=1, estimates={}), Cluster(FREE, 2))
+    # nothing that goes round costs anything here, so that every way of going round is as fast
+    assert found.best.layout.kind == "ddp"
+    assert {each.layout.kind for each in found.near} == {"ddp:bf16", "ddp:powersgd"}
+    assert "as fast" in " ".join(plan_text(found))
+
+
+def test_a_busy_machine_is_said_to_be_one() -> None:
+    assert ranking(profile(others=0.5), TWO).restless
+    assert not ranking(profile(), TWO).restless
+    assert 0 <= used_by_others(0.05) <= 1
 
 
 def test_a_plan_is_plain_data() -> None:

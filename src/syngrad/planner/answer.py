@@ -13,7 +13,7 @@ from syngrad.experiments.experiment import Experiment
 from syngrad.launch.emulated_link import parse_link
 from syngrad.links.world import world
 from syngrad.planner.layouts import Cluster
-from syngrad.planner.machine import measure_machine, measure_workers, taken_apart, with_base
+from syngrad.planner.machine import measure_machine, measure_workers, taken_apart, used_by_others, with_base
 from syngrad.planner.machine_worker import measured
 from syngrad.planner.profile import profile as measure_profile
 from syngrad.planner.quantities import Link, Machine, Profile
@@ -72,7 +72,8 @@ def plan(
             "no --link, or run it without torchrun"
         )
     if profile is None:
-        profile = measure_profile(loaded, seconds * 0.6, cuts)
+        others = used_by_others()
+        profile = dataclasses.replace(measure_profile(loaded, seconds * 0.6, cuts), others=others)
     if machine is None:
         if place.size > 1:
             machine, peak = measure_workers(loaded, seconds * 0.4)
@@ -84,7 +85,8 @@ def plan(
             machine, peak = measure_machine(named, (instead or {}) if named is experiment else {}, seconds * 0.4)
         profile = with_base(profile, peak)
     found = ranking(profile, dataclasses.replace(cluster, machine=machine), _bytes(memory), _at(profile, cuts, workers))
-    return dataclasses.replace(found, changes=changes(found, _at(profile, cuts, workers)))
+    typed = experiment if isinstance(experiment, str) else ""
+    return dataclasses.replace(found, changes=changes(found, _at(profile, cuts, workers)), experiment=typed)
 
 
 def take_part(experiment: str, instead: Mapping[str, Any], seconds: float = SECONDS) -> None:

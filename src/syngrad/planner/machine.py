@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from syngrad.experiments.experiment import Experiment
@@ -71,6 +73,21 @@ def line(sizes: Sequence[int], times: Sequence[float]) -> Linear:
     """Through two points; neither part is below 0."""
     byte_s = max((times[1] - times[0]) / (sizes[1] - sizes[0]), 0.0)
     return Linear(max(times[0] - byte_s * sizes[0], 0.0), byte_s)
+
+
+def used_by_others(seconds: float = 0.3) -> float:
+    """The share of this machine's cores that is in use while this process sleeps; 0 where the system does not tell."""
+
+    def ticks() -> tuple[int, int]:
+        values = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+        return sum(values), values[3] + values[4]
+
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    before = ticks()
+    time.sleep(seconds)
+    total, idle = (after - earlier for earlier, after in zip(before, ticks(), strict=True))
+    return 1 - idle / total if total else 0.0
 
 
 def with_base(profile: Profile, peak_bytes: int | None) -> Profile:

@@ -93,6 +93,7 @@ class Profile:
         overhead_s: what Syngrad adds to a stage's step beside the estimator.
         low_rank_s: what PowerSGD of rank 4 computes for the whole model.
         base_bytes: of a process before it holds any of this.
+        others: the share of the cores that others used before it was measured.
         spread: how much longer the middle one of the timed steps took than a quick one; 0.1 is 10 %.
     """
 
@@ -108,6 +109,7 @@ class Profile:
     low_rank_s: float = 0.0
     base_bytes: int = 0
     spread: float = 0.0
+    others: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.units:

@@ -19,6 +19,8 @@ from syngrad.planner.quantities import Link, Profile
 TOLERANCE = 0.10
 #: steps that differ by more than this share were measured while others used the machine
 RESTLESS = 0.25
+#: so does a share of the cores that others have
+OTHERS = 0.15
 #: rates in bytes a second, and delays in seconds, over which the answer is looked for
 RATES, DELAYS = (1e6 / 8, 1e11 / 8), (1e-5, 1.0)
 #: points on each of these, before the place of a change is narrowed down
@@ -53,6 +55,7 @@ class Plan:
         left_out: (kind, why) of the layouts that cannot be.
         changes: where the fastest one changes with the link.
         memory_bytes: the bound that was given.
+        experiment: as it was typed; the profile's name where it was not.
     """
 
     profile: Profile
@@ -62,11 +65,19 @@ class Plan:
     left_out: tuple[tuple[str, str], ...] = ()
     changes: tuple[Change, ...] = ()
     memory_bytes: int | None = None
+    experiment: str = ""
+
+    @property
+    def typed(self) -> str:
+        """The experiment, as one would type it."""
+        return self.experiment or self.profile.name
 
     @property
     def best(self) -> Prediction:
-        """The fastest of all that train on one minibatch after the other."""
-        return self.ranked[0]
+        """The fastest of all that train on one minibatch after the other; of those that are as fast, the plainest."""
+        limit, kinds = self.ranked[0].samples_per_s / (1 + WORTH), list(KINDS)
+        alike = [each for each in self.ranked if each.samples_per_s >= limit]
+        return min(alike, key=lambda each: (each.layout.updates != EXACT, kinds.index(each.layout.kind)))
 
     @property
     def exact(self) -> Prediction | None:
@@ -76,13 +87,14 @@ class Plan:
     @property
     def near(self) -> tuple[Prediction, ...]:
         """Those that are too near to the best one for a plan to tell them apart."""
-        limit = self.best.samples_per_s / (1 + TOLERANCE)
-        return tuple(each for each in self.ranked[1:] if each.samples_per_s >= limit)
+        best = self.best
+        limit = best.samples_per_s / (1 + TOLERANCE)
+        return tuple(each for each in self.ranked if each.samples_per_s >= limit and each is not best)
 
     @property
     def restless(self) -> bool:
         """Whether others used the machine while it was measured, so that figures say less."""
-        return self.profile.spread > RESTLESS
+        return self.profile.spread > RESTLESS or self.profile.others > OTHERS
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, with what it was computed from."""

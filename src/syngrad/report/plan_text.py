@@ -13,6 +13,8 @@ from syngrad.planner.ranking import TOLERANCE, Change, Plan
 WIDTH = 80
 #: of a layout's name
 NAME = 30
+#: layouts that are named as too near to tell apart
+NAMED = 4
 
 
 def plan_text(plan: Plan) -> list[str]:
@@ -32,8 +34,12 @@ def plan_text(plan: Plan) -> list[str]:
         "",
     ]
     for paragraph in [*_verdict(plan), *map(_change, plan.changes), *_unknown(plan)]:
-        lines += textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ")
+        lines += _wrapped(paragraph)
     return lines
+
+
+def _wrapped(paragraph: str) -> list[str]:
+    return textwrap.wrap(paragraph, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _line(text: str) -> str:
@@ -73,13 +79,15 @@ def _verdict(plan: Plan) -> Iterator[str]:
     yield f"Fastest: {_said(plan, best)}"
     yield f"What decides it: {_bound(plan, best)}."
     if near:
-        names = ", ".join(f"{each.layout} ({_behind(best, each)})" for each in near)
+        names = ", ".join(f"{each.layout} ({_behind(best, each)})" for each in near[:NAMED])
+        names += f" and {len(near) - NAMED} more" if len(near) > NAMED else ""
         yield (
             f"Cannot tell it from {names}: a plan is off by {100 * TOLERANCE:.0f} % now and then. Compare them: "
             f"{_command(plan, [best, *near])}"
         )
     elif len(plan.ranked) > 1:
-        yield f"Next: {plan.ranked[1].layout}, {_behind(best, plan.ranked[1])}."
+        following = next(each for each in plan.ranked if each is not best)
+        yield f"Next: {following.layout}, {_behind(best, following)}."
     if exact is not None and exact is not best:
         yield (
             f"Fastest with back-propagation's own updates: {_said(plan, exact)} {best.layout.kind} would take in "
@@ -124,7 +132,8 @@ def _bound(plan: Plan, each: Prediction) -> str:
 
 
 def _behind(best: Prediction, each: Prediction) -> str:
-    return f"{100 * (1 - each.samples_per_s / best.samples_per_s):.0f} % slower"
+    slower = 100 * (1 - each.samples_per_s / best.samples_per_s)
+    return f"{slower:.0f} % slower" if slower >= 0.5 else "as fast"
 
 
 def _gain(one: Prediction, other: Prediction) -> str:
@@ -136,7 +145,9 @@ def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
     names = [each.layout.kind for each in rows if KINDS[each.layout.kind].row]
     link = plan.cluster.link
     over = f" --link {_delay(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
-    return f"syngrad compare {plan.profile.name} --workers {plan.cluster.workers}{over} --methods {','.join(names)}"
+    cuts = next((each.layout.cuts for each in rows if each.layout.cuts), ())
+    where = f" --cuts {','.join(plan.profile.units[cut].name for cut in cuts)}" if cuts else ""
+    return f"syngrad compare {plan.typed} --workers {plan.cluster.workers}{over}{where} --methods {','.join(names)}"
 
 
 def _change(change: Change) -> str:
@@ -155,8 +166,8 @@ def _change(change: Change) -> str:
 def _unknown(plan: Plan) -> Iterator[str]:
     if plan.restless:
         yield (
-            f"Others used this machine meanwhile: steps differed by {100 * plan.profile.spread:.0f} %. Plan again when "
-            "it is idle."
+            f"Others used this machine: {100 * plan.profile.others:.0f} % of it before, and steps differed by "
+            f"{100 * plan.profile.spread:.0f} %. Plan again when it is idle."
         )
     if any(each.layout.updates != EXACT for each in plan.ranked):
         yield "Samples a second are not seconds to a loss: how many samples a way of updating needs is not in a plan."
@@ -195,4 +206,4 @@ def pilot_text(pilot: Pilot) -> list[str]:
             f"(95 %), and is {least:.2f} to {most:.2f} times as fast to that loss: {pilot.verdict(other)}."
         )
     paragraphs.append("A loss this early says little of the metric at the end.")
-    return [line for each in paragraphs for line in textwrap.wrap(each, WIDTH, subsequent_indent="  ")]
+    return [line for each in paragraphs for line in _wrapped(each)]
