@@ -48,8 +48,11 @@ def timed(
     hosts: Sequence[EmulatedHost] | None = None,
     microbatches: int | None = None,
 ) -> dict[str, Any]:
-    """Samples a second of a row, and what else it tells. experiment: the name of a function in nets.py."""
-    name = f"{HERE / 'nets.py'}:{experiment}"
+    """Samples a second of a row, and what else it tells.
+
+    experiment: the name of a function in nets.py, or path/to/file.py:function.
+    """
+    name = experiment if ":" in experiment else f"{HERE / 'nets.py'}:{experiment}"
     if row.kind == "syngrad":
         spec = {
             "experiment": name,

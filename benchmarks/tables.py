@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 
+import tables_planner
 import tables_processes
 import tables_recurrent
 import tables_summary
@@ -281,6 +282,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shared_weights": shared_weights,
     "faults": faults,
     "identical": identical,
+    **tables_planner.TABLES,
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
 }

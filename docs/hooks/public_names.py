@@ -26,7 +26,7 @@ HANDED = {
     "runtime.quality": ("Quality", "Sample", "TrueSample"),
 }
 #: what stands beside the names of `syngrad` itself; those after the first three are imported by their own names
-FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data", "recurrent")
+FAMILIES = ("estimators", "metrics", "targets", "callbacks", "data", "recurrent", "planner")
 
 
 def public(module: ModuleType) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import syngrad
 from syngrad.cli import app
 from syngrad.core.places import Place, list_places
+from syngrad.errors import CutError
 from syngrad.report.places_table import places_table
 
 
@@ -60,3 +61,17 @@ def test_the_command_lists_a_built_in_experiment() -> None:
     result = CliRunner().invoke(app, ["cuts", "fashion-mlp", "--batch-size", "16"])
     assert result.exit_code == 0, result.output
     assert "a stage may start at" in result.output
+
+
+def test_a_chain_with_nothing_to_cut_is_refused_in_one_line() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    with pytest.raises(CutError, match="no place for a cut: at most one module of Sequential"):
+        list_places(model, (torch.ones(4, 2),), {}, torch.ones(4, 2), torch.nn.functional.mse_loss)
+
+
+def test_a_place_says_whether_anything_is_trained_before_it() -> None:
+    layers = (torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    found = list_places(
+        torch.nn.Sequential(*layers), (torch.ones(4, 2),), {}, torch.ones(4, 2), torch.nn.functional.mse_loss
+    )
+    assert {each.name: each.trains for each in found} == {"1": True, "2": False, "3": True}

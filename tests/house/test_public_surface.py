@@ -22,7 +22,7 @@ NAMES = {
 }
 FAMILIES = {"estimators", "metrics", "targets"}
 # Public too, and imported by those who want them.
-BESIDE = {"callbacks", "data", "recurrent"}
+BESIDE = {"callbacks", "data", "recurrent", "planner"}
 
 # What `import syngrad` leaves to those who need it: the command line's look, and the ways of taking a model apart.
 HEAVY = ("typer", "rich", "plotly", "simpy", "torch.fx", "torch.export", "torch._dynamo", "torch._inductor")

@@ -12,6 +12,7 @@ from syngrad.core.binding import Loss, bind_to_loss
 from syngrad.errors import SyngradError
 from syngrad.partition import split, working_places
 from syngrad.partition.balance import measured
+from syngrad.partition.cuts import trains
 from syngrad.partition.segment import Segment
 
 
@@ -26,6 +27,7 @@ class Place:
         bytes: of those, a minibatch.
         recorded: whether it can be cut there for several workers too.
         shared: (name, bytes) of every parameter that stages on both sides use, and that crosses between workers too.
+        trains: whether anything is trained between the place that is listed before it and this one.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Place:
     bytes: int
     recorded: bool
     shared: tuple[tuple[str, int], ...] = ()
+    trains: bool = True
 
     @property
     def larger(self) -> float:
@@ -60,16 +63,18 @@ def list_places(
     segments = found.segments
     costs, _ = measured(model, segments, example, None)
     bound = bind_to_loss(model, segments, args, kwargs, target, loss)
-    listed = []
+    listed, trained = [], False
     for k, (name, crossing) in enumerate(zip(found.names, bound.crossings, strict=True), 1):
+        trained = trained or trains(model, segments[k - 1].parameter_names)
         if crossing.escapes or not crossing.where:
             continue
         leaves = crossing.leaves
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
-        shared = _shared(model, segments, k)
+        shared = shared_across(model, segments, k)
         recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
-        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared))
+        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
+        trained = False
     return listed
 
 
@@ -85,7 +90,7 @@ def _recorded(
     return True
 
 
-def _shared(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:
+def shared_across(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:
     """The parameters that segments before and from `at` on use, with their bytes."""
     before = {name for segment in segments[:at] for name in segment.parameter_names}
     after = {name for segment in segments[at:] for name in segment.parameter_names}

@@ -135,7 +135,10 @@ def working_places(model: nn.Module, example: Example, unread: Callable[[], Sequ
         return program.segments(found)
 
     units = [name for depth in range(DEPTHS + 1) for name in candidates(model, depth)]
-    made = way.first_route(list(dict.fromkeys(units)), segments)
+    try:
+        made = way.first_route(list(dict.fromkeys(units)), segments)
+    except RouteError as error:  # of a chain, which is asked alone
+        raise CutError(f"{error}: at most one module of {type(model).__name__} has anything to train") from None
     return WorkingPlaces([segment.name for segment in made[1:]], made)
 
 

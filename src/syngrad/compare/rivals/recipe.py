@@ -78,6 +78,18 @@ class GlooGroup:
         dist.all_gather_object(said, value)
         return said
 
+    def first_two(self) -> Any:
+        """A process group of the first two workers alone; every worker has to ask for it."""
+        return dist.new_group([0, 1])
+
+    def there_and_back(self, tensor: Tensor) -> None:
+        """Send a tensor from the first one to the second, which sends it back; the others take no part."""
+        for sender in (0, 1):
+            if self.rank == sender:
+                dist.send(tensor, 1 - sender)
+            elif self.rank == 1 - sender:
+                dist.recv(tensor, sender)
+
     def bring(self, owned: Sequence[tuple[int, Tensor]]) -> None:
         """Bring tensors to the first one: (who has it, the tensor), the same list on every rank."""
         with torch.no_grad():
