@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from syngrad.pipeline.follower import Follower
 from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.neighbours import RemoteError
 from syngrad.pipeline.peer import Peer, Work
+from syngrad.replicas.options import Replicas
+from syngrad.replicas.place import Place
+from syngrad.replicas.place import place as replica_place
 from syngrad.runtime import checkpoint
 from syngrad.trainer import resume as resuming
 from syngrad.trainer.callbacks import Callback
@@ -28,6 +32,7 @@ from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
+from syngrad.trainer.replica_run import ReplicaRun, arranged
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Alone
 
@@ -53,6 +58,8 @@ class Trainer(Session):
             then reads the data itself.
         update_probability: each stage takes part in a minibatch's updates with this probability (sporadic updates).
         distributed: how the run is laid over several processes, see `syngrad.Distributed`.
+        replicas: how several such runs, side by side, average their weights now and then, see `syngrad.Replicas`; None
+            for one alone.
         loss_count: target → the number of sample losses that the loss averages over; len(batch) unless tokens, padding
             or weights decide.
         unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
@@ -137,6 +144,9 @@ class Trainer(Session):
         with training():
             if place.size > 1:
                 return fit_with_others(self, plan, place)
+            replicas, side = self.options.replicas, None if self.options.replicas is None else replica_place()
+            if replicas is not None and side is not None:
+                return fit_among_replicas(self, plan, replicas, side)
             return Loop(self, plan, Alone(self.evaluate)).run()
 
     def stop(self) -> None:
@@ -205,6 +215,19 @@ def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> Histo
     finally:
         peer.close()
         trainer.whole_again()
+
+
+def fit_among_replicas(trainer: Session, plan: FitArguments, options: Replicas, place: Place) -> History:
+    """Train as planned, as one of several replicas; each returns its own history and the averaged model."""
+    die_with_launcher()
+    try:
+        replicas = ReplicaRun(trainer, place, options, plan)
+        with closing(replicas):
+            loop = Loop(trainer, arranged(plan, place), Alone(trainer.evaluate), replicas)
+            return loop.run()
+    except Exception as error:
+        report_failure(error)
+        raise
 
 
 def check_divisible(trainer: Session) -> None:

@@ -1,0 +1,230 @@
+"""A run among its replicas, as the loop of `fit` sees it: when it meets them, what a joiner takes, who writes files.
+
+The first replica validates, calls callbacks, shows progress and writes checkpoints, as a run alone does. So do the
+others, but for what would be done twice: they write nothing, and call those callbacks alone that are to be called
+everywhere. All validate the same averaged model, so that schedules and early stopping decide alike without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from syngrad.core.randomness import Randomness
+from syngrad.errors import ConfigError, LinkError, TrainingError, warn
+from syngrad.links.world import LOOPBACK, own_address
+from syngrad.pipeline.failures import introduce
+from syngrad.pipeline.peer import version
+from syngrad.replicas.averaged_values import AveragedValues
+from syngrad.replicas.averaging import Averaging
+from syngrad.replicas.membership import Membership
+from syngrad.replicas.options import Replicas
+from syngrad.replicas.place import Place
+from syngrad.replicas.replica_group import ReplicaGroup, open_store
+from syngrad.replicas.shares import Share
+from syngrad.runtime import state as run_state
+from syngrad.trainer import resume
+from syngrad.trainer.fit_arguments import FitArguments
+from syngrad.trainer.loaders import LoaderPosition, length, readable_once
+from syngrad.trainer.session import Session
+
+#: seconds that the replicas of a run may take to come; it begins without those that take longer
+MEET_S = 300.0
+
+
+class ReplicaRun:
+    """See above.
+
+    Args:
+        trainer: of this replica.
+        place: which it is among how many.
+        options: how they average.
+        plan: what `fit` was asked for.
+
+    Raises:
+        ConfigError: for what does not go with replicas.
+    """
+
+    def __init__(self, trainer: Session, place: Place, options: Replicas, plan: FitArguments) -> None:
+        self.trainer, self.place, self.options = trainer, place, options
+        #: minibatches between two checkpoints, at which all replicas average
+        self.save_every = plan.save_every
+        #: the outer step's state in the checkpoint that the run goes on from
+        self.resumed: dict[str, Any] | None = None
+        self._averaging: Averaging | None = None
+        self._ends = ExitStack()
+        self._taken: dict[str, Any] | None = None
+        self._joined = False
+        check(trainer, place, plan)
+        introduce(f"{place.name} of {place.count}")
+
+    @property
+    def again(self) -> bool:
+        """Whether this replica was started again: it goes on where the others are, whatever was saved."""
+        return self.place.attempt > 0
+
+    @property
+    def averaging(self) -> Averaging:
+        """Once it has joined."""
+        assert self._averaging is not None
+        return self._averaging
+
+    def share(self, loader: Iterable[Any]) -> Share:
+        """The part of the data that this replica trains on."""
+        return Share(loader, self.place.index, self.place.count)
+
+    def first(self, position: LoaderPosition) -> Any:
+        """A minibatch to bind with.
+
+        Raises:
+            TrainingError: where there is none.
+        """
+        batch = position.peek()
+        if batch is None:
+            raise TrainingError(
+                f"the loader yielded no batch for {self.place.name} of {self.place.count}: it has fewer minibatches "
+                "than there are replicas; check its length, or give smaller ones"
+            )
+        return batch
+
+    def join(self, fit: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """Meet the others.
+
+        Args:
+            fit: what the loop knows, for those that join later.
+
+        Returns:
+            What the loop of another replica knew, where this one goes on from its state.
+        """
+        trainer, runner, options = self.trainer, self.trainer.bound, self.options
+        host = urlsplit(self.place.lighthouse).hostname or LOOPBACK
+        address = own_address(host, host in (LOOPBACK, "localhost", "::1"))
+        store, reached = open_store(address)
+        self._ends.callback(lambda: store)  # it lives as long
+        group = ReplicaGroup(address, options.timeout_s)
+        self._ends.callback(group.close)
+        membership = Membership(self.place, identity(trainer, self.place.count), reached)
+        self._ends.callback(membership.close)
+        values = AveragedValues(runner.stages, options.rule, options.fragments, options.estimators)
+        self._resume(values)
+
+        def capture() -> dict[str, Any]:
+            model, state = resume.capture(trainer)
+            return {"model": model, "state": state, "fit": fit()}
+
+        self._averaging = Averaging(options, values, membership, group, capture, self._restore)
+        self._averaging.join(self.place.count, MEET_S)
+        self._joined = True
+        taken, self._taken = self._taken, None
+        return taken
+
+    def _resume(self, values: AveragedValues) -> None:
+        if self.resumed is None:
+            return
+        try:
+            values.load(self.resumed)
+        except (ValueError, KeyError, TypeError):
+            warn(
+                "the checkpoint's outer step is of other weights than these replicas average; the outer step begins "
+                "anew from the weights as they are"
+            )
+
+    def _restore(self, saved: dict[str, Any], name: str) -> None:
+        """Take another replica's state: all of it at the beginning; later what was trained, at one's own place."""
+        trainer, runner = self.trainer, self.trainer.bound
+        state = saved["state"]
+        if not self._joined:
+            resume.restore(trainer, saved["model"], state, name, trained=True)
+            self._taken = saved["fit"]
+            self._taken["place"]["mark"] = ""  # of that one's last minibatch
+        else:
+            runner.flush()
+            own, progress = run_state.take_common(runner), dict(vars(trainer.progress))
+            stages = state["stages"]
+            for kept in ("flights", "due", "waiting", "awaited"):  # they are at its place in the data
+                stages[kept] = [[] for _ in stages[kept]]
+            stages["clock"] = runner.clock
+            resume.restore(trainer, saved["model"], state, name, trained=True)
+            run_state.put_common(runner, own)
+            vars(trainer.progress).update(progress)
+        for index, stage in enumerate(runner.stages):  # otherwise it would drop what the other one drops
+            seed = hash((trainer.seed, index, self.place.index, self.place.attempt, runner.count)) % 2**31
+            stage.randomness.load(Randomness(seed, stage.randomness.device).save())
+
+    def after(self) -> None:
+        """A minibatch is over."""
+        self.averaging.after(self.trainer.bound.count)
+
+    def together(self) -> None:
+        """Average everything now."""
+        self.averaging.together(self.trainer.bound.count)
+
+    def state(self) -> dict[str, Any]:
+        """Of the outer step, for a checkpoint."""
+        return self.averaging.values.state()
+
+    def report(self) -> dict[str, Any]:
+        """What averaging has come to."""
+        return self.averaging.to_dict()
+
+    def unfit(self, why: str) -> LinkError:
+        """The error for a state that cannot be read."""
+        return LinkError(f"the state of another replica cannot be read ({why}); run one version everywhere")
+
+    def close(self) -> None:
+        """Leave the others."""
+        self._ends.close()
+
+
+def check(trainer: Session, place: Place, plan: FitArguments) -> None:
+    """Refuse what does not go with replicas.
+
+    Raises:
+        ConfigError: naming it and the remedy.
+    """
+    if trainer.distributed.record or trainer.distributed.replay is not None:
+        what = "record=True" if trainer.distributed.record else "replay="
+        raise ConfigError(f"{what} cannot tell when replicas were averaged; leave it out, or train without replicas=")
+    if readable_once(plan.loader):
+        raise ConfigError(
+            f"the loader is a {type(plan.loader).__name__}, which can be read once only, and replicas read its first "
+            "minibatch beforehand; give a list or a DataLoader"
+        )
+    whole = length(plan.loader)
+    if whole is not None and whole < place.count:
+        raise ConfigError(
+            f"the loader has {whole} minibatches an epoch, and there are {place.count} replicas to divide them among; "
+            "give smaller minibatches, or start fewer replicas"
+        )
+
+
+def arranged(plan: FitArguments, place: Place) -> FitArguments:
+    """What this replica does of what `fit` was asked for: the first does all, another one writes and tells nothing."""
+    if place.index == 0:
+        return plan
+    callbacks = [each for each in plan.callbacks if each.everywhere]
+    return replace(plan, save=None, save_every=None, resume=False, on_epoch=None, callbacks=callbacks)
+
+
+def identity(trainer: Session, count: int) -> dict[str, Any]:
+    """What has to be the same in every replica, as plain data."""
+    tensors = {n: t for n, t in trainer.model.state_dict().items() if isinstance(t, torch.Tensor)}
+    model = json.dumps({n: [list(t.shape), str(t.dtype)] for n, t in tensors.items()}).encode()
+    options = {f"option {name!r}": value for name, value in trainer.options.shared().items()}
+    made = {
+        "version": version(),
+        "torch": torch.__version__,
+        "number of replicas": count,
+        **options,
+        "model": f"{len(tensors)} tensors, {hashlib.blake2b(model, digest_size=6).hexdigest()}",
+        "cuts": trainer.net.cuts,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(made, default=str))
+    return plain
