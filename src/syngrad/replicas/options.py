@@ -24,9 +24,10 @@ class Replicas:
     as `syngrad train --replicas R` and the guide's page on replicas arrange it; otherwise it does not heed this. It
     needs the package torchft: `pip install 'syngrad[replicas]'`.
 
-    With `every=1, outer=None` it is data parallelism: with plain SGD, which is linear in the gradient, R replicas end
-    every minibatch with the weights that one process would have after a minibatch of all their samples, where their
-    minibatches are of one size.
+    With `every=1, outer=None` it is data parallelism on weights: R replicas end every minibatch with what one process
+    would have after a minibatch of all their samples, where their minibatches are of one size, the optimiser is plain
+    SGD, which is linear in the gradient, and all gradients are means over samples (no batch normalisation, also within
+    estimators; the default estimator's body weighs by the minibatch).
 
     Args:
         every: minibatches of each replica between two averagings of the same weight.

@@ -86,8 +86,8 @@ class OuterStep:
 
     @torch.no_grad()
     def deltas(self, which: Sequence[int], values: Sequence[Tensor]) -> list[Tensor]:
-        """This replica's θ_start − θ of some of them."""
-        return [self.start[index] - values[index] for index in which]
+        """This replica's θ_start − θ of some of them, of which the values are given."""
+        return [self.start[index] - value for index, value in zip(which, values, strict=True)]
 
     @torch.no_grad()
     def step(self, which: Sequence[int], means: Sequence[Tensor]) -> None:
