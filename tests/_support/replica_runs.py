@@ -72,7 +72,7 @@ class Loader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        index, attempt = os.environ.get("REPLICA_GROUP_ID", "0"), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        index, attempt = os.environ.get("REPLICA_GROUP_ID", "0"), os.environ.get("SYNGRAD_REPLICA_ATTEMPT", "0")
         for batch in self._batches:
             time.sleep(self._settings.get("slow", {}).get(index, 0.0))
             self._seen += 1
@@ -114,13 +114,16 @@ def main() -> None:
     """Be one of them."""
     torch.set_num_threads(1)
     from syngrad.launch.parent_death import die_with_parent
+    from syngrad.links.world import world
 
     die_with_parent()
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     index = os.environ["REPLICA_GROUP_ID"]
     settings = {**settings, **settings.get("differs", {}).get(index, {})}
     try:
-        torch.save(run(settings, folder), folder / index)
+        left = run(settings, folder)
+        if world().rank == 0:
+            torch.save(left, folder / index)
     except syngrad.SyngradError:
         sys.exit(2)  # its launcher has been told
 

@@ -31,7 +31,7 @@ def killed(epochs=3):
         def count(*_):
             nonlocal calls
             calls += 1
-            here = os.environ.get("REPLICA_GROUP_ID"), os.environ.get("TORCHELASTIC_RESTART_COUNT")
+            here = os.environ.get("REPLICA_GROUP_ID"), os.environ.get("SYNGRAD_REPLICA_ATTEMPT")
             if calls == 21 and here == ("1", "0"):
                 os.kill(os.getpid(), signal.SIGKILL)
         list(net.modules())[-1].register_forward_hook(count)

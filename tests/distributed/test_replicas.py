@@ -133,3 +133,46 @@ def test_one_that_would_train_something_else_is_refused(tmp_path: Path, changes:
         launched(tmp_path, 2, {"differs": {"1": changes}})
     assert said in one_line(caught)
     assert "run one script, one version and one set of options everywhere" in one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"every": 3}, {"every": 6, "fragments": 2, "delay": 1}],
+    ids=["outer step", "late fragments"],
+)
+def test_every_worker_averages_its_stages_with_the_same_of_the_others(tmp_path: Path, options: dict[str, Any]) -> None:
+    """At the same minibatch in every stage: as one process a replica does, whose feedback is as late."""
+    settings = {
+        "replicas": {**options, **TOGETHER},
+        "batches": 24,
+        "options": {"feedback_delay": 1, "place": [1, 2]},
+    }
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder in folders:
+        folder.mkdir()
+    one, _ = launched(folders[0], 2, {**settings, "options": {"feedback_delay": 1}})
+    two, said = launched(folders[1], 2, settings, workers=2)
+    assert said == []
+    for mine, its in zip(one, two, strict=True):
+        assert mine["metrics"] == [pytest.approx(each, rel=1e-9) for each in its["metrics"]]
+        for part in ("model", "estimators"):
+            for value, other in zip(mine[part].values(), its[part].values(), strict=True):
+                torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-11)
+    assert same(*two)
+    assert two[1]["replica"]["healed"] == 1
+
+
+def test_a_killed_worker_takes_its_replica_with_it_and_no_other(tmp_path: Path) -> None:
+    settings = {
+        "replicas": {"every": 5, "timeout_s": 5.0},
+        "batches": 160,
+        "epochs": 4,
+        "killed": {"1": 31},
+        "slow": {"0": 0.03, "1": 0.03},
+    }
+    (first, second), said = launched(tmp_path, 2, settings, workers=2)
+    assert len(said) == 1
+    assert said[0].startswith("replica 1: rank 0")
+    assert "killed by signal 9" in said[0]
+    assert second["replica"]["healed"] == 1
+    assert same(first, second)

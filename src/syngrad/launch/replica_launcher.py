@@ -27,13 +27,15 @@ from syngrad.launch.parent_death import LAUNCHER, die_with_parent
 from syngrad.launch.worker_processes import WorkerProcesses, scratch
 from syngrad.links.world import LOOPBACK
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, read_failure, report_failure
-from syngrad.replicas.place import COUNT, INDEX, LIGHTHOUSE
+from syngrad.replicas.place import ATTEMPT, COUNT, INDEX, LIGHTHOUSE
 from syngrad.startup import SIGNALS, handled
 
 #: seconds from one look at the replicas to the next
 CHECK_S = 0.05
 #: seconds that the others have to end once the first one has ended well
 AFTER_S = 30.0
+#: variables of a launch that this one may be a part of, and its replicas are not
+_OF_ANOTHER_RUN = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")
 #: exit code of a replica that was told to end
 INTERRUPTED = 130
 
@@ -180,10 +182,10 @@ class _Launch:
     def _start(self, replica: Replica) -> None:
         error_file, worker_file = self._files(replica)
         environment = {
-            **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},
+            **{name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_RUN},
             **self.common,
             INDEX: str(replica.index),
-            "TORCHELASTIC_RESTART_COUNT": str(replica.attempt),
+            ATTEMPT: str(replica.attempt),
             LAUNCHER: str(os.getpid()),
             ERROR_FILE: str(error_file),
             WORKER_FILE: str(worker_file),

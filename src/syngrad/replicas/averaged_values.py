@@ -55,25 +55,24 @@ class AveragedValues:
     def __init__(self, stages: Sequence[Stage], rule: OuterRule, count: int, estimators: bool) -> None:
         self._weights: list[nn.Parameter] = []
         self._buffers: list[Callable[[], Tensor]] = []
-        parts: list[nn.Module] = []
+        #: each stage's weights and buffers, as places among all
+        self._stages: list[tuple[slice, slice]] = []
+        #: and among these, of each fragment: every stage is divided for itself, whichever worker runs it
+        self._turns: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
+        seen: set[int] = set()
         for stage in stages:
-            self._weights += [p for p in stage.parameters if p.requires_grad]
-            if estimators:
-                self._weights += stage.estimator_parameters
-                parts += [part for part in (stage.interface, stage.predictor) if part is not None]
-            segment: Any = stage.segment
-            self._buffers += [functools.partial(segment.tensor, name) for name in segment.buffer_names]
-        for part in parts:
-            self._buffers += [functools.partial(part.get_buffer, name) for name, _ in part.named_buffers()]
-        floating = (read for read in self._buffers if read().is_floating_point() or read().is_complex())
-        self._buffers = list({id(read()): read for read in floating}.values())
+            weights = [p for p in stage.parameters if p.requires_grad]
+            weights += stage.estimator_parameters if estimators else []
+            buffers = [read for read in _buffers(stage, estimators) if id(read()) not in seen]
+            seen.update(id(read()) for read in buffers)
+            first, second = len(self._weights), len(self._buffers)
+            self._weights += weights
+            self._buffers += buffers
+            self._stages.append((slice(first, len(self._weights)), slice(second, len(self._buffers))))
+            for kind, tensors, offset in ((0, weights, first), (1, [read() for read in buffers], second)):
+                for turn, places in enumerate(fragments([t.numel() for t in tensors], count)):
+                    self._turns[turn][kind].extend(offset + place for place in places)
         self.outer, self.plain = OuterStep(rule, self._of_weights()), OuterStep(OuterRule(), self._of_buffers())
-        self._turns = [
-            (a, b)
-            for a, b in zip(
-                *(fragments([t.numel() for t in each.start], count) for each in (self.outer, self.plain)), strict=True
-            )
-        ]
 
     def _of_weights(self) -> list[Tensor]:
         return [_numbers(weight.detach()) for weight in self._weights]
@@ -123,18 +122,29 @@ class AveragedValues:
                 else:
                     now.copy_(start)
 
-    def state(self) -> dict[str, Any]:
-        """What all replicas have alike, as tensors that are not copied."""
-        return {"outer": self.outer.state(), "plain": self.plain.state()}
+    def state(self) -> list[dict[str, Any]]:
+        """What all replicas have alike, stage by stage, as tensors that are not copied."""
+        return [{"outer": self.outer.state(a), "plain": self.plain.state(b)} for a, b in self._stages]
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Sequence[dict[str, Any]]) -> None:
         """Take it over.
 
         Raises:
-            ValueError: for a state of other tensors.
+            ValueError: for a state of other stages or tensors.
         """
-        self.outer.load(state["outer"])
-        self.plain.load(state["plain"])
+        for (weights, buffers), each in zip(self._stages, state, strict=True):
+            self.outer.load(each["outer"], weights)
+            self.plain.load(each["plain"], buffers)
+
+
+def _buffers(stage: Stage, estimators: bool) -> list[Callable[[], Tensor]]:
+    """What reads each buffer of numbers that a stage uses, and its estimators' where they are averaged."""
+    segment: Any = stage.segment
+    found = [functools.partial(segment.tensor, name) for name in segment.buffer_names]
+    for part in (stage.interface, stage.predictor) if estimators else ():
+        if part is not None:
+            found += [functools.partial(part.get_buffer, name) for name, _ in part.named_buffers()]
+    return [read for read in found if read().is_floating_point() or read().is_complex()]
 
 
 def _numbers(tensor: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""When a worker's stages are averaged with the same stages of the other replicas, and with whom.
+"""When the stages of a replica are averaged with those of the others, and with whom: the first worker decides.
 
     every H/P minibatches   ask who is there; wait for a while, then train on and look again after every minibatch
     all are there           who is behind takes the state of one that is not; then how far each has come with the
-                            fragment whose turn it is is averaged, and makes the outer step
+                            fragment whose turn it is is averaged, and makes the outer step (stage_averaging.py)
     at once, or `delay`     training goes on from where that leads, and with what was learnt meanwhile
     minibatches later
 
@@ -14,31 +14,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from syngrad.errors import ConfigError, LinkError, first_line, warn
-from syngrad.replicas.averaged_values import AveragedValues, Snapshot
-from syngrad.replicas.background import in_background
-from syngrad.replicas.exchange import mean
+from syngrad.errors import LinkError, first_line, warn
 from syngrad.replicas.fragments import due
-from syngrad.replicas.membership import Membership, Quorum
+from syngrad.replicas.membership import Membership
 from syngrad.replicas.options import Replicas
-from syngrad.replicas.replica_group import ReplicaGroup
+from syngrad.replicas.quorum import Quorum
+from syngrad.replicas.stage_averaging import LOST, StageAveraging
 
 #: of the time since the last averaging, how long a replica stands still for others that come later; but so many seconds
 SHARE, LEAST_S = 0.25, 1.0
 #: seconds between two looks for replicas that have not come yet
 LOOK_S = 0.1
-
 #: seconds that a joiner waits for it
 FOREVER_S = 86_400.0
 
-Means = tuple[Tensor, Tensor, int]
+
+class OtherWorkers(Protocol):
+    """The other workers of this replica."""
+
+    def tell(self, name: str, data: Any = None) -> None:
+        """Have them do something at this place in the stream."""
+
+    def order(self, name: str, data: Any = None) -> list[Any]:
+        """Have them do it, and wait for what each answers."""
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Report:
     Args:
         replica: this one's number.
         averagings: that it took part in.
-        bytes_sent: to other replicas.
+        bytes_sent: to other replicas, by this worker.
         waited_s: seconds for which training stood still.
         healed: how often it took another one's state.
         missed: how often the others did not come in time, or one was lost on the way.
@@ -69,14 +72,10 @@ class UnderWay:
     Args:
         until: the minibatch after which it has to be done.
         step: the averagings before it.
-        taken: what was sent.
-        means: that come.
     """
 
     until: int
     step: int
-    taken: Snapshot
-    means: Future[Means]
 
 
 class Averaging:
@@ -84,9 +83,9 @@ class Averaging:
 
     Args:
         options: how.
-        values: what.
+        own: this worker's part.
+        others: the other workers of the replica.
         membership: this replica among the others.
-        group: what it sends and receives by.
         capture: the state that a joiner is to take, as plain data and tensors.
         restore: puts such a state, of which it is said from whom it comes, in its place.
     """
@@ -94,13 +93,13 @@ class Averaging:
     def __init__(
         self,
         options: Replicas,
-        values: AveragedValues,
+        own: StageAveraging,
+        others: OtherWorkers,
         membership: Membership,
-        group: ReplicaGroup,
         capture: Callable[[], dict[str, Any]],
         restore: Callable[[dict[str, Any], str], None],
     ) -> None:
-        self.options, self.values, self.membership, self.group = options, values, membership, group
+        self.options, self.own, self.others, self.membership = options, own, others, membership
         self.report = Report(membership.place.index)
         self._capture, self._restore = capture, restore
         self._under_way: UnderWay | None = None
@@ -130,7 +129,7 @@ class Averaging:
                 )
             late = time.monotonic() > deadline
             ready = quorum.step > 0 or len(quorum.participants) >= count or late
-            if ready and self._try(quorum, 0, whole=False):
+            if ready and self._average(quorum, 0, whole=False, now=True):
                 return
             time.sleep(LOOK_S)
 
@@ -138,7 +137,7 @@ class Averaging:
         """So many minibatches are done: average, if it is time for it."""
         if self._under_way is not None:
             if minibatch >= self._under_way.until:
-                self._finish()
+                self._conclude(late=True)
         elif self.membership.asking:
             self._look(minibatch, 0.0)
         elif due(minibatch, self.options.every, self.options.fragments):
@@ -149,7 +148,7 @@ class Averaging:
     def together(self, minibatch: int) -> bool:
         """Average all of it now, as the others do at this place too; False where they do not come for too long."""
         if self._under_way is not None:
-            self._finish()
+            self._conclude(late=True)
         deadline = time.monotonic() + self._patience_s()
         while True:
             self._ask()
@@ -166,7 +165,7 @@ class Averaging:
         return max(SHARE * (time.monotonic() - self._last), LEAST_S)
 
     def _ask(self) -> None:
-        self.membership.group = self.group.key
+        self.membership.group = self.own.group.key
         self.membership.ask()
 
     def _look(self, minibatch: int, wait_s: float, *, whole: bool = False) -> bool:
@@ -184,90 +183,65 @@ class Averaging:
         if time.monotonic() - quorum.at > self.options.timeout_s:  # the others have given it up by now
             self._ask()
             return False
-        return self._try(quorum, minibatch, whole=whole)
+        return self._average(quorum, minibatch, whole=whole)
 
-    def _try(self, quorum: Quorum, minibatch: int, *, whole: bool) -> bool:
+    def _average(self, quorum: Quorum, minibatch: int, *, whole: bool, now: bool = False) -> bool:
+        """Average with these; `now`: whatever the delay."""
         began = time.monotonic()
         try:
-            self._average(quorum, minibatch, whole)
-        except (RuntimeError, LinkError) as error:  # torch.distributed's own are RuntimeErrors
+            whole = self._agreed(quorum, whole)
+            self._heal(quorum)
+        except LOST as error:
+            self.own.group.leave()
             self._lost(error)
             return False
+        else:
+            self.others.tell("average", {"quorum": quorum.to_plain(), "whole": whole})
+            self.own.begin(quorum, whole=whole)
+            self._under_way = UnderWay(minibatch + self.options.delay, quorum.step)
+            if self.options.delay and not (whole or now):
+                return True
+            return self._conclude(late=False)
         finally:
             self.report.waited_s += time.monotonic() - began
-        return True
 
-    def _average(self, quorum: Quorum, minibatch: int, whole: bool) -> None:
-        group, step = self.group, quorum.step
-        group.enter(quorum)
-        weight = 1.0
-        if quorum.rank in quorum.healing:
-            self._heal(quorum)
-            weight = 0.0
-        elif quorum.rank == quorum.source and quorum.healing:
-            state = {"averaged": self.values.state(), "run": self._capture()}
-            self.report.bytes_sent += group.send_state(state, quorum.healing)
+    def _agreed(self, quorum: Quorum, whole: bool) -> bool:
+        """Whether any of them is where all is to be averaged."""
+        self.own.group.enter(quorum)
         said = torch.tensor([float(whole)], dtype=torch.float64).view(torch.uint8)
-        whole = any(each.view(torch.float64).item() for each in group.all_gather(said))
-        taken = self.values.snapshot(None if whole else step)
-        weight *= taken.finite
-        if self.options.delay and not whole:
-            means = in_background(lambda: self._exchange(taken, weight), "averages with other replicas")
-            self._under_way = UnderWay(minibatch + self.options.delay, step, taken, means)
-        else:
-            self._conclude(step, taken, self._exchange(taken, weight))
+        return any(each.view(torch.float64).item() for each in self.own.group.all_gather(said))
 
     def _heal(self, quorum: Quorum) -> None:
-        """Take the state of one that is not behind."""
-        name = quorum.participants[quorum.source].name.partition(":")[0]
-        state = self.group.receive_state(quorum.source, name)
-        self._restore(state["run"], name)
-        try:
-            self.values.load(state["averaged"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"the state of {name} does not fit {self.membership.place.name}: {first_line(error)}; run one script, "
-                "one version and one set of options everywhere"
-            ) from error
-        self.report.healed += 1
+        """Have those that are behind take the state of one that is not."""
+        group, place = self.own.group, quorum.rank
+        if place in quorum.healing:
+            name = quorum.name_of(quorum.source)
+            self._restore(group.receive_state(quorum.source, name), name)
+            self.report.healed += 1
+        elif place == quorum.source and quorum.healing:
+            self.own.bytes_sent += group.send_state(self._capture(), quorum.healing)
 
-    def _exchange(self, taken: Snapshot, weight: float) -> Means:
-        """The means of what all have sent; nothing of it where nobody's counts."""
-        group, (weights, buffers) = self.group, taken.deltas
-        said = torch.tensor([weight], dtype=torch.float64).view(torch.uint8)
-        counting = [each.view(torch.float64).item() for each in group.all_gather(said)]
-        if not any(counting):
-            return torch.zeros_like(weights), torch.zeros_like(buffers), 0
-        first, sent = mean(group, weights, counting, self.options.dtype)
-        if not buffers.numel():
-            return first, buffers, sent
-        second, more = mean(group, buffers, counting)
-        return first, second, sent + more
-
-    def _finish(self) -> None:
-        """Use what was under way."""
+    def _conclude(self, *, late: bool) -> bool:
+        """Use what has come, where it has come to every worker of this replica."""
         under_way, self._under_way = self._under_way, None
         assert under_way is not None
         began = time.monotonic()
-        try:
-            means = under_way.means.result()
-        except (RuntimeError, LinkError) as error:
-            self._lost(error)
-            return
-        finally:
+        commit = self.own.exchanged()
+        commit = all(self.others.order("exchanged")) and commit
+        self.others.tell("conclude", {"commit": commit, "late": late})
+        self.own.conclude(commit, late=late)
+        if late:
             self.report.waited_s += time.monotonic() - began
-        self._conclude(under_way.step, under_way.taken, means, late=True)
-
-    def _conclude(self, step: int, taken: Snapshot, means: Means, *, late: bool = False) -> None:
-        self.values.apply(taken, means[:2], late=late)
-        self.membership.step = step + 1
-        self.report.bytes_sent += means[2]
+        if not commit:
+            self._lost(self.own.lost or LinkError("another worker of this replica has lost one"))
+            return False
+        self.membership.step = under_way.step + 1
         self.report.averagings += 1
         self._last, self._warned = time.monotonic(), False
+        return True
 
     def _lost(self, error: Exception) -> None:
         """One of the others is gone: tried again at once, with those that are there then."""
-        self.group.leave()
         self.report.missed += 1
         self._say(f"an averaging was lost ({first_line(error):.100}); it is tried again")
         self._ask()
@@ -279,4 +253,4 @@ class Averaging:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data."""
-        return asdict(self.report)
+        return {**asdict(self.report), "bytes_sent": self.own.bytes_sent}

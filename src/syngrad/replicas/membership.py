@@ -1,152 +1,78 @@
-"""Who averages together this time: the lighthouse of torchft is asked, which knows which replicas live.
+"""This replica among the others: the lighthouse of torchft is asked, which knows which replicas live.
 
 torchft's own `Manager` and its `LocalSGD` and `DiLoCo` are not used. Those wrap one model and one optimiser, wait
 for the others before they go on, and hand a joiner its state as a pickle. Here every stage has an optimiser of its own,
 a replica trains on while it waits, and nothing that crosses a network is unpickled. So this rests on what torchft
 offers for that, its client of the lighthouse (`torchft.coordination`) and its process group, which can be made anew.
 
-    ask        of the lighthouse, in a thread: returns once all that live have asked, or those that come later have
-               had time enough; training may go on meanwhile
-    quorum    the same for all who are in it: who, in which order, at which averaging each is, who heals from whom
+    ask        of the lighthouse: it answers once all that live have asked, or those that come later have had time
+               enough; training may go on meanwhile
+    quorum     its answer, the same for all who are in it: who, in which order, at which averaging each is
+
+The client is a process of its own, which is told every quarter of a second that this one lives: a request may be open
+for hours, and neither Python nor torchft has a way to end a thread that waits for one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYetError
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from syngrad.errors import ConfigError, LinkError, clean, first_line
-from syngrad.replicas.background import in_background
+from syngrad.replicas.native_library import ended, started
 from syngrad.replicas.place import Place
+from syngrad.replicas.quorum import Participant, Quorum
 
 #: seconds between two signs of life, after as many of which as the lighthouse says (5 s) a replica counts as dead
 HEARTBEAT_S = 0.25
 #: seconds to reach the lighthouse
-CONNECT_S = 10.0
-#: seconds for which the lighthouse may take to answer: a day, as others may be that slow
-_LONG = timedelta(days=1)
-INSTALL = "replicas need the package torchft: pip install 'syngrad[replicas]'"
+CONNECT_S = 10
 
-
-def library(part: str) -> Any:
-    """A module of torchft.
-
-    Raises:
-        ConfigError: where it is not installed, with what to type.
-    """
-    import importlib
-
+#: the client: a line "beat" is a sign of life, any other asks; every answer is a line
+_CLIENT = """
+address, name, connect_s = sys.argv[2], sys.argv[3], int(sys.argv[4])
+printing = threading.Lock()
+def say(answer):
+    with printing:
+        print(json.dumps(answer), flush=True)
+def ask(step, store, data):
     try:
-        with silenced():
-            return importlib.import_module(f"torchft.{part}")
-    except ImportError as error:
-        raise ConfigError(f"{INSTALL} ({first_line(error):.80})") from error
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """Inside it nothing reaches standard error: torchft logs there, whatever one tells it."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@dataclass(frozen=True)
-class Participant:
-    """A replica in a quorum.
-
-    Args:
-        name: as the lighthouse knows it.
-        step: averagings that it has taken part in, as all have counted them.
-        store: host and port of its store.
-        group: the quorum whose process group it still holds, "" for none.
-        identity: what has to be the same in all.
-    """
-
-    name: str
-    step: int
-    store: str
-    group: str
-    identity: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Quorum:
-    """The replicas that average together, the same for each of them.
-
-    Args:
-        key: told by no other quorum.
-        participants: in the order of their numbers.
-        rank: this replica's place among them.
-        at: when this one heard of it, by the monotonic clock.
-    """
-
-    key: str
-    participants: list[Participant]
-    rank: int
-    at: float
-
-    @property
-    def step(self) -> int:
-        """The averagings that there have been."""
-        return max(participant.step for participant in self.participants)
-
-    @property
-    def source(self) -> int:
-        """The place of the one that others heal from."""
-        return next(place for place, participant in enumerate(self.participants) if participant.step == self.step)
-
-    @property
-    def healing(self) -> list[int]:
-        """The places of those that take its state: they are behind; before the first averaging, all others."""
-        return [
-            place
-            for place, participant in enumerate(self.participants)
-            if place != self.source and (participant.step < self.step or self.step == 0)
-        ]
-
-    @property
-    def kept(self) -> bool:
-        """Whether all hold the process group of one earlier quorum, of the same participants."""
-        groups = {participant.group for participant in self.participants}
-        return len(groups) == 1 and "" not in groups and groups.pop().endswith(self._who())
-
-    @property
-    def own_key(self) -> str:
-        """What a participant says it holds after this quorum."""
-        return self.key + self._who()
-
-    def _who(self) -> str:
-        names = ",".join(participant.name for participant in self.participants)
-        return hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+        found = client.quorum(replica_id=name, timeout=timedelta(days=1), address=store, store_address=store,
+                              step=step, world_size=1, shrink_only=False, data=data)
+        key = f"{found.quorum_id}.{found.created.seconds}.{found.created.nanos}."
+        say({"key": key, "found": [[m.replica_id, m.step, m.store_address, m.data] for m in found.participants]})
+    except BaseException as error:
+        say({"error": str(error)})
+try:
+    client = torchft.LighthouseClient(address, connect_timeout=timedelta(seconds=connect_s))
+    say({"connected": True})
+except BaseException as error:
+    say({"error": str(error)})
+    os._exit(1)
+for line in sys.stdin:
+    given = json.loads(line)
+    if given == "beat":
+        try:
+            client.heartbeat(name, timeout=timedelta(seconds=1))
+        except BaseException:
+            pass
+    else:
+        threading.Thread(target=ask, args=given, daemon=True).start()
+os._exit(0)
+"""
 
 
 class Membership:
-    """This replica among the others.
+    """See above.
 
     Args:
-        place: which it is.
+        place: which replica it is.
         identity: what has to be the same in all, as plain data.
         store: host and port at which others reach this one's store.
 
@@ -162,30 +88,49 @@ class Membership:
         self.step = 0
         #: the quorum whose process group it holds
         self.group = ""
-        self._client = self._connect()
-        self._asked: Future[Any] | None = None
-        self._heard_at = 0.0
-        self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._send_heartbeats, name="signs of life", daemon=True)
-        self._heart.start()
-
-    def _connect(self) -> Any:
-        client = library("coordination").LighthouseClient
-        try:
-            with silenced():
-                return client(self.place.lighthouse, connect_timeout=timedelta(seconds=CONNECT_S))
-        except Exception as error:  # of Rust's own kinds
+        self._asked: Future[dict[str, Any]] | None = None
+        self._writing, self._closed = threading.Lock(), threading.Event()
+        self._client = started(_CLIENT, place.lighthouse, self.name, str(CONNECT_S))
+        said = self._line()
+        if "error" in said:
+            ended(self._client)
             raise LinkError(
-                f"{self.place.name} does not reach the lighthouse at {self.place.lighthouse} "
-                f"({first_line(error):.100}); start it with `torchft_lighthouse --min_replicas 1`"
-            ) from error
+                f"{place.name} does not reach the lighthouse at {place.lighthouse} ({_why(said)}); start it with "
+                "`torchft_lighthouse --min_replicas 1`"
+            )
+        self._threads = [
+            threading.Thread(target=each, name=name, daemon=True)
+            for each, name in ((self._send_heartbeats, "signs of life"), (self._hear, "answers of the lighthouse"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _line(self) -> dict[str, Any]:
+        """The client's next answer."""
+        assert self._client.stdout is not None
+        line = self._client.stdout.readline()
+        return dict(json.loads(line)) if line else {"error": "its client has ended", "ended": True}
+
+    def _write(self, given: Any) -> None:
+        assert self._client.stdin is not None
+        with self._writing:
+            self._client.stdin.write(json.dumps(given).encode() + b"\n")
+            self._client.stdin.flush()
 
     def _send_heartbeats(self) -> None:
-        while not self._ended.wait(HEARTBEAT_S):
+        while not self._closed.wait(HEARTBEAT_S):
             try:
-                self._client.heartbeat(self.name, timeout=timedelta(seconds=CONNECT_S))
-            except Exception:  # whoever asks the lighthouse is told
-                continue
+                self._write("beat")
+            except (OSError, ValueError):  # whoever asks is told that the client has ended
+                return
+
+    def _hear(self) -> None:
+        while True:
+            said = {**self._line(), "at": time.monotonic()}
+            if self._asked is not None and not self._asked.done():
+                self._asked.set_result(said)
+            if "ended" in said:
+                return
 
     @property
     def asking(self) -> bool:
@@ -194,19 +139,15 @@ class Membership:
 
     def ask(self) -> None:
         """Say that this replica is ready to average."""
-        if self._asked is None:
-            step, group = self.step, self.group
-            self._asked = in_background(lambda: self._request(step, group), "asks the lighthouse")
-
-    def _request(self, step: int, group: str) -> Any:
+        if self._asked is not None:
+            return
+        self._asked = Future()
         # the client has no room for nested data of every kind, and a text is any
-        data = {"group": group, "identity": json.dumps(self.identity, sort_keys=True)}
-        found = self._client.quorum(
-            replica_id=self.name, timeout=_LONG, address=self.store, store_address=self.store, step=step,
-            world_size=1, shrink_only=False, data=data,
-        )  # fmt: skip
-        self._heard_at = time.monotonic()
-        return found
+        data = {"group": self.group, "identity": json.dumps(self.identity, sort_keys=True)}
+        try:
+            self._write([self.step, self.store, data])
+        except OSError as error:
+            self._asked.set_result({"error": str(error)})
 
     def quorum(self, wait_s: float) -> Quorum | None:
         """Who averages together; None where that is not known within so many seconds.
@@ -219,41 +160,41 @@ class Membership:
         if wait_s <= 0 and not self._asked.done():
             return None
         try:
-            found = self._asked.result(wait_s)
+            said = self._asked.result(wait_s)
         except NotYetError:
             return None
-        except Exception as error:
-            self._asked = None
-            raise LinkError(f"the lighthouse at {self.place.lighthouse} is lost ({first_line(error):.100})") from error
         self._asked = None
-        participants = sorted(
-            (self._participant(each) for each in found.participants), key=lambda participant: participant.name
-        )
-        key = f"{found.quorum_id}.{found.created.seconds}.{found.created.nanos}."
-        whole = Quorum(key, participants, 0, self._heard_at)
-        theirs = participants[whole.source].identity
-        check_alike(self.place, self.identity, theirs, participants[whole.source].name.partition(":")[0])
-        alike = [
-            participant for participant in participants if participant.identity == theirs
-        ]  # others are told so themselves
+        if "error" in said:
+            raise LinkError(f"the lighthouse at {self.place.lighthouse} is lost ({_why(said)})")
+        participants = sorted(map(_participant, said["found"]), key=lambda participant: participant.name)
+        found = Quorum(str(said["key"]), participants, 0, float(said["at"]))
+        theirs = participants[found.source].identity
+        check_alike(self.place, self.identity, theirs, found.name_of(found.source))
+        alike = [participant for participant in participants if participant.identity == theirs]  # others are told so
         rank = next(place for place, participant in enumerate(alike) if participant.name == self.name)
-        return Quorum(key, alike, rank, self._heard_at)
-
-    @staticmethod
-    def _participant(found: Any) -> Participant:
-        data = found.data or {}
-        try:
-            identity = json.loads(data.get("identity", "{}"))
-        except (TypeError, ValueError):
-            identity = {}
-        return Participant(
-            found.replica_id, int(found.step), str(found.store_address), str(data.get("group", "")), identity
-        )
+        return Quorum(found.key, alike, rank, found.at)
 
     def close(self) -> None:
         """Leave: the lighthouse hears no more of it."""
-        self._ended.set()
-        self._heart.join()
+        self._closed.set()
+        self._threads[0].join()
+        self._client.kill()
+        self._threads[1].join()
+        ended(self._client)
+
+
+def _participant(found: Any) -> Participant:
+    name, step, store, data = found
+    try:
+        given = dict(data or {})
+        identity = dict(json.loads(given.get("identity", "{}")))
+    except (TypeError, ValueError):
+        given, identity = {}, {}
+    return Participant(str(name), int(step), str(store), str(given.get("group", "")), identity)
+
+
+def _why(said: Mapping[str, Any]) -> str:
+    return f"{clean(first_line(Exception(str(said['error']))), 120)}"
 
 
 def check_alike(place: Place, own: Mapping[str, Any], theirs: Mapping[str, Any], source: str) -> None:

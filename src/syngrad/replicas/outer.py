@@ -22,6 +22,7 @@ from torch import Tensor
 from syngrad.checks import real
 from syngrad.errors import ConfigError
 
+EVERYTHING = slice(None)
 #: what `outer` may be, for errors
 VALID = "'nesterov(0.7, 0.9)', 'sgd(1.0)' or 'none'"
 
@@ -100,21 +101,21 @@ class OuterStep:
                 delta = delta + momentum * velocity
             self.start[index].sub_(delta, alpha=rate)
 
-    def state(self) -> dict[str, Any]:
-        """What all replicas have alike, as tensors that are not copied."""
-        return {"start": list(self.start), "velocity": list(self.velocity)}
+    def state(self, which: slice = EVERYTHING) -> dict[str, Any]:
+        """What all replicas have alike of some of them, as tensors that are not copied."""
+        return {"start": self.start[which], "velocity": self.velocity[which]}
 
     @torch.no_grad()
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any], which: slice = EVERYTHING) -> None:
         """Take it over from another replica, or from a checkpoint.
 
         Raises:
             ValueError: for a state of other tensors; nothing has been moved then.
         """
-        for name, own in (("start", self.start), ("velocity", self.velocity)):
-            given = state[name]
-            if [(t.shape, t.dtype) for t in given] != [(t.shape, t.dtype) for t in own]:
+        found = [(name, own[which], state[name]) for name, own in (("start", self.start), ("velocity", self.velocity))]
+        for name, mine, its in found:
+            if [(t.shape, t.dtype) for t in mine] != [(t.shape, t.dtype) for t in its]:
                 raise ValueError(f"its outer {name} is of other tensors than there are")
-        for name, own in (("start", self.start), ("velocity", self.velocity)):
-            for mine, its in zip(own, state[name], strict=True):
-                mine.copy_(its)
+        for _, mine, its in found:
+            for own, given in zip(mine, its, strict=True):
+                own.copy_(given)

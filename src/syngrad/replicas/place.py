@@ -9,10 +9,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from syngrad.errors import ConfigError
+from syngrad.links.world import LOOPBACK, own_address
 
 LIGHTHOUSE, INDEX, COUNT = "TORCHFT_LIGHTHOUSE", "REPLICA_GROUP_ID", "NUM_REPLICA_GROUPS"
+#: the variable in which our own launcher says how often it has started this replica again; torchrun has another
+ATTEMPT = "SYNGRAD_REPLICA_ATTEMPT"
 #: more than anybody starts
 MOST = 4096
 _REMEDY = "start the replicas by `syngrad train --replicas R`, or give each its number from 0 on in REPLICA_GROUP_ID"
@@ -33,6 +37,12 @@ class Place:
     count: int
     lighthouse: str
     attempt: int = 0
+
+    @property
+    def address(self) -> str:
+        """This host's address, as the other replicas reach it; loopback where the lighthouse is there too."""
+        host = urlsplit(self.lighthouse).hostname or LOOPBACK
+        return own_address(host, host in (LOOPBACK, "localhost", "::1"))
 
     @property
     def name(self) -> str:
@@ -62,7 +72,8 @@ def place() -> Place | None:
         raise ConfigError(f"{LIGHTHOUSE} is set, but not both {INDEX} and {COUNT}; {_REMEDY}")
     if index >= count:
         raise ConfigError(f"{INDEX} is {index}, and {COUNT} {count}: replicas count from 0 to {count - 1}; {_REMEDY}")
-    return Place(index, count, address.rstrip("/"), _whole(os.environ, "TORCHELASTIC_RESTART_COUNT", 0))
+    attempt = _whole(os.environ, ATTEMPT, 0) + _whole(os.environ, "TORCHELASTIC_RESTART_COUNT", 0)
+    return Place(index, count, address.rstrip("/"), attempt)
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int) -> int:

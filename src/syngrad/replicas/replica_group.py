@@ -17,7 +17,8 @@ from torch.distributed import distributed_c10d
 
 from syngrad.links.frame_format import decode, encode
 from syngrad.links.link import Frame, Kind
-from syngrad.replicas.membership import Quorum, library
+from syngrad.replicas.native_library import python_module
+from syngrad.replicas.quorum import Quorum
 
 #: bytes of a healing replica's largest tensor
 LIMIT_BYTES = 1 << 40
@@ -55,6 +56,8 @@ class ReplicaGroup:
         Raises:
             RuntimeError: where another one of it does not come in time; so does whatever follows.
         """
+        if self.key == quorum.own_key:  # it is already
+            return
         self.rank, self.size = quorum.rank, len(quorum.participants)
         if not (quorum.kept and self.key):
             self.key = ""
@@ -126,7 +129,7 @@ def _frame(state: Any) -> Frame:
 
 def _made(address: str, timeout: timedelta) -> Any:
     """torchft's process group on gloo, listening at this address alone."""
-    base: Any = library("process_group").ProcessGroupGloo
+    base: Any = python_module("process_group").ProcessGroupGloo
     gloo: Any = dist.ProcessGroupGloo
 
     class OneAddress(base):  # type: ignore[misc]

@@ -166,7 +166,7 @@ class Loop:
         if not self.trainer.model.training:
             self.trainer.model.train()
         self._begin(replicas.first(self.position))
-        taken = replicas.join(self._state)
+        taken = replicas.join(self.workers, self._state)
         if taken is not None:
             self._go_on(taken, lambda: None, replicas.unfit)
 

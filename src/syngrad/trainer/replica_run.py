@@ -13,27 +13,29 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 
 from syngrad.core.randomness import Randomness
 from syngrad.errors import ConfigError, LinkError, TrainingError, warn
-from syngrad.links.world import LOOPBACK, own_address
 from syngrad.pipeline.failures import introduce
+from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.peer import version
-from syngrad.replicas.averaged_values import AveragedValues
 from syngrad.replicas.averaging import Averaging
 from syngrad.replicas.membership import Membership
 from syngrad.replicas.options import Replicas
 from syngrad.replicas.place import Place
 from syngrad.replicas.replica_group import ReplicaGroup, open_store
 from syngrad.replicas.shares import Share
+from syngrad.replicas.stage_averaging import StageAveraging
 from syngrad.runtime import state as run_state
+from syngrad.runtime.runner import Runner
+from syngrad.runtime.state import Span
 from syngrad.trainer import resume
 from syngrad.trainer.fit_arguments import FitArguments
 from syngrad.trainer.loaders import LoaderPosition, length, readable_once
 from syngrad.trainer.session import Session
+from syngrad.trainer.workers import Workers
 
 #: seconds that the replicas of a run may take to come; it begins without those that take longer
 MEET_S = 300.0
@@ -57,9 +59,10 @@ class ReplicaRun:
         #: minibatches between two checkpoints, at which all replicas average
         self.save_every = plan.save_every
         #: the outer step's state in the checkpoint that the run goes on from
-        self.resumed: dict[str, Any] | None = None
+        self.resumed: list[dict[str, Any]] | None = None
         self._averaging: Averaging | None = None
         self._ends = ExitStack()
+        self._workers: Workers | None = None
         self._taken: dict[str, Any] | None = None
         self._joined = False
         check(trainer, place, plan)
@@ -94,50 +97,60 @@ class ReplicaRun:
             )
         return batch
 
-    def join(self, fit: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    def join(self, workers: Workers, fit: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """Meet the others.
 
         Args:
+            workers: of this replica, linked.
             fit: what the loop knows, for those that join later.
 
         Returns:
             What the loop of another replica knew, where this one goes on from its state.
         """
-        trainer, runner, options = self.trainer, self.trainer.bound, self.options
-        host = urlsplit(self.place.lighthouse).hostname or LOOPBACK
-        address = own_address(host, host in (LOOPBACK, "localhost", "::1"))
-        store, reached = open_store(address)
+        trainer = self.trainer
+        store, reached = open_store(self.place.address)
         self._ends.callback(lambda: store)  # it lives as long
-        group = ReplicaGroup(address, options.timeout_s)
-        self._ends.callback(group.close)
-        membership = Membership(self.place, identity(trainer, self.place.count), reached)
+        spans = [[0, len(trainer.stages)]] if not isinstance(workers, Leader) else workers.layout.spans
+        own = stage_averaging(self.options, self.place, trainer.bound, (int(spans[0][0]), int(spans[0][1])), 0)
+        self._ends.callback(own.close)
+        membership = Membership(self.place, identity(trainer, self.place.count, spans), reached)
         self._ends.callback(membership.close)
-        values = AveragedValues(runner.stages, options.rule, options.fragments, options.estimators)
-        self._resume(values)
+        self._resume(own, workers)
+        self._workers = workers
 
         def capture() -> dict[str, Any]:
-            model, state = resume.capture(trainer)
-            return {"model": model, "state": state, "fit": fit()}
+            with workers.whole():
+                model, state = resume.capture(trainer)
+                return {"model": model, "state": state, "fit": fit()}
 
-        self._averaging = Averaging(options, values, membership, group, capture, self._restore)
+        self._averaging = Averaging(self.options, own, workers.control, membership, capture, self._restore)
         self._averaging.join(self.place.count, MEET_S)
         self._joined = True
         taken, self._taken = self._taken, None
         return taken
 
-    def _resume(self, values: AveragedValues) -> None:
+    def _resume(self, own: StageAveraging, workers: Workers) -> None:
+        """Go on from the outer step's state in a checkpoint."""
         if self.resumed is None:
             return
         try:
-            values.load(self.resumed)
+            own.take(self.resumed)
         except (ValueError, KeyError, TypeError):
             warn(
                 "the checkpoint's outer step is of other weights than these replicas average; the outer step begins "
                 "anew from the weights as they are"
             )
+            return
+        workers.control.order("take outer", self.resumed)
 
     def _restore(self, saved: dict[str, Any], name: str) -> None:
         """Take another replica's state: all of it at the beginning; later what was trained, at one's own place."""
+        assert self._workers is not None
+        if self._joined:
+            self._workers.flush()
+        self._workers.retake(lambda: self._put(saved, name))
+
+    def _put(self, saved: dict[str, Any], name: str) -> None:
         trainer, runner = self.trainer, self.trainer.bound
         state = saved["state"]
         if not self._joined:
@@ -145,7 +158,6 @@ class ReplicaRun:
             self._taken = saved["fit"]
             self._taken["place"]["mark"] = ""  # of that one's last minibatch
         else:
-            runner.flush()
             own, progress = run_state.take_common(runner), dict(vars(trainer.progress))
             stages = state["stages"]
             for kept in ("flights", "due", "waiting", "awaited"):  # they are at its place in the data
@@ -166,9 +178,11 @@ class ReplicaRun:
         """Average everything now."""
         self.averaging.together(self.trainer.bound.count)
 
-    def state(self) -> dict[str, Any]:
-        """Of the outer step, for a checkpoint."""
-        return self.averaging.values.state()
+    def state(self) -> list[dict[str, Any]]:
+        """Of the outer step, stage by stage, for a checkpoint."""
+        assert self._workers is not None
+        others = self._workers.control.order("outer")
+        return [*self.averaging.own.values.state(), *(each for part in others for each in part)]
 
     def report(self) -> dict[str, Any]:
         """What averaging has come to."""
@@ -192,6 +206,8 @@ def check(trainer: Session, place: Place, plan: FitArguments) -> None:
     if trainer.distributed.record or trainer.distributed.replay is not None:
         what = "record=True" if trainer.distributed.record else "replay="
         raise ConfigError(f"{what} cannot tell when replicas were averaged; leave it out, or train without replicas=")
+    if trainer.options.inputs is not None:
+        raise ConfigError("inputs= lets stages run ahead of each other, which replicas= cannot have; leave inputs= out")
     if readable_once(plan.loader):
         raise ConfigError(
             f"the loader is a {type(plan.loader).__name__}, which can be read once only, and replicas read its first "
@@ -213,7 +229,12 @@ def arranged(plan: FitArguments, place: Place) -> FitArguments:
     return replace(plan, save=None, save_every=None, resume=False, on_epoch=None, callbacks=callbacks)
 
 
-def identity(trainer: Session, count: int) -> dict[str, Any]:
+def stage_averaging(options: Replicas, place: Place, runner: Runner, span: Span, worker: int) -> StageAveraging:
+    """A worker's part in averaging its stages."""
+    return StageAveraging(options, runner.stages, span, ReplicaGroup(place.address, options.timeout_s, worker))
+
+
+def identity(trainer: Session, count: int, spans: Any) -> dict[str, Any]:
     """What has to be the same in every replica, as plain data."""
     tensors = {n: t for n, t in trainer.model.state_dict().items() if isinstance(t, torch.Tensor)}
     model = json.dumps({n: [list(t.shape), str(t.dtype)] for n, t in tensors.items()}).encode()
@@ -225,6 +246,7 @@ def identity(trainer: Session, count: int) -> dict[str, Any]:
         **options,
         "model": f"{len(tensors)} tensors, {hashlib.blake2b(model, digest_size=6).hexdigest()}",
         "cuts": trainer.net.cuts,
+        "stages of each worker": spans,
     }
     plain: dict[str, Any] = json.loads(json.dumps(made, default=str))
     return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -32,7 +33,7 @@ from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
-from syngrad.trainer.replica_run import ReplicaRun, arranged
+from syngrad.trainer.replica_run import ReplicaRun, arranged, stage_averaging
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Alone
 
@@ -144,9 +145,8 @@ class Trainer(Session):
         with training():
             if place.size > 1:
                 return fit_with_others(self, plan, place)
-            replicas, side = self.options.replicas, None if self.options.replicas is None else replica_place()
-            if replicas is not None and side is not None:
-                return fit_among_replicas(self, plan, replicas, side)
+            if self.options.replicas is not None and (side := replica_place()) is not None:
+                return fit_among_replicas(self, plan, self.options.replicas, side)
             return Loop(self, plan, Alone(self.evaluate)).run()
 
     def stop(self) -> None:
@@ -189,19 +189,24 @@ def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> Histo
     unless stages run on predictions of their inputs.
     """
     die_with_launcher()
-    fit = next(_fits)
+    fit, replicas = next(_fits), trainer.options.replicas
     try:
         check_divisible(trainer)
+        side = None if replicas is None else replica_place()
+        work = _work(trainer, fit, side)
         peer: Peer
         if place.rank == 0:
-            peer = leader = Leader(_work(trainer, fit), place)
+            peer = leader = Leader(work, place)
         else:
             trainer.following = True
-            peer = follower = Follower(_work(trainer, fit), place, LoaderPosition(plan.loader))
+            peer = follower = Follower(work, place, LoaderPosition(plan.loader))
     except Exception as error:
         report_failure(error)
         raise
     try:
+        if place.rank == 0 and replicas is not None and side is not None:
+            with closing(ReplicaRun(trainer, side, replicas, plan)) as run:
+                return Loop(trainer, arranged(plan, side), leader, run).run()
         if place.rank == 0:
             return Loop(trainer, plan, leader).run()
         with Interrupts(True, ignoring=True):  # the first worker is asked too, and says what becomes of it
@@ -247,8 +252,9 @@ def check_divisible(trainer: Session) -> None:
             )
 
 
-def _work(trainer: Session, fit: int) -> Work:
-    options = trainer.options
+def _work(trainer: Session, fit: int, side: Place | None) -> Work:
+    options, replicas = trainer.options, trainer.options.replicas
+    replicate = None if replicas is None or side is None else functools.partial(stage_averaging, replicas, side)
     return Work(
         trainer.model,
         trainer.distributed,
@@ -261,4 +267,5 @@ def _work(trainer: Session, fit: int) -> Work:
         trainer.bind_to,
         trainer.metric,
         fit,
+        replicate,
     )
