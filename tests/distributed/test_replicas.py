@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import pytest
 import torch
 from tests._support.replica_runs import batches, launched, trainer
 from tests._support.training import one_line
+from tests._support.worker_programs import await_
+from tests.conftest import child_processes
 
 from syngrad.errors import ConfigError
 
@@ -176,3 +181,36 @@ def test_a_killed_worker_takes_its_replica_with_it_and_no_other(tmp_path: Path) 
     assert "killed by signal 9" in said[0]
     assert second["replica"]["healed"] == 1
     assert same(first, second)
+
+
+def test_a_run_goes_on_with_another_number_of_replicas_and_workers(tmp_path: Path) -> None:
+    """Also in the middle of an epoch: each goes on after what all have seen together."""
+    saved = {"save": str(tmp_path / "run"), "save_every": 5, "keep": 9}
+    settings = {"replicas": {"every": 3, **TOGETHER}, "batches": 24, "epochs": 1, "fit": saved}
+    (first, _), said = launched(tmp_path, 2, settings, workers=2)
+    assert first["minibatches"] == 12
+    newest = sorted(path for path in (tmp_path / "run").iterdir() if path.name.isdigit())[-2]  # after ten of each
+    again = {**settings, "batches": 24, "epochs": 2, "fit": {"resume": str(newest)}}
+    found, more = launched(tmp_path, 3, again)
+    assert said == more == []
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+    # twenty minibatches were seen: seven of each of three, and one is left; and all of another epoch
+    assert [each["minibatches"] for each in found] == [10 + 1 + 8] * 3
+
+
+def test_without_a_lighthouse_each_trains_on_alone(tmp_path: Path) -> None:
+    def kill() -> None:
+        await_(lambda: (tmp_path / "noted.0").exists())
+        for pid, command in child_processes().items():
+            if "LighthouseServer" in command:
+                os.kill(pid, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    settings = {"replicas": {"every": 5}, "batches": 60, "noted": {"0": 21}, "slow": {"0": 0.01, "1": 0.01}}
+    (first, second), said = launched(tmp_path, 2, settings)
+    killing.join()
+    assert said == []
+    assert [first["minibatches"], second["minibatches"]] == [60, 60]
+    assert not same(first, second)

@@ -175,7 +175,9 @@ class Membership:
         return Quorum(found.key, alike, rank, found.at)
 
     def close(self) -> None:
-        """Leave: the lighthouse hears no more of it."""
+        """Leave: the lighthouse hears no more of it; twice is once."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         self._threads[0].join()
         self._client.kill()
