@@ -125,7 +125,8 @@ class Averaging:
                 raise LinkError(f"{self.membership.place.name} has waited in vain for an averaging of the others")
             if quorum.step == 0 and self.membership.place.attempt > 0:
                 raise LinkError(
-                    f"{self.membership.place.name} was started again, and no replica is left whose state it could take"
+                    f"{self.membership.place.name} was started again, and no replica is left to take its state from; "
+                    "go on from a checkpoint, if there is one"
                 )
             late = time.monotonic() > deadline
             ready = quorum.step > 0 or len(quorum.participants) >= count or late

@@ -165,7 +165,10 @@ class Loop:
         """Begin together with the other replicas, or go on where they are."""
         if not self.trainer.model.training:
             self.trainer.model.train()
-        self._begin(replicas.first(self.position))
+        if self.trainer.runner is None:
+            self._begin(replicas.first(self.position))
+        else:
+            self.workers.begin(self.trainer.bound, self.origin)
         taken = replicas.join(self.workers, self._state)
         if taken is not None:
             self._go_on(taken, lambda: None, replicas.unfit)
