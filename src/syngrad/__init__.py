@@ -11,6 +11,7 @@ with _startup.uncollected():
     from syngrad.experiments.experiment import Experiment
     from syngrad.pipeline.options import Distributed
     from syngrad.recurrent import TruncatedBPTT
+    from syngrad.replicas.options import Replicas
     from syngrad.runtime.feedback_options import Feedback
     from syngrad.trainer import Trainer
 
@@ -22,6 +23,7 @@ __all__ = [
     "Feedback",
     "GradientEstimator",
     "Interface",
+    "Replicas",
     "SyngradError",
     "Trainer",
     "TruncatedBPTT",

@@ -18,14 +18,14 @@ names = load(Path(__file__).parents[2] / "docs" / "hooks" / "public_names.py")
 
 NAMES = {
     *("decouple", "Interface", "GradientEstimator", "Trainer", "TruncatedBPTT", "Experiment", "SyngradError"),
-    *("Feedback", "Distributed"),
+    *("Feedback", "Distributed", "Replicas"),
 }
 FAMILIES = {"estimators", "metrics", "targets"}
 # Public too, and imported by those who want them.
 BESIDE = {"callbacks", "data", "recurrent", "planner"}
 
 # What `import syngrad` leaves to those who need it: the command line's look, and the ways of taking a model apart.
-HEAVY = ("typer", "rich", "plotly", "simpy", "torch.fx", "torch.export", "torch._dynamo", "torch._inductor")
+HEAVY = ("torchft", "typer", "rich", "plotly", "simpy", "torch.fx", "torch.export", "torch._dynamo", "torch._inductor")
 
 
 def test_the_names_are_frozen() -> None:

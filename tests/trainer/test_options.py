@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import syngrad
-from syngrad import Distributed, Feedback, Trainer
+from syngrad import Distributed, Feedback, Replicas, Trainer
 from syngrad.errors import ConfigError
 from syngrad.runtime.option_fields import flat_options, moved, override
 from syngrad.trainer.fit_arguments import FitArguments
@@ -74,7 +74,7 @@ def test_the_docstring_explains_every_option_once() -> None:
         assert told.count(name) == 1, name
 
 
-@pytest.mark.parametrize("kind", [Feedback, Distributed])
+@pytest.mark.parametrize("kind", [Feedback, Distributed, Replicas])
 def test_so_do_those_of_its_parts(kind: Any) -> None:
     told = [line.strip().partition(":")[0] for line in (kind.__doc__ or "").splitlines()]
     assert [told.count(each.name) for each in dataclasses.fields(kind)] == [1] * len(dataclasses.fields(kind))
@@ -131,7 +131,7 @@ def test_a_keyword_that_has_moved_says_where(given: dict[str, Any], written: str
 
 
 def test_every_option_of_a_part_is_among_them() -> None:
-    parts = {each.name for kind in (Feedback, Distributed) for each in flat_options(kind)}
+    parts = {each.name for kind in (Feedback, Distributed, Replicas) for each in flat_options(kind)}
     assert set(MOVED) == parts - {"feedback"}
 
 

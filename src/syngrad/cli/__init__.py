@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fork_server(words: Sequence[str]) -> AbstractContextManager[None]:
     """What makes workers, where there may be some: put aside now, before anything is computed."""
-    several = startup.command and any(word.startswith(("--workers", "--config", "--resume")) for word in words)
+    several = startup.command and any(
+        word.startswith(("--workers", "--replicas", "--config", "--resume")) for word in words
+    )
     return fork_server.put_aside() if several else nullcontext()
 
 

@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from syngrad.checks import check_whole
 from syngrad.cli.options import (
-    EXPERIMENT,
-    Option,
-    arranged,
     as_command,
     complain,
-    derived,
     instead,
     interrupted,
     kept,
-    listed,
     resolve,
-    whole,
 )
+from syngrad.cli.train_options import MOST, OF_REPLICAS, OF_WORKERS, OPTIONS, RESTARTS, trainers
 from syngrad.errors import CheckpointError, ConfigError
 from syngrad.experiments import BUILT_IN, RECURRENT
 from syngrad.links.world import world
-from syngrad.optim.groups import parse_groups
+from syngrad.replicas.options import Replicas
+from syngrad.replicas.place import place as replica_place
 from syngrad.runtime.option_fields import flat_options
 from syngrad.startup import INTERRUPTED
 from syngrad.trainer.options import Options
@@ -36,55 +32,10 @@ if TYPE_CHECKING:
     from syngrad.trainer import Trainer
     from syngrad.trainer.history import Epoch
 
-MOST, RESTARTS = 64, 3
-#: in the order of the help; options of the Trainer that are not named come last
-ORDER = """
-    experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast
-    clip_norm clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs
-    workers place queue_depth message_dtype share_every link_key restarts
-    validate_every early_stopping save save_every keep resume trust tensorboard json progress config
-"""
-#: every option: those of the run, and the Trainer's own
-OPTIONS = arranged(
-    ORDER,
-    {
-        "experiment": Option("text", EXPERIMENT, "fashion-mlp", default="fashion-mlp", argument=True),
-        "stages": Option("whole", "So many stages of like cost, instead of its cuts."),
-        "cuts": Option("texts", "The modules that start a new stage, commas between."),
-        "epochs": Option("whole", "Instead of the experiment's own."),
-        "batch_size": Option("whole", "Instead of the experiment's own."),
-        "threads": Option("whole", "PyTorch's threads.", "1", default=1),
-        "optimizer": Option("text", "Any of torch.optim, as in 'sgd(lr=0.1,momentum=0.9)'."),
-        "workers": Option("whole", "Train in so many processes, each with its stages."),
-        "restarts": Option("whole", "How often lost workers are started again.", str(RESTARTS)),
-        "validate_every": Option("whole", "Minibatches; besides every epoch."),
-        "early_stopping": Option("whole", "End after so many epochs without a better metric."),
-        "save": Option("text", "Checkpoints there, after every epoch.", metavar="DIR", kept=False),
-        "save_every": Option("whole", "And after every so many minibatches."),
-        "keep": Option("whole", "The newest checkpoints that stay.", "2", default=2),
-        "resume": Option("text", "Go on with the run saved there, as it was configured.", metavar="DIR", filed=False),
-        "trust": Option("flag", "With --resume: run the Python file that the folder names.", kept=False, filed=False),
-        "tensorboard": Option("text", "Event files for TensorBoard.", metavar="DIR", kept=False),
-        "json": Option("text", "Write all figures there, as JSON.", metavar="FILE", kept=False),
-        "progress": Option("flag", "A bar; on a terminal unless told otherwise.", kept=False),
-        "config": Option(
-            "text",
-            "Options from a TOML file of these names, or a results file; flags win.",
-            metavar="FILE",
-            filed=False,
-        ),
-    },
-    derived(Options, method={"default": "synthetic"}, seed={"default": 0}),
-)
-#: the Trainer's own: flag → the option's flat name
-TRAINERS = {each.about.flag.name or each.name: each for each in flat_options(Options) if each.about.flag is not None}
-#: options that say nothing to one process alone
-OF_WORKERS = {
-    "restarts",
-    *(name for name, each in TRAINERS.items() if each.part is not None and each.part[0] == "distributed"),
-}
 #: the configuration of a run, beside its checkpoints
 RUN = "run.json"
+#: seconds that other replicas have to end once the first has, which alone writes and says what came of the run
+AFTER_S = 2.0
 #: more than any configuration
 RUN_LIMIT_BYTES = 1 << 24
 #: a worker; Ctrl-C while it still imports PyTorch ends it without a trace
@@ -143,17 +94,29 @@ def run(options: dict[str, Any], resume: bool) -> int:
 
     options = {**options, **{name: _absolute(options[name]) for name in ("save", "json", "tensorboard")}}
     place, folder = world(), options["save"]
-    if not resume and place.size == 1 and (options["workers"] or 1) == 1:
-        for name in OPTIONS:
-            if name in OF_WORKERS and options[name] is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} {options[name]} needs --workers, 2 or more processes")
-    if place.rank == 0 and place.attempt == 0:
+    replicas = 1 if options["replicas"] is None else check_whole("replicas", options["replicas"], 1, MOST)
+    replica = None if options["replicas"] is None else replica_place()
+    if replica is not None and replica.count != replicas:
+        raise ConfigError(f"--replicas {replicas}, but NUM_REPLICA_GROUPS is {replica.count}; give both the same")
+    for name in OPTIONS if not resume else ():
+        if options.get(name) is None:
+            continue
+        typed = f"--{name.replace('_', '-')} {options[name]}"
+        several = place.size > 1 or (options["workers"] or 1) > 1
+        if name in OF_WORKERS and not several and not (name == "restarts" and replicas > 1):
+            raise ConfigError(f"{typed} needs --workers, 2 or more processes")
+        if name in OF_REPLICAS and replicas == 1 and replica is None:
+            raise ConfigError(f"{typed} needs --replicas, 2 or more of them")
+    first = place.rank == 0 and (replica is None or replica.index == 0)
+    if first and place.attempt == 0:
         _check_output(options, resume)
+    if replicas > 1 and replica is None:
+        return _start_replicas(options, resume, replicas)
     if _starts_workers(options["workers"]):
         return _start_workers(options, resume)
     # what restarts workers has no other way to say so than their count
     training = _training(options, resume or (place.attempt > 0 and folder is not None))
-    if place.rank > 0:
+    if not first:
         return _follow(training)
     remembering = _remembering(folder, training, options) if folder is not None else None
     if remembering is not None:
@@ -248,7 +211,7 @@ def _start_workers(options: dict[str, Any], resume: bool) -> int:
     from syngrad.launch.launcher import launch
     from syngrad.pipeline.options import Distributed
 
-    given = _trainers(options)
+    given = trainers(options)
     Distributed(**{field.name: given[field.name] for field in flat_options(Distributed) if field.name in given})
     command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
     try:
@@ -261,25 +224,25 @@ def _start_workers(options: dict[str, Any], resume: bool) -> int:
     return 0
 
 
-def _trainers(options: dict[str, Any]) -> dict[str, Any]:
-    """The Trainer's options that are given, by their flat names and as the Trainer takes them."""
-    given = {each.name: options[flag] for flag, each in TRAINERS.items() if options[flag] not in (None, [])}
-    return {name: READ[name](value) if name in READ else value for name, value in given.items()}
+def _start_replicas(options: dict[str, Any], resume: bool, replicas: int) -> int:
+    """Run `syngrad train` with these options in several replicas; the exit code."""
+    from syngrad.launch.replica_launcher import launch_replicas
+    from syngrad.pipeline.options import Distributed
 
-
-def _dtypes(text: str) -> str | tuple[str, ...]:
-    dtypes = listed(text)
-    return dtypes[0] if len(dtypes) == 1 else tuple(dtypes)
-
-
-#: what the Trainer takes for what is typed, where that is another thing
-READ: dict[str, Any] = {
-    "guard": lambda bound: bound or None,
-    "groups": lambda group: parse_groups([group] if isinstance(group, str) else group),
-    "freeze": listed,
-    "place": lambda counts: [whole("--place")(count) for count in listed(counts)],
-    "message_dtype": _dtypes,
-}
+    given = trainers(options)
+    for kind, part in ((Distributed, "distributed"), (Replicas, "replicas")):
+        own = {each.name: each.field for each in flat_options(Options) if each.part == (part, kind)}
+        kind(**{field: given[name] for name, field in own.items() if name in given})
+    command = [sys.executable, "-c", WORKER, json.dumps([options, resume])]
+    restarts = RESTARTS if options["restarts"] is None else options["restarts"]
+    try:
+        launch_replicas(
+            command, replicas, options["workers"] or 1, restarts=restarts, threads=options["threads"],
+            after_s=AFTER_S, say=complain,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def _training(options: dict[str, Any], resume: bool) -> Training:
@@ -287,7 +250,7 @@ def _training(options: dict[str, Any], resume: bool) -> Training:
     from syngrad.compare.training import Training
     from syngrad.experiments import load
 
-    trainer = _trainers(options)
+    trainer = trainers(options)
     callbacks: list[Callback] = []
     if options["early_stopping"] is not None:
         callbacks.append(EarlyStopping(options["early_stopping"]))

@@ -16,6 +16,7 @@ from syngrad.errors import TrainingError
 from syngrad.launch.parent_death import die_with_parent
 from syngrad.links.world import world
 from syngrad.pipeline.failures import introduced, report_failure
+from syngrad.replicas.place import place as replica_place
 from syngrad.startup import INTERRUPTED
 
 
@@ -24,7 +25,9 @@ def main(text: str) -> int:
     options, resume = json.loads(text)
     print_anywhere()
     with warnings.catch_warnings():
-        warnings.showwarning = one_line if world().rank == 0 else of_its_own
+        replica = None if options["replicas"] is None else replica_place()
+        first = world().rank == 0 and (replica is None or replica.index == 0)
+        warnings.showwarning = one_line if first else of_its_own
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             code = run(options, resume)

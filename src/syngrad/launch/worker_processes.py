@@ -82,6 +82,12 @@ class WorkerProcesses:
         if self._runs(pid):
             os.kill(pid, signal.SIGTERM)
 
+    def hand_on(self, number: int) -> None:
+        """Send a signal to all of them."""
+        for pid in self._pids:
+            if self._runs(pid):
+                os.kill(pid, number)
+
     def kill(self) -> None:
         """Kill them all, and what they have started in their groups."""
         for pid in self._pids:

@@ -31,7 +31,7 @@ Orders = dict[str, Callable[[Any], Any]]
 #: the order that lets all train up to a minibatch, and those that end the loop
 GO, LAST = "go", ("finish", "interrupt")
 #: orders that nobody waits for the answer of
-SILENT = ("evaluating",)
+SILENT = ("evaluating", "average", "conclude")
 
 
 class ControlChannel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Protocol
 
 from syngrad import tagged_json
@@ -64,6 +65,14 @@ class Follower(Peer):
         self.link()
         evaluation = PipelineEvaluation(runner, self.control, self.work.metric)
         orders = self._orders(evaluation)
+        if self.work.replicate is None:
+            return self._follow(orders, evaluation)
+        part = self.work.replicate(runner, self.span, self.place.rank)
+        with closing(part):
+            return self._follow({**orders, **part.orders()}, evaluation)
+
+    def _follow(self, orders: Orders, evaluation: PipelineEvaluation) -> dict[str, Any] | None:
+        runner = self.runner
         if self.work.unlocked:
             train = self._train_next(self._endless())
             last = self.control.run_ahead(train, lambda: runner.count, evaluation.pass_on, orders)

@@ -6,7 +6,7 @@ It runs `fit` as one process alone would (trainer/loop.py), over the stages that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,6 +78,20 @@ class Leader(Peer):
         self.rendezvous.post("plan", plan)
         self.link()
         self._check_copies()
+        self._hand_out(origin)
+
+    def retake(self, restore: Callable[[], None]) -> None:
+        """Put another state of the whole run in its place, and give every worker its part of it.
+
+        Args:
+            restore: does so in this worker's runner, which is whole then.
+        """
+        self.gather()
+        restore()
+        self._hand_out(None)
+
+    def _hand_out(self, origin: dict[str, Any] | None) -> None:
+        runner = self.runner
         others = [state.take(runner, span) for span in self.layout.spans[1:]]
         train_s = runner.progress.train_s
         self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
@@ -90,7 +104,8 @@ class Leader(Peer):
     def _costs(self, runner: Runner) -> list[float]:
         """Seconds of each stage with its interface, where there is a choice."""
         example = runner.first_batch
-        if example is None or len(runner.stages) <= self.place.size or self.work.distributed.place is not None:
+        settled = self.work.distributed.place is not None or self.work.replicate is not None  # all replicas alike
+        if example is None or len(runner.stages) <= self.place.size or settled:
             return [1.0] * len(runner.stages)
         interfaces = iter(runner.net.interfaces)
 

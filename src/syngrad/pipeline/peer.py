@@ -13,7 +13,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,16 @@ MEET_S = 300.0
 JOIN_S = 120.0
 
 
+class ReplicaPart(Protocol):
+    """A worker's part in averaging its stages with those of other replicas."""
+
+    def orders(self) -> dict[str, Callable[[Any], Any]]:
+        """What it does when the first worker says so."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a worker has to know of the training that it takes part in; the Trainer says it.
@@ -61,6 +71,7 @@ class Work:
         bind: (minibatch, cuts or None) → the runner, made with it as the example unless it is there already.
         metric: name and function, None for none.
         fit: how many times this process has called `fit` before, as every other has.
+        replicate: (runner, stages, rank) → a worker's part in averaging with other replicas; None where there are none.
     """
 
     model: nn.Module
@@ -74,6 +85,7 @@ class Work:
     bind: Callable[[Batch, list[str] | None], Runner]
     metric: tuple[str, Metric] | None
     fit: int = 0
+    replicate: Callable[[Runner, Span, int], ReplicaPart] | None = None
 
 
 @dataclass(frozen=True)

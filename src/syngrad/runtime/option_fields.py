@@ -99,6 +99,10 @@ class FlatOption:
         written = f"{value!r:.40}" if value is None or isinstance(value, str | int | float | list | tuple) else "…"
         return f"{self.name} is now an option of {keyword}=: write {keyword}={kind.__name__}({self.field}={written})"
 
+    def given(self, options: Any) -> bool:
+        """Whether it is there: a part that is None has no options."""
+        return self.part is None or getattr(options, self.part[0]) is not None
+
     def value(self, options: Any) -> Any:
         """As the options have it."""
         return getattr(options if self.part is None else getattr(options, self.part[0]), self.field)
@@ -139,7 +143,7 @@ def override(kind: Any, keywords: Mapping[str, Any], flat: Mapping[str, Any]) ->
         else:
             made[name] = value
     for (keyword, part), given in changes.items():
-        made[keyword] = dataclasses.replace(part.of(made.get(keyword)), **given)
+        made[keyword] = dataclasses.replace(part.of(made.get(keyword)) or part(), **given)
     return made
 
 

@@ -32,9 +32,12 @@ class Callback:
         whole: over several processes, whether the Trainer is to hold all that they have trained when `on_validate` and
             `on_epoch` are called: the model, its optimisers, the samples of quality. It is brought together each time;
             a callback that looks at none of it spares that with `whole = False`. In `on_step` it is never together.
+        everywhere: whether every replica calls it, see `syngrad.Replicas`; otherwise the first alone does. All measure
+            the same averaged model, so that one which stops the run stops it in all of them.
     """
 
     whole: bool = True
+    everywhere: bool = False
 
     def on_start(self, trainer: Trainer) -> None:
         """`fit` begins, or goes on from a checkpoint, whose state this callback has by then."""
@@ -74,6 +77,7 @@ class EarlyStopping(Callback):
     """
 
     whole = False
+    everywhere = True
 
     def __init__(
         self, patience: int = 5, least: float = 0.0, metric: str | None = None, higher_is_better: bool | None = None

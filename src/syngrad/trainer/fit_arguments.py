@@ -99,6 +99,23 @@ class FitArguments:
             )
         return checkpoint.newest(self.save) if self.resume is True or there else None
 
+    def boundary(self, minibatches: int, done: int, whole: int | None) -> int:
+        """The minibatch that all have to be done with before the next thing is due that is no minibatch.
+
+        Args:
+            minibatches: that there have been.
+            done: of the epoch.
+            whole: minibatches of an epoch, None where nobody knows.
+        """
+        if whole is None:
+            return minibatches + 1
+        left = [whole - done]
+        if self.validate_every is not None:
+            left.append(self.validate_every - done % self.validate_every)
+        if self.save_every is not None:
+            left.append(self.save_every - minibatches % self.save_every)
+        return minibatches + max(min(left), 1)
+
 
 def _absolute(path: str) -> Path:
     try:

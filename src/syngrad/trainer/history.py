@@ -36,6 +36,9 @@ class History:
             applied].
         processes: over several, one entry each: its stages, host, bytes sent, what it shares with the next one (name,
             bytes each way, minibatches between two times), seconds by what they went into, and spans of a timeline.
+        replica: of a run among replicas: this one's number, how many averagings it took part in, the bytes that it has
+            sent to others, seconds that it stood still for them, how often it took another one's state (`healed`), and
+            how often the others did not come in time (`missed`).
     """
 
     metric: str | None = None
@@ -46,6 +49,7 @@ class History:
     guarded: dict[str, int] = field(default_factory=dict)
     record: list[list[list[int]]] = field(default_factory=list)
     processes: list[dict[str, Any]] = field(default_factory=list)
+    replica: dict[str, Any] = field(default_factory=dict)
 
     @property
     def train_s(self) -> float:

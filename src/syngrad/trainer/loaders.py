@@ -20,6 +20,7 @@ from torch import Tensor
 
 from syngrad.core.batch import batches
 from syngrad.errors import CheckpointError, TrainingError, clean, warn
+from syngrad.replicas.shares import Share
 from syngrad.trainer.interrupts import let_processes_end
 from syngrad.trainer.loader_attributes import attributes, moved, parts_of, put_back
 from syngrad.tree import tensors
@@ -69,10 +70,15 @@ def _received(error: BaseException) -> bool:
 
 
 class LoaderPosition:
-    """Where a run stands in the training loader, and how to get back there."""
+    """Where a run stands in the training loader, and how to get back there.
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.loader = loader
+    Args:
+        loader: as the user gives it.
+        share: the part of it that this process trains on, where replicas divide it.
+    """
+
+    def __init__(self, loader: Iterable[Any], share: Share | None = None) -> None:
+        self.loader, self.share = loader, share
         self.delivered = 0
         self._start: dict[str, Any] | None = None
         #: minibatches of the next epoch that were seen before, and whether they have to be drawn again
@@ -93,7 +99,7 @@ class LoaderPosition:
         if not self._tells():
             self._start = self._now()
         self.delivered = seen
-        iterator = batches(self.loader)
+        iterator = self._batches()
         if again:
             for index in range(seen):
                 self._last = next(iterator, self)
@@ -116,6 +122,25 @@ class LoaderPosition:
             yield batch
         self.delivered, self._start, self._last = 0, None, None
 
+    @property
+    def length(self) -> int | None:
+        """Minibatches an epoch, None where the loader does not tell."""
+        whole = length(self.loader)
+        return whole if whole is None or self.share is None else whole // self.share.count
+
+    def peek(self) -> Any:
+        """An epoch's first minibatch, without a step in the data; None where there is none."""
+        loader: Any = self.loader
+        before, place = self._now(), loader.state_dict() if self._tells() else None
+        first = next(self._batches(), None)
+        self._put(before)
+        if place is not None:
+            loader.load_state_dict(place)
+        return first
+
+    def _batches(self) -> Iterator[Any]:
+        return batches(self.loader if self.share is None else self.share)
+
     def _now(self) -> dict[str, Any]:
         return {**generators(self.loader), "moved": moved(self.loader, self._made)}
 
@@ -136,6 +161,7 @@ class LoaderPosition:
             "start": self._start,
             "now": self._after if again else self._now(),
             "mark": self._mark if again or self._tells() or streams(self.loader) else fingerprint(self._last),
+            **({} if self.share is None else {"replicas": self.share.count}),
         }
 
     def check(self, state: dict[str, Any]) -> None:
@@ -162,6 +188,10 @@ class LoaderPosition:
         self.check(state)
         self._seen = self.delivered = int(state["delivered"])
         self._mark, self._loaded = str(state["mark"]), state
+        then, now = int(state.get("replicas", 1)), 1 if self.share is None else self.share.count
+        if then != now:  # each goes on after what all have seen together
+            self._seen = self.delivered = -(-self._seen * then // now)
+            self._mark = ""
         if state["loader"] is not None:
             self._put(state["now"])
             loader: Any = self.loader

@@ -7,7 +7,7 @@ resumed takes the very steps it would have taken.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +23,12 @@ from syngrad.trainer.callbacks import Callback
 from syngrad.trainer.fit_arguments import AUTO, FitArguments
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
-from syngrad.trainer.loaders import LoaderPosition, length, naming_lost_processes
+from syngrad.trainer.loaders import LoaderPosition, naming_lost_processes
 from syngrad.trainer.partial_epoch import Partial
 from syngrad.trainer.progress_bar import Advance, bar
+from syngrad.trainer.replica_run import ReplicaRun
 from syngrad.trainer.session import Session
+from syngrad.trainer.summary import summarise
 from syngrad.trainer.workers import Workers
 
 
@@ -38,16 +40,19 @@ class Loop:
         trainer: what is trained; callbacks are shown it.
         plan: what `fit` was asked for.
         workers: who trains: this process alone, or the leader of several.
+        replicas: this run among those that it averages with; None for none.
     """
 
     trainer: Session
     plan: FitArguments
     workers: Workers
+    replicas: ReplicaRun | None = None
     partial: Partial = field(default_factory=Partial)
 
     def __post_init__(self) -> None:
-        trainer = self.trainer
-        self.position = LoaderPosition(self.plan.loader)
+        trainer, replicas = self.trainer, self.replicas
+        self.position = LoaderPosition(self.plan.loader, None if replicas is None else replicas.share(self.plan.loader))
+        self._save_every = self.plan.save_every if replicas is None else replicas.save_every
         self.history = History(trainer.metric[0] if trainer.metric else None, started_s=trainer.train_s)
         self.first = trainer.epochs_done
         self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in trainer.quality]
@@ -70,9 +75,9 @@ class Loop:
         plan.start()  # what is refused here has not made a folder
         with checkpoint.saving_into(plan.save):
             start = plan.start()
-            if start is not None:
+            if start is not None and (self.replicas is None or not self.replicas.again):
                 self._resume(start)
-            total = length(plan.loader)
+            total = self.position.length
             left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
             with (
                 naming_lost_processes(),
@@ -88,6 +93,8 @@ class Loop:
                     started.append(callback)
                 if plan.save is not None:
                     early_checks.check_states(plan.callbacks)
+                if self.replicas is not None:
+                    self._join(self.replicas)
                 self.origin = self.origin or self.position.state_dict()
                 while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
                     self._epoch()
@@ -97,7 +104,10 @@ class Loop:
                     workers.begin(trainer.runner, self.origin)
                 if workers.begun:
                     workers.gather()
-        self._summarise()
+        summarise(self.history, trainer, self.marks, self.skipped)
+        self.history.processes = workers.worker_reports
+        if self.replicas is not None:
+            self.history.replica = self.replicas.report()
         workers.finish(self.history.to_dict())
         if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
             raise KeyboardInterrupt(f"interrupted after minibatch {trainer.minibatches}, when all epochs were done")
@@ -121,13 +131,10 @@ class Loop:
         for raw in self._batches() if not self._over else ():
             if not workers.begun:  # cutting the model is not training
                 self._tock()
-                trainer.bind(raw)
-                early_checks.check_metric(trainer, plan, raw)
-                check_growing(trainer.schedulers, plan.validate is not None and trainer.metric is not None)
-                workers.begin(trainer.bound, self.origin)
+                self._begin(raw)
                 self._tick()
             if self.interrupts.asked is None:
-                workers.allow(self._boundary())
+                workers.allow(plan.boundary(trainer.minibatches, self.position.delivered - 1, self.position.length))
             self._tell(workers.step(trainer.read(raw)))  # without a name: it goes before the next one is read
             self._between(number)
         if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
@@ -147,18 +154,24 @@ class Loop:
         with self._shown(heard, plan.save is not None):
             self._conclude(number)
 
-    def _boundary(self) -> int:
-        """The minibatch that all have to be done with before the next thing is due that is no minibatch."""
-        plan, now, done = self.plan, self.trainer.minibatches, self.position.delivered - 1
-        whole = length(plan.loader)
-        if whole is None:
-            return now + 1
-        left = [whole - done]
-        if plan.validate_every is not None:
-            left.append(plan.validate_every - done % plan.validate_every)
-        if plan.save_every is not None:
-            left.append(plan.save_every - now % plan.save_every)
-        return now + max(min(left), 1)
+    def _begin(self, raw: Any) -> None:
+        trainer, plan = self.trainer, self.plan
+        trainer.bind(raw)
+        early_checks.check_metric(trainer, plan, raw)
+        check_growing(trainer.schedulers, plan.validate is not None and trainer.metric is not None)
+        self.workers.begin(trainer.bound, self.origin)
+
+    def _join(self, replicas: ReplicaRun) -> None:
+        """Begin together with the other replicas, or go on where they are."""
+        if not self.trainer.model.training:
+            self.trainer.model.train()
+        if self.trainer.runner is None:
+            self._begin(replicas.first(self.position))
+        else:
+            self.workers.begin(self.trainer.bound, self.origin)
+        taken = replicas.join(self.workers, self._state)
+        if taken is not None:
+            self._go_on(taken, lambda: None, replicas.unfit)
 
     def _tell(self, trained: Iterable[KnownLoss]) -> None:
         """Note the losses that are known, and tell them."""
@@ -185,18 +198,23 @@ class Loop:
     def _between(self, number: int) -> None:
         """After a minibatch: validate, save or end, where it is time for it; none of it counts as training."""
         plan, done = self.plan, self.position.delivered
-        whole = length(plan.loader)
+        if self.replicas is not None:
+            self.replicas.after()
+        whole = self.position.length
         last = whole is not None and done >= whole  # what is due at the end of an epoch is done there
         if plan.validate_every is not None and done % plan.validate_every == 0 and not last:
             self._tell(self.workers.settle())
             self._tock()
             self._validate_within(number)
             self._tick()
-        due = plan.save_every is not None and self.trainer.minibatches % plan.save_every == 0
+        due = self._save_every is not None and self.trainer.minibatches % self._save_every == 0
         if due or (self.interrupts.asked is not None and self.workers.level):
             self._tell(self.workers.settle())
             self._tock()
-            self._save()
+            if self.replicas is not None and self.interrupts.asked is None:
+                self.replicas.together()
+            if plan.save is not None:
+                self._save()
             self._tick()
 
     def _conclude(self, number: int) -> None:
@@ -206,6 +224,8 @@ class Loop:
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.mean, trainer.train_s, partial.samples, rate)
         with self._saving_first():
+            if self.replicas is not None:
+                self.replicas.together()
             if plan.validate is not None:
                 record.metrics = self._validate(float(number))
             measured = record.metrics.get(trainer.metric[0]) if trainer.metric is not None else None
@@ -222,8 +242,10 @@ class Loop:
 
     def _validate_within(self, number: int) -> None:
         """Validate after some minibatches of an epoch."""
-        done, whole, every = self.position.delivered, length(self.plan.loader), self.plan.validate_every
+        done, whole, every = self.position.delivered, self.position.length, self.plan.validate_every
         assert every is not None
+        if self.replicas is not None:
+            self.replicas.together()
         with self._saving_first():  # without a length a share that only grows stands for it
             self._validate(number - 1 + done / (whole or done + every))
 
@@ -267,7 +289,8 @@ class Loop:
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
             with self.workers.whole():
-                path = resume.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state())
+                more = {} if self.replicas is None else {"replicas": self.replicas.state()}
+                path = resume.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state(), **more)
         except SyngradError as error:
             if failed is not None:
                 failed.add_note(f"it could not be saved before: {error}")
@@ -324,6 +347,22 @@ class Loop:
                 f"checkpoint {str(path)!r} was made by trainer.save, outside fit; take it with trainer.load(path) and "
                 "call fit without resume"
             )
+        if self.replicas is not None:
+            self.replicas.resumed = saved.get("replicas")
+
+        def restore() -> None:
+            resume.restore(self.trainer, model, saved, str(path), trained=True)
+
+        self._go_on(fit, restore, lambda why: checkpoint.damaged(path, why))
+
+    def _go_on(self, fit: dict[str, Any], restore: Callable[[], None], damaged: Callable[[str], Exception]) -> None:
+        """Be where another call of `fit` was.
+
+        Args:
+            fit: its state, as :meth:`_state` gave it.
+            restore: puts what was trained in its place.
+            damaged: the error for a state that cannot be read, and why.
+        """
         try:
             begun, first, marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
             skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
@@ -334,8 +373,8 @@ class Loop:
         except (SyngradError, Warning):
             raise
         except Exception as error:  # whatever plain data of another form does
-            raise checkpoint.damaged(path, first_line(error)) from error
-        resume.restore(self.trainer, model, saved, str(path), trained=True)
+            raise damaged(first_line(error)) from error
+        restore()
         self.first, self.marks, self.skipped = first, marks, skipped
         history.metric = self.history.metric  # this call's, which may be another
         self.history, self.partial, self._over, self._owed = history, partial, over, owed
@@ -345,7 +384,7 @@ class Loop:
         except (SyngradError, Warning):
             raise
         except Exception as error:
-            raise checkpoint.damaged(path, first_line(error)) from error
+            raise damaged(first_line(error)) from error
         # a run that was stopped early is over for a script that is started again and again
         self.trainer.stopped = stopped and self.plan.resume == AUTO and self.partial.minibatches == 0
         if self.trainer.schedulers and begun != self.plan.epochs:
@@ -358,24 +397,3 @@ class Loop:
             if found is not None:
                 callbacks.remove(found)
                 callback.load_state_dict(found[1])
-
-    def _summarise(self) -> None:
-        """The quality of this call's estimates, and the updates that were skipped, into the history."""
-        trainer = self.trainer
-        fixed = float(trainer.policy.feedback_delay)
-        marks = self.marks or [(0, 0)] * len(trainer.quality)
-        skipped = {name: count - self.skipped.get(name, 0) for name, count in trainer.guarded.items()}
-        self.history.guarded = {name: count for name, count in skipped.items() if count}
-        runner = trainer.runner
-        measured = runner.staleness if runner is not None else []
-        self.history.interfaces = [
-            {
-                **quality.summary(fixed if late.mean is None else late.mean, *mark),
-                "in_flight": late.in_flight,
-                "guarded": skipped.get(stage.name, 0),
-            }
-            for quality, mark, stage, late in zip(trainer.quality, marks, trainer.stages, measured, strict=False)
-        ]
-        if runner is not None and runner.record is not None:
-            self.history.record = [[list(pair) for pair in each.items()] for each in runner.record.applied]
-        self.history.processes = self.workers.worker_reports

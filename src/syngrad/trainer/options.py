@@ -30,6 +30,7 @@ from syngrad.optim.groups import GroupOptions, OptimizerFactory, check_groups
 from syngrad.optim.guard import check_bound
 from syngrad.optim.updates import SCOPES
 from syngrad.pipeline.options import Distributed
+from syngrad.replicas.options import Replicas
 from syngrad.runtime.feedback_options import Feedback
 from syngrad.runtime.option_fields import About, Flag, about, check_device, flat_options, moved
 from syngrad.runtime.precision import parse_dtype
@@ -91,6 +92,7 @@ class Options:
     )
     update_probability: float = field(default=1.0, metadata=about())
     distributed: Distributed | None = field(default=None, metadata=about(part=Distributed))
+    replicas: Replicas | None = field(default=None, metadata=about(part=Replicas))
     loss_count: Callable[[Any], float] | None = field(default=None, metadata=about(recorded=False))
     unpack: Unpack = field(default=unpack, metadata=about(recorded=False))
     scheduler: Callable[[Any], Any] | None = field(default=None, metadata=about(plain=named))
@@ -162,6 +164,7 @@ class Options:
             check_inputs(self.inputs)
             check_unlocked(self.policy)
         put("distributed", Distributed.of(self.distributed))
+        put("replicas", Replicas.of(self.replicas))
         put("guard", check_bound(self.guard))
         if parse_dtype(self.autocast) == torch.float16:
             if self.policy.feedback_delay or self.policy.method.takes == "minibatches":
@@ -206,7 +209,8 @@ class Options:
         return made | {"feedback_delay": None} if self.free else made
 
     def _plain(self, wanted: Callable[[About], bool]) -> dict[str, Any]:
-        made = {each.name: each.plain(self) for each in flat_options(Options) if wanted(each.about)}
+        known = (each for each in flat_options(Options) if wanted(each.about) and each.given(self))
+        made = {each.name: each.plain(self) for each in known}
         return made if parse_method(self.method).estimates else made | {"estimator": None}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from syngrad.pipeline.follower import Follower
 from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.neighbours import RemoteError
 from syngrad.pipeline.peer import Peer, Work
+from syngrad.replicas.options import Replicas
+from syngrad.replicas.place import Place
+from syngrad.replicas.place import place as replica_place
 from syngrad.runtime import checkpoint
 from syngrad.trainer import resume as resuming
 from syngrad.trainer.callbacks import Callback
@@ -28,6 +33,7 @@ from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition
 from syngrad.trainer.loop import Loop
 from syngrad.trainer.options import Options, takes
+from syngrad.trainer.replica_run import ReplicaRun, arranged, stage_averaging
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Alone
 
@@ -53,6 +59,8 @@ class Trainer(Session):
             then reads the data itself.
         update_probability: each stage takes part in a minibatch's updates with this probability (sporadic updates).
         distributed: how the run is laid over several processes, see `syngrad.Distributed`.
+        replicas: how several such runs, side by side, average their weights now and then, see `syngrad.Replicas`; None
+            for one alone.
         loss_count: target → the number of sample losses that the loss averages over; len(batch) unless tokens, padding
             or weights decide.
         unpack: batch → (args, kwargs, target), where a batch is neither (inputs…, target) nor a mapping with a target.
@@ -137,6 +145,8 @@ class Trainer(Session):
         with training():
             if place.size > 1:
                 return fit_with_others(self, plan, place)
+            if self.options.replicas is not None and (side := replica_place()) is not None:
+                return fit_among_replicas(self, plan, self.options.replicas, side)
             return Loop(self, plan, Alone(self.evaluate)).run()
 
     def stop(self) -> None:
@@ -179,19 +189,24 @@ def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> Histo
     unless stages run on predictions of their inputs.
     """
     die_with_launcher()
-    fit = next(_fits)
+    fit, replicas = next(_fits), trainer.options.replicas
     try:
         check_divisible(trainer)
+        side = None if replicas is None else replica_place()
+        work = _work(trainer, fit, side)
         peer: Peer
         if place.rank == 0:
-            peer = leader = Leader(_work(trainer, fit), place)
+            peer = leader = Leader(work, place)
         else:
             trainer.following = True
-            peer = follower = Follower(_work(trainer, fit), place, LoaderPosition(plan.loader))
+            peer = follower = Follower(work, place, LoaderPosition(plan.loader))
     except Exception as error:
         report_failure(error)
         raise
     try:
+        if place.rank == 0 and replicas is not None and side is not None:
+            with closing(ReplicaRun(trainer, side, replicas, plan)) as run:
+                return Loop(trainer, arranged(plan, side), leader, run).run()
         if place.rank == 0:
             return Loop(trainer, plan, leader).run()
         with Interrupts(True, ignoring=True):  # the first worker is asked too, and says what becomes of it
@@ -205,6 +220,19 @@ def fit_with_others(trainer: Session, plan: FitArguments, place: World) -> Histo
     finally:
         peer.close()
         trainer.whole_again()
+
+
+def fit_among_replicas(trainer: Session, plan: FitArguments, options: Replicas, place: Place) -> History:
+    """Train as planned, as one of several replicas; each returns its own history and the averaged model."""
+    die_with_launcher()
+    try:
+        replicas = ReplicaRun(trainer, place, options, plan)
+        with closing(replicas):
+            loop = Loop(trainer, arranged(plan, place), Alone(trainer.evaluate), replicas)
+            return loop.run()
+    except Exception as error:
+        report_failure(error)
+        raise
 
 
 def check_divisible(trainer: Session) -> None:
@@ -224,8 +252,9 @@ def check_divisible(trainer: Session) -> None:
             )
 
 
-def _work(trainer: Session, fit: int) -> Work:
-    options = trainer.options
+def _work(trainer: Session, fit: int, side: Place | None) -> Work:
+    options, replicas = trainer.options, trainer.options.replicas
+    replicate = None if replicas is None or side is None else functools.partial(stage_averaging, replicas, side)
     return Work(
         trainer.model,
         trainer.distributed,
@@ -238,4 +267,5 @@ def _work(trainer: Session, fit: int) -> Work:
         trainer.bind_to,
         trainer.metric,
         fit,
+        replicate,
     )

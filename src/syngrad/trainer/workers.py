@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from syngrad.core.batch import Batch
+from syngrad.pipeline.control import ControlChannel
 from syngrad.runtime.progress import KnownLoss
 from syngrad.runtime.runner import Runner
 
@@ -16,6 +17,7 @@ class Workers(Protocol):
 
     Attributes:
         begun: whether training can start.
+        control: to the other workers.
         level: whether no other worker can be ahead of this one.
         worker_reports: what every worker says of itself at the end.
     """
@@ -24,6 +26,9 @@ class Workers(Protocol):
 
     @property
     def begun(self) -> bool: ...  # noqa: D102
+
+    @property
+    def control(self) -> ControlChannel: ...  # noqa: D102
 
     @property
     def level(self) -> bool: ...  # noqa: D102
@@ -52,6 +57,9 @@ class Workers(Protocol):
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """Mean loss and metric."""
 
+    def retake(self, restore: Callable[[], None]) -> None:
+        """Put another state of the whole run in its place, by a function that does so in this process."""
+
     def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """Step the schedulers that go by epochs."""
 
@@ -69,6 +77,7 @@ class Alone:
     """One process, which has nobody to tell."""
 
     level = True
+    control = ControlChannel(None, None, "the only worker")
 
     def __init__(self, evaluate: Callable[[Iterable[Any]], dict[str, float]]) -> None:
         self.evaluate = evaluate
@@ -109,6 +118,10 @@ class Alone:
 
     def gather(self) -> None:
         """There is nobody to take from."""
+
+    def retake(self, restore: Callable[[], None]) -> None:
+        """All of it is here."""
+        restore()
 
     def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """Step the schedulers that go by epochs."""

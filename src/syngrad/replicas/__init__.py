@@ -1,0 +1,1 @@
+"""Several pipelines of stages side by side that average their weights rarely."""

@@ -1,0 +1,257 @@
+"""When the stages of a replica are averaged with those of the others, and with whom: the first worker decides.
+
+    every H/P minibatches   ask who is there; wait for a while, then train on and look again after every minibatch
+    all are there           who is behind takes the state of one that is not; then how far each has come with the
+                            fragment whose turn it is is averaged, and makes the outer step (stage_averaging.py)
+    at once, or `delay`     training goes on from where that leads, and with what was learnt meanwhile
+    minibatches later
+
+One that has just taken another's state, or whose weights are not finite, takes the mean and adds nothing to it.
+Whatever is lost on the way leaves all as it was: it is tried again, with those that are there then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from syngrad.errors import LinkError, first_line, warn
+from syngrad.replicas.fragments import due
+from syngrad.replicas.membership import Membership
+from syngrad.replicas.options import Replicas
+from syngrad.replicas.quorum import Quorum
+from syngrad.replicas.stage_averaging import LOST, StageAveraging
+
+#: of the time since the last averaging, how long a replica stands still for others that come later; but so many seconds
+SHARE, LEAST_S = 0.25, 1.0
+#: seconds between two looks for replicas that have not come yet
+LOOK_S = 0.1
+#: seconds that a joiner waits for it
+FOREVER_S = 86_400.0
+
+
+class OtherWorkers(Protocol):
+    """The other workers of this replica."""
+
+    def tell(self, name: str, data: Any = None) -> None:
+        """Have them do something at this place in the stream."""
+
+    def order(self, name: str, data: Any = None) -> list[Any]:
+        """Have them do it, and wait for what each answers."""
+
+
+@dataclass
+class Report:
+    """What averaging has come to, for the history.
+
+    Args:
+        replica: this one's number.
+        averagings: that it took part in.
+        bytes_sent: to other replicas, by this worker.
+        waited_s: seconds for which training stood still.
+        healed: how often it took another one's state.
+        missed: how often the others did not come in time, or one was lost on the way.
+    """
+
+    replica: int
+    averagings: int = 0
+    bytes_sent: int = 0
+    waited_s: float = 0.0
+    healed: int = 0
+    missed: int = 0
+
+
+@dataclass
+class UnderWay:
+    """An averaging whose numbers are on their way.
+
+    Args:
+        until: the minibatch after which it has to be done.
+        step: the averagings before it.
+    """
+
+    until: int
+    step: int
+
+
+class Averaging:
+    """See above.
+
+    Args:
+        options: how.
+        own: this worker's part.
+        others: the other workers of the replica.
+        membership: this replica among the others.
+        capture: the state that a joiner is to take, as plain data and tensors.
+        restore: puts such a state, of which it is said from whom it comes, in its place.
+    """
+
+    def __init__(
+        self,
+        options: Replicas,
+        own: StageAveraging,
+        others: OtherWorkers,
+        membership: Membership,
+        capture: Callable[[], dict[str, Any]],
+        restore: Callable[[dict[str, Any], str], None],
+    ) -> None:
+        self.options, self.own, self.others, self.membership = options, own, others, membership
+        self.report = Report(membership.place.index)
+        self._capture, self._restore = capture, restore
+        self._under_way: UnderWay | None = None
+        self._warned = False
+        self._last = time.monotonic()
+
+    def join(self, count: int, within_s: float) -> None:
+        """Meet the others for the first time: all of them where the run begins, those that live where it goes on.
+
+        Args:
+            count: of the replicas that the run is to have.
+            within_s: after so many seconds it begins with those that have come.
+
+        Raises:
+            LinkError: where the lighthouse is lost, or where this one was started again and nobody is left to heal
+                from.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            self._ask()
+            quorum = self.membership.quorum(FOREVER_S)  # those that live may be long in coming to their next averaging
+            if quorum is None:
+                raise LinkError(f"{self.membership.place.name} has waited in vain for an averaging of the others")
+            if quorum.step == 0 and self.membership.place.attempt > 0:
+                raise LinkError(
+                    f"{self.membership.place.name} was started again, and no replica is left to take its state from; "
+                    "go on from a checkpoint, if there is one"
+                )
+            late = time.monotonic() > deadline
+            ready = quorum.step > 0 or len(quorum.participants) >= count or late
+            if ready and self._average(quorum, 0, whole=False, now=True):
+                return
+            time.sleep(LOOK_S)
+
+    def after(self, minibatch: int) -> None:
+        """So many minibatches are done: average, if it is time for it."""
+        if self._under_way is not None:
+            if minibatch >= self._under_way.until:
+                self._conclude(late=True)
+        elif self.membership.asking:
+            self._look(minibatch, 0.0)
+        elif due(minibatch, self.options.every, self.options.fragments):
+            self._ask()
+            if not self._look(minibatch, self._patience_s()):
+                self.report.missed += 1
+
+    def together(self, minibatch: int) -> bool:
+        """Average all of it now, as the others do at this place too; False where they do not come for too long."""
+        if self._under_way is not None:
+            self._conclude(late=True)
+        deadline = time.monotonic() + self._patience_s()
+        while True:
+            self._ask()
+            if self._look(minibatch, max(deadline - time.monotonic(), 0.0), whole=True):
+                return True
+            if time.monotonic() >= deadline:
+                self.report.missed += 1
+                return False
+            time.sleep(LOOK_S)
+
+    def _patience_s(self) -> float:
+        if self.options.wait_s is not None:
+            return self.options.wait_s
+        return max(SHARE * (time.monotonic() - self._last), LEAST_S)
+
+    def _ask(self) -> None:
+        self.membership.group = self.own.group.key
+        self.membership.ask()
+
+    def _look(self, minibatch: int, wait_s: float, *, whole: bool = False) -> bool:
+        """Average, if all are there within so many seconds."""
+        began = time.monotonic()
+        try:
+            quorum = self.membership.quorum(wait_s)
+        except LinkError as error:
+            self._say(f"{error}; this replica trains on alone until it is back")
+            return False
+        finally:
+            self.report.waited_s += time.monotonic() - began
+        if quorum is None:
+            return False
+        if time.monotonic() - quorum.at > self.options.timeout_s:  # the others have given it up by now
+            self._ask()
+            return False
+        return self._average(quorum, minibatch, whole=whole)
+
+    def _average(self, quorum: Quorum, minibatch: int, *, whole: bool, now: bool = False) -> bool:
+        """Average with these; `now`: whatever the delay."""
+        began = time.monotonic()
+        try:
+            whole = self._agreed(quorum, whole)
+            self._heal(quorum)
+        except LOST as error:
+            self.own.group.leave()
+            self._lost(error)
+            return False
+        else:
+            self.others.tell("average", {"quorum": quorum.to_plain(), "whole": whole})
+            self.own.begin(quorum, whole=whole)
+            self._under_way = UnderWay(minibatch + self.options.delay, quorum.step)
+            if self.options.delay and not (whole or now):
+                return True
+            return self._conclude(late=False)
+        finally:
+            self.report.waited_s += time.monotonic() - began
+
+    def _agreed(self, quorum: Quorum, whole: bool) -> bool:
+        """Whether any of them is where all is to be averaged."""
+        self.own.group.enter(quorum)
+        said = torch.tensor([float(whole)], dtype=torch.float64).view(torch.uint8)
+        return any(each.view(torch.float64).item() for each in self.own.group.all_gather(said))
+
+    def _heal(self, quorum: Quorum) -> None:
+        """Have those that are behind take the state of one that is not."""
+        group, place = self.own.group, quorum.rank
+        if place in quorum.healing:
+            name = quorum.name_of(quorum.source)
+            self._restore(group.receive_state(quorum.source, name), name)
+            self.report.healed += 1
+        elif place == quorum.source and quorum.healing:
+            self.own.bytes_sent += group.send_state(self._capture(), quorum.healing)
+
+    def _conclude(self, *, late: bool) -> bool:
+        """Use what has come, where it has come to every worker of this replica."""
+        under_way, self._under_way = self._under_way, None
+        assert under_way is not None
+        began = time.monotonic()
+        commit = self.own.exchanged()
+        commit = all(self.others.order("exchanged")) and commit
+        self.others.tell("conclude", {"commit": commit, "late": late})
+        self.own.conclude(commit, late=late)
+        if late:
+            self.report.waited_s += time.monotonic() - began
+        if not commit:
+            self._lost(self.own.lost or LinkError("another worker of this replica has lost one"))
+            return False
+        self.membership.step = under_way.step + 1
+        self.report.averagings += 1
+        self._last, self._warned = time.monotonic(), False
+        return True
+
+    def _lost(self, error: Exception) -> None:
+        """One of the others is gone: tried again at once, with those that are there then."""
+        self.report.missed += 1
+        self._say(f"an averaging was lost ({first_line(error):.100}); it is tried again")
+        self._ask()
+
+    def _say(self, line: str) -> None:
+        if not self._warned:
+            warn(f"{self.membership.place.name}: {line}")
+        self._warned = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {**asdict(self.report), "bytes_sent": self.own.bytes_sent}

@@ -1,0 +1,137 @@
+"""A replica's place among the others: what the lighthouse answers, and what is left of it when it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from tests._support.training import one_line
+
+from syngrad.errors import ConfigError, LinkError
+from syngrad.launch.lighthouse import lighthouse
+from syngrad.links.world import LOOPBACK
+from syngrad.replicas.membership import Membership
+from syngrad.replicas.place import Place
+from syngrad.replicas.quorum import Quorum
+
+pytest.importorskip("torchft")
+pytestmark = pytest.mark.distributed
+
+#: seconds that an answer may take on a busy machine
+LONG_S = 30.0
+
+
+@contextmanager
+def members(*identities: dict[str, Any], dead_ms: int = 1500) -> Iterator[list[Membership]]:
+    with lighthouse(LOOPBACK, join_ms=500, dead_ms=dead_ms) as address:
+        made = [
+            Membership(Place(index, len(identities), address), identity, f"127.0.0.1:{index + 1}")
+            for index, identity in enumerate(identities)
+        ]
+        try:
+            yield made
+        finally:
+            for each in made:
+                each.close()
+
+
+def met(*those: Membership) -> list[Quorum]:
+    """What each is answered, where all ask; the first of them may be alone with itself to begin with."""
+    found: dict[int, Quorum] = {}
+    deadline = time.monotonic() + LONG_S
+    while len(found) < len(those):
+        assert time.monotonic() < deadline, "they have not met"
+        for place, each in enumerate(those):
+            if place not in found:
+                each.ask()
+                quorum = each.quorum(0.05)
+                if quorum is not None and len(quorum.participants) == len(those):
+                    found[place] = quorum
+    return [found[place] for place in range(len(those))]
+
+
+def test_all_that_live_meet_in_the_order_of_their_numbers() -> None:
+    with members({"seed": 0}, {"seed": 0}, {"seed": 0}) as those:
+        for step in (0, 1):
+            found = met(*those)
+            assert len({quorum.key for quorum in found}) == 1
+            assert [quorum.rank for quorum in found] == [0, 1, 2]
+            assert [each.store for each in found[0].participants] == [f"127.0.0.1:{port}" for port in (1, 2, 3)]
+            assert found[0].step == step
+            assert (found[0].source, found[0].healing) == (0, [1, 2] if step == 0 else [])
+            for each in those:
+                each.step = step + 1
+
+
+def test_one_that_is_behind_takes_the_state_of_one_that_is_not() -> None:
+    with members({}, {}, {}) as those:
+        met(*those)
+        those[1].step = those[2].step = 7
+        found = met(*those)
+        assert (found[0].step, found[0].source, found[0].healing) == (7, 1, [0])
+
+
+def test_nobody_answers_until_the_others_have_asked() -> None:
+    with members({}, {}) as (one, two):
+        met(one, two)
+        one.ask()
+        assert one.quorum(0.3) is None
+        assert one.asking
+        two.ask()
+        assert one.quorum(LONG_S) is not None
+        assert not one.asking
+
+
+def test_one_that_is_gone_is_waited_for_no_longer() -> None:
+    with members({}, {}) as (one, two):
+        met(one, two)
+        two.close()
+        (alone,) = met(one)
+        assert len(alone.participants) == 1
+
+
+def test_a_group_is_kept_where_all_still_hold_it() -> None:
+    with members({}, {}) as (one, two):
+        met(one, two)
+        first, _ = met(one, two)
+        assert not first.kept
+        one.group = two.group = first.own_key
+        second, _ = met(one, two)
+        assert second.kept
+        two.group = ""  # it has lost somebody
+        third, _ = met(one, two)
+        assert not third.kept
+
+
+def test_another_one_is_told_and_the_others_do_not_notice() -> None:
+    with members({"seed": 0}, {"seed": 0}, {"seed": 4}) as (one, two, other):
+        met(one, two)
+        other.ask()
+        found = met(one, two)
+        with pytest.raises(ConfigError) as caught:
+            other.quorum(LONG_S)
+        assert "replica 0002 has another seed than replica 0000: 4 instead of 0" in one_line(caught)
+        assert [each.rank for each in found] == [0, 1]
+
+
+def test_a_lighthouse_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(
+        LinkError, match=r"replica 0000 does not reach the lighthouse at http://127\.0\.0\.1:1 "
+    ) as caught:
+        Membership(Place(0, 2, "http://127.0.0.1:1"), {}, "")
+    one_line(caught)
+
+
+def test_so_is_one_that_is_lost() -> None:
+    with lighthouse(LOOPBACK) as address:
+        one = Membership(Place(0, 1, address), {}, "")
+    try:
+        one.ask()
+        with pytest.raises(LinkError, match="is lost") as caught:
+            one.quorum(LONG_S)
+        one_line(caught)
+    finally:
+        one.close()
