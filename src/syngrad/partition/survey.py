@@ -31,12 +31,14 @@ class Call:
     Args:
         module: that was called.
         clock: autograd's, when it began.
+        graph: whether gradients were on.
         carries: whether any of its inputs had a gradient to carry, and gradients were on.
         inputs: (node, number of its output) of every input that has a graph.
     """
 
     module: nn.Module
     clock: int
+    graph: bool
     carries: bool
     inputs: set[tuple[Any, int]]
 
@@ -79,6 +81,11 @@ class Survey:
             raise PlaceError("is never called in forward")
         if len(at) > 1:
             raise PlaceError(f"is called {len(at)} times in forward, so it starts no one stage")
+        if not self.calls[at[0]].graph:
+            raise PlaceError(
+                "is called without a graph: under no_grad, or inside checkpoint(…, use_reentrant=True), where "
+                "use_reentrant=False would do"
+            )
         if not self.calls[at[0]].carries:
             raise PlaceError("is given nothing that a gradient could come back for")
         return at[0]
@@ -191,9 +198,9 @@ class Survey:
 
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             held = [h for h in floating(given, named) if h.requires_grad]
-            carries = torch.is_grad_enabled() and bool(held)
             inputs = {(h.grad_fn, h.output_nr) for h in held if h.grad_fn is not None}
-            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries, inputs))
+            graph = torch.is_grad_enabled()
+            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), graph, graph and bool(held), inputs))
 
         with ExitStack() as hooks:
             for module in self._outer:
