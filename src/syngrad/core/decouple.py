@@ -19,7 +19,8 @@ from syngrad.core.batch import TARGET_KEYS, keeping_target, unpack
 from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
-from syngrad.core.task import Task, interface
+from syngrad.core.places import estimable
+from syngrad.core.task import Task, carried, check_estimated, estimates, interface
 from syngrad.core.trainable import check_not_scripted
 from syngrad.errors import ConfigError, CutError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
@@ -63,6 +64,7 @@ class DecoupledNetwork:
         alone: bool = False,
         as_several: bool = False,
         uncut: bool = False,
+        rested_on: bool = False,
     ) -> None:
         """Cut the model (once), and make every interface anew from one run without data, for the shapes alone.
 
@@ -79,9 +81,11 @@ class DecoupledNetwork:
                 wherever they can, and messages lie in memory as if they had crossed a link. A library that sees itself
                 recorded may take other kernels than its own forward does, and so may PyTorch for another layout.
             uncut: whether gradients go through all stages as if there were no cuts.
+            rested_on: whether stages learn from estimates alone.
 
         Raises:
-            CutError: for a cut that a differentiated value goes round, and whatever cutting itself refuses.
+            CutError: for a cut that a differentiated value goes round, or of all that crosses which no estimate can be
+                made, and whatever cutting itself refuses.
         """
         if not self.segments:
             alone = alone and inputs is None
@@ -106,6 +110,10 @@ class DecoupledNetwork:
             interface(name, crossing, estimator, task)
             for name, crossing in zip(self.cuts, bound.crossings, strict=True)
         ]
+        for made, crossing in zip(self.interfaces, bound.crossings, strict=True):
+            if estimates(estimator, made.name):
+                elsewhere = partial(estimable, self.model, args, kwargs, target, loss, estimator, task, alone)
+                check_estimated(made, crossing, task, elsewhere if rested_on else None)
         self.estimators = nn.ModuleDict(
             {module_key(name): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
         )
@@ -147,8 +155,10 @@ class DecoupledNetwork:
                 made = interface(
                     "candidate", crossing, estimator, Task.of(outcome(), args, kwargs, target, loss, count)
                 )
+                if estimates(estimator, "candidate") and len(carried(made, crossing)) == len(crossing.leaves):
+                    return float("inf")
                 return interface_seconds(made, message, target)
-            except ConfigError:
+            except (ConfigError, CutError):
                 return float("inf")
 
         made = partial(
