@@ -25,7 +25,7 @@ from syngrad.partition.chain import tensor_names
 from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
 from syngrad.partition.example import Inputs
 from syngrad.partition.segment import find_tensor, owner_of
-from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning
+from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning, unchanging
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.
@@ -248,7 +248,7 @@ def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = (
         raise RouteError(f"module {hooked[0]!r} has hooks, which an exported graph would lose")
     if len(inputs) == 0:
         raise RouteError("the model takes no inputs")
-    with checkpointing_refused(), returning(model, unread), by_leaves(model, inputs):
+    with checkpointing_refused(), unchanging(model), returning(model, unread), by_leaves(model, inputs):
         try:
             return _recorded(model, inputs, every_dim=True)
         except RouteError:

@@ -18,7 +18,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.partition.chain import writes_in_place
+from syngrad.partition.cuts import RouteError
 from syngrad.partition.example import Inputs
+from syngrad.partition.reads import Place, changed, noted, places, written
 from syngrad.partition.recorded_truth import RecordedTruth
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, owner_of
@@ -56,26 +58,39 @@ class Traced:
         followed: Sequence[str] | None = None,
     ) -> None:
         self._model, self._route, self._inputs, self._record = model, route, inputs, record
+        named = dict(model.named_modules())
+        self._followed = list(named.values() if followed is None else {named[name]: None for name in followed})
+        self._truth = RecordedTruth(model, None if followed is None else self._holds)
         with preserve_state(model):
             if not model.training:
                 model.train()
-            self._training = record()
-            self._truth = RecordedTruth(model, followed, None if followed is None else self._holds)
+            self._training, read = self._recorded()
+            self._truth.note(read)
         with preserve_state(model):
             model.eval()
-            self._evaluation = record()
-            self._truth.note()
+            self._evaluation, read = self._recorded()
+            self._truth.note(read)
         if self._training.code() == self._evaluation.code():
             self._evaluation = self._training
 
-    def _holds(self) -> bool:
-        """Whether a recording made now, in the mode that the model is in, would be the one that there is."""
+    def _recorded(self) -> tuple[Trace, list[Place]]:
+        """A recording, and what Python read meanwhile."""
+        before = written(self._followed)
+        with noted(self._followed) as found:
+            trace = self._record()
+        if what := changed(before, written(self._followed)):
+            raise RouteError(f"its forward changes {what}, which a recording would not do again")
+        return trace, places(self._model, found)
+
+    def _holds(self) -> list[Place] | None:
+        """What a recording made now, in the mode that the model is in, has read, where it is the one that there is."""
         there = self._training if self._model.training else self._evaluation
         try:
             with preserve_state(self._model):
-                return self._record().code() == there.code()
+                made, read = self._recorded()
         except Exception:  # it can no longer be followed
-            return False
+            return None
+        return read if made.code() == there.code() else None
 
     def position(self, cut: str) -> int:
         """The index of the first node recorded inside the named module."""
