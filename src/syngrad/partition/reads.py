@@ -19,6 +19,8 @@ from torch import Tensor, nn
 _OF_ALL = frozenset(vars(nn.Module())) - {"training"}
 #: elements of a list or mapping that are looked at, and functions whose code is
 _MOST, _MOST_FUNCTIONS = 64, 64
+#: lists in lists that are looked into
+_DEEPEST = 4
 #: whose code is no user's
 _NOT_OWN = ("torch", "syngrad", "numpy", "math", "builtins")
 CALLED = ("forward", "_forward_hooks", "_forward_pre_hooks")
@@ -86,8 +88,10 @@ def noted(modules: Sequence[nn.Module]) -> Iterator[Noted]:
         def get(self: Any, name: str) -> Any:
             names = by_id.get(id(self))
             if names is not None and name not in names:
-                caller = sys._getframe(1).f_globals.get("__name__") or ""
-                if not _is_machinery(caller):
+                frame = sys._getframe(1)
+                while frame.f_code is get.__code__ and frame.f_back is not None:  # noted twice
+                    frame = frame.f_back
+                if not _is_machinery(frame.f_globals.get("__name__") or ""):
                     names.add(name)
             return read(self, name)
 
@@ -177,21 +181,25 @@ def _identity(table: Table) -> int:
 def written(modules: Sequence[nn.Module]) -> dict[Any, Any]:
     """What a forward could write to: the modules' plain attributes, and what is outside of them; to be compared."""
     found: dict[Any, Any] = {
-        (id(module), f"self.{key} of {type(module).__name__}"): plain(value)
+        (module, key, f"self.{key} of {type(module).__name__}"): plain(value)
         for module in modules
         for key, value in vars(module).items()
         if key not in _OF_ALL and _is_plain(value)
     }
     own = [module for module in modules if type(module).__module__.partition(".")[0] != "torch"]
-    return found | {(_identity(place.table), place.what): place.now() for place in outside(own)}
+    return found | {(None, _identity(place.table), place.what): place.now() for place in outside(own)}
 
 
-def changed(before: dict[Any, Any], after: dict[Any, Any]) -> str:
-    """What of it a forward has changed, as one that counts does; "" for nothing."""
-    return next((key[1] for key, then in before.items() if after.get(key, _MISSING) != then), "")
+def changed(before: dict[Any, Any], after: dict[Any, Any], read: Noted) -> str:
+    """What of it a forward has read and changed, as one that counts does; "" for nothing."""
+    for key, then in before.items():
+        module, name, what = key
+        if after.get(key, _MISSING) != then and (module is None or name in read[module]):
+            return str(what)
+    return ""
 
 
-def plain(value: Any, depth: int = 2) -> Any:
+def plain(value: Any, depth: int = _DEEPEST) -> Any:
     """Something to compare that later changes leave alone; of what is neither plain nor small, which object it is."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -214,10 +222,10 @@ def _look(value: Any) -> Callable[[Any], Any] | None:
     return None if value is None or isinstance(value, bool | int | float | str) else plain
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = _DEEPEST) -> bool:
     if isinstance(value, dict | list | tuple):
         inside = value.values() if isinstance(value, dict) else value
-        return len(value) <= _MOST and all(_is_plain(each) for each in inside)
+        return depth > 0 and len(value) <= _MOST and all(_is_plain(each, depth - 1) for each in inside)
     return value is None or isinstance(value, bool | int | float | str)
 
 

@@ -78,7 +78,7 @@ class Traced:
         before = written(self._followed)
         with noted(self._followed) as found:
             trace = self._record()
-        if what := changed(before, written(self._followed)):
+        if what := changed(before, written(self._followed), found):
             raise RouteError(f"its forward changes {what}, which a recording would not do again")
         return trace, places(self._model, found)
 
