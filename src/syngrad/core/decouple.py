@@ -21,7 +21,7 @@ from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
 from syngrad.core.places import estimable
 from syngrad.core.task import Task, carried, check_estimated, estimates, interface
-from syngrad.core.trainable import check_not_scripted
+from syngrad.core.trainable import check_not_compiled, check_not_scripted
 from syngrad.errors import ConfigError, CutError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
@@ -195,7 +195,8 @@ def decouple(
     trained in place. What needs an example batch to be found out is raised when the first one comes.
 
     Args:
-        model: any `nn.Module`; or a list of modules, each of which is a stage and gets what the one before returns.
+        model: any `nn.Module`; or a list of modules (a list, a tuple, an `nn.ModuleList`), each of which is a stage and
+            gets what the one before returns.
         cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage.
         stages: or their number, balanced by measured cost, estimators included, when the first batch is seen.
         untie: give each module a parameter of its own where several have had one in common, with the same values. Tied
@@ -209,14 +210,20 @@ def decouple(
             shared across a cut.
         ConfigError: for options that do not fit together, or a number of stages that the model has no room for.
     """
+    if isinstance(model, nn.ModuleList) and len(model):
+        model = list(model)
     if isinstance(model, list | tuple) and model and all(isinstance(stage, nn.Module) for stage in model):
         if cuts is not None or stages is not None:
-            raise ConfigError("a list of modules is a list of stages: give neither cuts= nor stages= with it")
+            raise ConfigError(
+                "a list of modules, an nn.ModuleList too, is a list of stages: give neither cuts= nor stages= with it, "
+                "or give the model that calls them"
+            )
         model = nn.Sequential(*model)
         cuts, stages = (list(map(str, range(1, len(model)))), None) if len(model) > 1 else (None, 1)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"decouple needs a torch.nn.Module or a list of them, got {type(model).__name__}")
     check_not_scripted(model)
+    check_not_compiled(model, cuts, stages)
     if untie:
         untie_parameters(model)
     if (cuts is None) == (stages is None):

@@ -199,7 +199,8 @@ def _for_real(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]) -
     except SyngradError:
         raise
     except Exception as error:
-        raise TrainingError(f"the model raised on the first batch: {first_line(error)}") from error
+        # alone: what tensors without data could not do before is nobody's affair
+        raise TrainingError(f"the model raised on the first batch: {first_line(error)}") from None
     finally:
         for module, training in modes:
             module.training = training
@@ -218,7 +219,7 @@ def check_runs(model: nn.Module, example: Example) -> None:
     except SyngradError:
         raise
     except Exception as error:
-        raise TrainingError(f"the model raised {said(error, example)}") from error
+        raise TrainingError(f"the model raised {said(error, example)}") from None
 
 
 def said(error: Exception, example: Any) -> str:

@@ -78,7 +78,9 @@ class Survey:
         module = self._model.get_submodule(cut.removesuffix("._orig_mod"))
         at = self._by_module.get(module, [])
         if not at:
-            raise PlaceError("is never called in forward")
+            raise PlaceError(
+                "is not called by forward on the first batch; a module that some batches pass by starts no stage"
+            )
         if len(at) > 1:
             raise PlaceError(f"is called {len(at)} times in forward, so it starts no one stage")
         if not self.calls[at[0]].graph:
