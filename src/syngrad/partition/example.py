@@ -211,7 +211,7 @@ def check_runs(model: nn.Module, example: Example) -> None:
     if not _have_numbers(model, example):
         return
     try:
-        with preserve_state(model), torch.no_grad():
+        with preserve_state(model), torch.enable_grad():  # it may differentiate
             if not model.training:
                 model.train()
             args, kwargs = map_tensors(torch.clone, example)

@@ -81,6 +81,16 @@ class Trace:
             raise PlaceError("lies inside a part that runs under no_grad or autocast")
         return at
 
+    def is_differentiated_through(self, cut: str) -> bool:
+        """Whether the forward takes a derivative after the cut, with respect to what was made before it."""
+        taken = [at for at, node in enumerate(self.nodes) if node.target is torch.autograd.grad]
+        if not taken:
+            return False
+        start, made = self.position(cut), {node: at for at, node in enumerate(self.nodes)}
+        return any(
+            start <= at and any(made.get(each, -1) < start for each in self.nodes[at].all_input_nodes) for at in taken
+        )
+
     def starts(self, cuts: Sequence[str]) -> list[int]:
         """The positions of the cuts; raises RouteError where they are not in the order of execution here."""
         starts = [self.position(cut) for cut in cuts]

@@ -105,6 +105,9 @@ class Traced:
 
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a graph of its own for each mode."""
+        for cut in cuts:
+            if not self.closed(cut):
+                raise RouteError(f"forward itself differentiates through {cut!r}")
         training = evaluation = parts(self._training, cuts, self._inputs)
         if self._evaluation is not self._training:
             evaluation = parts(self._evaluation, cuts, self._inputs)
@@ -123,8 +126,8 @@ class Traced:
         ]
 
     def closed(self, cut: str) -> bool:
-        """Always: what crosses is found in the recording."""
-        return True
+        """Whether forward takes no derivative through it; all that crosses is found in the recording."""
+        return not any(trace.is_differentiated_through(cut) for trace in (self._training, self._evaluation))
 
 
 def parts(trace: Trace, cuts: Sequence[str], inputs: Inputs) -> list[Part]:
