@@ -151,6 +151,15 @@ def finite(
     raise TrainingError(f"the loss is {value} {where}; {cause}")
 
 
+def loss_error(error: Exception, output: Any) -> TrainingError:
+    """What a loss has raised of this output, in one line."""
+    hint = ""
+    if isinstance(error, IndexError) and "out of bounds" in str(error):
+        classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else "own"
+        hint = f"; a label is outside the model's {classes} outputs"
+    return TrainingError(f"the loss raised {first_line(error)}{hint}")
+
+
 def blame(output: Any, parameters: Iterable[Tensor]) -> str:
     """Why a loss is not finite where its data is: what was found of the output and of the weights that made it.
 

@@ -60,7 +60,7 @@ class Task:
         if isinstance(output, Tensor):
             loss = InStructure(loss, output, [0], turned) if any(turned) else loss
         elif bound.read is not None:
-            loss = InStructure(loss, output, bound.read, turned)
+            loss = InStructure(loss, output, bound.read, turned, bound.unread)
         shapes = [(part.transpose(0, 1) if place else part).shape for part, place in zip(parts, turned, strict=True)]
         why = ""
         if any(part.dim() == 0 for part in parts) and not isinstance(output, Tensor):

@@ -255,7 +255,9 @@ def verify(model: nn.Module, segments: Sequence[Segment], example: Example, unre
         return
     for training in (True, False):
         whole = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))
-        parts = _outcome(model, training, example, lambda args, kwargs: compose(segments, args, kwargs))
+        parts = _outcome(
+            model, training, example, lambda args, kwargs: leave_out(compose(segments, args, kwargs), unread)
+        )
         if _same(whole, parts):
             continue
         again = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))

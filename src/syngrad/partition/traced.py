@@ -25,6 +25,7 @@ from syngrad.partition.recorded_truth import RecordedTruth
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, owner_of
 from syngrad.preserve_state import preserve_state
+from syngrad.unread import Unread, stand_ins
 
 _OPERATORS = frozenset(
     ["iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "setitem"]
@@ -147,6 +148,8 @@ class Part(nn.Module):
         self.writes_received = writes_received
         self.inputs: Inputs | None = None
         self.out_spec: pytree.TreeSpec | None = None
+        #: for what it returns nothing for
+        self.stand_ins: dict[int, Unread] = {}
         self._unpacks = unpacks
         self._homes = tuple(
             (table, key, owner, attribute)
@@ -169,7 +172,12 @@ class Part(nn.Module):
             result = module(*self.inputs.leaves(args, kwargs))
         else:
             result = module(*args[0]) if self._unpacks else module(*args)
-        return result if self.out_spec is None else pytree.tree_unflatten(list(result), self.out_spec)
+        if self.out_spec is None:
+            return result
+        leaves = list(result)
+        for at, stand_in in self.stand_ins.items():
+            leaves[at] = stand_in
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
 
 class _Builder:
@@ -208,7 +216,9 @@ class _Builder:
         writes = index > 0 and writes_received(own, received, copier.find_module)
         part = Part(copier.module(), copier.homes, unpacks=index > 0 and len(received) != 1, writes_received=writes)
         part.inputs = inputs if index == 0 else None
-        part.out_spec = self._trace.out_spec if index == self._last else None
+        if index == self._last:
+            spec = part.out_spec = self._trace.out_spec
+            part.stand_ins = stand_ins(pytree.tree_unflatten(range(spec.num_leaves), spec), self._trace.unread)
         return part
 
     def _crossing(self, index: int) -> list[fx.Node]:
