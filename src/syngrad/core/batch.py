@@ -80,9 +80,7 @@ def read(batch: Any, unpack_with: Unpack, count: Callable[[Any], float] | None, 
     size = samples(args, kwargs, target)
     if size == 0:
         raise TrainingError("a batch of no samples cannot be trained on; use a loader that yields at least one")
-    if count is None:
-        return Batch(args, kwargs, target, 1.0 / size, size)
-    number = float(count(target))
+    number = losses(target, size, count)
     if not number > 0:
         raise TrainingError(
             f"loss_count gave {number:g} for a batch of {size}; it must be the positive number of losses"
@@ -105,6 +103,26 @@ def samples(args: Any, kwargs: Any, target: Any) -> int:
     if any(leaf.shape[0] == n for leaf in inputs) or (inputs and inputs[0].dim() > 1 and inputs[0].shape[1] == n):
         return n
     return first
+
+
+def losses(target: Any, size: int, count: Callable[[Any], float] | None) -> float:
+    """The number of sample losses that a minibatch's loss averages over.
+
+    Args:
+        target: of the minibatch.
+        size: the number of its samples.
+        count: target → that number, where the user gives it; otherwise one a sample, or one an element of a target that
+            has been flattened, the tokens of all samples in a row.
+    """
+    if count is not None:
+        return float(count(target))
+    return float(flat_losses(target, size) or size)
+
+
+def flat_losses(target: Any, size: int) -> int:
+    """The rows of a target that has some for every sample; 0 where it has not."""
+    rows = target.shape[0] if isinstance(target, Tensor) and target.dim() else 0
+    return rows if rows > size and rows % size == 0 else 0
 
 
 def finite(
@@ -131,6 +149,15 @@ def finite(
     if part == "input" and sent:
         cause = "what the previous stages have sent holds NaN or infinity; check their data, or lower the learning rate"
     raise TrainingError(f"the loss is {value} {where}; {cause}")
+
+
+def loss_error(error: Exception, output: Any) -> TrainingError:
+    """What a loss has raised of this output, in one line."""
+    hint = ""
+    if isinstance(error, IndexError) and "out of bounds" in str(error):
+        classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else "own"
+        hint = f"; a label is outside the model's {classes} outputs"
+    return TrainingError(f"the loss raised {first_line(error)}{hint}")
 
 
 def blame(output: Any, parameters: Iterable[Tensor]) -> str:

@@ -25,6 +25,7 @@ from syngrad.partition.segment import Segment
 from syngrad.partition.survey import nodes_of
 from syngrad.targets import scalar
 from syngrad.tree import as_tree, map_tensors, tensors
+from syngrad.unread import stand_ins
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -244,15 +245,21 @@ class InStructure:
         output: of the model, for its structure.
         read: the positions of those leaves in the flattened output.
         turned: which of them have their samples in the second dimension; they are predicted with the samples in front.
+        unread: the positions of what it does without: a use of that later is refused.
     """
 
-    def __init__(self, loss: Loss, output: Any, read: Sequence[int], turned: Sequence[bool]) -> None:
+    def __init__(
+        self, loss: Loss, output: Any, read: Sequence[int], turned: Sequence[bool], unread: Sequence[int] = ()
+    ) -> None:
         flat, self._spec = pytree.tree_flatten(output)
+        self._stand_ins = stand_ins(output, unread)
         self._loss, self._read, self._length, self._turned = loss, list(read), len(flat), list(turned)
 
     def __call__(self, predicted: Any, target: Any) -> Tensor:
-        """The loss of an output that has these leaves; every other leaf is None."""
+        """The loss of an output that has these leaves, and none of the others."""
         flat: list[Any] = [None] * self._length
+        for i, stand_in in self._stand_ins.items():
+            flat[i] = stand_in
         leaves = predicted if isinstance(predicted, tuple) else (predicted,)
         for i, leaf, turned in zip(self._read, leaves, self._turned, strict=True):
             flat[i] = leaf.transpose(0, 1) if turned else leaf
@@ -270,15 +277,27 @@ def check_closed(crossings: Sequence[Crossing], names: Sequence[str]) -> None:
             )
 
 
+def of_graphs(error: Exception) -> str:
+    """Why autograd may have come to a graph that is gone: that of a stage that has been updated already."""
+    if "backward through the graph a second time" not in str(error):
+        return ""
+    return (
+        "; the loss or a later stage may differentiate a value from before a cut that does not cross it, which it did "
+        "not on the first minibatch: have it do so from then on, times 0 if need be, or use method='backprop'"
+    )
+
+
 def _unread(output: Any, read: Sequence[int], loss: Loss, target: Any) -> list[int]:
     """The positions of what the loss does without. A tensor that has no gradient may be looked at all the same, a mask
     say, and stays.
     """
-    flat, spec = pytree.tree_flatten(output)
-    left = [i for i, leaf in enumerate(flat) if i not in read and _may_be_dead(leaf)]
+    leaves, spec = pytree.tree_flatten(output)
+    flat = dict(enumerate(leaves))
+    left = [i for i, leaf in flat.items() if i not in read and _may_be_dead(leaf)]
     if left:
         try:
-            loss(pytree.tree_unflatten([None if i in left else leaf for i, leaf in enumerate(flat)], spec), target)
+            without = flat | stand_ins(output, left)
+            loss(pytree.tree_unflatten([without[i] for i in range(len(flat))], spec), target)
         except Exception:  # it looks at some of it
             return []
     return left

@@ -19,8 +19,9 @@ from syngrad.core.batch import TARGET_KEYS, keeping_target, unpack
 from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
 from syngrad.core.input_predictor import InputSpec, make
 from syngrad.core.interface import Interface
-from syngrad.core.task import Task, interface
-from syngrad.core.trainable import check_not_scripted
+from syngrad.core.places import estimable
+from syngrad.core.task import Task, carried, check_estimated, estimates, interface
+from syngrad.core.trainable import check_not_compiled, check_not_scripted
 from syngrad.errors import ConfigError, CutError, SyngradError, unknown
 from syngrad.estimators.registry import EstimatorSpec
 from syngrad.estimators.regressors import Regressor
@@ -63,6 +64,7 @@ class DecoupledNetwork:
         alone: bool = False,
         as_several: bool = False,
         uncut: bool = False,
+        rested_on: bool = False,
     ) -> None:
         """Cut the model (once), and make every interface anew from one run without data, for the shapes alone.
 
@@ -79,9 +81,11 @@ class DecoupledNetwork:
                 wherever they can, and messages lie in memory as if they had crossed a link. A library that sees itself
                 recorded may take other kernels than its own forward does, and so may PyTorch for another layout.
             uncut: whether gradients go through all stages as if there were no cuts.
+            rested_on: whether stages learn from estimates alone.
 
         Raises:
-            CutError: for a cut that a differentiated value goes round, and whatever cutting itself refuses.
+            CutError: for a cut that a differentiated value goes round, or of all that crosses which no estimate can be
+                made, and whatever cutting itself refuses.
         """
         if not self.segments:
             alone = alone and inputs is None
@@ -106,6 +110,10 @@ class DecoupledNetwork:
             interface(name, crossing, estimator, task)
             for name, crossing in zip(self.cuts, bound.crossings, strict=True)
         ]
+        for made, crossing in zip(self.interfaces, bound.crossings, strict=True):
+            if estimates(estimator, made.name):
+                elsewhere = partial(estimable, self.model, args, kwargs, target, loss, estimator, task, alone)
+                check_estimated(made, crossing, task, elsewhere if rested_on else None)
         self.estimators = nn.ModuleDict(
             {module_key(name): made for name, made in zip(self.cuts, self.interfaces, strict=True)}
         )
@@ -147,8 +155,10 @@ class DecoupledNetwork:
                 made = interface(
                     "candidate", crossing, estimator, Task.of(outcome(), args, kwargs, target, loss, count)
                 )
+                if estimates(estimator, "candidate") and len(carried(made, crossing)) == len(crossing.leaves):
+                    return float("inf")
                 return interface_seconds(made, message, target)
-            except ConfigError:
+            except (ConfigError, CutError):
                 return float("inf")
 
         made = partial(
@@ -185,7 +195,8 @@ def decouple(
     trained in place. What needs an example batch to be found out is raised when the first one comes.
 
     Args:
-        model: any `nn.Module`; or a list of modules, each of which is a stage and gets what the one before returns.
+        model: any `nn.Module`; or a list of modules (a list, a tuple, an `nn.ModuleList`), each of which is a stage and
+            gets what the one before returns.
         cuts: qualified names of modules (as in `model.named_modules()`); each starts a new stage.
         stages: or their number, balanced by measured cost, estimators included, when the first batch is seen.
         untie: give each module a parameter of its own where several have had one in common, with the same values. Tied
@@ -199,14 +210,20 @@ def decouple(
             shared across a cut.
         ConfigError: for options that do not fit together, or a number of stages that the model has no room for.
     """
+    if isinstance(model, nn.ModuleList) and len(model):
+        model = list(model)
     if isinstance(model, list | tuple) and model and all(isinstance(stage, nn.Module) for stage in model):
         if cuts is not None or stages is not None:
-            raise ConfigError("a list of modules is a list of stages: give neither cuts= nor stages= with it")
+            raise ConfigError(
+                "a list of modules, an nn.ModuleList too, is a list of stages: give neither cuts= nor stages= with it, "
+                "or give the model that calls them"
+            )
         model = nn.Sequential(*model)
         cuts, stages = (list(map(str, range(1, len(model)))), None) if len(model) > 1 else (None, 1)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"decouple needs a torch.nn.Module or a list of them, got {type(model).__name__}")
     check_not_scripted(model)
+    check_not_compiled(model, cuts, stages)
     if untie:
         untie_parameters(model)
     if (cuts is None) == (stages is None):

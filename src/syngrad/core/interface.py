@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.checks import real, whole
+from syngrad.core.views import View
 from syngrad.errors import ConfigError, MessageError, SyngradError, TrainingError, first_line
 from syngrad.estimators.base import Binding, Context, GradientEstimator, steady
 from syngrad.estimators.registry import EstimatorSpec, make, parse
 from syngrad.estimators.regressors import Zero
 from syngrad.targets import check_lambda, mixed
-from syngrad.tree import batch_size, structure
+from syngrad.tree import batch_size, structure, tensors
 
 
 class Interface(nn.Module):
@@ -90,8 +91,8 @@ class Interface(nn.Module):
         self.bound = False
         self._structure = ""
         self.positions: list[int] = []
-        #: leaves whose samples stand in their second dimension: their estimators see them turned
-        self.turned: list[int] = []
+        #: how the estimators see the leaves, one a leaf; empty where all of them, and the labels, are seen as they are
+        self.views: list[View] = []
         # a leaf that always requires a gradient: the backward runs, and the estimator learns, even where nothing
         # before the interface is trained
         self._anchor = torch.zeros((), requires_grad=True)
@@ -126,33 +127,43 @@ class Interface(nn.Module):
         bindings: list[Binding],
         where: list[int] | None = None,
         *,
-        turned: Sequence[bool] = (),
-        carried: Sequence[bool] = (),
+        views: Sequence[View] = (),
     ) -> None:
         """Make one estimator for each leaf described.
 
         Args:
-            bindings: of the leaves.
+            bindings: of the leaves, as they are seen.
             where: they stand in the flattened message.
-            turned: which of them have their samples in the second dimension; none unless given.
-            carried: which have no samples, and get no estimate; none unless given.
+            views: how they are seen, one a leaf; as they are unless given.
         """
         self.positions = where if where is not None else []
-        self.turned = [i for i, second in enumerate(turned) if second]
+        views = views or [View()] * len(bindings)
+        self.views = [] if all(view.plain for view in views) else list(views)
         with torch.inference_mode(False):  # what is made under it can never be trained
             made = [
-                make("zero" if any(carried[i : i + 1]) else self._given[0], binding, self.name)
-                for i, binding in enumerate(bindings)
+                make("zero" if view.carried else self._given[0], binding, self.name)
+                for view, binding in zip(views, bindings, strict=True)
             ]
             self.estimators.extend(made)
         self._plain: list[GradientEstimator] = made
         self.bound = True
 
-    def turn(self, leaves: list[Tensor]) -> list[Tensor]:
-        """The leaves, or gradients of them, with the samples in front; done twice, as they were."""
-        if not self.turned:
+    @property
+    def turned(self) -> list[int]:
+        """The leaves whose samples stand in their second dimension."""
+        return [i for i, view in enumerate(self.views) if view.turned]
+
+    def seen(self, leaves: list[Tensor]) -> list[Tensor]:
+        """The leaves, or gradients of them, as their estimators see them."""
+        if not self.views:
             return leaves
-        return [each.transpose(0, 1) if i in self.turned else each for i, each in enumerate(leaves)]
+        return [view.of(each) for view, each in zip(self.views, leaves, strict=True)]
+
+    def context_at(self, i: int, context: Any) -> Any:
+        """The context as the estimator of leaf i sees it: the user's own loss, in a head, takes it as it comes."""
+        if not self.views or self._plain[i].takes_loss:
+            return context
+        return self.views[i].labels(context)
 
     def check(self, leaves: list[Tensor]) -> None:
         """Refuse a message that is not what the estimators were made for."""
@@ -172,16 +183,17 @@ class Interface(nn.Module):
 
     def estimate(self, leaves: list[Tensor], context: Any, scale: float, keep: bool) -> tuple[list[Tensor], list[Any]]:
         """scale·δ̂ for every leaf, and what `fit` will want of each of these runs."""
-        leaves = self.turn(leaves)
-        self.check(leaves)
+        seen = self.seen(leaves)
+        self.check(seen)
         estimates, kept = [], []
-        for estimator, leaf in zip(self._plain, leaves, strict=True):
+        for i, (estimator, leaf) in enumerate(zip(self._plain, seen, strict=True)):
             try:
-                made, memo = estimator.estimate(leaf, context, scale, keep and estimator.wants_feedback)
+                labels = self.context_at(i, context) if self.views else context
+                made, memo = estimator.estimate(leaf, labels, scale, keep and estimator.wants_feedback)
             except SyngradError as error:
                 if repr(self.name) in str(error):
                     raise
-                raise type(error)(f"at {self.name!r}: {error}") from error
+                raise type(error)(f"at {self.name!r}: {error}{self._uneven(seen, context)}") from error
             except Exception as error:
                 hint = (
                     "; a batch of one cannot be batch-normalised: use drop_last=True, or batch_norm=False"
@@ -191,16 +203,33 @@ class Interface(nn.Module):
                 raise TrainingError(f"the estimator at {self.name!r} raised {first_line(error)}{hint}") from error
             estimates.append(made)
             kept.append(memo)
-        return self.turn(estimates), kept
+        if self.views:
+            estimates = [view.back(made, h) for view, made, h in zip(self.views, estimates, leaves, strict=True)]
+        return estimates, kept
+
+    def _uneven(self, seen: list[Tensor], context: Any) -> str:
+        """What to do where parts of the message have other numbers of samples than the labels; "" where none has."""
+        views = self.views or [View()] * len(seen)
+        counts = [leaf.shape[0] for leaf, view in zip(seen, views, strict=True) if view.samples and leaf.dim()]
+        samples = batch_size(context) if tensors(context) else max(counts, default=1)
+        other = next((count for count in counts if count != samples), samples)
+        if other == samples:
+            return ""
+        remedy = "cut where every sample has a row, or begin with a minibatch of a size that nothing else has"
+        if other == 1:
+            remedy = "begin with a minibatch of two samples or more"
+        part = "a part of the message that had as many in the first minibatch"
+        return f"; there are {samples} samples, and {other} in {part}: {remedy}"
 
     def fit(
         self, leaves: list[Tensor], context: Any, received: list[Tensor], scale: float, kept: list[Any] | None = None
     ) -> None:
         """Fit every leaf's estimator to what came back for it."""
-        leaves, received = self.turn(leaves), self.turn(received)
+        leaves, received = self.seen(leaves), self.seen(received)
         for i, estimator in enumerate(self._plain):
             if estimator.wants_feedback:
-                estimator.fit(leaves[i], context, received[i], scale, kept[i] if kept is not None else None)
+                labels = self.context_at(i, context) if self.views else context
+                estimator.fit(leaves[i], labels, received[i], scale, kept[i] if kept is not None else None)
 
     def forward(self, message: Any, context: Any = None, scale: float | None = None) -> Any:
         """The message itself, with the gradient swapped on its way back."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from syngrad.core.binding import Loss, bind_to_loss
+from syngrad.core.binding import Crossing, Loss, bind_to_loss
+from syngrad.core.task import Task, carried, interface
 from syngrad.errors import SyngradError
+from syngrad.estimators.registry import EstimatorSpec
 from syngrad.partition import split, working_places
 from syngrad.partition.balance import measured
 from syngrad.partition.cuts import trains
@@ -63,12 +65,12 @@ def list_places(
     segments = found.segments
     costs, _ = measured(model, segments, example, None)
     bound = bind_to_loss(model, segments, args, kwargs, target, loss)
-    listed, trained = [], False
+    task, listed, trained = Task.of(bound, args, kwargs, target, loss, None), [], False
     for k, (name, crossing) in enumerate(zip(found.names, bound.crossings, strict=True), 1):
         trained = trained or trains(model, segments[k - 1].parameter_names)
-        if crossing.escapes or not crossing.where:
-            continue
         leaves = crossing.leaves
+        if crossing.escapes or all(task.seen(h, head=False)[0].carried for h in leaves):
+            continue
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         shared = shared_across(model, segments, k)
@@ -76,6 +78,51 @@ def list_places(
         listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
         trained = False
     return listed
+
+
+def estimable(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    target: Any,
+    loss: Loss,
+    estimator: EstimatorSpec,
+    task: Task,
+    alone: bool,
+) -> list[str]:
+    """The places at which this model can be cut so that the gradient of all that crosses, or of some, is estimated.
+
+    Args:
+        model: the user's.
+        args: of the model, a real batch; kwargs: likewise; target: of the loss.
+        loss: (output, target) → scalar.
+        estimator: what is made for the interface.
+        task: what it is made for.
+        alone: whether all stages run in one process.
+    """
+    try:
+        whole = bind_to_loss(model, [model], args, kwargs, target, loss)
+        found = working_places(model, (args, kwargs), lambda: whole.unread)
+        crossings = bind_to_loss(model, found.segments, args, kwargs, target, loss).crossings
+    except SyngradError:
+        return []
+    names = []
+    for k, (name, crossing) in enumerate(zip(found.names, crossings, strict=True), 1):
+        if crossing.escapes or not crossing.where or not _estimates(name, crossing, estimator, task):
+            continue
+        shares = bool(_shared(model, found.segments, k))
+        if alone or _recorded(model, name, found.segments, (args, kwargs), shares, whole.unread):
+            names.append(name)
+    return names
+
+
+def _estimates(name: str, crossing: Crossing, estimator: EstimatorSpec, task: Task) -> bool:
+    """Whether an estimator can be made, and of some of the message."""
+    try:
+        made = interface(name, crossing, estimator, task)
+    except SyngradError:
+        return False
+    return len(carried(made, crossing)) < len(crossing.leaves)
 
 
 def _recorded(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -16,6 +18,27 @@ def check_sizes(model: nn.Module) -> None:
             raise ConfigError(
                 f"{name!r} of the model has no size yet, as it is of a lazy module: call the model once on a batch, as "
                 "in model(x), before it is trained"
+            )
+
+
+def check_not_compiled(model: nn.Module, cuts: Sequence[str] | None, stages: int | None) -> None:
+    """Refuse, by a CutError, cuts inside of what is compiled as one piece.
+
+    Args:
+        model: the user's.
+        cuts: the names; stages: or their number.
+    """
+    if stages == 1:
+        return
+    around = {""} | {name.rpartition(".")[0] for name in cuts or () if isinstance(name, str)}
+    around |= {".".join(name.split(".")[:i]) for name in around for i in range(1, name.count(".") + 1)}
+    modules = dict(model.named_modules())
+    for name in sorted(around & modules.keys()):
+        if modules[name]._compiled_call_impl is not None or (not name and hasattr(modules[name], "_orig_mod")):
+            what = f"module {name!r}" if name else "the model"
+            raise CutError(
+                f"{what} is compiled as one piece, which cannot be cut: compile its blocks instead, as in "
+                "block.compile(), and cut the model that was not compiled"
             )
 
 

@@ -112,6 +112,9 @@ class GradientEstimator(nn.Module):
     #: the estimator's learning rate as a multiple of its stage's
     learning_rate: float = 1.0
 
+    #: whether it differentiates the user's own loss, which takes the labels as they come
+    takes_loss: bool = False
+
     #: whether every sample's estimate is its own, and is what `estimate` keeps: samples can then be put together, and
     #: what was kept be taken apart
     rowwise: bool = False

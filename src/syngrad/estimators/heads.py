@@ -74,6 +74,8 @@ class Head(GradientEstimator):
         ConfigError: for a number that is none of these.
     """
 
+    takes_loss = True
+
     def __init__(
         self,
         hidden: int = 0,

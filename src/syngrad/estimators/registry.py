@@ -77,6 +77,15 @@ def option_names(name: str) -> list[str]:
     return list(inspect.signature(Head if made in (local, sobolev, default) else made).parameters)
 
 
+def predicts_output(spec: EstimatorSpec, cut: str) -> bool:
+    """Whether the estimator of a cut is a head, as far as that can be told before it is made."""
+    if isinstance(spec, Mapping):
+        spec = spec.get(cut, spec.get("default", "default"))
+    if isinstance(spec, str):
+        return parse(spec).takes_loss
+    return isinstance(spec, Head) or (inspect.isclass(spec) and issubclass(spec, Head))
+
+
 def adopt(module: Any) -> GradientEstimator:
     """An estimator as it is, or a user's own module wrapped into one."""
     if isinstance(module, GradientEstimator):

@@ -139,6 +139,11 @@ class Policy:
         """Whether what stages share is updated by the sum of all gradients of minibatch `step`, wherever they run."""
         return 0 <= step < self.warmup or not self.averages
 
+    @property
+    def rests_on_estimates(self) -> bool:
+        """Whether a stage whose gradient nobody estimates would stand still, or learn from a part of it only."""
+        return self.method.estimates and not self.method.every and self.method.lam < 1.0
+
     def lam(self, step: int) -> float:
         """The λ of minibatch `step` where it is locked: 1 in the warm-up, for back-propagation and for a truth."""
         if step < self.warmup or not self.method.estimates or self.method.every:

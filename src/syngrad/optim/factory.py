@@ -27,11 +27,12 @@ NAMED: dict[str, type[torch.optim.Optimizer]] = {
 #: ways in which PyTorch runs an optimiser; where none is asked for, it is the fused one, which is the fastest
 IMPLEMENTATIONS = ("fused", "foreach", "differentiable")
 FUSED_ON = ("cpu", "cuda")
+_UNASKED = "_fused_unasked"
 
 
 def default_optimizer(params: Any) -> torch.optim.Optimizer:
     """Adam, learning rate 1e-3, in its fused form."""
-    return torch.optim.Adam(params, 1e-3, fused=True)
+    return _unasked(torch.optim.Adam(params, 1e-3, fused=True))
 
 
 def parse_optimizer(text: str) -> Callable[[Any], torch.optim.Optimizer]:
@@ -85,9 +86,20 @@ def _factory(
     def factory(params: Any) -> torch.optim.Optimizer:
         given = list(params)
         more = {"fused": True} if fuse and all(p.device.type in FUSED_ON for p in _tensors(given)) else {}
-        return made(given, **options, **more)
+        optimizer = made(given, **options, **more)
+        return _unasked(optimizer) if more else optimizer
 
     return factory
+
+
+def _unasked(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    vars(optimizer)[_UNASKED] = True
+    return optimizer
+
+
+def fused_unasked(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is fused because nobody has said otherwise."""
+    return vars(optimizer).get(_UNASKED, False) is True
 
 
 def _tensors(params: list[Any]) -> Iterable[torch.Tensor]:

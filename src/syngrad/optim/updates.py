@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, warn
+from syngrad.optim import sparse_gradients
 from syngrad.optim.groups import (
     GroupOptions,
     OptimizerFactory,
@@ -124,6 +125,11 @@ class Updates:
         self.optimizers = [make_optimizer(factory, found) for found in made]
         for optimizer in self.optimizers:
             check_options(groups or {}, optimizer)
+        self.names = names or {}
+        modules = [module for stage in stages for module in stage.segment.modules()]
+        sparse_gradients.leave_unfused(self.optimizers, sparse_gradients.of_modules(modules), self.names)
+        #: whether no gradient has been seen yet
+        self._fresh = True
         #: every group's options as they were made, before a schedule moves them
         self.options = [
             [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
@@ -143,12 +149,17 @@ class Updates:
         self.standing = StandingStages()
         # those without parameters too: a stage's may be given to another one, and back
         self._parts = parts
-        self._parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
+        #: all that they hold
+        self.parameters = [p for optimizer in self.optimizers for g in optimizer.param_groups for p in g["params"]]
 
     def step_all(self) -> None:
         """Apply what has gathered in `.grad`, guarded and clipped, and clear it: this is where weights change."""
         if self.guard is not None or self.clipping is not None or self.standing:
             self._admit()
+        if self._fresh:  # a function may make sparse ones too, which no module tells of
+            sparse = sparse_gradients.of_gradients(self.parameters)
+            sparse_gradients.leave_unfused(self.optimizers, sparse, self.names)
+            self._fresh = False
         if self.late is None:
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -171,12 +182,12 @@ class Updates:
 
     def clear_all(self) -> None:
         """Forget all gathered gradients."""
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
 
     def gathered(self) -> list[Tensor]:
         """All gradients there are."""
-        return [p.grad for p in self._parameters if p.grad is not None]
+        return [p.grad for p in self.parameters if p.grad is not None]
 
     def _admit(self) -> None:
         """Drop the gradients of parts that the guard does not admit, and shorten those that are too long."""

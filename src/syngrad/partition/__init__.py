@@ -184,7 +184,7 @@ class _Way:
                     at.setdefault(program.position(unit), unit)
                 except PlaceError:
                     continue  # a candidate of ours that is no place for a cut: never called, called twice, or the first
-            places = [at[position] for position in sorted(at)]
+            places = [at[position] for position in sorted(at) if program.closed(at[position])]
             chosen = choose(model, program, places, stages, example, interface_cost, self.alone)
             check_stages(model, program, chosen, self.alone)
             return program.segments(chosen)

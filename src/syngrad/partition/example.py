@@ -199,7 +199,8 @@ def _for_real(parts: Sequence[nn.Module], example: Any, run: Callable[..., T]) -
     except SyngradError:
         raise
     except Exception as error:
-        raise TrainingError(f"the model raised on the first batch: {first_line(error)}") from error
+        # alone: what tensors without data could not do before is nobody's affair
+        raise TrainingError(f"the model raised on the first batch: {first_line(error)}") from None
     finally:
         for module, training in modes:
             module.training = training
@@ -210,7 +211,7 @@ def check_runs(model: nn.Module, example: Example) -> None:
     if not _have_numbers(model, example):
         return
     try:
-        with preserve_state(model), torch.no_grad():
+        with preserve_state(model), torch.enable_grad():  # it may differentiate
             if not model.training:
                 model.train()
             args, kwargs = map_tensors(torch.clone, example)
@@ -218,7 +219,7 @@ def check_runs(model: nn.Module, example: Example) -> None:
     except SyngradError:
         raise
     except Exception as error:
-        raise TrainingError(f"the model raised {said(error, example)}") from error
+        raise TrainingError(f"the model raised {said(error, example)}") from None
 
 
 def said(error: Exception, example: Any) -> str:
@@ -254,7 +255,9 @@ def verify(model: nn.Module, segments: Sequence[Segment], example: Example, unre
         return
     for training in (True, False):
         whole = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))
-        parts = _outcome(model, training, example, lambda args, kwargs: compose(segments, args, kwargs))
+        parts = _outcome(
+            model, training, example, lambda args, kwargs: leave_out(compose(segments, args, kwargs), unread)
+        )
         if _same(whole, parts):
             continue
         again = _outcome(model, training, example, lambda args, kwargs: leave_out(model(*args, **kwargs), unread))

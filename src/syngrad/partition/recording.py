@@ -13,7 +13,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +25,7 @@ from syngrad.partition.chain import tensor_names
 from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
 from syngrad.partition.example import Inputs
 from syngrad.partition.segment import find_tensor, owner_of
-from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning
+from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning, unchanging
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.
@@ -45,6 +45,8 @@ class Trace:
     out_spec: pytree.TreeSpec
     constants: dict[str, Any] = field(default_factory=dict)
     """What the graph refers to that is not in the model: tensors made while tracing, sub-graphs."""
+    unread: tuple[int, ...] = ()
+    """The positions, in the flattened output, of what it returns None for."""
 
     @functools.cached_property
     def nodes(self) -> list[fx.Node]:
@@ -80,6 +82,16 @@ class Trace:
         if not any(self._is(path, module) for path, _ in first.values()):
             raise PlaceError("lies inside a part that runs under no_grad or autocast")
         return at
+
+    def is_differentiated_through(self, cut: str) -> bool:
+        """Whether the forward takes a derivative after the cut, with respect to what was made before it."""
+        taken = [at for at, node in enumerate(self.nodes) if node.target is torch.autograd.grad]
+        if not taken:
+            return False
+        start, made = self.position(cut), {node: at for at, node in enumerate(self.nodes)}
+        return any(
+            start <= at and any(made.get(each, -1) < start for each in self.nodes[at].all_input_nodes) for at in taken
+        )
 
     def starts(self, cuts: Sequence[str]) -> list[int]:
         """The positions of the cuts; raises RouteError where they are not in the order of execution here."""
@@ -139,7 +151,7 @@ def record_by_fx(
     tracer = _Tracer(opened, inputs)
     with _factories_recorded(tracer), checkpointing_refused():
         graph = tracer.trace(model)
-    forget(graph, tracer, unread)
+    left = forget(graph, tracer, unread)
     drop_dead(graph, model)
     made = {name: value for name, value in vars(model).items() if name not in before[model]}
     constants = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & made.keys()
@@ -149,20 +161,21 @@ def record_by_fx(
             raise RouteError(f"forward of {type(module).__name__} sets self.{changed[0]}")
     if tracer.out_spec is None:
         raise RouteError("the forward was not followed")
-    return Trace(model, graph, tracer.out_spec, {name: made[name] for name in constants})
+    return Trace(model, graph, tracer.out_spec, {name: made[name] for name in constants}, left)
 
 
-def forget(graph: fx.Graph, tracer: _Tracer, unread: Callable[[], Sequence[int]]) -> None:
-    """Have a recording return None for what nobody reads; what is odd and read, it cannot return."""
+def forget(graph: fx.Graph, tracer: _Tracer, unread: Callable[[], Sequence[int]]) -> tuple[int, ...]:
+    """Have a recording return None for what nobody reads, and give its positions; what is odd and read cannot be."""
     (output,) = (node for node in graph.nodes if node.op == "output")
     returned = output.args[0]
     if len(returned) == 1 and not tracer.odd:
-        return
+        return ()
     left = unread()
     for at, kind in tracer.odd.items():
         if at not in left:
             raise RouteError(f"it returns a {kind}, which torch's pytree does not know")
     output.args = (tuple(None if at in left else leaf for at, leaf in enumerate(returned)),)
+    return tuple(left)
 
 
 class _Proxy(fx.Proxy):
@@ -248,15 +261,15 @@ def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = (
         raise RouteError(f"module {hooked[0]!r} has hooks, which an exported graph would lose")
     if len(inputs) == 0:
         raise RouteError("the model takes no inputs")
-    with checkpointing_refused(), returning(model, unread), by_leaves(model, inputs):
+    with checkpointing_refused(), unchanging(model), returning(model, unread), by_leaves(model, inputs):
         try:
-            return _recorded(model, inputs, every_dim=True)
+            return replace(_recorded(model, inputs, every_dim=True), unread=tuple(unread))
         except RouteError:
             raise
         except Exception:
             # Sizes other than the batch may be constants to the model (they are compared, or decide a branch). If the
             # batch is such a constant too, this raises in its turn.
-            return _recorded(model, inputs, every_dim=False)
+            return replace(_recorded(model, inputs, every_dim=False), unread=tuple(unread))
 
 
 def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from syngrad.partition.cuts import PlaceError, RouteError
+from syngrad.errors import CutError
+from syngrad.partition.cuts import PlaceError, RouteError, remedy
 from syngrad.partition.example import Example, on_meta, without_data
 from syngrad.partition.segment import FIRST, FORWARD, Segment
 from syngrad.partition.suspended import Forward, Suspended, floating
@@ -31,12 +32,14 @@ class Call:
     Args:
         module: that was called.
         clock: autograd's, when it began.
+        graph: whether gradients were on.
         carries: whether any of its inputs had a gradient to carry, and gradients were on.
         inputs: (node, number of its output) of every input that has a graph.
     """
 
     module: nn.Module
     clock: int
+    graph: bool
     carries: bool
     inputs: set[tuple[Any, int]]
 
@@ -57,6 +60,8 @@ class Survey:
         self.calls: list[Call] = []
         #: (autograd's clock, id of a parameter) of every use that a gradient comes back from
         self._used: list[tuple[int, int]] = []
+        #: (clock of the earliest tensor that it was with respect to, clock then) of every derivative that forward took
+        self._differentiated: list[tuple[int, int]] = []
         self._nodes: list[Any] = []
         self._ends: list[tuple[Any, int] | None] = []
         try:
@@ -76,9 +81,16 @@ class Survey:
         module = self._model.get_submodule(cut.removesuffix("._orig_mod"))
         at = self._by_module.get(module, [])
         if not at:
-            raise PlaceError("is never called in forward")
+            raise PlaceError(
+                "is not called by forward on the first batch; a module that some batches pass by starts no stage"
+            )
         if len(at) > 1:
             raise PlaceError(f"is called {len(at)} times in forward, so it starts no one stage")
+        if not self.calls[at[0]].graph:
+            raise PlaceError(
+                "is called without a graph: under no_grad, or inside checkpoint(…, use_reentrant=True), where "
+                "use_reentrant=False would do"
+            )
         if not self.calls[at[0]].carries:
             raise PlaceError("is given nothing that a gradient could come back for")
         return at[0]
@@ -116,6 +128,12 @@ class Survey:
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a stretch of one forward."""
         for cut in cuts:
+            if self._is_differentiated_through(cut):
+                raise CutError(
+                    f"cannot cut at {cut!r}: forward itself differentiates through it (torch.autograd.grad, as for "
+                    "forces or a gradient penalty), and a stage's graph ends at its cut: "
+                    f"{remedy(self._model, self, cut, True)}"
+                )
             if not self.closed(cut):
                 raise RouteError(f"a value from before {cut!r} is used after it, and it is not given it")
         forward = Forward(self._model, cuts)
@@ -137,6 +155,8 @@ class Survey:
     def closed(self, cut: str) -> bool:
         """Whether every gradient that comes back past the named module's call comes through its inputs."""
         call = self.calls[self.position(cut)]
+        if self._is_differentiated_through(cut):
+            return False
         if any(clock < call.clock and end not in call.inputs for clock, end in self._returned()):
             return False
         return not any(
@@ -148,6 +168,10 @@ class Survey:
             for following, slot in node.next_functions
             if following is not None
         )
+
+    def _is_differentiated_through(self, cut: str) -> bool:
+        clock = self.calls[self.position(cut)].clock
+        return any(since < clock <= until for since, until in self._differentiated)
 
     def _returned(self) -> Iterator[tuple[int, tuple[Any, int]]]:
         """(clock, (node, number of its output)) of what is returned and read."""
@@ -187,15 +211,15 @@ class Survey:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Called with an example that may be without data, and called again with the real one where that fails."""
-        self.calls = []
+        self.calls, self._differentiated = [], []
 
         def enter(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             held = [h for h in floating(given, named) if h.requires_grad]
-            carries = torch.is_grad_enabled() and bool(held)
             inputs = {(h.grad_fn, h.output_nr) for h in held if h.grad_fn is not None}
-            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), carries, inputs))
+            graph = torch.is_grad_enabled()
+            self.calls.append(Call(module, torch._C._autograd._get_sequence_nr(), graph, graph and bool(held), inputs))
 
-        with ExitStack() as hooks:
+        with ExitStack() as hooks, derivatives_noted(self._differentiated):
             for module in self._outer:
                 hooks.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             output = self._model(*args, **kwargs)
@@ -205,6 +229,24 @@ class Survey:
         self._nodes = list(nodes_of(leaves))
         self._used = list(parameters_in(self._nodes))
         return output
+
+
+@contextmanager
+def derivatives_noted(found: list[tuple[int, int]]) -> Iterator[None]:
+    """Inside it every derivative that is taken is noted, as (clock of the earliest of its variables, clock now)."""
+    engine: Any = vars(torch.autograd)["_engine_run_backward"]
+
+    def noted(outputs: Any, *rest: Any, **options: Any) -> Any:
+        variables = [each for each in pytree.tree_leaves(rest[3:4]) if isinstance(each, Tensor)]
+        made = [-1 if each.grad_fn is None else each.grad_fn._sequence_nr() for each in variables]
+        found.append((min(made, default=-1), int(torch._C._autograd._get_sequence_nr())))
+        return engine(outputs, *rest, **options)
+
+    vars(torch.autograd)["_engine_run_backward"] = noted
+    try:
+        yield
+    finally:
+        vars(torch.autograd)["_engine_run_backward"] = engine
 
 
 def parameters_in(nodes: Sequence[Any]) -> Iterator[tuple[int, int]]:

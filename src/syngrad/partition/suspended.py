@@ -126,11 +126,11 @@ class Forward:
             )
         self._next = index + 1
         self._handles.pop(index).remove()
-        given, alive = floating(args, kwargs), self.alive[index]
+        found, alive = floating(args, kwargs), self.alive[index]
         if alive is None:
-            alive = sorted((i for i, h in enumerate(given) if h.requires_grad), key=lambda i: _made(given[i]))
+            alive = sorted((i for i, h in enumerate(found) if h.requires_grad), key=lambda i: _made(found[i]))
         self.offered[index] = alive
-        held = [given[i] for i in alive if i < len(given)]
+        held = [found[i] for i in alive if i < len(found)]
         copies = self.writes[index] is not False
         # with the graph, which what the forward holds is about to lose; a view would follow what is written there
         sent = [Carry.apply(h) if copies else h.view_as(h) for h in held]  # type: ignore[no-untyped-call]
@@ -143,7 +143,14 @@ class Forward:
                 came = run.parent.switch(sent[0] if len(sent) == 1 else tuple(sent))
             finally:
                 around.uncover(region)
-        others, self._standing = _replaced(held, sent, [came] if len(sent) == 1 else list(came), copies)
+        given = [came] if len(sent) == 1 else list(came)
+        if region.hooks != around.hooks:
+            # activation checkpointing has saved what it was given, and can take out again only what is part of a graph
+            given = [
+                m if m.requires_grad or m is h else m.detach().requires_grad_()
+                for m, h in zip(given, sent, strict=True)
+            ]
+        others, self._standing = _replaced(held, sent, given, copies)
         if not others:
             return None
         return pytree.tree_map(lambda leaf: others.get(id(leaf), leaf), (args, kwargs))

@@ -18,11 +18,14 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from syngrad.partition.chain import writes_in_place
+from syngrad.partition.cuts import RouteError
 from syngrad.partition.example import Inputs
+from syngrad.partition.reads import Place, changed, noted, places, written
 from syngrad.partition.recorded_truth import RecordedTruth
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, owner_of
 from syngrad.preserve_state import preserve_state
+from syngrad.unread import Unread, stand_ins
 
 _OPERATORS = frozenset(
     ["iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "setitem"]
@@ -56,26 +59,39 @@ class Traced:
         followed: Sequence[str] | None = None,
     ) -> None:
         self._model, self._route, self._inputs, self._record = model, route, inputs, record
+        named = dict(model.named_modules())
+        self._followed = list(named.values() if followed is None else {named[name]: None for name in followed})
+        self._truth = RecordedTruth(model, None if followed is None else self._holds)
         with preserve_state(model):
             if not model.training:
                 model.train()
-            self._training = record()
-            self._truth = RecordedTruth(model, followed, None if followed is None else self._holds)
+            self._training, read = self._recorded()
+            self._truth.note(read)
         with preserve_state(model):
             model.eval()
-            self._evaluation = record()
-            self._truth.note()
+            self._evaluation, read = self._recorded()
+            self._truth.note(read)
         if self._training.code() == self._evaluation.code():
             self._evaluation = self._training
 
-    def _holds(self) -> bool:
-        """Whether a recording made now, in the mode that the model is in, would be the one that there is."""
+    def _recorded(self) -> tuple[Trace, list[Place]]:
+        """A recording, and what Python read meanwhile."""
+        before = written(self._followed)
+        with noted(self._followed) as found:
+            trace = self._record()
+        if what := changed(before, written(self._followed), found):
+            raise RouteError(f"its forward changes {what}, which a recording would not do again")
+        return trace, places(self._model, found)
+
+    def _holds(self) -> list[Place] | None:
+        """What a recording made now, in the mode that the model is in, has read, where it is the one that there is."""
         there = self._training if self._model.training else self._evaluation
         try:
             with preserve_state(self._model):
-                return self._record().code() == there.code()
+                made, read = self._recorded()
         except Exception:  # it can no longer be followed
-            return False
+            return None
+        return read if made.code() == there.code() else None
 
     def position(self, cut: str) -> int:
         """The index of the first node recorded inside the named module."""
@@ -90,6 +106,9 @@ class Traced:
 
     def segments(self, cuts: Sequence[str]) -> list[Segment]:
         """The stages, each a graph of its own for each mode."""
+        for cut in cuts:
+            if not self.closed(cut):
+                raise RouteError(f"forward itself differentiates through {cut!r}")
         training = evaluation = parts(self._training, cuts, self._inputs)
         if self._evaluation is not self._training:
             evaluation = parts(self._evaluation, cuts, self._inputs)
@@ -108,8 +127,8 @@ class Traced:
         ]
 
     def closed(self, cut: str) -> bool:
-        """Always: what crosses is found in the recording."""
-        return True
+        """Whether forward takes no derivative through it; all that crosses is found in the recording."""
+        return not any(trace.is_differentiated_through(cut) for trace in (self._training, self._evaluation))
 
 
 def parts(trace: Trace, cuts: Sequence[str], inputs: Inputs) -> list[Part]:
@@ -129,6 +148,8 @@ class Part(nn.Module):
         self.writes_received = writes_received
         self.inputs: Inputs | None = None
         self.out_spec: pytree.TreeSpec | None = None
+        #: for what it returns nothing for
+        self.stand_ins: dict[int, Unread] = {}
         self._unpacks = unpacks
         self._homes = tuple(
             (table, key, owner, attribute)
@@ -151,7 +172,12 @@ class Part(nn.Module):
             result = module(*self.inputs.leaves(args, kwargs))
         else:
             result = module(*args[0]) if self._unpacks else module(*args)
-        return result if self.out_spec is None else pytree.tree_unflatten(list(result), self.out_spec)
+        if self.out_spec is None:
+            return result
+        leaves = list(result)
+        for at, stand_in in self.stand_ins.items():
+            leaves[at] = stand_in
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
 
 class _Builder:
@@ -190,7 +216,9 @@ class _Builder:
         writes = index > 0 and writes_received(own, received, copier.find_module)
         part = Part(copier.module(), copier.homes, unpacks=index > 0 and len(received) != 1, writes_received=writes)
         part.inputs = inputs if index == 0 else None
-        part.out_spec = self._trace.out_spec if index == self._last else None
+        if index == self._last:
+            spec = part.out_spec = self._trace.out_spec
+            part.stand_ins = stand_ins(pytree.tree_unflatten(range(spec.num_leaves), spec), self._trace.unread)
         return part
 
     def _crossing(self, index: int) -> list[fx.Node]:

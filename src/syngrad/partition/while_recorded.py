@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from syngrad.partition.cuts import RouteError
 from syngrad.partition.example import Inputs, leave_out
+from syngrad.partition.reads import changed, noted, written
 
 
 @contextlib.contextmanager
@@ -31,6 +32,26 @@ def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[None]:
         return leave_out(forward(*args, **kwargs), unread)
 
     with _called(model, leaving_out):
+        yield
+
+
+@contextlib.contextmanager
+def unchanging(model: nn.Module) -> Iterator[None]:
+    """Inside it the model's forward raises a RouteError where it changes plain values that it reads, as one that counts
+    does: `torch.export` puts them back, and a recording would not change them.
+    """
+    forward, modules = model.forward, list(model.modules())
+
+    @functools.wraps(forward)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        before = written(modules)
+        with noted(modules) as read:
+            result = forward(*args, **kwargs)
+        if what := changed(before, written(modules), read):
+            raise RouteError(f"its forward changes {what}, which a recording would not do again")
+        return result
+
+    with _called(model, watched):
         yield
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from syngrad.core.batch import Batch, first_nonfinite
 from syngrad.errors import ConfigError, SyngradError, TrainingError, first_line
+from syngrad.optim import sparse_gradients
 from syngrad.optim.updates import Updates
 from syngrad.targets import scalar
 
@@ -105,9 +106,14 @@ class Precision:
             raise
         except Exception as error:
             kinds = ", ".join(sorted({type(optimizer).__name__ for optimizer in updates.optimizers}))
-            raise TrainingError(
-                f"the optimizer {kinds} raised {first_line(error)}; change its options, or use another, as adam or sgd"
-            ) from error
+            remedy = "change its options, or use another, as adam or sgd"
+            if "support sparse grad" in str(error):
+                sparse = sparse_gradients.of_gradients(updates.parameters)
+                found = [p for p in updates.parameters if id(p) in sparse]
+                remedy = (
+                    f"{sparse_gradients.named(found, updates.names)} has sparse gradients: {sparse_gradients.REMEDY}"
+                )
+            raise TrainingError(f"the optimizer {kinds} raised {first_line(error)}; {remedy}") from error
         if scaled:
             self.lost = 0
             self.adapt(updates.overflowed)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from syngrad.core.batch import Batch
+from syngrad.core.batch import Batch, losses
 from syngrad.core.stage import Stage, undisturbed
 from syngrad.errors import first_line, warn
 from syngrad.estimators.base import steady
@@ -70,8 +70,8 @@ class Probe:
 
     def _gradients(self, batch: Batch) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(interface, per-sample estimate, per-sample true gradient) for every leaf of every message."""
-        losses = float(self.count(batch.target)) if self.count is not None else batch.size
-        if losses == 0:  # padding alone, as it happens
+        count = losses(batch.target, batch.size, self.count)
+        if count == 0:  # padding alone, as it happens
             return
         messages: list[list[Tensor]] = []
         with torch.enable_grad():
@@ -84,7 +84,7 @@ class Probe:
             loss = self.loss(out, batch.target)
             flat = [h for leaves in messages for h in leaves]
             # of the sum of the sample losses, which is what an estimator speaks of
-            found = iter(torch.autograd.grad(loss, flat, torch.full_like(loss, losses), allow_unused=True))
+            found = iter(torch.autograd.grad(loss, flat, torch.full_like(loss, count), allow_unused=True))
         for k, leaves in enumerate(messages):
             interface, randomness = self.stages[k].interface, self.stages[k].randomness
             assert interface is not None
@@ -92,10 +92,10 @@ class Probe:
                 true = next(found)
                 if true is None:
                     continue
-                if i in interface.turned:
-                    h, true = h.transpose(0, 1), true.transpose(0, 1)
+                if interface.views:
+                    h, true = interface.views[i].of(h), interface.views[i].of(true)
                 with torch.no_grad(), randomness.swapped():
-                    estimate = estimator(estimator.own(h), steady(batch.target))
+                    estimate = estimator(estimator.own(h), interface.context_at(i, steady(batch.target)))
                 yield k, estimate.detach(), true
 
 

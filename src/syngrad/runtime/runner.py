@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syngrad.core.batch import Batch, blame, finite
+from syngrad.core.batch import Batch, blame, finite, loss_error
+from syngrad.core.binding import of_graphs
 from syngrad.core.decouple import DecoupledNetwork
 from syngrad.core.message import InFlight, Message, Minibatch, Record, Staleness
 from syngrad.core.stage import Stage
@@ -246,7 +247,7 @@ class Runner:
             self._forget(t)
             self.broken_off = settling and any(actor.staleness.in_flight for actor in self.own)
             if isinstance(error, Exception) and not isinstance(error, SyngradError):
-                raise TrainingError(f"minibatch {t} failed: {first_line(error)}") from error
+                raise TrainingError(f"minibatch {t} failed: {first_line(error)}{of_graphs(error)}") from error
             raise
         self.count += 1
         if sampling:
@@ -329,12 +330,10 @@ class Runner:
         """The loss at the last stage, checked to be a finite scalar."""
         try:
             loss = self.loss(output, batch.target)
+        except SyngradError:
+            raise
         except Exception as error:
-            hint = ""
-            if isinstance(error, IndexError) and "out of bounds" in str(error):
-                classes = output.shape[1] if isinstance(output, Tensor) and output.dim() > 1 else "own"
-                hint = f"; a label is outside the model's {classes} outputs"
-            raise TrainingError(f"the loss raised {first_line(error)}{hint}") from error
+            raise loss_error(error, output) from error
         sent = self.neighbours.previous is not None
         self.precision.check_forward(loss, batch)
         where = f"at minibatch {self.count}"

@@ -206,6 +206,7 @@ class Session:
                 alone=alone,
                 as_several=fixed,
                 uncut=alone and self.method.name == "backprop",
+                rested_on=self.policy.rests_on_estimates,
             )
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if any(matches(name, pattern) for pattern in options.freeze):
