@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from syngrad.compare.rivals import RIVALS, RivalRun, run_rival
+from syngrad.compare.rivals import RIVALS, RivalRun, parse_rival, run_rival
 from syngrad.experiments import registry
 from syngrad.launch.emulated_link import EmulatedHost
 from syngrad.launch.hosts import launched_result
@@ -63,7 +63,7 @@ def timed(
             "minibatches": row.minibatches,
         }
         return started(HERE / "worker.py", spec, hosts)
-    assert row.kind in RIVALS
+    assert parse_rival(row.kind)
     run = RivalRun(
         row.kind,
         name,
@@ -99,7 +99,8 @@ def parts(row: Row, earlier: Sequence[dict[str, Any]]) -> int | None:
 
 def windows(row: Row) -> int:
     """The minibatches of one part of a rival's run; it always times whole parts."""
-    every = 8 if row.kind == "ddp:periodic" else 1
+    rival = parse_rival(row.kind)
+    every = rival.period * (WORKERS if rival.kind == "diloco" else 1)
     return max(row.minibatches // 7 // every, 1) * every
 
 

@@ -52,6 +52,11 @@ NARROW_ROWS = {
     "1f1b:bf16": Row("1f1b:bf16", 1, {}, 14, 3, 9),
     "1f1b:int8": Row("1f1b:int8", 1, {}, 14, 3, 9),
     "ddp:powersgd": Row("ddp:powersgd", 1, {}, 14, 0, 38),
+    "diloco(every=64)": Row("diloco(every=64)", 1, {}, 128, 0, 20),
+    "diloco(every=64, dtype=int8)": Row("diloco(every=64, dtype=int8)", 1, {}, 128, 0, 17),
+    "diloco(every=64, fragments=4, delay=8, dtype=int8)": Row(
+        "diloco(every=64, fragments=4, delay=8, dtype=int8)", 1, {}, 128, 0, 16
+    ),
 }
 #: more of these: the clock stops when the last has come back, which takes a whole round trip, and is to be little of it
 DELAYS = {f"synthetic, {link}": (ours(19, 280), link) for link in (NEAR, FAR)}

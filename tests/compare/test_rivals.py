@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from tests._support.running_workers import workers_of
 from tests._support.worker_programs import lives
@@ -24,6 +26,7 @@ from syngrad.compare.rivals.data_parallel import WHOLE_STEPS
 from syngrad.errors import ConfigError, SyngradError, TrainingError
 from syngrad.experiments import registry
 from syngrad.launch.emulated_link import able, emulated, parse_link
+from syngrad.replicas.options import Replicas
 
 #: in float64, a last minibatch of 7 (of which no number of microbatches but 1 and 7 is a divisor), a loss that counts
 OWN = """
@@ -182,6 +185,52 @@ def test_powersgd_sends_factors_of_the_gradients_after_its_first_steps(own: str,
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_diloco_is_local_steps_and_an_outer_nesterov_step(own: str, tmp_path: Path, dtype: str) -> None:
+    """Held against two copies of the model in one process, each of which takes every other minibatch."""
+    state, spec = tmp_path / "state", f"{own}:one"
+    row = f"diloco(every=2, rate=0.5, momentum=0.6, dtype={dtype})"
+    found = run_rival(RivalRun(row, spec, epochs=2, state=str(state)), 2, timeout_s=100)
+    made = registry.load(spec, epochs=2)
+    torch.manual_seed(0)
+    copies = [made.model()]
+    copies.append(copy.deepcopy(copies[0]))
+    optimizers = [torch.optim.SGD(parameter_groups(each), 0.1, momentum=0.9) for each in copies]
+    start = [p.detach().clone() for p in copies[0].parameters()]
+    velocity = [torch.zeros_like(p) for p in start]
+    train, _ = made.data(made.batch_size, 0)
+    for seen, (x, y) in enumerate(batch for _ in range(2) for batch in train):
+        if seen == 4:  # the schedule, once an epoch
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] /= 2
+        model, optimizer = copies[seen % 2], optimizers[seen % 2]
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        if seen % 4 != 3:
+            continue
+        for k, both in enumerate(zip(*(each.parameters() for each in copies), strict=True)):
+            delta = start[k] - (both[0].detach() + both[1].detach()) / 2
+            velocity[k] = 0.6 * velocity[k] + delta
+            start[k] = start[k] - 0.5 * (delta + 0.6 * velocity[k])
+            for p in both:
+                p.data.copy_(start[k])
+    tolerance = 1e-12 if dtype == "float32" else 2e-3
+    weights = dict(copies[0].named_parameters())
+    for name, value in load_file(state).items():
+        torch.testing.assert_close(value, weights[name].detach(), rtol=0, atol=tolerance)
+    assert found["method"] == "diloco"
+    block, averagings = 256, 2  # the few weights that there are fill one block a worker
+    assert found["bytes_sent"] == averagings * 2 * 2 * (block * 8 if dtype == "float32" else block + 4)
+
+
+def parameter_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    others = [p for name, p in model.named_parameters() if not name.endswith("bias")]
+    return [{"params": others}, {"params": biases, "lr": 0.2}]
+
+
+@pytest.mark.distributed
 def test_periodic_averaging_averages(own: str, tmp_path: Path) -> None:
     """After one step from equal weights the average of the models is what one step of the whole minibatch gives."""
     state = tmp_path / "state"
@@ -312,12 +361,20 @@ def test_an_option_that_rivals_do_not_know_is_refused(own: str) -> None:
 
 def test_rows_are_read_and_shown() -> None:
     assert [str(parse_rival(row)) for row in RIVALS] == list(RIVALS)
-    assert parse_rival(" DDP:periodic(every = 16) ") == Rival("ddp", "periodic", 16)
+    assert parse_rival(" DDP:periodic(every = 16) ") == Rival("ddp", "periodic", {"every": 16})
     assert str(parse_rival("ddp:periodic(every=16)")) == "ddp:periodic(every=16)"
     assert str(parse_rival("ddp:periodic(every=8)")) == "ddp:periodic"
-    assert parse_rival("ddp:powersgd(rank=2)") == Rival("ddp", "powersgd", rank=2)
+    assert parse_rival("ddp:powersgd(rank=2)") == Rival("ddp", "powersgd", {"rank": 2})
     assert str(parse_rival("ddp:powersgd(rank=2)")) == "ddp:powersgd(rank=2)"
+    row = "diloco(every=64, dtype=int8)"
+    assert str(parse_rival("diloco(every = 64,rate=0.7, dtype=INT8)")) == row
+    assert parse_rival(row).replicas() == Replicas(every=64, dtype="int8")
     for text, said in (
+        ("diloco(dtype=int4)", "dtype must be one of 'float32', 'bfloat16', 'int8', got 'int4'"),
+        ("diloco(every=10, fragments=3)", "every=10 minibatches cannot be divided among fragments=3 turns"),
+        ("diloco(every=ten)", "every must be a whole number of at least 1, got 'ten'"),
+        ("diloco(64)", "cannot read its option '64'; write diloco(every=100"),
+        ("diloco(every=64, every=32)", "cannot read its option 'every=32'"),
         ("ddp(every=3)", "it takes none; write ddp"),
         ("ddp:periodic(often=3)", "write ddp:periodic"),
         ("ddp:periodic(every=1)", "every must be a whole number of at least 2"),

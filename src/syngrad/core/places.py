@@ -110,7 +110,7 @@ def estimable(
     for k, (name, crossing) in enumerate(zip(found.names, crossings, strict=True), 1):
         if crossing.escapes or not crossing.where or not _estimates(name, crossing, estimator, task):
             continue
-        shares = bool(_shared(model, found.segments, k))
+        shares = bool(shared_across(model, found.segments, k))
         if alone or _recorded(model, name, found.segments, (args, kwargs), shares, whole.unread):
             names.append(name)
     return names

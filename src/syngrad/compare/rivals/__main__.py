@@ -21,7 +21,8 @@ import torch.distributed as dist
 from syngrad.compare.base import metric_named
 from syngrad.compare.rivals.data_parallel import WHOLE_STEPS, DataParallel
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
-from syngrad.compare.rivals.rival_run import OTHER_ERROR, USER_ERROR, Rival, RivalRun, read
+from syngrad.compare.rivals.rival_row import Rival
+from syngrad.compare.rivals.rival_run import OTHER_ERROR, USER_ERROR, RivalRun, read
 from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import LinkError, SyngradError, TrainingError, first_line
 from syngrad.launch.parent_death import die_with_parent
@@ -76,8 +77,8 @@ class Training:
     def _throughput(self, minibatches: int) -> None:
         """Time so many minibatches after a warm-up, in windows that hold whole periods where models are averaged."""
         run, row, worker, batches = self.run, self.row, self.worker, self.recipe.endless()
-        every = run.rival.every if run.rival.variant == "periodic" else 1
-        before = {"periodic": every, "powersgd": WHOLE_STEPS}.get(run.rival.variant, 0)
+        every = run.rival.period * (self.group.size if run.rival.kind == "diloco" else 1)
+        before = WHOLE_STEPS if run.rival.variant == "powersgd" else every
         size = max(minibatches // WINDOWS // every, 1) * every
         for _ in range(max(run.warm_up, before)):
             worker.step(next(batches))
@@ -149,6 +150,10 @@ class Training:
 
 def worker_of(rival: Rival, recipe: Recipe, group: GlooGroup, run: RivalRun) -> RivalWorker:
     """The rival at work in this process."""
+    if rival.kind == "diloco":
+        from syngrad.compare.rivals.local_steps import LocalSteps
+
+        return LocalSteps(rival, recipe, group)
     if not rival.pipelined:
         return DataParallel(rival, recipe, group)
     from syngrad.compare.rivals.microbatch_pipeline import MicrobatchPipeline  # half a second to import

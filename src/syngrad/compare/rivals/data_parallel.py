@@ -10,7 +10,7 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.nn.parallel import DistributedDataParallel
 
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker, part_of
-from syngrad.compare.rivals.rival_run import Rival
+from syngrad.compare.rivals.rival_row import Rival
 from syngrad.core.batch import Batch
 from syngrad.partition import split
 
@@ -41,7 +41,7 @@ class DataParallel(RivalWorker):
             return
         torch.manual_seed(recipe.seed * 1_000_003 + group.rank)  # each draws its own dropout
         if rival.variant == "periodic":
-            self.averager = PeriodicModelAverager(period=rival.every, warmup_steps=0)
+            self.averager = PeriodicModelAverager(period=rival.period, warmup_steps=0)
             return
         wrapped = DistributedDataParallel(recipe.model, gradient_as_bucket_view=True)
         if rival.variant == "bf16":
@@ -49,7 +49,7 @@ class DataParallel(RivalWorker):
             wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
             self._bytes = ring * sum(p.numel() * 2 for p in self._trained)
         elif rival.variant == "powersgd":
-            self._powersgd = PowerSGDState(None, rival.rank, start_powerSGD_iter=WHOLE_STEPS)
+            self._powersgd = PowerSGDState(None, rival.options["rank"], start_powerSGD_iter=WHOLE_STEPS)
             wrapped.register_comm_hook(self._powersgd, powerSGD_hook)
         sizes = [b.numel() * b.element_size() for b in recipe.model.buffers()]
         self._buffer_bytes = (group.size - 1) * sum(sizes)  # which DDP sends from the first to all before a forward

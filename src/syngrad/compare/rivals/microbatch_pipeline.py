@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.compare.rivals.narrow_messages import FORMS, Narrow
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
-from syngrad.compare.rivals.rival_run import Rival
+from syngrad.compare.rivals.rival_row import Rival
 from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.partition import Segment, balanced, segment_parameters, split

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from syngrad import metrics
-from syngrad.compare.rivals.rival_run import Rival
+from syngrad.compare.rivals.rival_row import Rival
 from syngrad.core.batch import Batch, batches, read, unpack
 from syngrad.core.stage import Stage
 from syngrad.errors import ConfigError, TrainingError

@@ -1,14 +1,9 @@
-"""One run of a rival: the row as it is typed, what its workers are told on their command line, and how it is started.
-
-Rows are `ddp`, `ddp:bf16`, `ddp:powersgd(rank=8)`, `ddp:periodic(every=16)`, `gpipe` and `1f1b`, with messages in fewer
-bits as `gpipe:bf16`, `gpipe:int8` and the like, and `plain`.
-"""
+"""One run of a rival: what its workers are told on their command line, and how it is started."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from syngrad.checks import check_whole
-from syngrad.errors import ConfigError, LinkError, SyngradError, TrainingError, unknown
+from syngrad.compare.rivals.rival_row import Rival, parse_rival
+from syngrad.errors import ConfigError, LinkError, SyngradError, TrainingError
 from syngrad.experiments import registry
 from syngrad.experiments.experiment import Experiment
 from syngrad.launch.emulated_link import EmulatedHost
@@ -25,78 +21,8 @@ from syngrad.launch.hosts import launched_result
 from syngrad.launch.worker_processes import LaunchTimeoutError
 from syngrad.pipeline.failures import UNEXPECTED, Failure, WorkersFailedError
 
-RIVALS = (
-    "plain",
-    "ddp",
-    "ddp:bf16",
-    "ddp:powersgd",
-    "ddp:periodic",
-    "gpipe",
-    "gpipe:bf16",
-    "gpipe:int8",
-    "1f1b",
-    "1f1b:bf16",
-    "1f1b:int8",
-)
-#: steps between two averages of the models, and the rank of powersgd's matrices, where nothing else is said
-EVERY, RANK = 8, 4
-#: variant → the option that it takes, and the least of it
-OPTIONS = {"periodic": ("every", 2), "powersgd": ("rank", 1)}
 #: exit code of a worker that failed for what the user can mend, and for the rest
 USER_ERROR, OTHER_ERROR = 2, 1
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A rival's row, taken apart.
-
-    Args:
-        kind: What stands before the colon.
-        variant: What stands behind it: how ddp reduces gradients, or in what form a pipeline's messages travel; "" for
-            nothing.
-        every: Steps between two averages of `ddp:periodic`.
-        rank: Of the matrices that `ddp:powersgd` sends.
-    """
-
-    kind: str
-    variant: str = ""
-    every: int = EVERY
-    rank: int = RANK
-
-    @property
-    def pipelined(self) -> bool:
-        """Whether each process has a part of the model, and not all of it."""
-        return self.kind in ("gpipe", "1f1b")
-
-    @property
-    def estimator(self) -> str:
-        """What stands behind the colon."""
-        said = [f"every={self.every}"] if self.every != EVERY else []
-        said += [f"rank={self.rank}"] if self.rank != RANK else []
-        return f"{self.variant}({', '.join(said)})" if said else self.variant
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.estimator}" if self.variant else self.kind
-
-
-def parse_rival(text: str) -> Rival:
-    """The row of a text.
-
-    Raises:
-        ConfigError: An unknown row (the valid ones are listed), or an option that it does not take.
-    """
-    match = re.fullmatch(r"([a-z0-9]+(?::[a-z0-9]+)?)(?:\((.*)\))?", text.strip().lower())
-    if match is None or match[1] not in RIVALS:
-        raise unknown("row", text, RIVALS)
-    kind, _, variant = match[1].partition(":")
-    if match[2] is None:
-        return Rival(kind, variant)
-    name, least = OPTIONS.get(variant, ("", 0))
-    option = re.fullmatch(rf"\s*{name}\s*=\s*(\d+)\s*", match[2], re.ASCII) if name else None
-    if option is None:
-        remedy = f"write {Rival(kind, variant)}({name}=8)" if name else f"it takes none; write {match[1]}"
-        raise ConfigError(f"row {text!r:.60}: cannot read its option; {remedy}")
-    return Rival(kind, variant, **{name: check_whole(f"row {text!r:.60}: {name}", int(option[1]), least)})
 
 
 def check_workers(rival: Rival, workers: int) -> None:
