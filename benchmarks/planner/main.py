@@ -25,7 +25,7 @@ from turns import busy, entries, put  # noqa: E402
 from syngrad.errors import SyngradError  # noqa: E402
 from syngrad.experiments import registry  # noqa: E402
 from syngrad.launch.emulated_link import emulated, parse_link  # noqa: E402
-from syngrad.planner.layouts import KINDS, Cluster  # noqa: E402
+from syngrad.planner.layouts import Cluster  # noqa: E402
 from syngrad.planner.machine import measure_machine, with_base  # noqa: E402
 from syngrad.planner.prediction import Prediction  # noqa: E402
 from syngrad.planner.profile import profile as measure_profile  # noqa: E402
@@ -55,7 +55,7 @@ def planned(configuration: dict[str, Any]) -> tuple[list[Prediction], dict[str, 
         link = Link(given.delay_s, given.bits_per_s / 8)
     cluster = Cluster(machine, 2, 2 if link else 1, link or Link(), emulated=True)
     found = ranking(model, cluster, None, (1,))
-    made = [each for each in (*found.ranked, *found.rare) if KINDS[each.layout.kind].row]
+    made = [*found.ranked, *found.rare]
     return made, {"profile": dataclasses.asdict(model), "machine": dataclasses.asdict(machine)}
 
 
@@ -67,7 +67,7 @@ def row(prediction: Prediction) -> Row:
     if layout.family == "alone":
         return Row("plain", 2 if layout.kind == "alone(threads)" else 1, {}, count, before)
     if layout.family != "stages":
-        return Row(layout.kind, 1, {}, count, before)
+        return Row(f"diloco(every={layout.every})" if layout.kind == "diloco" else layout.kind, 1, {}, count, before)
     method, _, estimator = layout.kind.partition(":")
     options: dict[str, Any] = {"method": method, "queue_depth": layout.queue_depth}
     options["message_dtype"] = layout.message_dtype

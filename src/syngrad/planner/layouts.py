@@ -17,12 +17,10 @@ class Kind(NamedTuple):
         family: "alone"; "data" where every worker has the whole model; "microbatches" and "stages" where each has a
             part of it.
         updates: what an update is made from: what it costs of the metric is known of this alone.
-        row: whether `syngrad compare --workers` has it, so that the plan can be checked.
     """
 
     family: str
     updates: str
-    row: bool = True
 
 
 EXACT, RARE, SMALL, LATE = "exact", "averaged rarely", "compressed", "late"
@@ -35,7 +33,7 @@ KINDS: dict[str, Kind] = {
     "ddp:bf16": Kind("data", SMALL),
     "ddp:periodic": Kind("data", RARE),
     "ddp:powersgd": Kind("data", SMALL),
-    "diloco": Kind("data", RARE, row=False),
+    "diloco": Kind("data", RARE),
     "gpipe": Kind("microbatches", EXACT),
     "1f1b": Kind("microbatches", EXACT),
     "gpipe:bf16": Kind("microbatches", SMALL),
