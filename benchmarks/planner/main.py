@@ -67,7 +67,7 @@ def row(prediction: Prediction) -> Row:
     if layout.family == "alone":
         return Row("plain", 2 if layout.kind == "alone(threads)" else 1, {}, count, before)
     if layout.family != "stages":
-        return Row(f"diloco(every={layout.every})" if layout.kind == "diloco" else layout.kind, 1, {}, count, before)
+        return Row(layout.row, 1, {}, count, before)
     method, _, estimator = layout.kind.partition(":")
     options: dict[str, Any] = {"method": method, "queue_depth": layout.queue_depth}
     options["message_dtype"] = layout.message_dtype

@@ -152,6 +152,11 @@ class Layout:
         return self.kind.partition(":")[0]
 
     @property
+    def row(self) -> str:
+        """As `syngrad compare --methods` takes it."""
+        return f"{self.kind}(every={self.every})" if self.kind == "diloco" else self.kind
+
+    @property
     def form(self) -> str:
         """In which messages travel: a rival's kind says it, and Syngrad's own choose it."""
         return FORMS.get(self.kind.partition(":")[2], self.message_dtype)

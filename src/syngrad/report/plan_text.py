@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from syngrad.planner.layouts import EXACT, KINDS
+from syngrad.planner.layouts import EXACT
 from syngrad.planner.pilot import Pilot
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.ranking import TOLERANCE, Change, Plan
@@ -141,8 +141,8 @@ def _gain(one: Prediction, other: Prediction) -> str:
 
 
 def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
-    """How to measure them, as far as there are such rows."""
-    names = [each.layout.kind for each in rows if KINDS[each.layout.kind].row]
+    """How to measure them."""
+    names = [each.layout.row for each in rows]
     link = plan.cluster.link
     over = f" --link {_delay(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
     cuts = next((each.layout.cuts for each in rows if each.layout.cuts), ())
