@@ -54,8 +54,18 @@ def stand_ins(output: Any, positions: Sequence[int]) -> dict[int, Unread]:
     """One for each of these leaves of the flattened output, by position; `output` is there for its structure."""
     if not positions:
         return {}
+    names = names_of_leaves(output)
+    return {i: Unread(names[i]) for i in positions}
+
+
+def without_stand_ins(output: Any) -> Any:
+    """The output with None in their places."""
+    return pytree.tree_map(lambda leaf: None if isinstance(leaf, Unread) else leaf, output)
+
+
+def names_of_leaves(output: Any) -> list[str]:
+    """Each leaf as it would be written behind the output, in the order of the flattened one."""
     try:
-        paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(output)[0]]
+        return [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(output)[0]]
     except Exception:  # a structure whose keys nobody has told PyTorch
-        paths = []
-    return {i: Unread(paths[i] if i < len(paths) else f" (its leaf {i})") for i in positions}
+        return [f" (its leaf {i})" for i in range(len(pytree.tree_leaves(output)))]

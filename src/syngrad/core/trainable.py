@@ -30,7 +30,8 @@ def check_not_compiled(model: nn.Module, cuts: Sequence[str] | None, stages: int
     """
     if stages == 1:
         return
-    around = {""} | {name.rpartition(".")[0] for name in cuts or () if isinstance(name, str)}
+    names = [name for name in cuts if isinstance(name, str)] if isinstance(cuts, Sequence) else []
+    around = {""} | {name.rpartition(".")[0] for name in names}
     around |= {".".join(name.split(".")[:i]) for name in around for i in range(1, name.count(".") + 1)}
     modules = dict(model.named_modules())
     for name in sorted(around & modules.keys()):

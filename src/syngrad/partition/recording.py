@@ -26,6 +26,7 @@ from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
 from syngrad.partition.example import Inputs
 from syngrad.partition.segment import find_tensor, owner_of
 from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning, unchanging
+from syngrad.unread import names_of_leaves
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.
@@ -261,15 +262,19 @@ def record_by_export(model: nn.Module, inputs: Inputs, unread: Sequence[int] = (
         raise RouteError(f"module {hooked[0]!r} has hooks, which an exported graph would lose")
     if len(inputs) == 0:
         raise RouteError("the model takes no inputs")
-    with checkpointing_refused(), unchanging(model), returning(model, unread), by_leaves(model, inputs):
+    with checkpointing_refused(), unchanging(model), returning(model, unread) as left, by_leaves(model, inputs):
         try:
-            return replace(_recorded(model, inputs, every_dim=True), unread=tuple(unread))
+            made = _recorded(model, inputs, every_dim=True)
         except RouteError:
             raise
         except Exception:
             # Sizes other than the batch may be constants to the model (they are compared, or decide a branch). If the
             # batch is such a constant too, this raises in its turn.
-            return replace(_recorded(model, inputs, every_dim=False), unread=tuple(unread))
+            made = _recorded(model, inputs, every_dim=False)
+    # fields of a dataclass that are None are no leaves to PyTorch: places may be others than in the model's own output
+    spec = made.out_spec
+    names = names_of_leaves(pytree.tree_unflatten(range(spec.num_leaves), spec)) if left else []
+    return replace(made, unread=tuple(i for i, name in enumerate(names) if name in left))
 
 
 def _recorded(model: nn.Module, inputs: Inputs, *, every_dim: bool) -> Trace:

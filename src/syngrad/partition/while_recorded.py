@@ -17,22 +17,27 @@ from torch import fx, nn
 from syngrad.partition.cuts import RouteError
 from syngrad.partition.example import Inputs, leave_out
 from syngrad.partition.reads import changed, noted, written
+from syngrad.unread import names_of_leaves
 
 
 @contextlib.contextmanager
-def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[None]:
-    """Inside it the model returns None for the leaves of its output at these positions."""
+def returning(model: nn.Module, unread: Sequence[int]) -> Iterator[set[str]]:
+    """Inside it the model returns None for the leaves of its output at these positions; their names gather in a set."""
+    names: set[str] = set()
     if not unread:
-        yield
+        yield names
         return
     forward = model.forward
 
     @functools.wraps(forward)
     def leaving_out(*args: Any, **kwargs: Any) -> Any:
-        return leave_out(forward(*args, **kwargs), unread)
+        output = forward(*args, **kwargs)
+        listed = names_of_leaves(output)
+        names.update(listed[i] for i in unread if i < len(listed))
+        return leave_out(output, unread)
 
     with _called(model, leaving_out):
-        yield
+        yield names
 
 
 @contextlib.contextmanager
