@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import syngrad
 from syngrad.errors import MessageError, SyngradError, TrainingError
-from syngrad.unread import Unread, stand_ins
+from syngrad.partition.unread import Unread, stand_ins
 
 NOW = r"the loss reads output\['z'\] now, and did not on the first minibatch"
 

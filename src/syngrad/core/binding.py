@@ -23,9 +23,9 @@ from syngrad.partition.example import without_data
 from syngrad.partition.left_out import LeftOut
 from syngrad.partition.segment import Segment
 from syngrad.partition.survey import nodes_of
+from syngrad.partition.unread import stand_ins
 from syngrad.targets import scalar
 from syngrad.tree import as_tree, map_tensors, tensors
-from syngrad.unread import stand_ins
 
 Loss = Callable[[Any, Any], Tensor]
 

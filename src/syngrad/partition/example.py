@@ -21,9 +21,9 @@ from torch.utils import _pytree as pytree
 from syngrad.errors import MessageError, SyngradError, TrainingError, first_line
 from syngrad.partition.cuts import RouteError
 from syngrad.partition.segment import Segment, compose
+from syngrad.partition.unread import without_stand_ins
 from syngrad.preserve_state import preserve_state
 from syngrad.tree import map_tensors, tensors
-from syngrad.unread import without_stand_ins
 
 T = TypeVar("T")
 Example = tuple[tuple[Any, ...], dict[str, Any]]

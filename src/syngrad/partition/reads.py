@@ -181,7 +181,7 @@ def _identity(table: Table) -> int:
 def written(modules: Sequence[nn.Module]) -> dict[Any, Any]:
     """What a forward could write to: the modules' plain attributes, and what is outside of them; to be compared."""
     found: dict[Any, Any] = {
-        (module, key, f"self.{key} of {type(module).__name__}"): plain(value)
+        (module, key, f"self.{key} of {type(module).__name__}"): comparable(value)
         for module in modules
         for key, value in vars(module).items()
         if key not in _OF_ALL and _is_plain(value)
@@ -199,27 +199,27 @@ def changed(before: dict[Any, Any], after: dict[Any, Any], read: Noted) -> str:
     return ""
 
 
-def plain(value: Any, depth: int = _DEEPEST) -> Any:
+def comparable(value: Any, depth: int = _DEEPEST) -> Any:
     """Something to compare that later changes leave alone; of what is neither plain nor small, which object it is."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict | list | tuple):
         if depth and len(value) <= _MOST:
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            return {key: plain(each, depth - 1) for key, each in items}
+            return {key: comparable(each, depth - 1) for key, each in items}
         return ("object", id(value), len(value))
     if depth and (is_dataclass(value) or type(value) is SimpleNamespace) and len(vars(value)) <= _MOST:
-        return {key: plain(each, depth - 1) for key, each in vars(value).items()}
+        return {key: comparable(each, depth - 1) for key, each in vars(value).items()}
     return ("object", id(value))
 
 
 def is_object(compared: Any) -> bool:
-    """Whether :func:`plain` has told which object it is and nothing more."""
+    """Whether :func:`comparable` has told which object it is and nothing more."""
     return isinstance(compared, tuple) and compared[:1] == ("object",)
 
 
 def _look(value: Any) -> Callable[[Any], Any] | None:
-    return None if value is None or isinstance(value, bool | int | float | str) else plain
+    return None if value is None or isinstance(value, bool | int | float | str) else comparable
 
 
 def _is_plain(value: Any, depth: int = _DEEPEST) -> bool:

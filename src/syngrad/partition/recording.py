@@ -25,8 +25,8 @@ from syngrad.partition.chain import tensor_names
 from syngrad.partition.cuts import PlaceError, RouteError, ancestors, has_hooks
 from syngrad.partition.example import Inputs
 from syngrad.partition.segment import find_tensor, owner_of
+from syngrad.partition.unread import names_of_leaves
 from syngrad.partition.while_recorded import by_leaves, checkpointing_refused, drop_dead, returning, unchanging
-from syngrad.unread import names_of_leaves
 
 # Functions that make a tensor from numbers. fx does not see them: with a traced size they fail, without one they would
 # run once, while tracing, and their result be kept as a constant.

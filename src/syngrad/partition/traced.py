@@ -24,8 +24,8 @@ from syngrad.partition.reads import Place, changed, noted, places, written
 from syngrad.partition.recorded_truth import RecordedTruth
 from syngrad.partition.recording import Trace
 from syngrad.partition.segment import FIRST, Segment, owner_of
+from syngrad.partition.unread import Unread, stand_ins
 from syngrad.preserve_state import preserve_state
-from syngrad.unread import Unread, stand_ins
 
 _OPERATORS = frozenset(
     ["iadd", "isub", "imul", "imatmul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "setitem"]

@@ -17,7 +17,7 @@ from torch import fx, nn
 from syngrad.partition.cuts import RouteError
 from syngrad.partition.example import Inputs, leave_out
 from syngrad.partition.reads import changed, noted, written
-from syngrad.unread import names_of_leaves
+from syngrad.partition.unread import names_of_leaves
 
 
 @contextlib.contextmanager
