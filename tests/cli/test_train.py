@@ -71,8 +71,8 @@ def test_the_options_are_frozen() -> None:
         experiment method estimator stages cuts epochs batch_size seed threads optimizer device autocast clip_norm
         clip_scope guard group freeze feedback feedback_every estimator_lr warmup feedback_delay inputs workers place
         queue_depth message_dtype share_every link_key restarts replicas replicas_every replicas_outer
-        replicas_fragments replicas_delay replicas_dtype replicas_estimators validate_every early_stopping save save_every
-        keep resume trust tensorboard json progress config
+        replicas_fragments replicas_delay replicas_dtype replicas_estimators validate_every early_stopping save
+        save_every keep resume trust tensorboard json progress config
     """
     assert list(inspect.signature(train).parameters) == flags.split()
     assert {name for name, option in OPTIONS.items() if not option.filed} == {"resume", "trust", "config"}

@@ -79,7 +79,7 @@ def test_all_end_with_the_same_weights_and_measure_the_same(tmp_path: Path, name
 def test_a_killed_replica_is_started_again_and_takes_a_live_ones_state(tmp_path: Path) -> None:
     """And the one that lives trains on meanwhile."""
     settings = {
-        "replicas": {"every": 5, "timeout_s": 5.0},
+        "replicas": {"every": 5, "timeout_s": 5.0, "wait_s": 20.0},
         "batches": 120,
         "epochs": 4,
         "killed": {"1": 31},
@@ -98,7 +98,7 @@ def test_a_killed_replica_is_started_again_and_takes_a_live_ones_state(tmp_path:
 
 def test_the_first_replica_is_no_other(tmp_path: Path) -> None:
     settings = {
-        "replicas": {"every": 5, "timeout_s": 5.0},
+        "replicas": {"every": 5, "timeout_s": 5.0, "wait_s": 20.0},
         "batches": 120,
         "epochs": 4,
         "killed": {"0": 31},
@@ -169,7 +169,7 @@ def test_every_worker_averages_its_stages_with_the_same_of_the_others(tmp_path: 
 
 def test_a_killed_worker_takes_its_replica_with_it_and_no_other(tmp_path: Path) -> None:
     settings = {
-        "replicas": {"every": 5, "timeout_s": 5.0},
+        "replicas": {"every": 5, "timeout_s": 5.0, "wait_s": 20.0},
         "batches": 160,
         "epochs": 4,
         "killed": {"1": 31},

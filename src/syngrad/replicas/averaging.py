@@ -28,6 +28,8 @@ from syngrad.replicas.stage_averaging import LOST, StageAveraging
 
 #: of the time since the last averaging, how long a replica stands still for others that come later; but so many seconds
 SHARE, LEAST_S = 0.25, 1.0
+#: and where all is averaged, for what is measured or saved, at least these
+TOGETHER_S = 5.0
 #: seconds between two looks for replicas that have not come yet
 LOOK_S = 0.1
 #: seconds that a joiner waits for it
@@ -150,7 +152,7 @@ class Averaging:
         """Average all of it now, as the others do at this place too; False where they do not come for too long."""
         if self._under_way is not None:
             self._conclude(late=True)
-        deadline = time.monotonic() + self._patience_s()
+        deadline = time.monotonic() + self._patience_s(TOGETHER_S)
         while True:
             self._ask()
             if self._look(minibatch, max(deadline - time.monotonic(), 0.0), whole=True):
@@ -160,10 +162,10 @@ class Averaging:
                 return False
             time.sleep(LOOK_S)
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, least_s: float = LEAST_S) -> float:
         if self.options.wait_s is not None:
             return self.options.wait_s
-        return max(SHARE * (time.monotonic() - self._last), LEAST_S)
+        return max(SHARE * (time.monotonic() - self._last), least_s)
 
     def _ask(self) -> None:
         self.membership.group = self.own.group.key

@@ -38,7 +38,8 @@ class Replicas:
         dtype: the form in which weights travel: "float32" (which leaves every dtype as it is), "bfloat16" or "int8".
         estimators: whether the estimators are averaged with the weights; otherwise each replica keeps its own.
         wait_s: seconds, the longest wait for replicas that come later to an averaging, after which training goes on and
-            averages when they have come; None for a quarter of the time since the last one, at least a second.
+            averages when they have come; None for a quarter of the time since the last one, at least a second, and five
+            at the end of an epoch.
         timeout_s: seconds, the longest stop for another replica that is lost while an averaging is under way.
 
     Raises:
