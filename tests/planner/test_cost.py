@@ -9,7 +9,7 @@ import pytest
 from tests._support.planned import FREE, KIB, MIB, REAL, profile, unit
 
 from syngrad.errors import ConfigError
-from syngrad.planner.cost import Costs, chained, data_parallel, ring_s
+from syngrad.planner.cost import Costs, chained, data_parallel, exchange_s, ring_s
 from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.prediction import predict
 from syngrad.planner.quantities import Estimates, Link, Machine, Profile, machine_of, profile_of, to_json
@@ -42,6 +42,11 @@ def test_a_ring_waits_for_every_piece() -> None:
     # measured with 24.3 MB over 20 ms and 100 Mbit/s: about 2.5 s, of which 1.9 are the rate's
     assert ring_s(24.27e6, 2, Link(0.02, 100e6 / 8)) == pytest.approx(2.45, rel=0.03)
     assert ring_s(10.0, 1, Link(1.0, 1.0)) == 0.0
+
+
+def test_an_averaging_waits_twice_whatever_its_size() -> None:
+    assert exchange_s(8.0, 4, Link(3.0, 2.0)) == 2 * 3.0 + 2 * 3 / 4 * 8.0 / 2.0
+    assert exchange_s(10.0, 1, Link(1.0, 1.0)) == 0.0
 
 
 def test_what_goes_round_meanwhile_is_hidden_by_the_backward_pass() -> None:

@@ -103,6 +103,17 @@ def ring_s(size: float, workers: int, link: Link) -> float:
     return pieces * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
+def exchange_s(size: float, workers: int, link: Link) -> float:
+    """Seconds that an averaging of so many bytes spends on the links, as replicas and `diloco` do it.
+
+    Everybody sends every other a W-th of its own, and then what it has made of its share: as many bytes as round a
+    ring, 2 (W − 1) / W · size / rate, but two delays in all.
+    """
+    if workers < 2:
+        return 0.0
+    return 2 * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
+
+
 def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
     """The timing of a layout in which every worker has the whole model, and the bytes of a minibatch.
 
@@ -125,7 +136,7 @@ def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
     rest = profile.reading_s + update + (profile.low_rank_s if layout.kind == "ddp:powersgd" else 0.0)
     compute = tuple((forward + backward + rest) * cluster.slowdown(k) for k in range(w))
     if layout.every:
-        combine = own + ring_s(size, w, cluster.widest)
+        combine = own + (exchange_s if layout.kind == "diloco" else ring_s)(size, w, cluster.widest)
         if layout.kind == "diloco":  # an outer step over a copy of all weights: read two, write two
             combine += 4 * costs.machine.copy(size)
         return Lockstep(compute, combine, layout.every), ring * w * size / layout.every

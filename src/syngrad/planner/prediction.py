@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syngrad.planner.cost import Costs, chained, data_parallel, microbatched, ring_s, spans
+from syngrad.planner.cost import Costs, chained, data_parallel, exchange_s, microbatched, spans
 from syngrad.planner.held_memory import held_bytes
 from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.quantities import Profile
@@ -76,7 +76,7 @@ def predict(profile: Profile, cluster: Cluster, layout: Layout, estimator: str |
         staleness = tuple(chain.staleness(k) for k in range(chain.workers - 1))
     if layout.replicas > 1:
         largest = max(costs.total("parameter_bytes", i, j) for i, j in spans(costs, layout))
-        average = costs.machine.all_reduce(largest) + ring_s(largest, layout.replicas, cluster.widest)
+        average = costs.machine.all_reduce(largest) + exchange_s(largest, layout.replicas, cluster.widest)
         seconds += average / max(layout.every, 1)
         ring = 2 * (layout.replicas - 1) * profile.parameter_bytes / max(layout.every, 1)
         sent = sent * layout.replicas + ring

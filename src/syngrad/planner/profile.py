@@ -66,12 +66,12 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         model = user.network().model
         batch = trainer.read(batches[0])
         segments, bound = units(model, batch, experiment, cuts)
-        measured = passes(model, segments, batch, experiment.loss, 2 * share)
         part = small_part(batch)
-        small = measured if part is None else passes(model, segments, part, experiment.loss, share)
+        sizes = [batch] if part is None else [batch, part]
+        measured, *small = passes(model, segments, sizes, experiment.loss, 3 * share)
         activations = kept_bytes(model, segments, batch, experiment.loss)
         made = [
-            _unit(k, segment, measured[k], small[k] if part is not None else None, activations[k], bound, batch)
+            _unit(k, segment, measured[k], small[0][k] if small else None, activations[k], bound, batch)
             for k, segment in enumerate(segments)
         ]
         total = max(sum(unit.parameter_bytes for unit in made), 1)

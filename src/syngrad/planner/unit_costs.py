@@ -39,33 +39,47 @@ class Passes:
     spared_s: float
 
 
-def passes(model: nn.Module, segments: Sequence[Segment], batch: Batch, loss: Any, seconds: float) -> list[Passes]:
-    """Time every unit's passes, unit after unit as they run; nothing is left changed.
+def passes(
+    model: nn.Module, segments: Sequence[Segment], batches: Sequence[Batch], loss: Any, seconds: float
+) -> list[list[Passes]]:
+    """Time every unit's passes over each minibatch, unit after unit as they run; nothing is left changed.
 
     Args:
         model: the user's.
         segments: its units.
-        batch: what it is run on.
+        batches: what it is run on, in turns, so that all share the machine's moods.
         loss: (output, target) → scalar; its time is the last unit's.
         seconds: about how long it may take.
+
+    Returns:
+        For each minibatch one entry a unit.
     """
-    taken: list[list[tuple[float, float, float]]] = [[] for _ in segments]
-    begin = time.perf_counter()
+    taken: list[list[list[tuple[float, float, float]]]] = [[[] for _ in segments] for _ in batches]
+    begin, turns = time.perf_counter(), 0
     with preserve_state(model), torch.enable_grad():
         model.train()
-        while len(taken[0]) <= PASSES[0] or (len(taken[0]) <= PASSES[1] and time.perf_counter() - begin < seconds):
-            args, kwargs = batch.args, batch.kwargs
-            for k, segment in enumerate(segments):
-                target = batch.target if k == len(segments) - 1 else None
-                forward, backward, message = _timed(segment, args, kwargs, loss, target, answered=k > 0)
-                spared = backward
-                if k:
-                    without = map_tensors(torch.Tensor.detach, args)
-                    again, spared, _ = _timed(segment, without, kwargs, loss, target, answered=False)
-                    forward = min(forward, again)
-                taken[k].append((forward, backward, min(spared, backward)))
-                args, kwargs = (message,), {}
-    return [Passes(*(low(each) for each in zip(*turns[1:], strict=True))) for turns in taken]
+        while turns <= PASSES[0] or (turns <= PASSES[1] and time.perf_counter() - begin < seconds):
+            for batch, each in zip(batches, taken, strict=True):
+                _run_through(segments, batch, loss, each)
+            turns += 1
+    return [[Passes(*(low(one) for one in zip(*unit[1:], strict=True))) for unit in each] for each in taken]
+
+
+def _run_through(
+    segments: Sequence[Segment], batch: Batch, loss: Any, taken: Sequence[list[tuple[float, float, float]]]
+) -> None:
+    """One pass of all units over a minibatch, each one's seconds added to its own."""
+    args, kwargs = batch.args, batch.kwargs
+    for k, segment in enumerate(segments):
+        target = batch.target if k == len(segments) - 1 else None
+        forward, backward, message = _timed(segment, args, kwargs, loss, target, answered=k > 0)
+        spared = backward
+        if k:
+            without = map_tensors(torch.Tensor.detach, args)
+            again, spared, _ = _timed(segment, without, kwargs, loss, target, answered=False)
+            forward = min(forward, again)
+        taken[k].append((forward, backward, min(spared, backward)))
+        args, kwargs = (message,), {}
 
 
 def low(times: Sequence[float]) -> float:

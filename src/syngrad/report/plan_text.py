@@ -114,6 +114,8 @@ def _said(plan: Plan, each: Prediction) -> str:
             options.append(f"--message-dtype {layout.message_dtype}")
         if layout.queue_depth != 8 and not (layout.kind == "delayed" and layout.queue_depth == 2):
             options.append(f"--queue-depth {layout.queue_depth}")
+    if layout.replicas > 1:
+        options.append(f"--replicas {layout.replicas} --replicas-every {layout.every}")
     chosen = f" ({' '.join(options)})" if options else ""
     return f"{layout}{chosen}, {each.samples_per_s:,.0f} samples/s."
 
