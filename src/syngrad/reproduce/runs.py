@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from syngrad.compare.base import SEEDS, Observer, Silent
 from syngrad.checks import check_whole
+from syngrad.compare.base import SEEDS, Observer, Silent
 from syngrad.compare.step_costs import THREADS
 from syngrad.compare.step_costs import threads as with_threads
 from syngrad.errors import ConfigError, first_line
@@ -60,6 +60,15 @@ class Runs:
         there = {(run["row"], run["x"], run["seed"]) for run in self.document["runs"]}
         every = [(case, seed) for seed in range(self.seeds) for case in self.cases]
         return [(case, seed) for case, seed in every if (case.row, case.x, seed) not in there]
+
+    def check_data(self) -> None:
+        """Read the data of what is missing.
+
+        Raises:
+            ConfigError: one line, how to fetch what is not there.
+        """
+        for recipe in dict.fromkeys(case.recipe for case, _ in self.missing):
+            recipe.read()
 
     def run(self) -> dict[str, Any]:
         """Make the runs that are missing; whatever ends it, those that are done are in the file.
@@ -129,7 +138,9 @@ class Runs:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"folder {str(self.file.parent)!r} cannot be made: {error.strerror}; name another") from None
+            raise ConfigError(
+                f"folder {str(self.file.parent)!r} cannot be made: {error.strerror}; name another"
+            ) from None
 
 
 def _now() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from syngrad.reproduce.study import Scale
 
 QUICK = Scale(
@@ -9,8 +11,8 @@ QUICK = Scale(
     whole=False,
 )  # fmt: skip
 STANDARD = Scale(
-    "standard", steps=10_000, rate=3e-4, batch=256, conv_steps=800, conv_batch=128, samples=None, tested=None, windows=12_000,
-    seeds=3, evaluations=5,
+    "standard", steps=10_000, rate=3e-4, batch=256, conv_steps=800, conv_batch=128, samples=None, tested=None,
+    windows=12_000, seeds=3, evaluations=5,
 )  # fmt: skip
 PAPER = Scale(
     "paper", steps=500_000, rate=3e-5, batch=256, conv_steps=500_000, conv_batch=256, samples=None, tested=None,
@@ -21,13 +23,19 @@ PAPER = Scale(
 SCALES = {scale.name: scale for scale in (QUICK, STANDARD, PAPER)}
 
 
-def told(scale: Scale) -> str:
-    """What a scale is, in a sentence."""
+def told(scale: Scale, kinds: Collection[str]) -> str:
+    """What a scale is for nets of these kinds, in a sentence or two.
+
+    Args:
+        kinds: class names of recipes.
+    """
     samples = "all training images" if scale.samples is None else f"{scale.samples:,} training images"
-    said = (
-        f"{scale.steps:,} updates at Adam {scale.rate:g} with batch {scale.batch}, {scale.conv_steps:,} of a convolutional net "
-        f"with batch {scale.conv_batch}, {scale.windows:,} of a recurrent one; {samples}"
-    )
+    said = {
+        "FullyConnected": f"{scale.steps:,} updates of batch {scale.batch} at Adam {scale.rate:g}, {samples}",
+        "Convolutional": f"{scale.conv_steps:,} updates of batch {scale.conv_batch} at Adam {scale.rate:g}, {samples}",
+        "Sequence": f"about {scale.windows:,} updates",
+    }
+    parts = "; ".join(text for kind, text in said.items() if kind in kinds)
     if scale.name == "quick":
-        return f"quick, a smoke test: {said}. Its figures say that it runs, and nothing else."
-    return f"{scale.name}: {said}."
+        return f"Scale quick, a smoke test: {parts}. Its figures say that it runs, and nothing else."
+    return f"Scale {scale.name}: {parts}."

@@ -88,9 +88,10 @@ class Recipe(Protocol):
         """The data in words."""
 
     def experiment(self) -> Experiment | RecurrentExperiment:
-        """Model, data, optimiser and length of training; what is not there yet of the data is told here, or as it is
-        first read.
-        """
+        """Model, data, optimiser and length of training."""
+
+    def read(self) -> None:
+        """Have the data in memory; a ConfigError where they are not there says how to fetch them."""
 
     def seconds(self) -> float:
         """About how long a run takes on one core, by back-propagation."""

@@ -42,7 +42,9 @@ def summary(study: Study, document: Mapping[str, Any]) -> list[Point]:
         groups.setdefault((run["row"], run["x"]), []).append(run)
     order = {row: k for k, row in enumerate(dict.fromkeys(row for row, _ in groups))}
     keys = sorted(groups, key=lambda key: (key[1] is not None, key[1] or 0.0, order[key[0]]))
-    points = [_point(key, groups[key], groups.get((study.base, key[1]), [])) for key in keys]
+    bases = [runs for (row, _), runs in groups.items() if row == study.base]
+    only = bases[0] if len(bases) == 1 else []  # of a base that has one place, all gaps are to that
+    points = [_point(key, groups[key], groups.get((study.base, key[1]), only)) for key in keys]
     found = {(point.row, point.x): point for point in points}
     for figure in study.published:
         key = figure.row, figure.x

@@ -43,7 +43,8 @@ def online(scale: Scale) -> list[Case]:
     """λ of the online algorithm, and truncated back-propagation with and without synthetic gradients."""
     stepwise = Sequence(ROWS, 1, scale.windows * 4, scale.evaluations)
     made = [
-        Case("online", stepwise, f"online({lam:g})", lam, "linear", dearer=3.0) for lam in scale.some((0.0, 0.5, 0.9, 1.0))
+        Case("online", stepwise, f"online({lam:g})", lam, "linear", dearer=3.0)
+        for lam in scale.some((0.0, 0.5, 0.9, 1.0))
     ]
     four = Sequence(ROWS, 4, scale.windows, scale.evaluations)
     whole = Sequence(ROWS, STEPS, max(scale.windows * 4 // STEPS, 1), scale.evaluations)

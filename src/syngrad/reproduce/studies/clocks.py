@@ -24,8 +24,8 @@ TWO_CLOCKS = Study(
     title="two nets at two time-scales, decoupled",
     setting="A hierarchical system of two nets that tick at two rates, asked for counts of digits.",
     differs=(
-        "Counts are classes of a cross-entropy, and the nets are small. Digits are MNIST's where they have been fetched, "
-        "else Fashion-MNIST's bundled images. The paper shows curves, of which no figure could be checked."
+        "Counts are classes of a cross-entropy, and the nets are small. Digits are MNIST's where they have been "
+        "fetched, else Fashion-MNIST's bundled images. The paper shows curves, of which no figure could be checked."
     ),
     axis="",
     metric=WRONG,

@@ -24,7 +24,8 @@ def cases(scale: Scale) -> list[Case]:
     recipe = FullyConnected.at(scale, 4)
     made = [Case(BASE, recipe, "backprop", dearer=1.0), Case("zero", recipe, "zero", dearer=1.0)]
     return made + [
-        Case(row, recipe, "synthetic", None, estimator, dearer=dearer) for row, (estimator, dearer) in ESTIMATORS.items()
+        Case(row, recipe, "synthetic", None, estimator, dearer=dearer)
+        for row, (estimator, dearer) in ESTIMATORS.items()
     ]
 
 

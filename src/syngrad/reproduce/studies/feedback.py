@@ -7,7 +7,9 @@ from syngrad.reproduce.study import BASE, ERROR, Case, Scale, Study
 
 LINEAR = "labels, linear"
 DELAYS, INTERVALS, LAYERS = (1, 2, 4, 8), (1, 2, 4, 8, 16), (3, 6, 11, 21)
-UNPUBLISHED = "No published figure of it could be checked, so none is quoted. Fewer updates at a higher rate below paper scale."
+UNPUBLISHED = (
+    "No published figure of it could be checked, so none is quoted. Fewer updates at a higher rate below paper scale."
+)
 
 
 def delayed(scale: Scale) -> list[Case]:
@@ -27,8 +29,8 @@ DELAYED = Study(
     title="gradients that come late, by how many minibatches an interface, on MNIST",
     setting="Delayed gradients (arXiv 1804.10574): true gradients are applied so many minibatches late.",
     differs=(
-        "A net of 4 layers of 256 on MNIST, where the papers have residual nets on CIFAR-10; and what late feedback does "
-        f"to estimates is beside it. {UNPUBLISHED}"
+        "A net of 4 layers of 256 on MNIST, where the papers have residual nets on CIFAR-10; and what late feedback "
+        f"does to estimates is beside it. {UNPUBLISHED}"
     ),
     axis="minibatches late",
     metric=ERROR,

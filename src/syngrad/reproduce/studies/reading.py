@@ -26,8 +26,8 @@ CHARACTERS = Study(
     title="a language model of characters, by the window T",
     setting="Penn Treebank by characters, bits per character, early stopping, no learning-rate decay (P).",
     differs=(
-        "Books from Project Gutenberg, since there is no copy of Penn Treebank here; an LSTM of 128; estimators that see "
-        "the next characters. No published figure can be quoted for other text."
+        "Books from Project Gutenberg, since there is no copy of Penn Treebank here; an LSTM of 128; estimators that "
+        "see the next characters. No published figure can be quoted for other text."
     ),
     axis="T",
     metric=BITS,
