@@ -54,10 +54,10 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
 ) -> None:
     real = runs.train
 
-    def once(case: Case, seed: int, threads: int) -> Row:
+    def once(case: Case, seed: int, *how: object) -> Row:
         if case.row != "back-propagation":
             raise KeyboardInterrupt
-        return real(case, seed, threads)
+        return real(case, seed, *how)
 
     monkeypatch.setattr(runs, "train", once)
     assert main(["reproduce", "tiny", "--html", "page.html"]) == INTERRUPTED
@@ -78,6 +78,8 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
         (["tiny", "--html", "no/page.html"], "cannot write results to 'no/page.html'"),
         (["--seeds", "2"], "--html and --seeds need a NAME"),
         (["tiny", "--out", "file"], "folder 'file' cannot be made"),
+        (["tiny", "--device", "tpu9"], "device"),
+        (["tiny", "--threads", "0"], "threads must be a whole number"),
         (["all"], "points is not here; run 'syngrad data fetch points'"),
     ],
 )

@@ -35,11 +35,11 @@ def test_all_of_it(tmp_path: Path) -> None:
 def test_it_is_gone_on_with_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, trained = runs.train, []
 
-    def interrupted(case: Case, seed: int, threads: int) -> Row:
+    def interrupted(case: Case, seed: int, *how: Any) -> Row:
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append((case.row, seed))
-        return real(case, seed, threads)
+        return real(case, seed, *how)
 
     whole = Runs(STUDY, TINY, tmp_path / "whole").run()
     monkeypatch.setattr(runs, "train", interrupted)
@@ -76,10 +76,10 @@ def test_what_is_no_file_of_runs_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_run_that_fails_is_kept_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = runs.train
 
-    def failing(case: Case, seed: int, threads: int) -> Row:
+    def failing(case: Case, seed: int, *how: Any) -> Row:
         if case.row == BASE:
             return Row("backprop", "", seed, "failed: the loss is not finite")
-        return real(case, seed, threads)
+        return real(case, seed, *how)
 
     monkeypatch.setattr(runs, "train", failing)
     document = Runs(STUDY, TINY, tmp_path).run()

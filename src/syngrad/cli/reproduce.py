@@ -42,6 +42,12 @@ def reproduce(
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write a page of it there, one that needs no network.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of feed-forward nets: cpu, cuda, cuda:1, …")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", parser=whole("--threads"), help="PyTorch's; one unless told otherwise.")
+    ] = None,
     progress: Annotated[
         bool | None,
         typer.Option("--progress/--no-progress", help="A bar on a terminal, lines elsewhere; or nothing."),
@@ -63,10 +69,11 @@ def reproduce(
         print(listing(list(STUDIES.values())))
         return 0
     chosen = list(STUDIES.values()) if EVERY in names else [study(name) for name in dict.fromkeys(names)]
-    every = [Runs(each, SCALES[scale], out, seeds) for each in chosen]
+    every = [Runs(each, SCALES[scale], out, seeds, 1 if threads is None else threads, device) for each in chosen]
     _check(every, html)
-    words = ["syngrad", "reproduce", *names, "--scale", scale, *(["--out", out] if out != FOLDER else [])]
-    command = shlex.join([*words, *(["--seeds", str(seeds)] if seeds is not None else [])])
+    typed = {"out": out if out != FOLDER else None, "seeds": seeds, "device": device, "threads": threads}
+    flags = [word for name, value in typed.items() if value is not None for word in (f"--{name}", str(value))]
+    command = shlex.join(["syngrad", "reproduce", *names, "--scale", scale, *flags])
     code = 0
     try:
         for k, runs in enumerate(every):

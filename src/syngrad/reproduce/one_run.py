@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from syngrad.compare import RecurrentComparison
 from syngrad.compare.training import Training
 from syngrad.errors import TrainingError, first_line
@@ -13,8 +15,14 @@ from syngrad.results import Row
 UNSAMPLED = {"quality_every": 0, "true_every": 0}
 
 
-def train(case: Case, seed: int, threads: int = 1) -> Row:
+def train(case: Case, seed: int, threads: int = 1, device: torch.device | None = None) -> Row:
     """The run as a row of results; one that breaks off is a row too, whose status says why.
+
+    Args:
+        case: What is trained.
+        seed: Of weights and data.
+        threads: PyTorch's.
+        device: Of a feed-forward net, as the Trainer has it; recurrent ones are trained on the CPU.
 
     Raises:
         ConfigError: what cannot be used, data that is not there before all.
@@ -26,7 +34,7 @@ def train(case: Case, seed: int, threads: int = 1) -> Row:
         row = comparison.new_row(comparison.keys[0], seed)
         comparison.train(comparison.keys[0], row)
         return row
-    options = {**UNSAMPLED, **case.options}
+    options = {**UNSAMPLED, **case.options, **({} if device is None else {"device": device})}
     training = Training(experiment, case.method, case.estimator, seed, threads, options, progress=False)
     try:
         return training.run()

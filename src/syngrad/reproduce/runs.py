@@ -17,6 +17,7 @@ from syngrad.errors import ConfigError, first_line
 from syngrad.reproduce.one_run import train
 from syngrad.reproduce.study import Case, Scale, Study
 from syngrad.results import environment, finite, write
+from syngrad.runtime.option_fields import check_device
 
 SCHEMA = 1
 
@@ -30,6 +31,7 @@ class Runs:
         folder: where the file is, or will be; it is made where it is missing.
         seeds: from 0 on; the scale's own number where None.
         threads: PyTorch's.
+        device: of feed-forward nets, as the Trainer has it.
         observer: told how far it is.
 
     Raises:
@@ -43,11 +45,13 @@ class Runs:
         folder: str | Path,
         seeds: int | None = None,
         threads: int = 1,
+        device: str | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.study, self.scale = study, scale
         self.seeds = check_whole("seeds", scale.seeds if seeds is None else seeds, 1, SEEDS)
         self.threads = check_whole("threads", threads, 1, THREADS)
+        self.device = check_device(device)
         self.observer = observer or Silent()
         self.file = Path(folder) / f"{study.name}-{scale.name}.json"
         self.cases = study.cases(scale)
@@ -89,7 +93,7 @@ class Runs:
         return self.document
 
     def _keep(self, case: Case, seed: int) -> None:
-        row = train(case, seed, self.threads)
+        row = train(case, seed, self.threads, self.device)
         value = self.study.metric.made(row.value) if row.ok and row.value is not None else None
         if value is not None and not math.isfinite(value):
             value = None

@@ -13,7 +13,7 @@ from syngrad.recurrent import RecurrentExperiment
 #: grade → what a published figure rests on
 GRADES = {
     "P": "the paper's own text",
-    "I": "the paper, as those say who have implemented it",
+    "I": "what the paper says, as others report it",
     "L": "read in a third party's log or table, one run",
 }
 #: the row that the others are held against, seed by seed

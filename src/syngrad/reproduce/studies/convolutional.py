@@ -44,8 +44,8 @@ CNN = Study(
         "average after); regressors of 2 × (128 convolutions 5×5, batch norm, ReLU) and a last convolution."
     ),
     differs=(
-        "Accuracy at the end, where the logs have the best, or that of epoch 100. Labels enter as a table that is "
-        "added to the message. Below paper scale a small part of the training, and smaller minibatches."
+        "Accuracy at the end, where the logs have the best, or that of epoch 100. Labels enter the first "
+        "convolution as constant planes. Below paper scale a small part of the training, and smaller minibatches."
     ),
     axis="",
     metric=ACCURACY,

@@ -55,7 +55,7 @@ ONE_INTERFACE = Study(
     metric=ACCURACY,
     published=(
         PublishedFigure(
-            REGRESSOR, 50, None, "Czarnecki et al. 2017 (arXiv 1703.00522)", "P", "reaches BP's function"
+            REGRESSOR, 50, None, "Czarnecki et al. 2017 (arXiv 1703.00522)", "I", "reaches BP's function"
         ),
     ),
     cases=lambda scale: cases(scale, MIDDLE, ONE, middle=True),

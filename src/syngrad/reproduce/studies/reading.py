@@ -24,7 +24,7 @@ def cases(scale: Scale) -> list[Case]:
 CHARACTERS = Study(
     name="characters",
     title="a language model of characters, by the window T",
-    setting="Penn Treebank by characters, bits per character, early stopping, no learning-rate decay (P).",
+    setting="Penn Treebank by characters, bits per character, early stopping, no learning-rate decay.",
     differs=(
         "Books from Project Gutenberg, since there is no copy of Penn Treebank here; an LSTM of 128; estimators that "
         "see the next characters. No published figure can be quoted for other text."

@@ -28,7 +28,7 @@ def cases(name: str, scale: Scale) -> list[Case]:
 
 def _study(name: str, what: str) -> Study:
     claims = tuple(
-        PublishedFigure(SYNTHETIC, window, None, "a reader's notes on Jaderberg et al. 2016", "L", "≥ 2 × truncated")
+        PublishedFigure(SYNTHETIC, window, None, "a reader's notes on Jaderberg et al. 2016", "I", "≥ 2 × truncated")
         for window in WINDOWS
     )
     return Study(
@@ -36,7 +36,7 @@ def _study(name: str, what: str) -> Study:
         title=f"{what}: the longest output solved, by the window T",
         setting=(
             f"{what} of 8-bit vectors; an LSTM trained in windows of T steps; the task gets longer when the loss falls "
-            "under 0.15 bits (L)."
+            "under 0.15 bits."
         ),
         differs=(
             "An LSTM of 128, minibatches of one length, and estimators that see the vectors to come, where the paper's "
