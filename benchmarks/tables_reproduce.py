@@ -8,7 +8,7 @@ from typing import Any
 
 from cells import ROOT, MissingError, table
 
-from syngrad.report.reproduction import gap, ours, place
+from syngrad.report.reproduction import duration, gap, ours, place
 from syngrad.reproduce import SCALES, Study, summary
 from syngrad.reproduce.studies.registry import STUDIES
 
@@ -30,18 +30,22 @@ def documents() -> Iterator[tuple[Study, dict[str, Any]]]:
 
 def beside() -> str:
     """Of all that can be quoted, ours beside it."""
-    rows = []
+    rows: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for study, document in documents():
         for point in summary(study, document):
-            where = f"{study.axis} {place(point, study)}" if study.axis else "–"
             for each in point.published:
                 said = each.said if each.value is None else f"{each.value:{study.metric.form}}"
                 mine = ours(point, study) if document["scale"]["name"] != "quick" else "runs (quick)"
                 if not point.seeds:
                     mine = "–"
                 note = f"{each.source} ({each.grade})" + (f"; {each.said}" if each.said and each.value else "")
-                rows.append([f"`{study.name}`", point.row, where, study.metric.name, mine, said, note])
-    return table(["", "row", "at", "metric", "here", "published", "source"], rows)
+                key = f"`{study.name}`", point.row, study.axis, study.metric.name, said, note
+                rows.setdefault(key, []).append((place(point, study), mine))
+    made = []
+    for (name, row, axis, metric, said, note), found in rows.items():
+        where = f"{axis} {', '.join(at for at, _ in found)}" if axis else "–"
+        made.append([name, row, where, metric, ", ".join(dict.fromkeys(mine for _, mine in found)), said, note])
+    return table(["", "row", "at", "metric", "here", "published", "source"], made)
 
 
 def runs() -> str:
@@ -50,11 +54,11 @@ def runs() -> str:
     for study, document in documents():
         scale, seeds = document["scale"]["name"], len({run["seed"] for run in document["runs"]})
         failed = sum(run["status"] != "ok" for run in document["runs"])
-        hours = sum(run["seconds"] or 0.0 for run in document["runs"]) / 3600
+        trained = duration(sum(run["seconds"] or 0.0 for run in document["runs"]))
         said = "a smoke test" if scale == "quick" else _gaps(study, document)
         count = f"{len(document['runs'])} ({failed} failed)" if failed else str(len(document["runs"]))
-        rows.append([f"`{study.name}`", study.title, scale, count, str(seeds), f"{hours:.2f}", said])
-    return table(["", "what", "scale", "runs", "seeds", "hours of training", "gap to the base, at each place"], rows)
+        rows.append([f"`{study.name}`", study.title, scale, count, str(seeds), trained, said])
+    return table(["", "what", "scale", "runs", "seeds", "training", "gap to the base, at each place"], rows)
 
 
 def _gaps(study: Study, document: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tests._support.small_study import HOSTILE, STUDY, TINY
 from tests.report.test_page import Elements
 
 from syngrad.report.page import plotly_js, policy, resource
-from syngrad.report.reproduction import duration, listing, report
+from syngrad.report.reproduction import duration, listing, report, sources
 from syngrad.report.reproduction_page import study_page
 from syngrad.reproduce import Runs
 from syngrad.reproduce.scales import STANDARD
@@ -54,6 +54,8 @@ def test_every_study_s_table_fits_a_terminal(name: str) -> None:
         lines = report(STUDIES[name], document).splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("…" in line for line in lines)
+        for k in range(len(sources(STUDIES[name]))):
+            assert sum(f"[{k + 1}]" in line for line in lines) >= 2  # beside a figure, and as a note
 
 
 def test_the_list_names_all_with_their_times() -> None:

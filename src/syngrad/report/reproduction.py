@@ -15,9 +15,11 @@ from syngrad.reproduce import Point, Study, summary
 from syngrad.reproduce.scales import SCALES, told
 
 WIDTH = 80
+#: the narrowest the column of names gets, and that of what is published; spaces between two columns
+NAMES, LEAST, BETWEEN = 14, 14, 2
 #: the axis on which a row lies where its training time puts it
 TIME = "time"
-SPREAD = "±: half the 95 % interval over seeds, of gaps paired by seed"
+SPREAD = "±: half the 95 % interval over seeds"
 
 
 def ours(point: Point, study: Study) -> str:
@@ -60,13 +62,19 @@ def sources(study: Study) -> list[str]:
 def heads(study: Study) -> list[str]:
     """Of the table's columns, the row's own first; a study without an axis has no column for it."""
     axis = [f"{study.axis}, × base's" if study.axis == TIME else study.axis] if study.axis else []
-    return ["row", *axis, study.metric.name, f"gap to {study.base}", "published"]
+    return ["row", *axis, study.metric.name, "gap", "published"]
 
 
 def cells(point: Point, study: Study, notes: Sequence[str]) -> list[str]:
     """One row of the table, the row's own name first."""
     axis = [place(point, study)] if study.axis else []
     return [point.row, *axis, ours(point, study), gap(point, study), published(point, study, notes)]
+
+
+def legend(study: Study, points: Sequence[Point]) -> str:
+    """What the columns are."""
+    said = f"gap: to {study.base}, paired by seed"
+    return f"{said}; {SPREAD}" if any(point.half is not None for point in points) else f"{said}; one seed has no spread"
 
 
 def here(study: Study, document: Mapping[str, Any]) -> str:
@@ -87,7 +95,7 @@ def report(study: Study, document: Mapping[str, Any], width: int = WIDTH) -> str
     points = summary(study, document)
     failures = dict.fromkeys(f"{run['row']}: {run['status']}" for run in document["runs"] if run["status"] != "ok")
     said = [f"Published: {study.setting}", f"Here: {here(study, document)}"]
-    after = [SPREAD] * any(point.half is not None for point in points)
+    after = [legend(study, points)]
     after += [f"[{k}] {note}" for k, note in enumerate(notes, 1)] + list(failures)
     blocks = [
         textwrap.wrap(f"{study.name}: {study.title}", width),
@@ -99,15 +107,26 @@ def report(study: Study, document: Mapping[str, Any], width: int = WIDTH) -> str
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Names to the left, figures to the right, as rich sets it out."""
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
-    for k, name in enumerate(names):
-        last = k == len(names) - 1
-        figures = k > 0 and not last
-        least = max((max(map(len, row[k].split())) for row in rows if row[k]), default=1) if not figures else None
-        grid.add_column(name, justify="right" if figures else "left", no_wrap=False, min_width=least)
+    """Names to the left, figures to the right, what is published in the room that is left; as rich sets it out."""
+    figures = range(1, len(names) - 1)
+    needed = sum(max((len(row[k]) for row in rows), default=0) for k in (0, -1))
+    room, widths = 0, dict[int, int]()
+    for parts in (
+        [[name] for name in names],
+        [name.split() for name in names],
+    ):  # a head in one line, or a word in each
+        widths = {k: max(map(len, [*parts[k], *(row[k] for row in rows)])) for k in figures}
+        room = width - sum(widths.values()) - BETWEEN * (len(names) - 1)
+        if room >= needed:
+            break
+    own = min(max((len(row[0]) for row in rows), default=NAMES), max(room - LEAST, NAMES))
+    grid = Table(box=None, padding=(0, BETWEEN, 0, 0), pad_edge=False, header_style="")
+    grid.add_column(names[0], width=own)
+    for k in figures:
+        grid.add_column(names[k], justify="right", width=widths[k])
+    grid.add_column(names[-1], width=max(room - own, 1))
     for row in rows:
-        grid.add_row(*(cell.replace(" ± ", "\u00a0±\u00a0") for cell in row))
+        grid.add_row(*row)
     console = Console(file=io.StringIO(), width=width, color_system=None, markup=False, emoji=False, highlight=False)
     with console.capture() as caught:
         console.print(grid)

@@ -13,7 +13,7 @@ from typing import Any
 from syngrad import __version__
 from syngrad.report.figures import Figure, Panel
 from syngrad.report.page import Row, Table, plotly_js, policy, resource, templates
-from syngrad.report.reproduction import SPREAD, TIME, cells, heads, here, sources
+from syngrad.report.reproduction import TIME, cells, heads, here, legend, sources
 from syngrad.report.style import Style, css, styles_for
 from syngrad.reproduce import Point, Study, summary
 
@@ -80,8 +80,8 @@ def _section(study: Study, document: Mapping[str, Any], first: int) -> StudySect
     for point in points:
         name, *rest = cells(point, study, notes)
         rows.append(Row(name, rest, looks[name]))
-    several = any(point.half is not None for point in points)
-    caption = f"{SPREAD}." if several else "One seed: no spread can be given."
+    said = legend(study, points)
+    caption = f"{said[:1].upper()}{said[1:]}."
     keys = [Key(name, style) for name, style in looks.items()]
     table = Table(heads(study), rows, caption)
     return StudySection(

@@ -36,15 +36,13 @@ class Point:
 
 
 def summary(study: Study, document: Mapping[str, Any]) -> list[Point]:
-    """Every row at every place that was run, and after them those of which there are only published figures."""
+    """Every row at every place that was run, and those of which there are only published figures."""
     groups: dict[tuple[str, float | None], list[Mapping[str, Any]]] = {}
     for run in document["runs"]:
         groups.setdefault((run["row"], run["x"]), []).append(run)
-    order = {row: k for k, row in enumerate(dict.fromkeys(row for row, _ in groups))}
-    keys = sorted(groups, key=lambda key: (key[1] is not None, key[1] or 0.0, order[key[0]]))
     bases = [runs for (row, _), runs in groups.items() if row == study.base]
     only = bases[0] if len(bases) == 1 else []  # of a base that has one place, all gaps are to that
-    points = [_point(key, groups[key], groups.get((study.base, key[1]), only)) for key in keys]
+    points = [_point(key, groups[key], groups.get((study.base, key[1]), only)) for key in groups]
     found = {(point.row, point.x): point for point in points}
     for figure in study.published:
         key = figure.row, figure.x
@@ -52,7 +50,8 @@ def summary(study: Study, document: Mapping[str, Any]) -> list[Point]:
             found[key] = Point(*key)
             points.append(found[key])
         found[key].published.append(figure)
-    return points
+    order = {row: k for k, row in enumerate(dict.fromkeys(point.row for point in points))}
+    return sorted(points, key=lambda point: (point.x is not None, point.x or 0.0, order[point.row]))
 
 
 def _point(
