@@ -11,7 +11,7 @@ QUICK = Scale(
     whole=False,
 )  # fmt: skip
 STANDARD = Scale(
-    "standard", steps=10_000, rate=3e-4, batch=256, conv_steps=800, conv_batch=128, samples=None, tested=None,
+    "standard", steps=5_000, rate=3e-4, batch=256, conv_steps=400, conv_batch=128, samples=None, tested=None,
     windows=12_000, seeds=3, evaluations=5,
 )  # fmt: skip
 PAPER = Scale(

@@ -142,8 +142,8 @@ class Scale:
         conv_steps, conv_batch: updates of a convolutional net, and samples a minibatch.
         samples, tested: of the training and the test set, the first so many; None for all.
         windows: updates of a recurrent net.
+        evaluations: how often such a net is examined; the last one counts.
         seeds: that each case is run with unless told otherwise.
-        evaluations: how often a run is tested; the last one counts.
         whole: whether every place on an axis is run, or the first and the last alone.
     """
 
