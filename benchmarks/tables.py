@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tables_planner
 import tables_processes
 import tables_recurrent
+import tables_reproduce
 import tables_summary
 from cells import ROOT, MissingError, load, mebibytes, table
 
@@ -285,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_planner.TABLES,
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
+    **tables_reproduce.TABLES,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 TABLES["summary"] = lambda: tables_summary.summary(TABLES)

@@ -41,6 +41,7 @@ ORDER = (
     ("results",),
     ("compare",),
     ("planner",),
+    ("reproduce",),
     ("report",),
     ("cli",),
     ("__main__",),

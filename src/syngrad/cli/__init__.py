@@ -19,6 +19,7 @@ from syngrad.cli.data import app as data
 from syngrad.cli.list_cuts import cuts
 from syngrad.cli.options import BROKEN_PIPE, USAGE, complain, interrupted
 from syngrad.cli.plan import plan
+from syngrad.cli.reproduce import reproduce
 from syngrad.cli.train import train
 from syngrad.errors import first_line
 from syngrad.launch import fork_server
@@ -55,6 +56,7 @@ app.command()(compare)
 app.command()(train)
 app.command()(cuts)
 app.command()(plan)
+app.command()(reproduce)
 app.add_typer(data, name="data")
 
 

@@ -94,17 +94,17 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
     experiment, environment, verdict = told["experiment"], told["environment"], told.get("verdict") or {}
     over = f"{experiment['name']} over {m.workers} processes: does it pay?" if m.workers > 1 else ""
     sections = _sections_over_workers(m) if m.workers > 1 else _sections_in_one_process(m)
-    scripts = {"plotly": plotly_js(), "script": _resource("page.js")}
+    scripts = {"plotly": plotly_js(), "script": resource("page.js")}
     created = f" on {told['created']}" if told.get("created") else ""
     pays = str(verdict.get("pays"))
-    return _templates().get_template("page.html.j2").render(
+    return templates().get_template("page.html.j2").render(
         {
             "title": over or f"{experiment['name']}: does it pay?",
             "question": over or f"{experiment['name']}: do synthetic gradients pay?",
             "subtitle": _subtitle(told, m),
             "ran": (told.get("config") or {}).get("command", "compare"),
             "policy": policy(list(scripts.values())),
-            "style": _resource("page.css"),
+            "style": resource("page.css"),
             "answer": (pays if pays in ANSWERS else "none", ANSWERS.get(pays, UNDECIDED)),
             "verdict": {"text": "", "reasons": [], **verdict},
             "tiles": tiles(m, verdict.get("row")),
@@ -129,7 +129,8 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The pages' templates, which escape whatever is put in."""
     loader = PackageLoader("syngrad.report")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
@@ -137,7 +138,8 @@ def _templates() -> Environment:
 
 
 @cache
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file beside them: a style sheet, a script."""
     return resources.files("syngrad.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 

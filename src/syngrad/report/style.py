@@ -58,9 +58,14 @@ class Style:
 
 def styles(rows: Sequence[Aggregate]) -> list[Style]:
     """One style a row: the baseline in the colour of ink, the others in turn."""
+    return styles_for([row.is_base for row in rows])
+
+
+def styles_for(bases: Sequence[bool], first: int = 0) -> list[Style]:
+    """As :func:`styles`, of rows of which it is only known whether each is the baseline; counted from `first` on."""
     made, others = [], 0
-    for index, row in enumerate(rows):
-        if row.is_base:
+    for index, base in enumerate(bases, first):
+        if base:
             made.append(Style(index, 0, "solid", "circle"))
         else:
             k = others % COLOURS
