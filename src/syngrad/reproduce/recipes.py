@@ -7,6 +7,7 @@ after three fifths and again after four fifths of the updates, batch 256. Source
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ def divided(steps: int) -> Any:
 
 
 @dataclass(frozen=True)
-class FeedForward:
+class FeedForward(ABC):
     """What both kinds of feed-forward nets have in common. A run is tested at its end."""
 
     data: str
@@ -84,13 +85,13 @@ class FeedForward:
         for train in (True, False):
             images(self.data, train)
 
+    @abstractmethod
     def model(self) -> nn.Module:
         """The net."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cuts(self) -> list[str]:
         """Where the interfaces are."""
-        raise NotImplementedError
 
     def loaders(self, batch: int, seed: int) -> tuple[Updates, TensorBatches]:
         """Training minibatches in an order that the seed decides, and the test images."""
