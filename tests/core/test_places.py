@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -14,16 +15,23 @@ import syngrad
 from syngrad.cli import app
 from syngrad.core.places import Place, list_places
 from syngrad.errors import CutError
+from syngrad.partition import recording
 from syngrad.report.places_table import places_table
 
 
 @functools.cache
-def listed(name: str) -> list[Place]:
-    """The places of a family's model, looked for once."""
+def looked_for(name: str) -> tuple[list[Place], int]:
+    """The places of a family's model, and how often it was exported to find them."""
     family = FAMILIES[name]
     torch.manual_seed(0)
     *inputs, target = family.batch()
-    return list_places(family.model().double(), tuple(inputs), {}, target, family.loss)
+    with mock.patch.object(recording, "record_by_export", wraps=recording.record_by_export) as export:
+        return list_places(family.model().double(), tuple(inputs), {}, target, family.loss), export.call_count
+
+
+def listed(name: str) -> list[Place]:
+    """The places of a family's model."""
+    return looked_for(name)[0]
 
 
 @pytest.mark.parametrize("name", ["language_model", "two_heads", "translation", "states", "around"])
@@ -39,6 +47,12 @@ def test_every_place_that_is_listed_trains(name: str) -> None:
             warnings.simplefilter("ignore")
             trainer.step(batch)
         assert len(trainer.net.segments) == 2
+
+
+def test_a_model_is_exported_once_a_mode_however_many_places_it_has() -> None:
+    found, exports = looked_for("language_model")
+    assert sum(place.recorded for place in found) > 1
+    assert exports == 2
 
 
 def test_what_is_shared_crosses_between_workers_and_is_shown() -> None:

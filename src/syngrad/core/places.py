@@ -12,7 +12,7 @@ from syngrad.core.binding import Crossing, Loss, bind_to_loss
 from syngrad.core.task import Task, carried, interface
 from syngrad.errors import SyngradError
 from syngrad.estimators.registry import EstimatorSpec
-from syngrad.partition import split, working_places
+from syngrad.partition import recordable, working_places
 from syngrad.partition.balance import measured
 from syngrad.partition.cuts import trains
 from syngrad.partition.segment import Segment
@@ -66,6 +66,7 @@ def list_places(
     costs, _ = measured(model, segments, example, None)
     bound = bind_to_loss(model, segments, args, kwargs, target, loss)
     task, listed, trained = Task.of(bound, args, kwargs, target, loss, None), [], False
+    recorded = _recorded(model, segments, example, bound.unread)
     for k, (name, crossing) in enumerate(zip(found.names, bound.crossings, strict=True), 1):
         trained = trained or trains(model, segments[k - 1].parameter_names)
         leaves = crossing.leaves
@@ -74,8 +75,7 @@ def list_places(
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         shapes = tuple(tuple(leaf.shape) for leaf in leaves)
         shared = shared_across(model, segments, k)
-        recorded = _recorded(model, name, segments, example, bool(shared), bound.unread)
-        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, recorded, shared, trained))
+        listed.append(Place(name, sum(costs[:k]), sum(costs[k:]), shapes, size, name in recorded, shared, trained))
         trained = False
     return listed
 
@@ -106,14 +106,15 @@ def estimable(
         crossings = bind_to_loss(model, found.segments, args, kwargs, target, loss).crossings
     except SyngradError:
         return []
-    names = []
-    for k, (name, crossing) in enumerate(zip(found.names, crossings, strict=True), 1):
-        if crossing.escapes or not crossing.where or not _estimates(name, crossing, estimator, task):
-            continue
-        shares = bool(shared_across(model, found.segments, k))
-        if alone or _recorded(model, name, found.segments, (args, kwargs), shares, whole.unread):
-            names.append(name)
-    return names
+    names = [
+        name
+        for name, crossing in zip(found.names, crossings, strict=True)
+        if not crossing.escapes and crossing.where and _estimates(name, crossing, estimator, task)
+    ]
+    if alone:
+        return names
+    recorded = _recorded(model, found.segments, (args, kwargs), whole.unread, names)
+    return [name for name in names if name in recorded]
 
 
 def _estimates(name: str, crossing: Crossing, estimator: EstimatorSpec, task: Task) -> bool:
@@ -126,15 +127,20 @@ def _estimates(name: str, crossing: Crossing, estimator: EstimatorSpec, task: Ta
 
 
 def _recorded(
-    model: nn.Module, name: str, segments: Sequence[Segment], example: Any, shares: bool, unread: Sequence[int]
-) -> bool:
-    if segments[0].route != "forward" and not shares:  # what is shared may have running statistics beside it
-        return True
-    try:
-        split(model, cuts=[name], example=example, unread=lambda: unread)
-    except SyngradError:
-        return False
-    return True
+    model: nn.Module,
+    segments: Sequence[Segment],
+    example: Any,
+    unread: Sequence[int],
+    among: Sequence[str] | None = None,
+) -> set[str]:
+    """Of the segments' names, or of some, those at which the model can be cut for several workers."""
+    names = [segment.name for segment in segments[1:]] if among is None else among
+    if segments[0].route == "forward":
+        return recordable(model, names, example, lambda: unread)
+    # recorded as they are; what stages share may have running statistics beside it
+    starts = {segment.name: k for k, segment in enumerate(segments)}
+    sharing = [name for name in names if shared_across(model, segments, starts[name])]
+    return (set(names) - set(sharing)) | recordable(model, sharing, example, lambda: unread)
 
 
 def shared_across(model: nn.Module, segments: Sequence[Segment], at: int) -> tuple[tuple[str, int], ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -40,6 +41,7 @@ __all__ = [
     "balanced",
     "check_names",
     "compose",
+    "recordable",
     "segment_parameters",
     "split",
     "unused_parameters",
@@ -142,6 +144,27 @@ def working_places(model: nn.Module, example: Example, unread: Callable[[], Sequ
     return WorkingPlaces([segment.name for segment in made[1:]], made)
 
 
+def recordable(
+    model: nn.Module, names: Sequence[str], example: Example, unread: Callable[[], Sequence[int]]
+) -> set[str]:
+    """Those of the places at which the model can be cut in two for several workers, each tried on the example.
+
+    Args:
+        model: the user's.
+        names: of modules that can start a stage in one process.
+        example: ``(args, kwargs)`` of one call.
+        unread: the positions of what nobody reads in the flattened output.
+    """
+    way, found = _Way(model, example, unread, alone=False), set()
+    for name in names:
+        try:
+            way.by_name([name])
+        except SyngradError:
+            continue
+        found.add(name)
+    return found
+
+
 @dataclass(frozen=True)
 class _Way:
     """What is common to all attempts to cut one model; see :func:`split`."""
@@ -150,6 +173,30 @@ class _Way:
     example: Example | None
     unread: Callable[[], Sequence[int]] | None
     alone: bool
+
+    @cached_property
+    def _exported(self) -> Program | Exception:
+        """The whole model exported, the same whatever the cuts, or why it cannot be: either takes seconds."""
+        try:
+            return _program(self.model, "torch.export", [], self.example, self._left)
+        except Exception as error:  # whatever a forward raises when given stand-ins for tensors
+            return error
+
+    @cached_property
+    def _unread(self) -> Sequence[int]:
+        """What nobody reads, which takes a run of the model and its loss to know."""
+        return self.unread() if self.unread is not None else ()
+
+    def _left(self) -> Sequence[int]:
+        return self._unread
+
+    def program(self, route: str, names: list[str]) -> Program:
+        """The model laid out by one route."""
+        if route != "torch.export":
+            return _program(self.model, route, names, self.example, self._left)
+        if isinstance(self._exported, Exception):
+            raise self._exported.with_traceback(None)
+        return self._exported
 
     def by_name(self, cuts: list[str]) -> list[Segment]:
         def segments(program: Program) -> list[Segment]:
@@ -197,13 +244,12 @@ class _Way:
         if is_chain_of(model, names):
             return segments(Chain(model, names))
         reasons: list[str] = []
-        unread = self.unread or list
         forward = ("forward",) if self.alone and example is not None else ()
         for route in ("torch.fx", *forward, "torch.export"):
             try:
-                made = segments(_program(model, route, names, example, unread))
+                made = segments(self.program(route, names))
                 if example is not None and route != "forward":
-                    verify(model, made, example, unread())
+                    verify(model, made, example, self._unread)
                 return made
             except Exception as error:  # whatever a forward raises when given stand-ins for tensors
                 another = (

@@ -16,6 +16,7 @@ from syngrad.partition import split
 
 #: steps with whole gradients before PowerSGD's, of which its authors' own code has some too
 WHOLE_STEPS = 10
+MIB = 1 << 20
 
 
 class DataParallel(RivalWorker):
@@ -43,7 +44,12 @@ class DataParallel(RivalWorker):
         if rival.variant == "periodic":
             self.averager = PeriodicModelAverager(period=rival.period, warmup_steps=0)
             return
-        wrapped = DistributedDataParallel(recipe.model, gradient_as_bucket_view=True)
+        # PowerSGD's second all-reduce is asked for by whichever thread ends the first. Of several buckets these come in
+        # another order on each worker, which hangs or aborts them over a slow link; of one there is one order.
+        whole = (
+            -(-sum(p.numel() * p.element_size() for p in self._trained) // MIB) if rival.variant == "powersgd" else None
+        )
+        wrapped = DistributedDataParallel(recipe.model, gradient_as_bucket_view=True, bucket_cap_mb=whole)
         if rival.variant == "bf16":
             # by its own name it is refused wherever there is no GPU, though gloo can do it
             wrapped.register_comm_hook(None, lambda state, bucket: bf16_compress_hook(state, bucket))
