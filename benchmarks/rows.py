@@ -17,7 +17,7 @@ from syngrad.launch.hosts import launched_result
 HERE = Path(__file__).resolve().parent
 WORKERS = 2
 #: the rivals that divide every minibatch, whatever form their messages have
-PIPELINES = tuple(name for name in RIVALS if name.startswith(("gpipe", "1f1b")))
+PIPELINES = tuple(name for name in RIVALS if parse_rival(name).pipelined)
 #: runs in which they try into how many parts
 TRIED = 2
 

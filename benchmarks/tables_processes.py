@@ -7,6 +7,9 @@ from typing import Any
 
 from cells import load, mebibytes, part, quartiles, table
 
+SLOW, NARROW = "20ms,100mbit", ", fewer bits"
+#: ratios so near to one say nothing
+EVEN = 0.05
 BEST, TRIED = "best of them", "narrow, what was tried"
 
 
@@ -73,17 +76,75 @@ def slow_link() -> str:
     return table(["20 ms, 100 Mbit/s", "samples/s", "a minibatch", *(f"`{row}` over it" for row in own)], rows)
 
 
+def _narrow() -> dict[str, Any]:
+    """Link → what was measured over it with all messages in fewer bits."""
+    entries = load("slow_link")["entries"]
+    return {name.removesuffix(NARROW): each["summary"] for name, each in entries.items() if name.endswith(NARROW)}
+
+
+def _spelled(link: str) -> str:
+    delay, rate = link.split(",")
+    return f"{delay.removesuffix('ms')} ms, {rate.replace('mbit', ' Mbit/s').replace('gbit', ' Gbit/s')}"
+
+
 def slow_link_narrow() -> str:
     """All messages in fewer bits, one host alone, and the memory of the largest worker."""
-    entry = part("slow_link", "entries", "20ms,100mbit, fewer bits", "summary")
-    own = list(entry["ratios"])
+    links = _narrow()
+    first = next(iter(links.values()))["rows"]
     rows = []
-    for name, found in entry["rows"].items():
-        ratios = [quartiles(entry["ratios"][row].get(name)) for row in own]
-        sent, memory = (mebibytes(found[key]["median"]) for key in ("bytes_a_minibatch", "peak_memory_bytes"))
-        rows.append([name, f"{found['samples_per_s']['median']:,.0f}", sent, memory, *ratios])
-    head = ["20 ms, 100 Mbit/s", "samples/s", "a minibatch", "peak of a worker"]
-    return table([*head, *(f"`{row}` over it" for row in own)], rows)
+    for name in dict.fromkeys(row for each in links.values() for row in each["rows"]):
+        found = [each["rows"].get(name) for each in links.values()]
+        speeds = ["–" if each is None else f"{each['samples_per_s']['median']:,.0f}" for each in found]
+        of = first.get(name) or next(each for each in found if each is not None)
+        rows.append(
+            [name, *speeds, *(mebibytes(of[key]["median"]) for key in ("bytes_a_minibatch", "peak_memory_bytes"))]
+        )
+    return table(["samples/s", *map(_spelled, links), "a minibatch", "peak of a worker"], rows)
+
+
+def strongest(found: dict[str, Any]) -> tuple[str, dict[str, tuple[str, float]]]:
+    """Syngrad's fastest row over a link, and for each kind of rival its fastest: its name, and how many times as fast
+    Syngrad's is, round by round in the median.
+    """
+    speed = {name: each["samples_per_s"]["median"] for name, each in found["rows"].items()}
+    ours = max(found["ratios"], key=lambda row: speed[row])
+    kinds = {
+        "alone": [name for name in speed if name == "alone"],
+        "rarely": [name for name in speed if name.startswith("diloco")],
+        "waits": [name for name in speed if ":" in name],
+    }
+    best = {kind: max(names, key=speed.__getitem__) for kind, names in kinds.items() if names}
+    return ours, {kind: (name, found["ratios"][ours][name]["median"]) for kind, name in best.items()}
+
+
+def slow_link_verdict() -> str:
+    """The strongest of every kind, link by link."""
+    rows = []
+    for link, found in _narrow().items():
+        ours, rivals = strongest(found)
+        cells = [f"{rivals[kind][1]:.2f} × `{rivals[kind][0]}`" for kind in ("alone", "rarely", "waits")]
+        rows.append([_spelled(link), f"`{ours}`", *cells])
+    head = ["", "the fastest of Syngrad's", "one host alone", "averaged rarely", "waits within every minibatch"]
+    return table(head, rows)
+
+
+def slow_link_word() -> str:
+    """The README's word on slow links: cool only where Syngrad's is faster than the strongest of every kind."""
+    found = _narrow()
+    ours, rivals = strongest(found[SLOW])
+    least = min(ratio for _, ratio in rivals.values())
+    word = "cool" if least > 1 + EVEN else "even" if least >= 1 - EVEN else "meh"
+    (alone, times), (rare, rarely), (waits, waiting) = (rivals[kind] for kind in ("alone", "rarely", "waits"))
+    lines = [
+        f"- *A slow link: {word}.* Over {_spelled(SLOW)}, with messages in fewer bits in all rows, `{ours}` is",
+        f"  {times:.1f} × as fast as one host {alone}, {rarely:.1f} × as `{rare}`, the fastest of those averaged",
+        f"  rarely, and {waiting:.1f} × as `{waits}`, the fastest that waits within every minibatch.",
+    ]
+    for link in found:
+        lost = [name for name, ratio in strongest(found[link])[1].values() if ratio < 1 - EVEN]
+        if lost:
+            lines.append(f"  Over {_spelled(link)} it loses to {' and '.join(f'`{name}`' for name in lost)}.")
+    return "\n".join(lines)
 
 
 def slow_link_delay() -> str:
@@ -181,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "throughput_tried": throughput_tried,
     "slow_link": slow_link,
     "slow_link_narrow": slow_link_narrow,
+    "slow_link_verdict": slow_link_verdict,
     "slow_link_delay": slow_link_delay,
     "corrected_workers": corrected_workers,
     "time_to_target": lambda: _target("loopback", "of one process with one thread"),

@@ -40,17 +40,21 @@ ROWS = {
     "ddp:bf16": Row("ddp:bf16", 1, {}, 4, 1, 11),
     "ddp:periodic": Row("ddp:periodic", 1, {}, 16, 8, 13),
 }
-#: messages and gradients in fewer bits in every row, and one host that trains alone
-NARROW = "20ms,100mbit, fewer bits"
+#: messages and gradients in fewer bits in every row, and one host that trains alone, over three links
+NARROW = ", fewer bits"
+NARROW_LINKS = (SLOW, "100ms,100mbit", "5ms,1gbit")
 NARROW_ROWS = {
     "alone": Row("plain", 1, {}, 98, 20, 9),
     "synthetic, bfloat16": ROWS["synthetic, bfloat16"],
     "synthetic, int8": ROWS["synthetic, int8"],
+    "corrected, bfloat16": ours(17, method="corrected", message_dtype="bfloat16"),
     "delayed, bfloat16": ours(15, method="delayed", message_dtype="bfloat16"),
     "gpipe:bf16": Row("gpipe:bf16", 1, {}, 14, 3, 10),
     "gpipe:int8": Row("gpipe:int8", 1, {}, 14, 3, 10),
     "1f1b:bf16": Row("1f1b:bf16", 1, {}, 14, 3, 9),
     "1f1b:int8": Row("1f1b:int8", 1, {}, 14, 3, 9),
+    "zb1p:int8": Row("zb1p:int8", 1, {}, 14, 3, 9),
+    "ddp:bf16": ROWS["ddp:bf16"],
     "ddp:powersgd": Row("ddp:powersgd", 1, {}, 14, 0, 38),
     "diloco(every=64)": Row("diloco(every=64)", 1, {}, 128, 0, 20),
     "diloco(every=64, dtype=int8)": Row("diloco(every=64, dtype=int8)", 1, {}, 128, 0, 17),
@@ -58,32 +62,42 @@ NARROW_ROWS = {
         "diloco(every=64, fragments=4, delay=8, dtype=int8)", 1, {}, 128, 0, 16
     ),
 }
+#: of them those that wait within every minibatch; the others are one host, or models that are averaged rarely
+WAITING = tuple(name for name in NARROW_ROWS if ":" in name)
 #: more of these: the clock stops when the last has come back, which takes a whole round trip, and is to be little of it
 DELAYS = {f"synthetic, {link}": (ours(19, 280), link) for link in (NEAR, FAR)}
 
 
 def slow(rounds: int, path: Path, again: bool, quick: bool) -> None:
-    turns(SLOW, ROWS, LOCK_STEP, rounds, path, again, quick)
+    turns(SLOW, SLOW, ROWS, LOCK_STEP, rounds, path, again, quick)
 
 
 def narrow(rounds: int, path: Path, again: bool, quick: bool) -> None:
-    turns(NARROW, NARROW_ROWS, [name for name in NARROW_ROWS if ":" in name], rounds, path, again, quick)
+    for link in NARROW_LINKS:
+        turns(link, link + NARROW, NARROW_ROWS, WAITING, rounds, path, again, quick)
 
 
 def turns(
-    name: str, which: dict[str, Row], best_of: Sequence[str], rounds: int, path: Path, again: bool, quick: bool
+    link: str,
+    name: str,
+    which: dict[str, Row],
+    best_of: Sequence[str],
+    rounds: int,
+    path: Path,
+    again: bool,
+    quick: bool,
 ) -> None:
-    """Rows over the slow link, taking turns."""
+    """Rows over one link, taking turns."""
     rows = {row: shortened(each) for row, each in which.items()} if quick else which
-    with emulated(parse_link(SLOW)) as hosts:
+    with emulated(parse_link(link)) as hosts:
 
         def call(row: str, earlier: list[Run]) -> Run:
             return timed(rows[row], EXPERIMENT, BATCH, hosts, parts(rows[row], earlier))
 
         def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-            return rates(runs, [row for row in rows if row.startswith("synthetic")], best_of)
+            return rates(runs, [row for row in rows if rows[row].kind == "syngrad"], best_of)
 
-        settings = {"link": SLOW, "batch_size": BATCH, "rows": {row: each.plain() for row, each in rows.items()}}
+        settings = {"link": link, "batch_size": BATCH, "rows": {row: each.plain() for row, each in rows.items()}}
         take_turns(path, "slow link", name, settings, list(rows), rounds, call, summary, again)
 
 
@@ -130,7 +144,7 @@ def main() -> None:
         parser.error("--quick makes no results; name another file with --out")
     path = options.out or HERE / "results" / "slow_link.json"
     every = [*(ROWS.values() if "slow" in options.parts else ())]
-    every += NARROW_ROWS.values() if "narrow" in options.parts else []
+    every += [*NARROW_ROWS.values()] * len(NARROW_LINKS) if "narrow" in options.parts else []
     every += [row for row, _ in DELAYS.values()] if "delay" in options.parts else []
     estimate(every, options.rounds)
     for part in options.parts:

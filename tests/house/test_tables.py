@@ -23,6 +23,11 @@ def test_pages_say_what_was_measured(page: Path) -> None:
     assert tables.filled(text) == text, "run python benchmarks/tables.py"
 
 
+def test_the_word_on_slow_links_is_the_one_that_was_measured() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert " ".join(tables.tables_processes.slow_link_word().split()) in readme
+
+
 def test_every_table_stands_somewhere() -> None:
     used = {mark[1] for page in tables.PAGES for mark in tables.MARK.findall(page.read_text())}
     assert used == set(tables.TABLES)

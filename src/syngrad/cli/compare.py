@@ -74,7 +74,7 @@ OPTIONS = {
         "whole",
         "Compare runs over so many processes. Rows, without --methods: alone, alone(threads), ddp, ddp:bf16, "
         "ddp:periodic, gpipe, 1f1b, delayed, synthetic:local, synthetic. Others to name: diloco(every=100), "
-        "ddp:powersgd(rank=4), and messages in fewer bits, gpipe:bf16, gpipe:int8, 1f1b:bf16, 1f1b:int8.",
+        "ddp:powersgd(rank=4), zb1p (zero bubble), and messages in fewer bits, as in gpipe:bf16, 1f1b:int8.",
     ),
     "link": Option("text", "With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
     "queue_depth": _FLAGS["queue_depth"],

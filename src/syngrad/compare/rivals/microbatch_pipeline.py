@@ -1,4 +1,6 @@
-"""`gpipe` and `1f1b`: PyTorch's schedules over the very stages that Syngrad trains, a block of them a process.
+"""`gpipe`, `1f1b` and `zb1p`: PyTorch's schedules over the very stages that Syngrad trains, a block of them a process.
+
+`zb1p` (zero bubble, arXiv 2401.10241) is 1f1b whose gradients of weights wait until there is nothing else to do.
 
 Exact, but for `:bf16` and `:int8`, whose messages and gradients cross as Syngrad's can (narrow_messages.py).
 """
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleavedZeroBubble
 from torch.utils import _pytree as pytree
 
 from syngrad.compare.rivals.narrow_messages import FORMS, Narrow
@@ -27,6 +29,11 @@ from syngrad.tree import tensors
 
 #: numbers of microbatches that are tried, as far as they divide the batch
 TRIED = (1, 2, 4, 8, 16)
+SCHEDULES: dict[str, Callable[..., Any]] = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "zb1p": ScheduleInterleavedZeroBubble,
+}
 #: steps of a trial, of which the first is not timed: it also builds what the steps need
 TRIAL = 6
 
@@ -144,8 +151,8 @@ class MicrobatchPipeline(RivalWorker):
         self._block = Block([segments[rank]], structures[rank], after, forms[rank], leaving)
 
     def _best(self, batch: Batch) -> int:
-        least = self.group.size if self.rival.kind == "1f1b" else 1  # that schedule needs as many as it has stages
-        tried = [count for count in TRIED if count >= least and batch.size % count == 0]
+        least = self._fewest
+        tried = [count for count in TRIED if count >= least and batch.size % count == 0 and self._rounds_fit(count)]
         if not tried:
             raise ConfigError(
                 f"row {str(self.rival)!r}: a batch of {batch.size} divides into none of {least} or more microbatches "
@@ -165,14 +172,23 @@ class MicrobatchPipeline(RivalWorker):
         best: int = self.group.agree(min(times, key=lambda count: times[count]))
         return best
 
+    @property
+    def _fewest(self) -> int:
+        """Microbatches that the schedule needs: all but gpipe as many as there are stages."""
+        return 1 if self.rival.kind == "gpipe" else self.group.size
+
+    def _rounds_fit(self, count: int) -> bool:
+        """Whether PyTorch's zero bubble, which takes them in rounds of one a stage, can divide them so."""
+        return self.rival.kind != "zb1p" or count % max(count // self.group.size, 1) == 0
+
     # At work.
 
     def step(self, batch: Batch) -> None:
         """Forward and backward of all microbatches, and update. A smaller batch is divided as finely as it can be."""
         assert self.microbatches is not None
         count = next(count for count in range(min(self.microbatches, batch.size), 0, -1) if batch.size % count == 0)
-        # a last, small batch may have fewer microbatches than 1f1b takes
-        kind = "gpipe" if count < self.group.size else self.rival.kind
+        # a last, small batch may have fewer microbatches than the schedule takes
+        kind = self.rival.kind if count >= self._fewest and self._rounds_fit(count) else "gpipe"
         if (batch.size, count) not in self._schedules:  # building runs the stages once on made-up numbers
             with preserve_state(self.recipe.model):
                 self._run(batch, count, kind)
@@ -199,9 +215,9 @@ class MicrobatchPipeline(RivalWorker):
 
     def _schedule(self, count: int, kind: str) -> Any:
         stage = PipelineStage(self._block, self.group.rank, self.group.size, torch.device("cpu"))
-        made: Callable[..., Any] = ScheduleGPipe if kind == "gpipe" else Schedule1F1B
+        made, stages = SCHEDULES[kind], [stage] if kind == "zb1p" else stage
         # the losses are weighted here, each microbatch by what it averages over
-        return made(stage, count, loss_fn=self._loss, scale_grads=False)
+        return made(stages, count, loss_fn=self._loss, scale_grads=False)
 
     def _loss(self, output: Any, target: Tensor) -> Tensor:
         return self.recipe.share(output, target, len(target), self._scale)

@@ -26,8 +26,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "1f1b": {},
     "1f1b:bf16": {},
     "1f1b:int8": {},
+    "zb1p": {},
+    "zb1p:bf16": {},
+    "zb1p:int8": {},
 }
 RIVALS = tuple(OPTIONS)
+PIPELINES = ("gpipe", "1f1b", "zb1p")
 #: the least of options that are whole numbers
 _LEAST = {"rank": 1, "every": 1, "fragments": 1, "delay": 0}
 
@@ -60,7 +64,7 @@ class Rival:
     @property
     def pipelined(self) -> bool:
         """Whether each process has a part of the model, and not all of it."""
-        return self.kind in ("gpipe", "1f1b")
+        return self.kind in PIPELINES
 
     @property
     def period(self) -> int:
