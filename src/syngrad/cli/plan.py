@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from syngrad.cli.options import EXPERIMENT, ending, listed, whole
+from syngrad.cli.options import EXPERIMENT, ending, listed, number, whole
 from syngrad.errors import ConfigError
 
 WORKERS, SECONDS = 2, 12.0
@@ -44,6 +44,14 @@ def plan(
         str | None,
         typer.Option(metavar="SECONDS", help="Train the two fastest and back-propagation for so long, too."),
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--target"),
+            metavar="X",
+            help="With --pilot: seconds to this value of the metric, as in 0.85.",
+        ),
+    ] = None,
     json_: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="The plan with all that it was computed from; - prints it."),
@@ -58,6 +66,7 @@ def plan(
     from syngrad.links.world import world
     from syngrad.planner import plan as planned
     from syngrad.planner.answer import take_part
+    from syngrad.planner.pilot import check_aim
     from syngrad.planner.pilot import pilot as piloted
     from syngrad.report.plan_text import pilot_text, plan_text
 
@@ -65,6 +74,8 @@ def plan(
     if place.rank > 0:
         take_part(experiment, given, measuring)
         return 0
+    if target is not None:
+        check_aim(load(experiment, **given), target, training)
     found = planned(
         experiment,
         max(place.size, WORKERS) if workers is None else workers,
@@ -75,7 +86,9 @@ def plan(
         instead=given,
         seconds=measuring,
     )
-    trained = piloted(load(experiment, **given), found, training) if training is not None else None
+    trained = None
+    if training is not None:
+        trained = piloted(load(experiment, **given), found, training, target=target)
     plain = found.to_dict() | {"pilot": None if trained is None else dataclasses.asdict(trained)}
     document = json.dumps(plain, indent=1) + "\n" if json_ is not None else ""
     if json_ is not None and json_ != "-":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from syngrad.planner.aim import FARTHEST
 from syngrad.planner.layouts import EXACT
-from syngrad.planner.pilot import Pilot
+from syngrad.planner.pilot import Aim, Pilot, Piloted, Race
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.ranking import TOLERANCE, Change, Plan
 
@@ -193,19 +194,49 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def pilot_text(pilot: Pilot) -> list[str]:
-    """What a short training adds to a plan: seconds to a loss, and whether that pays; in 80 columns."""
+    """What a short training adds to a plan: seconds to a loss, or to a metric, and whether that pays; in 80 columns."""
     exact = pilot.exact
-    seeds, layout = len(exact.samples), exact.prediction.layout
-    paragraphs = [
-        f"Pilot: {pilot.steps} steps or more with {seeds} seeds; to a loss of {pilot.target:.4g}, which all of them "
-        f"reached: {layout} {exact.seconds:.3g} s."
-    ]
-    for other in pilot.others:
-        least, most = pilot.gain(other)
-        low, high = other.interval
-        paragraphs.append(
-            f"{other.prediction.layout}: {other.seconds:.3g} s. It needs {low:.2f} to {high:.2f} times the samples "
-            f"(95 %), and is {least:.2f} to {most:.2f} times as fast to that loss: {pilot.verdict(other)}."
-        )
-    paragraphs.append("A loss this early says little of the metric at the end.")
+    layout = exact.prediction.layout
+    seeds = len(exact.samples)
+    paragraphs = [f"Pilot: {pilot.steps} steps or more with {seeds} seeds."]
+    if pilot.others:
+        paragraphs[0] += f" To a loss of {pilot.target:.4g}, which all of them reached: {layout} {exact.seconds:.3g} s."
+        paragraphs += [_raced(pilot, other, "that loss") for other in pilot.others]
+    if pilot.aim is None:
+        paragraphs.append("A loss this early says little of the metric at the end.")
+    else:
+        paragraphs += aim_paragraphs(pilot.aim)
     return [line for each in paragraphs for line in _wrapped(each)]
+
+
+def aim_paragraphs(aim: Aim) -> Iterator[str]:
+    """Seconds to a value of the metric, or why that cannot be told."""
+    goal = f"{aim.metric} {aim.value:g}"
+    if aim.race is not None:
+        exact = aim.race.exact
+        yield (
+            f"To {goal}, on held-out data: {exact.prediction.layout} {exact.seconds:.3g} s, and so all whose updates "
+            "are back-propagation's own, at their pace."
+        )
+        for other in aim.race.others:
+            yield _raced(aim.race, other, goal)
+        if aim.computed:
+            yield (
+                "Where a run did not get so far, what it lacks of the best is taken to go on falling as a power of the "
+                f"samples, as it did before, up to {FARTHEST:g} times as many; the intervals hold what that leaves."
+            )
+    for missed in aim.missed:
+        ended = next(value for each, value in aim.ended if each is missed)
+        yield (
+            f"To {goal} {missed.layout}: cannot tell: the pilot ended at {ended:.3g}; give --pilot {aim.longer_s} or "
+            "a nearer target."
+        )
+
+
+def _raced(race: Race, other: Piloted, goal: str) -> str:
+    least, most = race.gain(other)
+    low, high = other.interval
+    return (
+        f"{other.prediction.layout}: {other.seconds:.3g} s. It needs {low:.2f} to {high:.2f} times the samples "
+        f"(95 %), and is {least:.2f} to {most:.2f} times as fast to {goal}: {race.verdict(other)}."
+    )
