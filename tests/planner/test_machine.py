@@ -78,7 +78,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "1"], "devices names 1 speeds"),
         (["--devices", "1,slow"], "--devices 'slow' is no number"),
         (["--cuts", "nowhere"], "cut 'nowhere' does not start a unit"),
-        (["--json", "/nowhere/plan.json"], "cannot be written"),
+        (["--json", "/nowhere/plan.json"], "cannot write results to '/nowhere/plan.json'"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(

@@ -20,7 +20,7 @@ NAMED = 4
 
 def plan_text(plan: Plan) -> list[str]:
     """Lines of at most 80 characters."""
-    lines = [_line(_heading(plan)), _line(_model(plan)), ""]
+    lines = [_line(heading(plan)), _line(model_line(plan)), ""]
     lines += [
         f"{'layout':<{NAME}} {'samples/s':>10} {'ms':>8} {'MiB':>6} {'KiB':>8} {'idle':>5} {'late':>5}",
         "─" * WIDTH,
@@ -34,9 +34,12 @@ def plan_text(plan: Plan) -> list[str]:
         "idle: % of the slowest worker's time. late: minibatches, of what comes back.",
         "",
     ]
-    for paragraph in [*_verdict(plan), *map(_change, plan.changes), *_unknown(plan)]:
-        lines += _wrapped(paragraph)
-    return lines
+    return [*lines, *(line for each in paragraphs(plan) for line in _wrapped(each))]
+
+
+def paragraphs(plan: Plan) -> list[str]:
+    """The verdict, what would change it, and what a plan cannot tell; a sentence or two each."""
+    return [*_verdict(plan), *map(change_said, plan.changes), *_unknown(plan)]
 
 
 def _wrapped(paragraph: str) -> list[str]:
@@ -47,7 +50,8 @@ def _line(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
-def _heading(plan: Plan) -> str:
+def heading(plan: Plan) -> str:
+    """What was planned, and where."""
     workers, link = plan.cluster.workers, plan.cluster.link
     if plan.cluster.hosts == 1:
         where = "on this machine" if workers > 1 else "alone"
@@ -56,7 +60,8 @@ def _heading(plan: Plan) -> str:
     return f"{plan.profile.name}: {workers} worker{'s' if workers > 1 else ''} {where}"
 
 
-def _model(plan: Plan) -> str:
+def model_line(plan: Plan) -> str:
+    """What it was planned of."""
     profile = plan.profile
     size, units = profile.parameter_bytes / 2**20, len(profile.units)
     places = f"{units - 1} place{'s' if units != 2 else ''} for a cut measured"
@@ -153,7 +158,8 @@ def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
     return f"syngrad compare {plan.typed} --workers {plan.cluster.workers}{over}{where} --methods {','.join(names)}"
 
 
-def _change(change: Change) -> str:
+def change_said(change: Change) -> str:
+    """From where on another layout is the fastest."""
     if change.rate is not None:
         return (
             f"On hosts of their own: from {_rate(change.rate)} down {change.after} is the fastest, and {change.before} "
@@ -194,19 +200,24 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def pilot_text(pilot: Pilot) -> list[str]:
-    """What a short training adds to a plan: seconds to a loss, or to a metric, and whether that pays; in 80 columns."""
+    """What a short training adds to a plan; in 80 columns."""
+    return [line for each in pilot_paragraphs(pilot) for line in _wrapped(each)]
+
+
+def pilot_paragraphs(pilot: Pilot) -> list[str]:
+    """Seconds to a loss, or to a value of the metric, and whether that pays."""
     exact = pilot.exact
     layout = exact.prediction.layout
     seeds = len(exact.samples)
-    paragraphs = [f"Pilot: {pilot.steps} steps or more with {seeds} seeds."]
+    said = [f"Pilot: {pilot.steps} steps or more with {seeds} seeds."]
     if pilot.others:
-        paragraphs[0] += f" To a loss of {pilot.target:.4g}, which all of them reached: {layout} {exact.seconds:.3g} s."
-        paragraphs += [_raced(pilot, other, "that loss") for other in pilot.others]
+        said[0] += f" To a loss of {pilot.target:.4g}, which all of them reached: {layout} {exact.seconds:.3g} s."
+        said += [_raced(pilot, other, "that loss") for other in pilot.others]
     if pilot.aim is None:
-        paragraphs.append("A loss this early says little of the metric at the end.")
+        said.append("A loss this early says little of the metric at the end.")
     else:
-        paragraphs += aim_paragraphs(pilot.aim)
-    return [line for each in paragraphs for line in _wrapped(each)]
+        said += aim_paragraphs(pilot.aim)
+    return said
 
 
 def aim_paragraphs(aim: Aim) -> Iterator[str]:
