@@ -15,7 +15,8 @@ from syngrad.cli.options import (
     listed,
     resolve,
 )
-from syngrad.cli.running import check_files, finish
+from syngrad.cli.running import check_files, documented, finish
+from syngrad.cli.whole_answer import REFUSED, answer
 from syngrad.errors import ConfigError
 from syngrad.pipeline.options import Distributed
 
@@ -72,6 +73,11 @@ OPTIONS = {
         "ddp:powersgd(rank=4), zb1p (zero bubble), and messages in fewer bits, as in gpipe:bf16, 1f1b:int8.",
     ),
     "link": Option("text", "With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
+    "answer": Option(
+        "flag",
+        "All in one, for the machine at hand: in one process, over as many workers as there are cores, and what a plan "
+        "says of slow links; one answer at the end.",
+    ),
     "queue_depth": _FLAGS["queue_depth"],
     "message_dtype": _FLAGS["message_dtype"],
     "trace": Option(
@@ -97,6 +103,12 @@ def compare(given: dict[str, Any]) -> int:
     keep for backward passes, without the minibatch itself.
     """
     options = resolve("compare", OPTIONS, given, given["config"], exclusive=[("cuts", "stages")])
+    if options["answer"]:
+        for name in REFUSED:
+            if options[name] is not None:
+                raise ConfigError(f"--answer says itself what it compares; leave --{name.replace('_', '-')} out, or it")
+        config = kept("compare", OPTIONS, options)
+        return answer(options, config, command_line(config, OPTIONS))
     if options["workers"] is not None:
         return over_workers(options)
     for name in OF_WORKERS:
@@ -155,19 +167,9 @@ def _publish(
         accounts: what every worker says of itself, where there are several; link: what is emulated between them.
     """
     from syngrad import results
-    from syngrad.report.measured import measured
     from syngrad.report.table import report
-    from syngrad.report.verdict import verdict
 
-    environment = results.environment(comparison.threads)
-    if accounts is not None:
-        environment |= {"link": link}
-    document = results.document(environment, comparison.description, comparison.rows, None, config)
-    if accounts is not None:
-        document = results.finite(document)
-    compared = measured(document, accounts)
-    said = verdict(compared)
-    document["verdict"] = said.to_dict()
+    document, compared, said = documented(comparison, config, accounts, link)
     try:
         if options["json"] is not None:
             results.write(options["json"], document)

@@ -14,6 +14,8 @@ from syngrad.startup import INTERRUPTED
 
 if TYPE_CHECKING:
     from syngrad.compare import Observer
+    from syngrad.report.measured import Measured
+    from syngrad.report.verdict import Verdict
 
 
 class Compared(Protocol):
@@ -24,6 +26,33 @@ class Compared(Protocol):
 
     def run(self) -> Any:
         """All of its rows."""
+
+
+def documented(
+    comparison: Any, config: Mapping[str, Any], accounts: Any = None, link: str | None = None, first: int = 0
+) -> tuple[dict[str, Any], Measured, Verdict]:
+    """What is finished of a comparison: the results file's content, the same as the report has it, and the verdict.
+
+    Args:
+        comparison: of any kind, ended in any way.
+        config: the command's options, as the file and the report keep them.
+        accounts: what every worker says of itself, where there are several; link: what is emulated between them.
+        first: rows that stand before its own in a page of several parts.
+    """
+    from syngrad import results
+    from syngrad.report.measured import measured
+    from syngrad.report.verdict import verdict
+
+    environment = results.environment(comparison.threads)
+    if accounts is not None:
+        environment |= {"link": link}
+    document = results.document(environment, comparison.description, comparison.rows, None, config)
+    if accounts is not None:
+        document = results.finite(document)
+    compared = measured(document, accounts, first)
+    said = verdict(compared)
+    document["verdict"] = said.to_dict()
+    return document, compared, said
 
 
 def check_files(options: Mapping[str, Any], names: Sequence[str]) -> None:

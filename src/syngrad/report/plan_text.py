@@ -56,7 +56,9 @@ def heading(plan: Plan) -> str:
     if plan.cluster.hosts == 1:
         where = "on this machine" if workers > 1 else "alone"
     else:
-        where = f"on {plan.cluster.hosts} hosts, {_delay(link.delay_s)} and {_rate(link.bytes_per_s)} between them"
+        where = (
+            f"on {plan.cluster.hosts} hosts, {delay_said(link.delay_s)} and {rate_said(link.bytes_per_s)} between them"
+        )
     return f"{plan.profile.name}: {workers} worker{'s' if workers > 1 else ''} {where}"
 
 
@@ -152,7 +154,7 @@ def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
     """How to measure them."""
     names = [each.layout.row for each in rows]
     link = plan.cluster.link
-    over = f" --link {_delay(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
+    over = f" --link {delay_said(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
     cuts = next((each.layout.cuts for each in rows if each.layout.cuts), ())
     where = f" --cuts {','.join(plan.profile.units[cut].name for cut in cuts)}" if cuts else ""
     return f"syngrad compare {plan.typed} --workers {plan.cluster.workers}{over}{where} --methods {','.join(names)}"
@@ -160,16 +162,11 @@ def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
 
 def change_said(change: Change) -> str:
     """From where on another layout is the fastest."""
+    lead, after = "On hosts of their own: from", f"{change.after} is the fastest, and {change.before}"
     if change.rate is not None:
-        return (
-            f"On hosts of their own: from {_rate(change.rate)} down {change.after} is the fastest, and {change.before} "
-            "with more."
-        )
+        return f"{lead} {rate_said(change.rate)} down {after} with more."
     assert change.delay_s is not None
-    return (
-        f"On hosts of their own: from {_delay(change.delay_s)} up {change.after} is the fastest, and {change.before} "
-        "with less."
-    )
+    return f"{lead} {delay_said(change.delay_s)} up {after} with less."
 
 
 def _unknown(plan: Plan) -> Iterator[str]:
@@ -186,13 +183,15 @@ def _unknown(plan: Plan) -> Iterator[str]:
         yield f"Left out: {', '.join(kinds)}: {why.removeprefix(kinds[0] + ': ')}"
 
 
-def _delay(seconds: float) -> str:
+def delay_said(seconds: float) -> str:
+    """A delay, as one would type it."""
     if seconds <= 0:
         return "0ms"
     return f"{1e3 * seconds:.3g}ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g}us"
 
 
-def _rate(bytes_per_s: float) -> str:
+def rate_said(bytes_per_s: float) -> str:
+    """A rate in words."""
     if bytes_per_s == float("inf"):
         return "no limit of the rate"
     bits = 8 * bytes_per_s
