@@ -89,7 +89,7 @@ def test_three_parts_and_one_answer(made: Made, tmp_path: Path, capsys: pytest.C
     assert [line for line in printed.splitlines() if line in heads] == heads
     text = " ".join(printed.split())
     assert "On this machine: synthetic:local over 2 workers, 36,000 samples a second" in text
-    assert "With the workers on hosts of their own (planned): " in text
+    assert "With the workers on hosts of their own (planned)" in text
     assert max(map(len, printed.partition("\nthe report")[0].splitlines())) <= 80
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["verdict"]["row"] == "synthetic:local"
@@ -170,9 +170,7 @@ def test_an_interrupt_keeps_what_is_finished(
         (["--target", "85"], "target 85: an accuracy lies between 0 and 1"),
     ],
 )
-def test_what_it_cannot_use_is_refused(
-    arguments: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_it_cannot_use_is_refused(arguments: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer(*arguments) == 2
     assert said in capsys.readouterr().err
 

@@ -63,6 +63,7 @@ def answer(options: Mapping[str, Any], config: Mapping[str, Any], command: str) 
                 complain(f"error: {error}")
         print(flush=True)
         if code:
+            parts.left_out.append("It was interrupted: what had not been run is missing.")
             break
     if parts.said or parts.plan is not None:
         _publish(parts, options, config, command)
@@ -131,7 +132,7 @@ def _publish(parts: Parts, options: Mapping[str, Any], config: Mapping[str, Any]
     """Write the files first: what is printed can be lost."""
     from syngrad import results
     from syngrad.report.table import machine_line
-    from syngrad.report.whole_answer import answer_text, answered
+    from syngrad.report.whole_answer import answer_text, answered, wrapped
 
     made, environment = answered(parts), results.environment(options["threads"])
     try:
@@ -149,7 +150,7 @@ def _publish(parts: Parts, options: Mapping[str, Any], config: Mapping[str, Any]
 
             results.write_text(options["html"], answer_page(parts, made, command, environment))
     finally:
-        print("\n".join(["The answer\n", *answer_text(made), "", machine_line(environment)]))
+        print("\n".join(["The answer\n", *answer_text(made), "", *wrapped(machine_line(environment))]))
     if options["html"] is not None:
         print(f"\nthe report: {options['html']}")
 

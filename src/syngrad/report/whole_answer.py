@@ -114,7 +114,8 @@ def _apart(plan: Plan | None) -> Iterator[str]:
         yield f"{lead}: {rates[0].before} over a fast link, {join(steps)}."
     if delays:
         steps = [f"from {delay_said(change.delay_s or 0.0)} up {_kind(change)}" for change in delays]
-        yield f"However high the rate: {delays[0].before} over a short link, {join(steps)}."
+        lead = "However high the rate" if rates else lead
+        yield f"{lead}: {delays[0].before} over a short link, {join(steps)}."
     if not plan.changes:
         yield f"{lead} no link changes that: {plan.best.layout.kind} is the fastest from 1 Mbit/s to 100 Gbit/s."
 
@@ -165,7 +166,9 @@ def links_table(plan: Plan, measured: Mapping[str, float]) -> list[str]:
             )
         )
     said = ", ".join(f"{name} and {delay_said(link.delay_s)}" for name, link in LINKS.items())
-    return [*lines, *wrapped(f"measured, planned: on this machine; the others planned, on hosts of their own: {said}")]
+    legend = f"measured, planned: on this machine; the others planned, on hosts of their own: {said}"
+    legend += "; diloco averages rarely: fewer updates a sample" if "diloco" in kinds else ""
+    return [*lines, *wrapped(legend)]
 
 
 def wrapped(text: str, indent: str = "") -> list[str]:
