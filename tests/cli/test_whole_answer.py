@@ -184,7 +184,7 @@ def test_a_recurrent_net_is_no_case_for_it(capsys: pytest.CaptureFixture[str]) -
 def test_rows_that_are_as_fast_are_answered_by_the_plainest() -> None:
     rows: list[Row] = [worker_rows.row("alone", rate=1000.0), worker_rows.row("synthetic", rate=1030.0)]
     from syngrad.report.measured import measured
-    from syngrad.report.whole_answer import Parts, answered
+    from syngrad.report.three_parts import Parts, answered
 
     document = worker_rows.whole(rows)
     said = answered(Parts(workers=measured(document)))

@@ -18,9 +18,9 @@ from syngrad.planner.quantities import Link
 from syngrad.planner.ranking import Plan, changes, ranking
 from syngrad.report.measured import measured
 from syngrad.report.plan_page import plan_page
+from syngrad.report.three_parts import Parts, answered, links_table
+from syngrad.report.three_parts_page import answer_page
 from syngrad.report.verdict import verdict
-from syngrad.report.whole_answer import Parts, answered, links_table
-from syngrad.report.whole_answer_page import answer_page
 
 HOSTILE = "<script>alert(1)</script>"
 BROWSER = pytest.mark.skipif(

@@ -16,7 +16,7 @@ from syngrad.errors import SyngradError
 from syngrad.startup import INTERRUPTED
 
 if TYPE_CHECKING:
-    from syngrad.report.whole_answer import Parts
+    from syngrad.report.three_parts import Parts
 
 #: options that only a comparison of rows that the user has chosen takes
 REFUSED = ("methods", "link", "queue_depth", "message_dtype", "trace")
@@ -35,7 +35,7 @@ def answer(options: Mapping[str, Any], config: Mapping[str, Any], command: str) 
         command: what to type to repeat it.
     """
     from syngrad.experiments import load
-    from syngrad.report.whole_answer import Parts
+    from syngrad.report.three_parts import Parts
 
     check_files(options, ("json", "html"))
     experiment = load(options["experiment"], **instead(options))
@@ -116,7 +116,7 @@ def _over_workers(parts: Parts, workers: int, options: Mapping[str, Any], config
 
 def _other_links(parts: Parts, workers: int, options: Mapping[str, Any]) -> int:
     from syngrad.planner import plan
-    from syngrad.report.whole_answer import links_table
+    from syngrad.report.three_parts import links_table
 
     given = {name: value for name, value in instead(options).items() if value is not None}
     with shown(options["progress"]) as observer:
@@ -132,7 +132,7 @@ def _publish(parts: Parts, options: Mapping[str, Any], config: Mapping[str, Any]
     """Write the files first: what is printed can be lost."""
     from syngrad import results
     from syngrad.report.table import machine_line
-    from syngrad.report.whole_answer import answer_text, answered, wrapped
+    from syngrad.report.three_parts import answer_text, answered, wrapped
 
     made, environment = answered(parts), results.environment(options["threads"])
     try:
@@ -146,7 +146,7 @@ def _publish(parts: Parts, options: Mapping[str, Any], config: Mapping[str, Any]
             }
             results.write_text(options["json"], json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         if options["html"] is not None:
-            from syngrad.report.whole_answer_page import answer_page
+            from syngrad.report.three_parts_page import answer_page
 
             results.write_text(options["html"], answer_page(parts, made, command, environment))
     finally:

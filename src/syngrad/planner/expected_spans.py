@@ -37,7 +37,7 @@ def expected_spans(profile: Profile, cluster: Cluster, layout: Layout) -> list[l
 
 
 def accounts(profile: Profile, cluster: Cluster, layout: Layout) -> list[dict[str, Any]]:
-    """The same as a run's workers give account of themselves: spans, the seconds they add up to, and their part."""
+    """As a run's workers give account of themselves: spans, the seconds they add up to, and their part."""
     parts = spans(Costs(profile, cluster), layout) if layout.cuts else [(0, len(profile.units))] * cluster.workers
     made = []
     for rank, (told, (lo, hi)) in enumerate(zip(expected_spans(profile, cluster, layout), parts, strict=True)):

@@ -14,8 +14,8 @@ from syngrad.report.plan_page import ranking_table
 from syngrad.report.plan_text import paragraphs
 from syngrad.report.table import machine_line
 from syngrad.report.template import Section, Table, an_option_a_line, facts, rendered
+from syngrad.report.three_parts import Parts, named
 from syngrad.report.verdict import Verdict, tiles
-from syngrad.report.whole_answer import Parts, named
 
 
 @dataclass(frozen=True)
