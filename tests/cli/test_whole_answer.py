@@ -121,6 +121,12 @@ def test_with_one_core_the_workers_are_left_out(
     assert "Several workers were left out: this machine has one core." in said
 
 
+def test_one_stage_has_no_workers(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer("--stages", "1") == 0
+    assert made.ran == ["one", "plan 2"]
+    assert "fashion-mlp is one stage; --stages 2 cuts it." in " ".join(capsys.readouterr().out.split())
+
+
 def test_there_are_no_more_workers_than_stages(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_answer, "cores", lambda: 64)
     assert answer() == 0
@@ -160,19 +166,22 @@ def test_an_interrupt_keeps_what_is_finished(
     assert document["one_process"]["results"]
 
 
-@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--methods", "zero"], "--answer says itself what it compares; leave --methods out, or it"),
         (["--link", "20ms,100mbit"], "leave --link out, or it"),
         (["--json", "/nowhere/r.json"], "there is no folder '/nowhere'"),
+        (["--workers", "1"], "workers must be a whole number of at least 2"),
         (["--target", "85"], "target 85: an accuracy lies between 0 and 1"),
     ],
 )
-def test_what_it_cannot_use_is_refused(arguments: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_cannot_use_is_refused(
+    made: Made, arguments: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert answer(*arguments) == 2
     assert said in capsys.readouterr().err
+    assert made.ran == []
 
 
 @pytest.mark.usefixtures("made")

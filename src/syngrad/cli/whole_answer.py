@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from syngrad.checks import check_whole
 from syngrad.cli.options import complain, instead
 from syngrad.cli.running import check_files, documented, finish, shown
 from syngrad.errors import SyngradError
@@ -34,16 +35,21 @@ def answer(options: Mapping[str, Any], config: Mapping[str, Any], command: str) 
         config: the same, as results files keep it.
         command: what to type to repeat it.
     """
+    from syngrad.compare.base import WHICH_IS_BETTER, check_target, metric_named
+    from syngrad.compare.over_workers import MOST
     from syngrad.experiments import load
     from syngrad.report.three_parts import Parts
 
     check_files(options, ("json", "html"))
     experiment = load(options["experiment"], **instead(options))
     stages = len(experiment.cuts) + 1 if experiment.cuts else int(experiment.stages or 1)
-    workers = options["workers"] or min(cores(), stages)
+    asked = options["workers"]
+    workers = min(cores(), stages) if asked is None else check_whole("workers", asked, LEAST, MOST)
+    check_target(options["target"], *metric_named(experiment), WHICH_IS_BETTER)
     parts, failures, code = Parts(), list[BaseException](), 0
     if workers < LEAST:
-        why = "this machine has one core" if cores() < LEAST else f"{experiment.name} has one stage"
+        one_stage = f"{experiment.name} is one stage; --stages 2 cuts it"
+        why = "this machine has one core" if cores() < LEAST else one_stage
         parts.left_out.append(f"Several workers were left out: {why}.")
     steps: dict[str, Callable[[], int]] = {"In one process": lambda: _in_one_process(parts, options, config)}
     if workers >= LEAST:

@@ -149,7 +149,8 @@ def links_table(plan: Plan, measured: Mapping[str, float]) -> list[str]:
     """Samples a second of the kinds that were run and a few others: here, and over slower and slower links."""
     rates = over_links(plan, list(LINKS.values()))
     here = {each.layout.kind: each.samples_per_s for each in (*plan.ranked, *plan.rare)}
-    kinds = [kind for kind in dict.fromkeys([*measured, "gpipe", "diloco"]) if kind in here]
+    turns = [kind for change in plan.changes for kind in (change.before, change.after)]
+    kinds = [kind for kind in dict.fromkeys([*measured, "gpipe", "diloco", *turns]) if kind in here]
     kinds.sort(key=lambda kind: -here[kind])
     heads = ["measured", "planned", *LINKS]
     names = max(map(len, ["samples a second", *kinds]))
