@@ -174,7 +174,7 @@ def pilot(
     rows = [each for each in faster if each.layout.family == "stages"][:2]
     if not rows and target is None:
         return None
-    runs = [_seed(experiment, plan, rows, seed, seconds / seeds, target is not None) for seed in range(seeds)]
+    runs = [_seed(experiment, plan, rows, seed, seconds / seeds, target) for seed in range(seeds)]
     losses = [each.losses for each in runs]
     needed, targets = [], []
     for curves in losses:
@@ -201,19 +201,9 @@ def pilot(
 def _aim(
     experiment: Experiment, layouts: Sequence[Prediction], runs: Sequence[_Trained], target: float, seconds: float
 ) -> Aim:
-    """When every row reaches the target, by its validations.
-
-    Raises:
-        ConfigError: for a target that the untrained model has reached already.
-    """
+    """When every row reaches the target, by its validations."""
     metric, better = metric_named(experiment)
     assert better is not None, "check_aim has refused it"
-    begun = [run.validations[0][0][1] for run in runs]
-    if all((value >= target) if better else (value <= target) for value in begun):
-        raise ConfigError(
-            f"target {target:g}: the untrained model has {metric} {statistics.fmean(begun):.4g} already, and "
-            f"{'more' if better else 'less'} of it is better; give one that has to be learnt"
-        )
     best = best_there_is(metric, better)
     reached = [[reach(curve, target, better, best) for curve in run.validations] for run in runs]
     ended = [statistics.fmean(run.validations[k][-1][1] for run in runs) for k in range(len(layouts))]
@@ -231,6 +221,16 @@ def _aim(
     )
 
 
+def _check_begun(experiment: Experiment, target: float, value: float) -> None:
+    """Refuse a target that the untrained model has reached already, before any time goes into it."""
+    metric, better = metric_named(experiment)
+    if (value >= target) if better else (value <= target):
+        raise ConfigError(
+            f"target {target:g}: the untrained model has {metric} {value:.4g} already, and "
+            f"{'more' if better else 'less'} of it is better; give one that has to be learnt"
+        )
+
+
 def _to_metric(prediction: Prediction, seeds: Sequence[tuple[Reach | None, Reach | None]]) -> Piloted:
     """A row's samples beside back-propagation's, seed by seed; both are known."""
     both = [(base, own) for base, own in seeds if base is not None and own is not None]
@@ -243,7 +243,7 @@ def _to_metric(prediction: Prediction, seeds: Sequence[tuple[Reach | None, Reach
 
 
 def _seed(
-    experiment: Experiment, plan: Plan, rows: Sequence[Prediction], seed: int, seconds: float, validated: bool
+    experiment: Experiment, plan: Plan, rows: Sequence[Prediction], seed: int, seconds: float, target: float | None
 ) -> _Trained:
     """Every row, back-propagation first, step by step in turns for so many seconds."""
     user = UserExperiment(experiment)
@@ -253,7 +253,9 @@ def _seed(
         trainers += [_trainer(experiment, plan, row, seed) for row in rows]
         batches = [_endless(user, seed) for _ in trainers]
         losses: list[list[float]] = [[] for _ in trainers]
-        watch = _Validating(user, trainers, seed, seconds) if validated else None
+        watch = _Validating(user, trainers, seed, seconds) if target is not None else None
+        if watch is not None and target is not None:
+            _check_begun(experiment, target, watch.taken[0][0][1])
         begin = time.perf_counter()
         while len(losses[0]) < 2 or time.perf_counter() - begin < seconds:
             if len(losses[0]) == 1:  # the first step also cuts the models and makes the estimators
