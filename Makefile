@@ -1,4 +1,4 @@
-# make compare   what Syngrad costs and gains on this machine, with a report   (ARGS="--help" lists the options)
+# make compare   what to do on this machine, and over which links, with a report   (ARGS="--help" lists the options)
 # make test      lint, types and tests
 # make identical BASE=<commit>   whether that commit and the tree as it stands train, say and write the very same
 #                (ARGS="--quick" for a part in two minutes, ARGS="--help" lists the options)
@@ -23,8 +23,9 @@ SOURCES := pyproject.toml constraints.txt
 help:
 	@sed -n 's/^# make /make /p' Makefile
 
+# With ARGS the comparison is the one that they ask for.
 compare: $(VENV)/.installed-run
-	@$(BIN)/syngrad compare --html syngrad-report.html $(ARGS)
+	@$(BIN)/syngrad compare --html syngrad-report.html $(if $(strip $(ARGS)),$(ARGS),--answer)
 
 # The whole suite in two parts: first, two at a time, the tests that start processes or wait by the clock for a peer, with
 # the types checked beside them in what time they leave; then all others, one more at a time than there are cores, as some

@@ -19,6 +19,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from drawn import configurations  # noqa: E402
+from plan_times import plan_times  # noqa: E402
 from rows import Row, timed  # noqa: E402
 from turns import busy, entries, put  # noqa: E402
 
@@ -38,6 +39,8 @@ SEED, COUNT = 20261130, 24
 #: seconds that a row is timed, and its warm-up; a row that takes longer a minibatch is planned and not run
 TIMED_S, WARM_UP_S, SLOWEST_S = 3.0, 1.0, 4.0
 MEASURED = 12.0
+#: what plans say beside what is measured; how long plans and simulations take
+PARTS = ("rows", "time")
 #: the least minibatches that are timed, and before
 LEAST, LEAST_BEFORE = 4, 2
 
@@ -145,6 +148,7 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--only", nargs="+", type=int, help="numbers of configurations, from 0")
@@ -155,6 +159,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick and options.out is None:
         parser.error("--quick makes no results; name another file with --out")
+    if "time" in options.parts and not options.list:
+        plan_times(HERE / "results" / "plan_times.json" if options.out is None else options.out)
+    if "rows" not in options.parts:
+        return
     until = time.monotonic() + options.seconds
     name = "planner.json" if options.seed == SEED else f"planner-{options.seed}.json"
     path = options.out or HERE / "results" / name

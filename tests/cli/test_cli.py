@@ -23,6 +23,7 @@ OPTIONS = {
     "experiment",
     "methods",
     "workers",
+    "answer",
     "link",
     "queue_depth",
     "message_dtype",

@@ -18,7 +18,7 @@ from syngrad.planner.ranking import ranking
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DRAWN = BENCHMARKS / "planner" / "drawn.py"
-NAMES = ("common", "turns", "rows", "drawn", "main")
+NAMES = ("common", "turns", "rows", "drawn", "plan_times", "main")
 
 
 @pytest.fixture
@@ -80,3 +80,22 @@ def test_it_is_summed_up_by_hand(modules: dict[str, Any]) -> None:
     assert found["chosen_over_fastest"] == 0.75
     assert found["memory"]["ddp"] == pytest.approx(-0.1)
     assert modules["main"].summary({}) == {}
+
+
+def test_how_long_a_plan_takes_is_written_down(
+    modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    times, simulate = modules["plan_times"], modules["plan_times"]._simulated
+    assert set(times.PLANNED.values()) == {30.0, 60.0}
+    monkeypatch.setattr(times, "_planned", lambda name: {"all": 7.0, "profile": 3.0})
+    monkeypatch.setattr(times, "_simulated", lambda workers, minibatches, failures: simulate(16, 40, failures))
+    times.plan_times(tmp_path / "times.json")
+    entries = modules["turns"].entries(tmp_path / "times.json")
+    assert [entry["settings"]["bar_s"] for entry in entries.values()] == [30, 60, 60, 60]
+    assert entries["mlp_2048_7_cut3"]["runs"] == {"all": 7.0, "profile": 3.0}
+    assert all(entry["runs"]["all"] > 0 for entry in entries.values())
+
+
+def test_the_net_of_the_bar_has_100_mib_of_weights() -> None:
+    model = registry.load(f"{DRAWN}:mlp_2048_7_cut3").model()
+    assert sum(parameter.numel() for parameter in model.parameters()) * 4 / 2**20 == pytest.approx(100, abs=5)

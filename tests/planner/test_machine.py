@@ -10,6 +10,7 @@ import pytest
 from tests._support.planned import REAL, profile
 
 from syngrad.cli import main
+from syngrad.errors import ConfigError
 from syngrad.planner import Profile
 from syngrad.planner.machine import line, machine_from, with_base
 from syngrad.planner.quantities import Linear
@@ -78,7 +79,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "1"], "devices names 1 speeds"),
         (["--devices", "1,slow"], "--devices 'slow' is no number"),
         (["--cuts", "nowhere"], "cut 'nowhere' does not start a unit"),
-        (["--json", "/nowhere/plan.json"], "cannot be written"),
+        (["--target", "0.1"], "target 0.1 needs a short training"),
+        (["--target", "inf", "--pilot", "5"], "target inf must be a finite number"),
+        (["--html", "/nowhere/plan.html"], "cannot write results to '/nowhere/plan.html'"),
+        (["--json", "/nowhere/plan.json"], "cannot write results to '/nowhere/plan.json'"),
     ],
 )
 def test_what_cannot_be_planned_is_one_line(
@@ -100,3 +104,26 @@ def test_the_plan_is_printed_as_json_too(measured: None, capsys: pytest.CaptureF
     plain = json.loads(capsys.readouterr().out)
     assert plain["cluster"]["link"] == {"delay_s": 0.005, "bytes_per_s": 1e9 / 8}
     assert plain["cluster"]["speeds"] == [1.0, 0.5]
+
+
+def test_a_pilot_that_fails_leaves_the_plan(
+    measured: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+
+    def too_short(*given: object, **more: object) -> None:
+        asked.append(more["target"])
+        raise ConfigError("pilot 5 s is too short")
+
+    monkeypatch.setattr("syngrad.planner.pilot.pilot", too_short)
+    html, file = tmp_path / "plan.html", tmp_path / "plan.json"
+    given = ["--pilot", "5", "--target", "0.1", "--html", str(html), "--json", str(file)]
+    assert main(["plan", "regression", *given]) == 2
+    told = capsys.readouterr()
+    assert "Fastest: " in told.out
+    assert told.out.endswith(f"the report: {html}\n")
+    assert told.err == "error: pilot 5 s is too short\n"
+    assert asked == [0.1]
+    assert json.loads(file.read_text(encoding="utf-8"))["pilot"] is None
+    page = html.read_text(encoding="utf-8")
+    assert "syngrad plan regression \\\n  --pilot 5 \\\n  --target 0.1" in page

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from tests._support.planned import REAL, profile
 from tests._support.planned_experiment import small
 
+from syngrad import Experiment
 from syngrad.errors import ConfigError
 from syngrad.planner.layouts import Cluster
 from syngrad.planner.pilot import Pilot, Piloted, _smoothed, pilot
 from syngrad.planner.quantities import Link
 from syngrad.planner.ranking import Plan, ranking
 from syngrad.report.plan_text import pilot_text
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at the clock is 5 ms, so that a pilot has as many steps on every machine."""
+    looks = count()
+    monkeypatch.setattr("syngrad.planner.pilot.time", SimpleNamespace(perf_counter=lambda: 0.005 * next(looks)))
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +86,63 @@ def test_exact_layouts_leave_nothing_open() -> None:
     slow = ranking(profile(), Cluster(REAL, 2, 2, Link(5.0, 1e3)))
     assert slow.best.layout.updates == "exact"
     assert pilot(small(), slow, 1.0) is None
+
+
+def measured_small() -> Experiment:
+    return replace(small(), metric="accuracy")
+
+
+def test_seconds_to_a_value_of_the_metric(planned: Plan) -> None:
+    found = pilot(measured_small(), planned, 3.0, seeds=2, target=0.6)
+    assert found is not None
+    assert found.aim is not None
+    assert found.aim.race is not None
+    exact = found.aim.race.exact
+    assert exact.seconds == pytest.approx(sum(exact.samples) / 2 / exact.prediction.samples_per_s)
+    assert all(samples > 0 for samples in exact.samples)
+    assert exact.ratios == (1.0, 1.0)
+    text = " ".join(line.strip() for line in pilot_text(found))
+    assert "To accuracy 0.6, on held-out data: " in text
+    assert "A loss this early" not in text
+
+
+def test_exact_layouts_alone_have_seconds_to_the_metric_too() -> None:
+    model = profile(units=2, batch_size=32)
+    slow = ranking(replace(model, units=(model.units[0], replace(model.units[1], name="2"))), Cluster(REAL, 1))
+    found = pilot(measured_small(), slow, 1.5, seeds=2, target=0.6)
+    assert found is not None
+    assert found.others == ()
+    assert found.aim is not None
+    assert found.aim.race is not None
+    assert found.aim.race.others == ()
+
+
+def test_a_value_out_of_reach_cannot_be_told(planned: Plan) -> None:
+    def flat(output: object, target: object) -> float:
+        return 0.5
+
+    flat.higher_is_better = True  # type: ignore[attr-defined]
+    found = pilot(replace(small(), metric=flat), planned, 1.5, seeds=2, target=0.99)
+    assert found is not None
+    assert found.aim is not None
+    assert found.aim.race is None
+    lines = " ".join(line.strip() for line in pilot_text(found))
+    assert re.search(r"cannot tell: the pilot ended at 0\.5; give --pilot 10 or a nearer target", lines)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (0.001, r"the untrained model has accuracy 0\.\d+ already, and more of it is better"),
+        (1.2, "target 1.2: an accuracy lies between 0 and 1"),
+        (float("nan"), "target nan must be a finite number"),
+    ],
+)
+def test_bad_targets_are_refused(planned: Plan, target: float, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        pilot(measured_small(), planned, 1.0, seeds=2, target=target)
+
+
+def test_a_metric_of_which_nobody_says_what_is_better_has_no_target(planned: Plan) -> None:
+    with pytest.raises(ConfigError, match=r"nobody says whether more or less of 'custom' is better"):
+        pilot(replace(small(), metric=lambda output, target: 0.5), planned, 1.0, target=0.5)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tests._support import documents
 
-from syngrad.report.page import page, plotly_js, policy
+from syngrad.report.page import page
+from syngrad.report.template import plotly_js, policy
 from syngrad.results import Row, validate
 
 DOCUMENTS: dict[str, Any] = {

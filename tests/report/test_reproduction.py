@@ -12,9 +12,9 @@ from tests._support import browser
 from tests._support.small_study import HOSTILE, STUDY, TINY
 from tests.report.test_page import Elements
 
-from syngrad.report.page import plotly_js, policy, resource
 from syngrad.report.reproduction import duration, listing, report, sources
 from syngrad.report.reproduction_page import study_page
+from syngrad.report.template import plotly_js, policy, resource
 from syngrad.reproduce import Runs
 from syngrad.reproduce.scales import STANDARD
 from syngrad.reproduce.studies.registry import STUDIES

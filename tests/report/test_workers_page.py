@@ -13,7 +13,8 @@ from tests.report.test_page import Elements
 
 from syngrad.report import tracks
 from syngrad.report.measured import PREVIOUS, measured
-from syngrad.report.page import page, plotly_js
+from syngrad.report.page import page
+from syngrad.report.template import plotly_js
 from syngrad.results import validate
 
 

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fork_server(words: Sequence[str]) -> AbstractContextManager[None]:
     """What makes workers, where there may be some: put aside now, before anything is computed."""
     several = startup.command and any(
-        word.startswith(("--workers", "--replicas", "--config", "--resume")) for word in words
+        word.startswith(("--workers", "--answer", "--replicas", "--config", "--resume")) for word in words
     )
     return fork_server.put_aside() if several else nullcontext()
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any
 
-from syngrad.checks import is_terminal
 from syngrad.cli.options import (
     ANY_EXPERIMENT,
     Option,
     as_command,
     command_line,
-    complain,
     derived,
     instead,
     kept,
     listed,
     resolve,
 )
+from syngrad.cli.running import check_files, documented, finish
+from syngrad.cli.whole_answer import REFUSED, answer
 from syngrad.errors import ConfigError
 from syngrad.pipeline.options import Distributed
-from syngrad.startup import INTERRUPTED
 
 if TYPE_CHECKING:
-    from syngrad.compare import Comparison, Observer, RecurrentComparison
+    from syngrad.compare import Comparison, RecurrentComparison
     from syngrad.compare.over_workers import WorkersComparison
 
 _FLAGS = derived(
@@ -77,6 +73,11 @@ OPTIONS = {
         "ddp:powersgd(rank=4), zb1p (zero bubble), and messages in fewer bits, as in gpipe:bf16, 1f1b:int8.",
     ),
     "link": Option("text", "With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
+    "answer": Option(
+        "flag",
+        "All in one, for the machine at hand: in one process, over as many workers as there are cores, and what a plan "
+        "says of slow links; one answer at the end.",
+    ),
     "queue_depth": _FLAGS["queue_depth"],
     "message_dtype": _FLAGS["message_dtype"],
     "trace": Option(
@@ -94,16 +95,6 @@ OPTIONS = {
 }
 
 
-class Compared(Protocol):
-    """A comparison; `rows` holds what is finished, whatever ends it."""
-
-    rows: list[Any]
-    observer: Any
-
-    def run(self) -> Any:
-        """All of its rows."""
-
-
 @as_command(OPTIONS)
 def compare(given: dict[str, Any]) -> int:
     """Train one experiment in several ways, side by side, and say whether synthetic gradients pay.
@@ -112,6 +103,12 @@ def compare(given: dict[str, Any]) -> int:
     keep for backward passes, without the minibatch itself.
     """
     options = resolve("compare", OPTIONS, given, given["config"], exclusive=[("cuts", "stages")])
+    if options["answer"]:
+        for name in REFUSED:
+            if options[name] is not None:
+                raise ConfigError(f"--answer says itself what it compares; leave --{name.replace('_', '-')} out, or it")
+        config = kept("compare", OPTIONS, options)
+        return answer(options, config, command_line(config, OPTIONS))
     if options["workers"] is not None:
         return over_workers(options)
     for name in OF_WORKERS:
@@ -170,19 +167,9 @@ def _publish(
         accounts: what every worker says of itself, where there are several; link: what is emulated between them.
     """
     from syngrad import results
-    from syngrad.report.measured import measured
     from syngrad.report.table import report
-    from syngrad.report.verdict import verdict
 
-    environment = results.environment(comparison.threads)
-    if accounts is not None:
-        environment |= {"link": link}
-    document = results.document(environment, comparison.description, comparison.rows, None, config)
-    if accounts is not None:
-        document = results.finite(document)
-    compared = measured(document, accounts)
-    said = verdict(compared)
-    document["verdict"] = said.to_dict()
+    document, compared, said = documented(comparison, config, accounts, link)
     try:
         if options["json"] is not None:
             results.write(options["json"], document)
@@ -232,94 +219,3 @@ def _publish_workers(comparison: WorkersComparison, options: dict[str, Any]) -> 
     filled = {"methods": comparison.labels, "epochs": experiment.epochs, "batch_size": experiment.batch_size}
     config = kept("compare", OPTIONS, {**options, **filled})
     _publish(comparison, options, config, comparison.accounts, str(comparison.link or "") or None)
-
-
-def check_files(options: dict[str, Any], names: Sequence[str]) -> None:
-    """Refuse at once a file that cannot be written, and one that two of these options name."""
-    from syngrad import results
-
-    files = [(name, results.check_writable(options[name])) for name in names if options[name] is not None]
-    for k, (name, file) in enumerate(files):
-        if same := next((other for other, one in files[:k] if one == file), None):
-            raise ConfigError(f"--{same} and --{name} both name {options[name]!r}; give each a file of its own")
-
-
-def finish(comparison: Compared, progress: bool | None, publish: Callable[[], None]) -> int:
-    """Run it, and publish what is finished, also where it is interrupted or a row fails: that is not lost."""
-    interrupted, failure = False, None
-    with shown(progress) as comparison.observer:
-        try:
-            comparison.run()
-        except KeyboardInterrupt:
-            interrupted = True
-        except (Exception, SystemExit) as error:
-            failure = error
-    if interrupted:
-        complain(f"interrupted; finished rows: {len(comparison.rows)}")
-    if any(row.ok for row in comparison.rows) or (interrupted and comparison.rows):
-        publish()
-    if failure is not None:
-        raise failure
-    return INTERRUPTED if interrupted else 0
-
-
-class Lines:
-    """Plain lines, for a log."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._total, self._done = stream, 0, 0
-
-    def begin(self, total: int) -> None:
-        """There will be so many calls of `advance`."""
-        self._total = total
-
-    def note(self, text: str) -> None:
-        """What is being done."""
-        print(f"[{self._done}/{self._total}] {text}", file=self._stream, flush=True)
-
-    def advance(self) -> None:
-        """One piece of it is done."""
-        self._done += 1
-
-
-@contextmanager
-def shown(show: bool | None) -> Iterator[Observer]:
-    """What shows a comparison's progress.
-
-    Args:
-        show: True for a bar on a terminal and lines elsewhere, False for nothing, None for a bar on a terminal only.
-    """
-    from syngrad.compare import Silent
-
-    terminal = is_terminal(sys.stderr)
-    if show is False or sys.stderr is None or (show is None and not terminal):
-        yield Silent()
-    elif not terminal:
-        yield Lines(sys.stderr)
-    else:
-        with _bar() as observer:
-            yield observer
-
-
-@contextmanager
-def _bar() -> Iterator[Observer]:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    # A rate of four a second: what the bar costs is a part of what is measured.
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as progress:
-        task = progress.add_task("starting", total=None)
-
-        class Bar:
-            def begin(self, total: int) -> None:
-                progress.update(task, total=total)
-
-            def note(self, text: str) -> None:
-                progress.update(task, description=escape(text))
-
-            def advance(self) -> None:
-                progress.update(task, advance=1)
-
-        yield Bar()

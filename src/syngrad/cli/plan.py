@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syngrad.cli.options import EXPERIMENT, ending, listed, whole
-from syngrad.errors import ConfigError
+from syngrad.cli.options import EXPERIMENT, ending, listed, number, whole
+from syngrad.cli.running import check_files
+from syngrad.errors import ConfigError, SyngradError
+
+if TYPE_CHECKING:
+    from syngrad.planner.pilot import Pilot
+    from syngrad.planner.ranking import Plan
 
 WORKERS, SECONDS = 2, 12.0
 
@@ -44,6 +50,17 @@ def plan(
         str | None,
         typer.Option(metavar="SECONDS", help="Train the two fastest and back-propagation for so long, too."),
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--target"),
+            metavar="X",
+            help="With --pilot: seconds to this value of the metric, as in 0.85.",
+        ),
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The plan with figures, one page that needs no network.")
+    ] = None,
     json_: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="The plan with all that it was computed from; - prints it."),
@@ -58,13 +75,17 @@ def plan(
     from syngrad.links.world import world
     from syngrad.planner import plan as planned
     from syngrad.planner.answer import take_part
+    from syngrad.planner.pilot import check_aim
     from syngrad.planner.pilot import pilot as piloted
-    from syngrad.report.plan_text import pilot_text, plan_text
 
     given, place = {"batch_size": batch_size} if batch_size is not None else {}, world()
     if place.rank > 0:
         take_part(experiment, given, measuring)
         return 0
+    files = {"json": None if json_ == "-" else json_, "html": html}
+    check_files(files, ("json", "html"))
+    if target is not None:
+        check_aim(load(experiment, **given), target, training)
     found = planned(
         experiment,
         max(place.size, WORKERS) if workers is None else workers,
@@ -75,19 +96,52 @@ def plan(
         instead=given,
         seconds=measuring,
     )
-    trained = piloted(load(experiment, **given), found, training) if training is not None else None
-    plain = found.to_dict() | {"pilot": None if trained is None else dataclasses.asdict(trained)}
-    document = json.dumps(plain, indent=1) + "\n" if json_ is not None else ""
-    if json_ is not None and json_ != "-":
+    command = as_typed(experiment, workers=workers, link=link, memory=memory, devices=devices, cuts=cuts,
+                       batch_size=batch_size, seconds=seconds, pilot=pilot, target=target)  # fmt: skip
+    trained, failure = None, None
+    if training is not None:
         try:
-            Path(json_).write_text(document, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--json {json_!r} cannot be written ({error.strerror}); name another file") from error
-    lines = [*plan_text(found), *(pilot_text(trained) if trained is not None else [])]
-    if training is not None and trained is None:
-        lines.append("Pilot: no stages are faster than what is exact, so there is nothing to train for.")
-    sys.stdout.write(document if json_ == "-" else "\n".join(lines) + "\n")
+            trained = piloted(load(experiment, **given), found, training, target=target)
+        except (SyngradError, KeyboardInterrupt) as error:  # the plan itself is not lost
+            failure = error
+    _publish(found, trained, files, command, json_ == "-")
+    if failure is not None:
+        raise failure
+    if training is not None and trained is None and json_ != "-":
+        print("Pilot: no stages are faster than what is exact, so there is nothing to train for.")
     return 0
+
+
+def as_typed(experiment: str, **options: object) -> str:
+    """The command with the options that were given."""
+    flags = [
+        word
+        for name, value in options.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value))
+    ]
+    return shlex.join(["syngrad", "plan", experiment, *flags])
+
+
+def _publish(found: Plan, trained: Pilot | None, files: Mapping[str, str | None], command: str, piped: bool) -> None:
+    """Write the files first: what is printed can be lost."""
+    from syngrad import results
+    from syngrad.report.plan_page import plan_page
+    from syngrad.report.plan_text import pilot_paragraphs, pilot_text, plan_text
+
+    plain = found.to_dict() | {"pilot": None if trained is None else dataclasses.asdict(trained)}
+    document = json.dumps(plain, indent=1) + "\n"
+    said = [] if trained is None else pilot_paragraphs(trained)
+    lines = [*plan_text(found), *([] if trained is None else pilot_text(trained))]
+    try:
+        if files["json"] is not None:
+            results.write_text(files["json"], document)
+        if files["html"] is not None:
+            results.write_text(files["html"], plan_page(found, command, results.environment(1), said))
+            lines += ["", f"the report: {files['html']}"]
+    finally:
+        sys.stdout.write(document if piped else "\n".join(lines) + "\n")
+        sys.stdout.flush()
 
 
 def _number(option: str, text: str, example: str) -> float:

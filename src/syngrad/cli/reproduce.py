@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syngrad.cli.compare import shown
 from syngrad.cli.options import complain, ending, whole
+from syngrad.cli.running import shown
 from syngrad.errors import ConfigError, unknown
 from syngrad.startup import INTERRUPTED
 

@@ -20,6 +20,8 @@ from syngrad.results import Row
 
 #: more than anybody has time for; NumPy takes no larger seed
 SEEDS, SEED = 10_000, 2**31
+#: what to set where nobody says whether more of a feed-forward experiment's metric is better
+WHICH_IS_BETTER = "higher_is_better = True or False on the metric's function"
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -198,13 +200,22 @@ def enter_step_times(rows: Mapping[Key, Row], times: Mapping[Key, Sequence[float
 
 
 def check_target(target: float | None, metric: str, higher_is_better: bool | None, remedy: str) -> float | None:
-    """Refuse a target that is no number, or that nobody can say when it is reached; remedy: what to do about that."""
+    """Refuse a target that is no number, that no accuracy can be, or of which nobody can say when it is reached.
+
+    Args:
+        target: a value of the metric, or None for none.
+        metric: its name.
+        higher_is_better: whether more of it is better, where anybody says.
+        remedy: what to set where nobody does.
+    """
     if target is None:
         return None
     if not math.isfinite(target):
         raise ConfigError(f"target {target:g} must be a finite number, a value of {metric!r}")
     if higher_is_better is None:
         raise ConfigError(f"target {target:g}: nobody says whether more or less of {metric!r} is better; set {remedy}")
+    if metric == "accuracy" and not 0 < target <= 1:
+        raise ConfigError(f"target {target:g}: an accuracy lies between 0 and 1; write 0.88 for 88 %")
     return float(target)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from syngrad import metrics
 from syngrad.compare.base import (
+    WHICH_IS_BETTER,
     Base,
     Measuring,
     check_rows,
@@ -21,7 +22,7 @@ from syngrad.compare.base import (
 )
 from syngrad.compare.step_costs import PERIOD, RowError, period, saved_bytes, split_seconds, windows
 from syngrad.compare.user_experiment import ExperimentError, UserExperiment
-from syngrad.errors import ConfigError, CutError
+from syngrad.errors import CutError
 from syngrad.estimators.registry import parse as parse_estimator
 from syngrad.experiments.experiment import Experiment
 from syngrad.methods.policy import Method
@@ -100,15 +101,8 @@ class Comparison(Base[Contender]):
         labels = [contender.label for contender in self.contenders]
         super().__init__(self.contenders, labels, experiment.epochs, **measuring)
         self.metric_name, self.higher_is_better = metric_named(experiment)
-        self.target = self._checked(target)
+        self.target = check_target(target, self.metric_name, self.higher_is_better, WHICH_IS_BETTER)
         self._validate_every: int | None = None
-
-    def _checked(self, target: float | None) -> float | None:
-        remedy = "higher_is_better = True or False on the metric's function"
-        checked = check_target(target, self.metric_name, self.higher_is_better, remedy)
-        if checked is not None and self.metric_name == "accuracy" and not 0 < checked <= 1:
-            raise ConfigError(f"target {checked:g}: an accuracy lies between 0 and 1; write 0.88 for 88 %")
-        return checked
 
     # The measurement beforehand: step times and what is kept.
 

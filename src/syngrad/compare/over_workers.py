@@ -17,7 +17,15 @@ from typing import Any
 import torch
 
 from syngrad.checks import check_whole
-from syngrad.compare.base import Observer, Silent, check_rows, described, metric_named
+from syngrad.compare.base import (
+    WHICH_IS_BETTER,
+    Observer,
+    Silent,
+    check_rows,
+    check_target,
+    described,
+    metric_named,
+)
 from syngrad.compare.rivals import RIVALS, RivalRun, parse_rival, run_rival
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.errors import ConfigError, SyngradError
@@ -81,7 +89,8 @@ class WorkersComparison:
         self.labels = _labels(rows, estimator)
         Distributed(**self.options)
         self.seeds = range(seed, seed + check_whole("seeds", seeds, 1))
-        self.threads, self.target, self.observer = threads, target, observer or Silent()
+        self.threads, self.observer = threads, observer or Silent()
+        self.target = check_target(target, *metric_named(self.experiment), WHICH_IS_BETTER)
         self.link = parse_link(link) if link is not None else None
         self.rows: list[Row] = []
         #: of every row of Syngrad's own, by label and seed: the processes' accounts of their time

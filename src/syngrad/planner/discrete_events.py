@@ -17,7 +17,8 @@ import numpy as np
 import simpy
 
 from syngrad.checks import check_whole
-from syngrad.planner.recursion import STEADY, Variation
+from syngrad.pipeline.neighbours import WAIT_NEXT, WAIT_PREVIOUS
+from syngrad.planner.recursion import STEADY, Span, Variation
 from syngrad.planner.timing import Chain
 from syngrad.planner.worker_failures import Failures
 
@@ -40,7 +41,11 @@ class Simulated:
 
 
 def simulate(
-    chain: Chain, minibatches: int, variation: Variation = STEADY, failures: Failures | None = None
+    chain: Chain,
+    minibatches: int,
+    variation: Variation = STEADY,
+    failures: Failures | None = None,
+    told: list[list[Span]] | None = None,
 ) -> Simulated:
     """Run a chain of workers, event by event.
 
@@ -49,6 +54,7 @@ def simulate(
         minibatches: how many.
         variation: of the workers' times.
         failures: of workers; None for none.
+        told: takes what every worker does, where it is given; of a run without failures.
 
     Raises:
         ConfigError: for no minibatches.
@@ -60,7 +66,7 @@ def simulate(
     begun, now, count, lost = 0, 0.0, 0, 0
     while True:
         until = None if failures is None else float(broken.exponential(failures.mean_s / chain.workers))
-        attempt = _Attempt(chain, minibatches - begun, variation, generator)
+        attempt = _Attempt(chain, minibatches - begun, variation, generator, told)
         attempt.run(until)
         done = attempt.done
         ends[begun : begun + len(done)] = [now + end for end in done]
@@ -76,7 +82,15 @@ def simulate(
 class _Attempt:
     """One start of all workers, from empty queues, until they are done or one of them fails."""
 
-    def __init__(self, chain: Chain, minibatches: int, variation: Variation, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        minibatches: int,
+        variation: Variation,
+        generator: np.random.Generator,
+        told: list[list[Span]] | None,
+    ) -> None:
+        self.told = told
         self.chain, self.minibatches, self.variation, self.generator = chain, minibatches, variation, generator
         self.environment = simpy.Environment()
         k = chain.workers
@@ -114,19 +128,30 @@ class _Attempt:
     def _work(self, worker: int) -> Events:
         chain, first, last = self.chain, worker == 0, worker == self.chain.workers - 1
         for minibatch in range(self.minibatches):
+            begin = self.environment.now
             if not first:
                 yield self.messages[worker].get()
+                begin = self._tell(worker, WAIT_PREVIOUS, minibatch, begin)
             if not last:
                 yield self.room[worker].get(1)
+                begin = self._tell(worker, WAIT_NEXT, minibatch, begin)
             factor = self._factor(minibatch, worker)
             if not last:
                 self._after(factor * chain.send_s[worker], self.leaving[worker], minibatch)
             if not first:
                 self.environment.process(self._answer(worker, minibatch, factor * chain.answer_s[worker]))
             yield self.environment.timeout(factor * chain.work_s[worker])
+            self._tell(worker, "work", minibatch, begin)
             self.missing[minibatch] -= 1
             if self.missing[minibatch] == 0:
                 self.done.append(self.environment.now)
+
+    def _tell(self, worker: int, name: str, minibatch: int, begin: float) -> float:
+        """What a worker did from there until now; now."""
+        now = float(self.environment.now)
+        if self.told is not None and now > begin:
+            self.told[worker].append((name, minibatch, begin, now))
+        return now
 
     def _answer(self, worker: int, minibatch: int, seconds: float) -> Events:
         """Answer the previous worker; where its own answer has to be there first, so long after that."""

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syngrad.errors import ConfigError
+from syngrad.pipeline.neighbours import WAIT_NEXT, WAIT_PREVIOUS
 from syngrad.planner.timing import BACKWARD, FORWARD, Chain, Lockstep, Microbatches
 
 Times = NDArray[np.float64]
+#: what a worker does: its name, the minibatch, begin and end in seconds
+Span = tuple[str, int, float, float]
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,17 @@ def run_lockstep(lockstep: Lockstep, minibatches: int, variation: Variation = ST
     return Run(ends, busy / ends[-1])
 
 
-def run_microbatches(shape: Microbatches, minibatches: int = 3, variation: Variation = STEADY) -> Run:
-    """Every worker does its order; what it receives begins to cross when it has asked and the sender heard so."""
+def run_microbatches(
+    shape: Microbatches, minibatches: int = 3, variation: Variation = STEADY, told: list[list[Span]] | None = None
+) -> Run:
+    """Every worker does its order; what it receives begins to cross when it has asked and the sender heard so.
+
+    Args:
+        shape: what they do.
+        minibatches: how many.
+        variation: of the workers' times.
+        told: takes what every worker does, where it is given.
+    """
     generator, k = np.random.default_rng(variation.seed), shape.workers
     clock, busy, ends = [0.0] * k, np.zeros(k), np.empty(minibatches)
     lines = {(link, way): 0.0 for link in range(k - 1) for way in (FORWARD, BACKWARD)}
@@ -177,6 +189,7 @@ def run_microbatches(shape: Microbatches, minibatches: int = 3, variation: Varia
             for worker, order in enumerate(orders):
                 while done[worker] < len(order):
                     what, way, part = order[done[worker]]
+                    begin_s = clock[worker]
                     link = worker if (what == "send") == (way == FORWARD) else worker - 1
                     if what == "run":
                         seconds = (shape.forward_s if way == FORWARD else shape.backward_s)[worker] * factor[worker]
@@ -190,10 +203,15 @@ def run_microbatches(shape: Microbatches, minibatches: int = 3, variation: Varia
                         clock[worker] = max(clock[worker], lines[link, way] + shape.delay_s[link])
                     else:
                         break
+                    if told is not None and clock[worker] > begin_s:
+                        name = "work" if what == "run" else WAIT_PREVIOUS if way == FORWARD else WAIT_NEXT
+                        told[worker].append((name, t, begin_s, clock[worker]))
                     done[worker] += 1
             if done == before:
                 raise ConfigError(f"the schedule {shape.kind!r} of {shape.parts} parts over {k} workers never ends")
         for worker in range(k):
+            if told is not None:
+                told[worker].append(("work", t, clock[worker], clock[worker] + shape.update_s[worker]))
             clock[worker] += shape.update_s[worker]
             busy[worker] += shape.update_s[worker]
         ends[t] = clock[0]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from syngrad.report.figures import Figure, Panel
-from syngrad.report.measured import Line, Measured
+from syngrad.report.measured import Measured
 from syngrad.report.phrasing import size, to_target
-from syngrad.report.style import css, hatched
+from syngrad.report.style import Labelled, css, hatched
 
 #: the parts of a step, each with its colour and its hatching
 PARTS = (
@@ -113,7 +113,7 @@ def sent(m: Measured) -> Figure | None:
 
 
 def horizontal(
-    lines: Sequence[Line], values: Sequence[float | None], texts: Sequence[str], across: str, alt: str
+    lines: Sequence[Labelled], values: Sequence[float | None], texts: Sequence[str], across: str, alt: str
 ) -> Panel:
     """Horizontal bars from the first row to the last, each with its text behind it."""
     trace = {
@@ -133,7 +133,7 @@ def horizontal(
     return Panel(f"{alt}: {told}", [trace], _across(lines, across, most * 1.3), _height(lines))
 
 
-def _across(lines: Sequence[Line], across: str, most: float) -> dict[str, Any]:
+def _across(lines: Sequence[Labelled], across: str, most: float) -> dict[str, Any]:
     """The layout of horizontal bars, rows by name."""
     return {
         "xaxis": {"title": {"text": across}, "range": [0, most]},
@@ -152,7 +152,7 @@ def _across(lines: Sequence[Line], across: str, most: float) -> dict[str, Any]:
     }
 
 
-def _height(lines: Sequence[Line]) -> int:
+def _height(lines: Sequence[Labelled]) -> int:
     """Pixels that so many bars need, with names of so many lines."""
     deepest = max(len(broken(line.label)) for line in lines)
     return 70 + len(lines) * max(38, 17 * deepest + 4)

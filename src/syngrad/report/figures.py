@@ -53,12 +53,13 @@ def _to_the_letter(node: Any) -> Any:
 
 @dataclass
 class Figure:
-    """What the page shows under one heading."""
+    """What the page shows under one heading; `part` is the part of a page of several that it stands in."""
 
     name: str
     title: str
     caption: str
     panels: list[Panel] = field(default_factory=list)
+    part: str = ""
 
 
 @dataclass

@@ -163,8 +163,14 @@ class Measured:
         return f"{100 * self.target:g} %" if self.percent else f"{self.target:g}"
 
 
-def measured(document: Mapping[str, Any], accounts: Accounts | None = None) -> Measured:
-    """The rows of a results document; older files' aggregates have fewer fields."""
+def measured(document: Mapping[str, Any], accounts: Accounts | None = None, first: int = 0) -> Measured:
+    """The rows of a results document; older files' aggregates have fewer fields.
+
+    Args:
+        document: a results file's content.
+        accounts: of a comparison over workers, their own.
+        first: rows that stand before these in a page of several parts.
+    """
     experiment, results = document["experiment"], document["results"]
     asked = (document.get("config") or {}).get("workers")
     workers = asked if isinstance(asked, int) else max((int(one["processes"]) for one in results), default=1)
@@ -175,7 +181,7 @@ def measured(document: Mapping[str, Any], accounts: Accounts | None = None) -> M
         for each in document["aggregate"]
     ]
     lines = []
-    for row, style in zip(rows, styles(rows), strict=True):
+    for row, style in zip(rows, styles(rows, first), strict=True):
         seeds = [one for one in results if (one["method"], one["estimator"]) == (row.method, row.estimator)]
         lines.append(Line(row, style, seeds))
         kept = _told(each.get("in_flight") for one in lines[-1].finished for each in one["interfaces"])

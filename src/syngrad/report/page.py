@@ -1,32 +1,21 @@
 """The report of a comparison: one page that holds all it needs and asks no network for anything.
 
-It is made from a results document alone, so that an old file gives the same page, and set out by one template, which
-escapes whatever is put in. Two scripts are in it, Plotly's and ours; the page's own policy allows these two by their
-hashes and nothing else, neither further scripts nor requests, so that a name out of a user's file could not run even
-if escaping it had been forgotten somewhere.
+It is made from a results document alone, so that an old file gives the same page.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from syngrad import __version__
 from syngrad.report import bars, figures, gradient_quality, tracks
 from syngrad.report.figures import Figure
 from syngrad.report.measured import Accounts, Line, Measured, finite_numbers, measured
 from syngrad.report.phrasing import NONE, number, share, signed, size, to_target
-from syngrad.report.style import Style
 from syngrad.report.table import environment_line
+from syngrad.report.template import Row, Section, Table, an_option_a_line, facts, rendered
 from syngrad.report.verdict import tiles
 from syngrad.results import finite
 
@@ -44,43 +33,6 @@ UNTIMED = "Step times and memory were not taken."
 UNTRACED = "No row of Syngrad's over several processes has told where its time went; results files do not hold it."
 
 
-@dataclass(frozen=True)
-class Section:
-    """A section of figures.
-
-    Args:
-        link: how it is called in the page's navigation.
-        empty: what stands there without any figure.
-        legend: "rows", or the kind of parts of a bar, with its `keys`.
-    """
-
-    name: str
-    link: str
-    head: str
-    empty: str
-    figures: Sequence[Figure]
-    legend: str = ""
-    keys: Sequence[Any] = ()
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table in the page: one cell for every column but the first, or a text across all of them."""
-
-    name: str
-    cells: list[str] | str
-    style: Style | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table in the page."""
-
-    heads: Sequence[str]
-    rows: Sequence[Row]
-    caption: str
-
-
 def page(document: Mapping[str, Any], command: str | None = None, accounts: Accounts | None = None) -> str:
     """The whole page.
 
@@ -93,79 +45,34 @@ def page(document: Mapping[str, Any], command: str | None = None, accounts: Acco
     m = measured(told, accounts)
     experiment, environment, verdict = told["experiment"], told["environment"], told.get("verdict") or {}
     over = f"{experiment['name']} over {m.workers} processes: does it pay?" if m.workers > 1 else ""
-    sections = _sections_over_workers(m) if m.workers > 1 else _sections_in_one_process(m)
-    scripts = {"plotly": plotly_js(), "script": resource("page.js")}
+    sections = sections_of(m)
     created = f" on {told['created']}" if told.get("created") else ""
     pays = str(verdict.get("pays"))
-    return templates().get_template("page.html.j2").render(
-        {
-            "title": over or f"{experiment['name']}: does it pay?",
-            "question": over or f"{experiment['name']}: do synthetic gradients pay?",
-            "subtitle": _subtitle(told, m),
-            "ran": (told.get("config") or {}).get("command", "compare"),
-            "policy": policy(list(scripts.values())),
-            "style": resource("page.css"),
-            "answer": (pays if pays in ANSWERS else "none", ANSWERS.get(pays, UNDECIDED)),
-            "verdict": {"text": "", "reasons": [], **verdict},
-            "tiles": tiles(m, verdict.get("row")),
-            "summary": _summary(m),
-            "seeds": _by_seed(m),
-            "sections": sections,
-            "command": None if command is None else _an_option_a_line(command),
-            "environment": _facts(_named_environment(environment)),
-            "experiment": _facts({key.replace("_", " "): value for key, value in experiment.items()}),
-            "configuration": json.dumps(_configuration(told), indent=2, ensure_ascii=False),
-            "made": f"Made by Syngrad {__version__}{created}",
-            "line": environment_line(environment, experiment),
-            "data": {
-                f"figure-{figure.name}-{k}": {"data": panel.data, "layout": panel.layout, "height": panel.height}
-                for section in sections
-                for figure in section.figures
-                for k, panel in enumerate(figure.panels)
-            },
-            **scripts,
-        }
-    )  # fmt: skip
-
-
-@cache
-def templates() -> Environment:
-    """The pages' templates, which escape whatever is put in."""
-    loader = PackageLoader("syngrad.report")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-    return made
-
-
-@cache
-def resource(name: str) -> str:
-    """A file beside them: a style sheet, a script."""
-    return resources.files("syngrad.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def policy(scripts: list[str]) -> str:
-    """The page's content security policy: these scripts, styles of its own, nothing from outside."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
+    return rendered(
+        "page.html.j2",
+        sections,
+        title=over or f"{experiment['name']}: does it pay?",
+        question=over or f"{experiment['name']}: do synthetic gradients pay?",
+        subtitle=_subtitle(told, m),
+        ran=(told.get("config") or {}).get("command", "compare"),
+        answer=(pays if pays in ANSWERS else "none", ANSWERS.get(pays, UNDECIDED)),
+        verdict={"text": "", "reasons": [], **verdict},
+        tiles=tiles(m, verdict.get("row")),
+        summary=summary(m),
+        seeds=by_seed(m),
+        filed=True,
+        command=None if command is None else an_option_a_line(command),
+        environment=facts(named_environment(environment)),
+        experiment=facts({key.replace("_", " "): value for key, value in experiment.items()}),
+        configuration=json.dumps(_configuration(told), indent=2, ensure_ascii=False),
+        made=f"Made by Syngrad {__version__}{created}",
+        line=environment_line(environment, experiment),
     )
 
 
-@cache
-def plotly_js() -> str:
-    """Plotly's own script, from its package."""
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script.replace("\r\n", "\n")
-
-
-def _an_option_a_line(command: str) -> str:
-    """A command that a shell reads as one: broken elsewhere, a narrow page would break within words."""
-    first, *options = re.split(r" (?=--\w)", command)
-    return " \\\n  ".join([first, *options])
+def sections_of(m: Measured) -> list[Section]:
+    """The figures of a comparison."""
+    return _sections_over_workers(m) if m.workers > 1 else _sections_in_one_process(m)
 
 
 def _subtitle(document: Mapping[str, Any], m: Measured) -> str:
@@ -225,7 +132,7 @@ def _drawn(*found: Figure | None) -> list[Figure]:
 Columns = list[tuple[str, Callable[[Line], str]]]
 
 
-def _summary(m: Measured) -> Table:
+def summary(m: Measured) -> Table:
     """Every row with what it costs and what it gains."""
     columns = _columns_over_workers(m) if m.workers > 1 else _columns_in_one_process(m)
     rows = []
@@ -333,7 +240,7 @@ def _seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g} s"
 
 
-def _by_seed(m: Measured) -> Table:
+def by_seed(m: Measured) -> Table:
     """Every row with every seed."""
     heads = ["row", "seed", m.unit, "training", "samples a second", "optimizer"]
     heads += [f"to {m.goal}"] * (m.target is not None)
@@ -358,18 +265,8 @@ def _by_seed(m: Measured) -> Table:
 # What was run, and on what.
 
 
-def _facts(pairs: Mapping[str, Any]) -> dict[str, str]:
-    """Names and values in words, those that are unknown left out."""
-
-    def as_text(value: Any) -> str:
-        if isinstance(value, list):
-            return ", ".join(map(str, value))
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
-
-    return {key: as_text(value) for key, value in pairs.items() if value not in (None, "", [])}
-
-
-def _named_environment(told: Mapping[str, Any]) -> dict[str, Any]:
+def named_environment(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a results file says of the machine, in words."""
     memory = told.get("memory_bytes")
     return {
         "processor": told.get("cpu"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from syngrad.planner.aim import FARTHEST
 from syngrad.planner.layouts import EXACT
-from syngrad.planner.pilot import Pilot
+from syngrad.planner.pilot import Aim, Pilot, Piloted, Race
 from syngrad.planner.prediction import Prediction
 from syngrad.planner.ranking import TOLERANCE, Change, Plan
 
@@ -19,7 +20,7 @@ NAMED = 4
 
 def plan_text(plan: Plan) -> list[str]:
     """Lines of at most 80 characters."""
-    lines = [_line(_heading(plan)), _line(_model(plan)), ""]
+    lines = [_line(heading(plan)), _line(model_line(plan)), ""]
     lines += [
         f"{'layout':<{NAME}} {'samples/s':>10} {'ms':>8} {'MiB':>6} {'KiB':>8} {'idle':>5} {'late':>5}",
         "─" * WIDTH,
@@ -33,9 +34,12 @@ def plan_text(plan: Plan) -> list[str]:
         "idle: % of the slowest worker's time. late: minibatches, of what comes back.",
         "",
     ]
-    for paragraph in [*_verdict(plan), *map(_change, plan.changes), *_unknown(plan)]:
-        lines += _wrapped(paragraph)
-    return lines
+    return [*lines, *(line for each in paragraphs(plan) for line in _wrapped(each))]
+
+
+def paragraphs(plan: Plan) -> list[str]:
+    """The verdict, what would change it, and what a plan cannot tell; a sentence or two each."""
+    return [*_verdict(plan), *map(change_said, plan.changes), *_unknown(plan)]
 
 
 def _wrapped(paragraph: str) -> list[str]:
@@ -46,16 +50,20 @@ def _line(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
-def _heading(plan: Plan) -> str:
+def heading(plan: Plan) -> str:
+    """What was planned, and where."""
     workers, link = plan.cluster.workers, plan.cluster.link
     if plan.cluster.hosts == 1:
         where = "on this machine" if workers > 1 else "alone"
     else:
-        where = f"on {plan.cluster.hosts} hosts, {_delay(link.delay_s)} and {_rate(link.bytes_per_s)} between them"
+        where = (
+            f"on {plan.cluster.hosts} hosts, {delay_said(link.delay_s)} and {rate_said(link.bytes_per_s)} between them"
+        )
     return f"{plan.profile.name}: {workers} worker{'s' if workers > 1 else ''} {where}"
 
 
-def _model(plan: Plan) -> str:
+def model_line(plan: Plan) -> str:
+    """What it was planned of."""
     profile = plan.profile
     size, units = profile.parameter_bytes / 2**20, len(profile.units)
     places = f"{units - 1} place{'s' if units != 2 else ''} for a cut measured"
@@ -146,23 +154,19 @@ def _command(plan: Plan, rows: Sequence[Prediction]) -> str:
     """How to measure them."""
     names = [each.layout.row for each in rows]
     link = plan.cluster.link
-    over = f" --link {_delay(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
+    over = f" --link {delay_said(link.delay_s)},{8 * link.bytes_per_s / 1e6:g}mbit" if plan.cluster.hosts > 1 else ""
     cuts = next((each.layout.cuts for each in rows if each.layout.cuts), ())
     where = f" --cuts {','.join(plan.profile.units[cut].name for cut in cuts)}" if cuts else ""
     return f"syngrad compare {plan.typed} --workers {plan.cluster.workers}{over}{where} --methods {','.join(names)}"
 
 
-def _change(change: Change) -> str:
+def change_said(change: Change) -> str:
+    """From where on another layout is the fastest."""
+    lead, after = "On hosts of their own: from", f"{change.after} is the fastest, and {change.before}"
     if change.rate is not None:
-        return (
-            f"On hosts of their own: from {_rate(change.rate)} down {change.after} is the fastest, and {change.before} "
-            "with more."
-        )
+        return f"{lead} {rate_said(change.rate)} down {after} with more."
     assert change.delay_s is not None
-    return (
-        f"On hosts of their own: from {_delay(change.delay_s)} up {change.after} is the fastest, and {change.before} "
-        "with less."
-    )
+    return f"{lead} {delay_said(change.delay_s)} up {after} with less."
 
 
 def _unknown(plan: Plan) -> Iterator[str]:
@@ -179,13 +183,15 @@ def _unknown(plan: Plan) -> Iterator[str]:
         yield f"Left out: {', '.join(kinds)}: {why.removeprefix(kinds[0] + ': ')}"
 
 
-def _delay(seconds: float) -> str:
+def delay_said(seconds: float) -> str:
+    """A delay, as one would type it."""
     if seconds <= 0:
         return "0ms"
     return f"{1e3 * seconds:.3g}ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g}us"
 
 
-def _rate(bytes_per_s: float) -> str:
+def rate_said(bytes_per_s: float) -> str:
+    """A rate in words."""
     if bytes_per_s == float("inf"):
         return "no limit of the rate"
     bits = 8 * bytes_per_s
@@ -193,19 +199,54 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def pilot_text(pilot: Pilot) -> list[str]:
-    """What a short training adds to a plan: seconds to a loss, and whether that pays; in 80 columns."""
+    """What a short training adds to a plan; in 80 columns."""
+    return [line for each in pilot_paragraphs(pilot) for line in _wrapped(each)]
+
+
+def pilot_paragraphs(pilot: Pilot) -> list[str]:
+    """Seconds to a loss, or to a value of the metric, and whether that pays."""
     exact = pilot.exact
-    seeds, layout = len(exact.samples), exact.prediction.layout
-    paragraphs = [
-        f"Pilot: {pilot.steps} steps or more with {seeds} seeds; to a loss of {pilot.target:.4g}, which all of them "
-        f"reached: {layout} {exact.seconds:.3g} s."
-    ]
-    for other in pilot.others:
-        least, most = pilot.gain(other)
-        low, high = other.interval
-        paragraphs.append(
-            f"{other.prediction.layout}: {other.seconds:.3g} s. It needs {low:.2f} to {high:.2f} times the samples "
-            f"(95 %), and is {least:.2f} to {most:.2f} times as fast to that loss: {pilot.verdict(other)}."
+    layout = exact.prediction.layout
+    seeds = len(exact.samples)
+    said = [f"Pilot: {pilot.steps} steps or more with {seeds} seeds."]
+    if pilot.others:
+        said[0] += f" To a loss of {pilot.target:.4g}, which all of them reached: {layout} {exact.seconds:.3g} s."
+        said += [_raced(pilot, other, "that loss") for other in pilot.others]
+    if pilot.aim is None:
+        said.append("A loss this early says little of the metric at the end.")
+    else:
+        said += aim_paragraphs(pilot.aim)
+    return said
+
+
+def aim_paragraphs(aim: Aim) -> Iterator[str]:
+    """Seconds to a value of the metric, or why that cannot be told."""
+    goal = f"{aim.metric} {aim.value:g}"
+    if aim.race is not None:
+        exact = aim.race.exact
+        yield (
+            f"To {goal}, on held-out data: {exact.prediction.layout} {exact.seconds:.3g} s, and so all whose updates "
+            "are back-propagation's own, at their pace."
         )
-    paragraphs.append("A loss this early says little of the metric at the end.")
-    return [line for each in paragraphs for line in _wrapped(each)]
+        for other in aim.race.others:
+            yield _raced(aim.race, other, goal)
+        if aim.computed:
+            yield (
+                "Where a run did not get so far, what it lacks of the best is taken to go on falling as a power of the "
+                f"samples, as it did before, up to {FARTHEST:g} times as many; the intervals hold what that leaves."
+            )
+    for missed in aim.missed:
+        ended = next(value for each, value in aim.ended if each is missed)
+        yield (
+            f"To {goal} {missed.layout}: cannot tell: the pilot ended at {ended:.3g}; give --pilot {aim.longer_s} or "
+            "a nearer target."
+        )
+
+
+def _raced(race: Race, other: Piloted, goal: str) -> str:
+    least, most = race.gain(other)
+    low, high = other.interval
+    return (
+        f"{other.prediction.layout}: {other.seconds:.3g} s. It needs {low:.2f} to {high:.2f} times the samples "
+        f"(95 %), and is {least:.2f} to {most:.2f} times as fast to {goal}: {race.verdict(other)}."
+    )

@@ -12,21 +12,13 @@ from typing import Any
 
 from syngrad import __version__
 from syngrad.report.figures import Figure, Panel
-from syngrad.report.page import Row, Table, plotly_js, policy, resource, templates
 from syngrad.report.reproduction import TIME, cells, heads, here, legend, sources
-from syngrad.report.style import Style, css, styles_for
+from syngrad.report.style import Key, Style, css, styles_for
+from syngrad.report.template import Row, Table, plotly_js, policy, resource, templates
 from syngrad.reproduce import Point, Study, summary
 
 #: ink for what is published: an empty marker, whatever the row
 HOLLOW = 11
-
-
-@dataclass(frozen=True)
-class Key:
-    """A row as the legend has it."""
-
-    label: str
-    style: Style
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from syngrad.results import Aggregate
 
@@ -56,9 +56,29 @@ class Style:
         }
 
 
-def styles(rows: Sequence[Aggregate]) -> list[Style]:
-    """One style a row: the baseline in the colour of ink, the others in turn."""
-    return styles_for([row.is_base for row in rows])
+class Labelled(Protocol):
+    """What has a name and a look: a row of a comparison, a layout of a plan."""
+
+    @property
+    def label(self) -> str:
+        """As it is typed."""
+
+    @property
+    def style(self) -> Style:
+        """As it is drawn."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A row as the legend has it."""
+
+    label: str
+    style: Style
+
+
+def styles(rows: Sequence[Aggregate], first: int = 0) -> list[Style]:
+    """One style a row: the baseline in the colour of ink, the others in turn; counted from `first` on."""
+    return styles_for([row.is_base for row in rows], first)
 
 
 def styles_for(bases: Sequence[bool], first: int = 0) -> list[Style]:

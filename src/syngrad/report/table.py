@@ -196,7 +196,7 @@ def environment_line(environment: Mapping[str, Any], experiment: Mapping[str, An
     """What was run and on what, in one sentence's length. Of a recurrent net, which is cut in time, how long an epoch
     is stands in the place of the stages.
     """
-    seeds, steps, memory = experiment.get("seeds", 1), experiment.get("steps"), environment["memory_bytes"]
+    seeds, steps = experiment.get("seeds", 1), experiment.get("steps")
     what = [
         experiment["dataset"] or "data unnamed",
         f"{experiment['parameters']:,} parameters",
@@ -205,6 +205,12 @@ def environment_line(environment: Mapping[str, Any], experiment: Mapping[str, An
         plural(experiment["epochs"], "epoch"),
         f"seed {experiment['seed']}" if seeds == 1 else f"{seeds} seeds",
     ]
+    return f"{experiment['name']}: {', '.join(what)}; {machine_line(environment)}"
+
+
+def machine_line(environment: Mapping[str, Any]) -> str:
+    """On what it was run."""
+    memory = environment["memory_bytes"]
     parts = [
         environment["cpu"],
         plural(environment["cores"], "core"),
@@ -215,7 +221,7 @@ def environment_line(environment: Mapping[str, Any], experiment: Mapping[str, An
         f"torch {environment['torch']}",
         plural(environment["threads"], "thread"),
     ]
-    return f"{experiment['name']}: {', '.join(what)}; {', '.join(part for part in parts if part)}"
+    return ", ".join(part for part in parts if part)
 
 
 def report(document: Mapping[str, Any], m: Measured, said: Verdict, width: int = WIDTH) -> str:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from syngrad.report.figures import Figure, Panel
-from syngrad.report.measured import KINDS, NEXT, PREVIOUS, Accounts, Line, Measured, idle, training
+from syngrad.report.measured import KINDS, NEXT, PREVIOUS, Accounts, Measured, idle, training
 from syngrad.report.phrasing import share
 from syngrad.report.style import hatched
 
@@ -149,7 +149,7 @@ def timeline(m: Measured) -> Figure | None:
     panels = []
     for line, stretch in rows:
         begin, end = stretch.window(seconds)
-        panels.append(_tracks(line, [track(account, begin, end) for account in line.accounts], seconds))
+        panels.append(drawn_tracks(line.label, line.accounts, begin, end, seconds))
     caption = (
         f"{_ms(seconds)} out of the run, as long for every row; the numbers are those of the minibatches. Where "
         "nothing is drawn a process reads data or keeps the books."
@@ -157,7 +157,14 @@ def timeline(m: Measured) -> Figure | None:
     return Figure("timeline", "what every process does, moment by moment", caption, panels)
 
 
-def _tracks(line: Line, tracks: Sequence[Sequence[Piece]], seconds: float) -> Panel:
+def drawn_tracks(label: str, accounts: Sequence[Mapping[str, Any]], begin: float, end: float, seconds: float) -> Panel:
+    """What every worker of a row does between two moments, drawn over so many seconds."""
+    return _tracks(label, accounts, [track(account, begin, end) for account in accounts], seconds)
+
+
+def _tracks(
+    label: str, accounts: Sequence[Mapping[str, Any]], tracks: Sequence[Sequence[Piece]], seconds: float
+) -> Panel:
     data = []
     numbered = {id(piece) for pieces in tracks for piece in _longest(pieces)}
     for kind, colour, pattern, _ in SPANS:
@@ -187,15 +194,15 @@ def _tracks(line: Line, tracks: Sequence[Sequence[Piece]], seconds: float) -> Pa
         data.append(trace)
     layout = {
         "xaxis": {"title": {"text": "ms"}, "range": [0, 1000 * seconds]},
-        "yaxis": _names([_track_name(k, account) for k, account in enumerate(line.accounts)]),
+        "yaxis": _names([_track_name(k, account) for k, account in enumerate(accounts)]),
         "hovermode": "closest",
         "barmode": "overlay",
         "uniformtext": {"mode": "hide", "minsize": 10},
     }
-    alt = f"{line.label}, {_ms(seconds)} of training: " + "; ".join(
+    alt = f"{label}, {_ms(seconds)} of training: " + "; ".join(
         f"process {k} {_told(pieces)}" for k, pieces in enumerate(tracks)
     )
-    return Panel(alt, data, layout, 66 + 52 * len(tracks), line.label)
+    return Panel(alt, data, layout, 66 + 52 * len(tracks), label)
 
 
 def _longest(pieces: Sequence[Piece]) -> list[Piece]:
@@ -268,9 +275,11 @@ def _names(names: list[str]) -> dict[str, Any]:
 
 
 def _track_name(k: int, account: Mapping[str, Any]) -> str:
-    lo, hi = account["stages"]
-    stages = f"stage {lo + 1}" if hi - lo == 1 else f"stages {lo + 1}–{hi}"
-    return f"process {k}, {stages}\nwaits {share(idle(account))}"
+    part = account.get("part")
+    if part is None:
+        lo, hi = account["stages"]
+        part = f"stage {lo + 1}" if hi - lo == 1 else f"stages {lo + 1}–{hi}"
+    return f"process {k}, {part}\nwaits {share(idle(account))}"
 
 
 def _told(pieces: Sequence[Piece]) -> str:

@@ -150,7 +150,7 @@ def _over_workers(m: Measured) -> Verdict:
     others = [line for line in timed if not line.own]
     if not own:
         return Verdict("No verdict: no row of Syngrad's over several processes has finished.", reasons=_failed(m))
-    subject = _fastest([line for line in own if _bearable(line, m)] or own)
+    subject = _fastest([line for line in own if bearable(line, m)] or own)
     made = Verdict("", subject.label, metric_gap=subject.row.metric_difference)
     against = _against(others)
     if not against:
@@ -200,7 +200,7 @@ def _rates(subject: Line, best: Line, against: Mapping[str, Line]) -> str:
 
 
 def _pays_over_workers(subject: Line, m: Measured, against: Iterable[Line]) -> str:
-    if not _bearable(subject, m):
+    if not bearable(subject, m):
         return "no"
     faster = [_times(subject, line) > 1 + SAME_RATE for line in against]
     return "yes" if all(faster) else "partly" if any(faster) else "no"
@@ -217,12 +217,12 @@ def _metric(subject: Line, m: Measured) -> list[str]:
     if m.alone is None:
         return ["There is no row 'alone', so nothing is said of what it costs in the metric."]
     said = ending(subject.row, m.alone.row)
-    price = "" if _bearable(subject, m) else ", which is too much"
+    price = "" if bearable(subject, m) else ", which is too much"
     return [f"Against one process alone {subject.label} {said}{price}."] if said else []
 
 
 def _faster_but_worse(subject: Line, own: list[Line], m: Measured) -> list[str]:
-    worse = [line for line in own if _times(line, subject) > 1 + SAME_RATE and not _bearable(line, m)]
+    worse = [line for line in own if _times(line, subject) > 1 + SAME_RATE and not bearable(line, m)]
     if not worse or m.alone is None:
         return []
     told = [f"{line.label}, with {line.rate:,.0f}, {ending(line.row, m.alone.row)}" for line in worse]
@@ -274,7 +274,7 @@ def _failed(m: Measured) -> list[str]:
     return [f"{join(rows)} failed and {'says' if len(rows) == 1 else 'say'} nothing here."] if rows else []
 
 
-def _bearable(line: Line, m: Measured) -> bool:
+def bearable(line: Line, m: Measured) -> bool:
     """Whether what it loses of the metric is small, or such as the seeds cannot tell from chance."""
     loss, base = lost(line.row), m.alone
     if loss is None or base is None:

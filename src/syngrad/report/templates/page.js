@@ -47,7 +47,7 @@
 
   // What a figure measures on a sheet: the sheet's layout is not there yet when the figures have to be drawn for it.
   function onPaper(place) {
-    const whole = place.closest("#gradients figure, #waiting figure, figure:last-child:nth-child(odd)");
+    const whole = place.closest(".gradients figure, .waiting figure, figure:last-child:nth-child(odd)");
     return whole && !place.closest(".many:not(.timeline)") ? 640 : 295;
   }
 
