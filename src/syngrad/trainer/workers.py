@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 from syngrad.core.batch import Batch
@@ -20,9 +21,11 @@ class Workers(Protocol):
         control: to the other workers.
         level: whether no other worker can be ahead of this one.
         worker_reports: what every worker says of itself at the end.
+        lost: minibatches whose loss was lost with a worker.
     """
 
     worker_reports: list[dict[str, Any]]
+    lost: int
 
     @property
     def begun(self) -> bool: ...  # noqa: D102
@@ -47,6 +50,9 @@ class Workers(Protocol):
 
     def flush(self) -> None:
         """Let the minibatches in flight end."""
+
+    def saved(self, path: Path) -> Path:
+        """The run can go on from that checkpoint, which it returns."""
 
     def whole(self) -> AbstractContextManager[None]:
         """Inside it this process holds all that was trained."""
@@ -77,6 +83,7 @@ class Alone:
     """One process, which has nobody to tell."""
 
     level = True
+    lost = 0
     control = ControlChannel(None, None, "the only worker")
 
     def __init__(self, evaluate: Callable[[Iterable[Any]], dict[str, float]]) -> None:
@@ -111,6 +118,10 @@ class Alone:
         """Let the minibatches in flight end."""
         if self.runner is not None:
             self.runner.flush()
+
+    def saved(self, path: Path) -> Path:
+        """Nobody else goes on from it."""
+        return path
 
     def whole(self) -> AbstractContextManager[None]:
         """It always is."""
