@@ -322,14 +322,14 @@ class _Agent(LocalElasticAgent):
         local = worker.local_rank
         files = self._files.error_files[local], self._files.worker_files[local]
         failure = read_failure(worker.global_rank, *files, ended[worker.id], False)
-        if not failure.exit_code or failure.line or not alone.all_ready(where, len(group.workers)):
+        able = failure.exit_code and not failure.line and alone.all_ready(where, len(group.workers))
+        if not able or not alone.tell(where, self.restarted + 1):
             return False
         self.restarted += 1
         self._remaining_restarts -= 1  # torch's own count
         self._say(f"{failure.text()}; starting it again alone ({self.restarted} of {self._allowed})")
         self._starting = True
         try:
-            alone.tell(where, self.restarted)
             again = {"TORCHELASTIC_RESTART_COUNT": str(self.restarted), alone.ALONE: "1"}
             worker.id = start_again(self._pcontext, local, self._files, again)
             self._watch({each.local_rank: each.id for each in group.workers})

@@ -104,6 +104,7 @@ class Rendezvous:
         timeout_s: float,
         opened: bool = False,
         seal: Seal | None = None,
+        starts: Callable[[], int] | None = None,
     ) -> Rendezvous:
         """Joins where nothing is left to the environment.
 
@@ -115,9 +116,10 @@ class Rendezvous:
             timeout_s: the longest wait for the others.
             opened: whether another process has opened it already.
             seal: of the run's secret, if it has one.
+            starts: as in :meth:`join`.
         """
         deadline = time.monotonic() + timeout_s
-        rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world)
+        rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world, starts=starts)
         rendezvous._begin(host, deadline, timeout_s, seal)
         return rendezvous
 

@@ -47,7 +47,7 @@ class Leader(Peer):
         self.worker_reports: list[dict[str, Any]] = []
         #: the newest checkpoint, which a worker that is started again alone goes on from
         self.newest: Path | None = None
-        #: minibatches whose loss was lost with a worker
+        #: minibatches of this epoch whose loss was lost with a worker
         self.lost = 0
         self._told: list[KnownLoss] = []
 
@@ -106,30 +106,35 @@ class Leader(Peer):
 
     def enter(self) -> None:
         """Be linked anew with those who live, and with who was started again; all go on from this one's minibatch."""
+        runner, progress = self.runner, self.runner.progress
+        if not self.layout.spans and not self._stand_with_others():
+            self._begin_anew(None)
+            return
+        whole = not runner.divided  # what all have trained is here: nothing is lost with a worker
+        self._say_plan(None if whole else str(self.newest))
+        self.link()
+        if whole:
+            self._load()
+        else:
+            given = {"common": state.take_common(runner), "train_s": progress.train_s, "epochs": progress.epochs}
+            self.control.order("go on", given)
+        self.ready()
+
+    def _stand_with_others(self) -> bool:
+        """Take the place of the first worker, from its newest checkpoint; not where no other has lived on."""
         if self.newest is None:
             raise LinkError(
-                "a worker cannot be started again alone where the first one does not know of a checkpoint; give "
-                "resume='auto' in the script"
+                "the first worker was started again alone, and does not go on from a checkpoint; give resume='auto'"
             )
-        runner, mine = self.runner, bool(self.layout.spans)
-        if not mine:
-            wait_s = self.meet_s + self.work.distributed.timeout_s
-            others = [self.rendezvous.wait(f"stands/{k}", wait_s, f"rank {k}") for k in range(1, self.place.size)]
-            spans = next((each for each in others if each is not None), None)
-            if spans is None:  # nobody has lived through it
-                self._begin_anew(None)
-                return
-            self.layout = Layout([stage.name for stage in runner.stages], [(int(a), int(b)) for a, b in spans])
-        self._say_plan(str(self.newest))
-        self.link()
-        if not mine:
-            self.release()
-            state.abandon(runner)
-            runner.expect()
-        progress = runner.progress
-        given = {"common": state.take_common(runner), "train_s": progress.train_s, "epochs": progress.epochs}
-        self.control.order("go on", given)
-        self.ready()
+        wait_s, runner = self.meet_s + self.work.distributed.timeout_s, self.runner
+        others = [self.rendezvous.wait(f"stands/{k}", wait_s, f"rank {k}") for k in range(1, self.place.size)]
+        spans = next((each for each in others if each is not None), None)
+        if spans is None:
+            return False
+        self.layout = Layout([stage.name for stage in runner.stages], [(int(a), int(b)) for a, b in spans])
+        state.abandon(runner)
+        self.release()
+        return True
 
     def part(self) -> None:
         """Give up the links; of minibatches under way the loss will not come."""
@@ -177,14 +182,18 @@ class Leader(Peer):
 
     def _hand_out(self, origin: dict[str, Any] | None) -> None:
         runner = self.runner
-        others = [state.take(runner, span) for span in self.layout.spans[1:]]
-        train_s = runner.progress.train_s
-        self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
+        self._load(origin)
         self.allowed = runner.count
         self.release()
         if self.copies is not None:
             self.copies.pending = [each for part in self._own_copies() for each in part["pending"]]
         runner.expect()
+
+    def _load(self, origin: dict[str, Any] | None = None) -> None:
+        """Give every other worker its part of the whole that is here."""
+        others = [state.take(self.runner, span) for span in self.layout.spans[1:]]
+        train_s = self.runner.progress.train_s
+        self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
 
     def _costs(self, runner: Runner) -> list[float]:
         """Seconds of each stage with its interface, where there is a choice."""
@@ -291,6 +300,7 @@ class Leader(Peer):
 
     def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
+        self.lost = 0
         self.runner.schedule_epoch(loss, metric)
         self._once(lambda: self.control.order("epoch", [loss, metric]))
 

@@ -8,6 +8,7 @@ Where all have said so, a launcher starts only the one that was killed; otherwis
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from syngrad.links.world import world
@@ -42,13 +43,15 @@ def starts() -> int:
 def ready() -> None:
     """From now on this worker can go on with another in the place of one that is lost."""
     if (where := folder()) is not None:
-        (where / f"{_READY}.{world().rank}").touch()
+        with suppress(OSError):  # a full disk: then all are started again
+            (where / f"{_READY}.{world().rank}").touch()
 
 
 def not_ready() -> None:
     """From now on it cannot any more."""
     if (where := folder()) is not None:
-        (where / f"{_READY}.{world().rank}").unlink(missing_ok=True)
+        with suppress(OSError):
+            (where / f"{_READY}.{world().rank}").unlink()
 
 
 def all_ready(where: Path, workers: int) -> bool:
@@ -56,10 +59,14 @@ def all_ready(where: Path, workers: int) -> bool:
     return all((where / f"{_READY}.{rank}").exists() for rank in range(workers))
 
 
-def tell(where: Path, count: int) -> None:
-    """For the launcher: workers are started again, for the `count`-th time."""
-    (where / f"{_STARTS}.new").write_text(str(count))
-    os.replace(where / f"{_STARTS}.new", where / _STARTS)
+def tell(where: Path, count: int) -> bool:
+    """For the launcher: workers are started again, for the `count`-th time; whether they will know, on a full disk."""
+    try:
+        (where / f"{_STARTS}.new").write_text(str(count))
+        os.replace(where / f"{_STARTS}.new", where / _STARTS)
+    except OSError:
+        return False
+    return True
 
 
 def all_anew(where: Path, count: int) -> None:

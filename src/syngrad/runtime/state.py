@@ -223,7 +223,7 @@ def release(runner: Runner, span: Span) -> None:
 
 def abandon(runner: Runner) -> None:
     """Forget what is on its way to other workers and back: one of them is lost, and its answers with it."""
-    for actor in runner.own:
+    for actor in runner.actors:
         actor.flights.clear()
         actor.due.clear()
     runner.losses, runner.broken_off = [], False

@@ -21,7 +21,7 @@ class Workers(Protocol):
         control: to the other workers.
         level: whether no other worker can be ahead of this one.
         worker_reports: what every worker says of itself at the end.
-        lost: minibatches whose loss was lost with a worker.
+        lost: minibatches of this epoch whose loss was lost with a worker.
     """
 
     worker_reports: list[dict[str, Any]]

@@ -1,0 +1,49 @@
+"""What a launcher and its workers tell each other of restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syngrad.pipeline import restarts
+
+
+def test_one_is_started_alone_once_all_have_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(restarts.FOLDER, str(tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    restarts.all_anew(tmp_path, 0)
+    for rank in range(2):
+        assert not restarts.all_ready(tmp_path, 2)
+        monkeypatch.setenv("RANK", str(rank))
+        restarts.ready()
+        restarts.ready()
+    assert restarts.all_ready(tmp_path, 2)
+    restarts.not_ready()
+    restarts.not_ready()
+    assert not restarts.all_ready(tmp_path, 2)
+    restarts.ready()
+    restarts.tell(tmp_path, 1)
+    assert restarts.starts() == 1
+    assert restarts.all_ready(tmp_path, 2), "the others are ready still"
+    restarts.all_anew(tmp_path, 2)
+    assert restarts.starts() == 2
+    assert not restarts.all_ready(tmp_path, 2)
+
+
+def test_without_a_launcher_that_can_do_so_nobody_is_started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(restarts.FOLDER, raising=False)
+    monkeypatch.setenv(restarts.ALONE, "1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    restarts.ready()
+    restarts.not_ready()
+    assert not restarts.started_alone()
+    assert restarts.starts() == 2
+
+
+def test_a_folder_that_is_gone_counts_as_what_the_process_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(restarts.FOLDER, str(tmp_path / "gone"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
+    assert restarts.starts() == 3
