@@ -14,7 +14,7 @@ from syngrad.errors import SyngradError
 
 pytestmark = pytest.mark.distributed
 
-PLACE, EPOCHS, LENGTH = [1, 2, 1], 4, 9
+PLACE, EPOCHS, LENGTH = [1, 2, 1], 3, 9
 #: a module of the first, the middle and the last worker
 MODULES = ["0", "3", "9"]
 
@@ -86,23 +86,19 @@ def test_in_evaluation_in_a_save_and_while_it_is_started_again(tmp_path: Path) -
     assert starts(tmp_path) == [[0, 3, 4], [0, 2], [0, 1]]
 
 
-def test_two_at_once_and_one_before_there_is_a_checkpoint_start_all_anew(tmp_path: Path) -> None:
-    told = run(tmp_path, [kill(1, 2)])
+@pytest.mark.parametrize(
+    ("fault", "options"),
+    [
+        (kill(1, 2), {}),  # before there is a checkpoint
+        ({**kill(2, 14), "what": "kill two", "amount": 1}, {}),
+        (kill(1, 14), {"feedback_delay": 1}),  # it promises its very steps
+    ],
+)
+def test_otherwise_all_are_started_anew(tmp_path: Path, fault: dict[str, Any], options: dict[str, Any]) -> None:
+    told = run(tmp_path, [fault], **options)
     check(tmp_path)
     assert [line.rpartition("; ")[2] for line in told] == ["starting again (1 of 5)"]
     assert starts(tmp_path) == [[0, 1]] * 3
-    second = tmp_path / "second"
-    second.mkdir()
-    told = run(second, [{**kill(2, 14), "what": "kill two", "amount": 1}])
-    check(second)
-    assert [line.rpartition("; ")[2] for line in told] == ["starting again (1 of 5)"]
-    assert starts(second) == [[0, 1]] * 3
-
-
-def test_a_run_that_promises_its_very_steps_starts_all_anew(tmp_path: Path) -> None:
-    told = run(tmp_path, [kill(1, 14)], feedback_delay=1)
-    check(tmp_path)
-    assert [line.rpartition("; ")[2] for line in told] == ["starting again (1 of 5)"]
 
 
 def test_more_kills_than_restarts_end_in_one_line(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from syngrad.pipeline import restarts
 def test_one_is_started_alone_once_all_have_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(restarts.FOLDER, str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
     restarts.all_anew(tmp_path, 0)
+    assert not restarts.expected()
     for rank in range(2):
         assert not restarts.all_ready(tmp_path, 2)
         monkeypatch.setenv("RANK", str(rank))
@@ -25,7 +28,9 @@ def test_one_is_started_alone_once_all_have_said_so(tmp_path: Path, monkeypatch:
     restarts.ready()
     restarts.tell(tmp_path, 1)
     assert restarts.starts() == 1
-    assert restarts.all_ready(tmp_path, 2), "the others are ready still"
+    assert restarts.expected(), "the others are ready still"
+    restarts.tell(tmp_path, 2)
+    assert not restarts.expected(), "no more than that"
     restarts.all_anew(tmp_path, 2)
     assert restarts.starts() == 2
     assert not restarts.all_ready(tmp_path, 2)

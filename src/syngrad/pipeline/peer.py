@@ -161,7 +161,7 @@ class Peer:
             raise lost
         deadline = time.monotonic() + HEARD_S
         while not self.rendezvous.over:
-            if time.monotonic() > deadline:
+            if not restarts.expected() or time.monotonic() > deadline:
                 raise lost
             time.sleep(LOOK_S)
         self.part()

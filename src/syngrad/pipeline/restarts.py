@@ -54,6 +54,12 @@ def not_ready() -> None:
             (where / f"{_READY}.{world().rank}").unlink()
 
 
+def expected() -> bool:
+    """Whether the launcher will start one that is lost again alone: all are ready, and it may start any again."""
+    where, most = folder(), os.environ.get("TORCHELASTIC_MAX_RESTARTS", "")
+    return where is not None and all_ready(where, world().size) and most.isdecimal() and starts() < int(most)
+
+
 def all_ready(where: Path, workers: int) -> bool:
     """For the launcher: whether one of them can be started again alone."""
     return all((where / f"{_READY}.{rank}").exists() for rank in range(workers))
