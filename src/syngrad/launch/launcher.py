@@ -108,8 +108,9 @@ def launch(
         raise ConfigError("there is no command to launch; give at least the program's name")
     with scratch() as folder, _quiet():
         # where none may be started again, or others on other hosts would have to know, all end with one
-        own = {} if node is not None or not restarts or workers == 1 else {alone.FOLDER: str(folder)}
-        files = _Files(logs or folder, logs is not None, {**_environment(threads, environment), **own})
+        told_in = folder if node is None and restarts and workers > 1 else None
+        own = {**_environment(threads, environment), alone.FOLDER: str(told_in or ""), alone.ALONE: ""}
+        files = _Files(logs or folder, logs is not None, own)
         try:
             rendezvous = _rendezvous(node, run_id or uuid.uuid4().hex)
         except Exception as error:  # of many kinds, by what stands behind it
@@ -125,7 +126,7 @@ def launch(
             master_addr=node.address if node else None,
             master_port=node.port if node else None,
         )
-        agent = _Agent(spec, files, say or (lambda line: None), limit_s, folder if own else None)
+        agent = _Agent(spec, files, say or (lambda line: None), limit_s, told_in)
         try:
             with agent.interruptible(grace_s):
                 result = agent.run()
@@ -321,9 +322,10 @@ class _Agent(LocalElasticAgent):
         worker = next(each for each in group.workers if each.id in ended)
         local = worker.local_rank
         files = self._files.error_files[local], self._files.worker_files[local]
+        if not ended[worker.id] or not alone.all_ready(where, len(group.workers)):
+            return False
         failure = read_failure(worker.global_rank, *files, ended[worker.id], False)
-        able = failure.exit_code and not failure.line and alone.all_ready(where, len(group.workers))
-        if not able or not alone.tell(where, self.restarted + 1):
+        if failure.line or not alone.tell(where, self.restarted + 1):
             return False
         self.restarted += 1
         self._remaining_restarts -= 1  # torch's own count

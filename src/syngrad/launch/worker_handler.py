@@ -45,6 +45,7 @@ def start_again(context: Any, local: int, logs: LogsSpecs, more: Mapping[str, st
     """
     environment = {**context.envs[local], **more}
     files = logs.reify({local: environment})
+    environment.update(more)
     old = context.subprocess_handlers[local]
     old.proc.wait()
     close_files(old)
