@@ -5,6 +5,7 @@ It runs `fit` as one process alone would (trainer/loop.py), over the stages that
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ class Leader(Peer):
         #: minibatches of this epoch whose loss was lost with a worker
         self.lost = 0
         self._told: list[KnownLoss] = []
+        #: seconds of the training under way that were no training, since somebody has asked
+        self._stood_s = 0.0
 
     @property
     def begun(self) -> bool:
@@ -151,7 +154,12 @@ class Leader(Peer):
             self.ready()
         return path
 
-    def _outliving(self, call: Callable[[], T]) -> T:
+    def stood(self) -> float:
+        """Seconds since the last such question for which training stood still, until a worker had been replaced."""
+        stood_s, self._stood_s = self._stood_s, 0.0
+        return stood_s
+
+    def _outliving(self, call: Callable[[], T], training: bool = False) -> T:
         """What a call gives that can be made again: it is, where a worker was lost, with another in its place."""
         while True:
             try:
@@ -159,7 +167,9 @@ class Leader(Peer):
             except RemoteError:
                 raise
             except LinkError as lost:
+                began = time.perf_counter()
                 self.rejoin(lost)
+                self._stood_s += time.perf_counter() - began if training else 0.0
 
     def _once(self, call: Callable[[], Any]) -> None:
         """Make a call that has been made wherever a worker takes another's place: it takes over all that is common."""
@@ -228,7 +238,7 @@ class Leader(Peer):
 
     def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
-        self._outliving(lambda: self.train(batch))
+        self._outliving(lambda: self.train(batch), training=True)
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
@@ -255,7 +265,7 @@ class Leader(Peer):
                 f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
                 "every process counts on that length"
             )
-        self._outliving(self._settle)
+        self._outliving(self._settle, training=True)
         return self._losses_come()
 
     def _settle(self) -> None:

@@ -275,7 +275,7 @@ class Loop:
         self._since = time.perf_counter()
 
     def _tock(self) -> None:
-        self.trainer.progress.train_s += time.perf_counter() - self._since
+        self.trainer.progress.train_s += time.perf_counter() - self._since - self.workers.stood()
 
     # Checkpoints.
 

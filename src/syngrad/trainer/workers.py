@@ -54,6 +54,9 @@ class Workers(Protocol):
     def saved(self, path: Path) -> Path:
         """The run can go on from that checkpoint, which it returns."""
 
+    def stood(self) -> float:
+        """Seconds since the last such question for which training stood still, until a worker had been replaced."""
+
     def whole(self) -> AbstractContextManager[None]:
         """Inside it this process holds all that was trained."""
 
@@ -122,6 +125,10 @@ class Alone:
     def saved(self, path: Path) -> Path:
         """Nobody else goes on from it."""
         return path
+
+    def stood(self) -> float:
+        """Nobody is waited for."""
+        return 0.0
 
     def whole(self) -> AbstractContextManager[None]:
         """It always is."""
