@@ -86,11 +86,19 @@ def test_in_evaluation_in_a_save_and_while_it_is_started_again(tmp_path: Path) -
     assert starts(tmp_path) == [[0, 3, 4], [0, 2], [0, 1]]
 
 
+def test_two_at_once_are_started_again_with_all_or_one_after_the_other(tmp_path: Path) -> None:
+    told = run(tmp_path, [{**kill(2, 14), "what": "kill two", "amount": 1}])
+    check(tmp_path)
+    lines = [line.rpartition("; ")[2] for line in told]
+    one_by_one = [f"starting it again alone ({number} of 5)" for number in (1, 2)]
+    assert lines in (["starting again (1 of 5)"], one_by_one), "the launcher may have looked between the two"
+    assert starts(tmp_path)[0] == ([0, 1] if len(lines) == 1 else [0])
+
+
 @pytest.mark.parametrize(
     ("fault", "options"),
     [
         (kill(1, 2), {}),  # before there is a checkpoint
-        ({**kill(2, 14), "what": "kill two", "amount": 1}, {}),
         (kill(1, 14), {"feedback_delay": 1}),  # it promises its very steps
     ],
 )

@@ -15,8 +15,8 @@ from syngrad.links.world import World
 from syngrad.pipeline import restarts
 from syngrad.pipeline.control import Orders
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.neighbours import RemoteError
-from syngrad.pipeline.peer import Layout, Peer, agree
+from syngrad.pipeline.peer import Layout, agree
+from syngrad.pipeline.survivor import Survivor
 from syngrad.pipeline.work import Work
 from syngrad.runtime import state
 from syngrad.tree import batch_size
@@ -32,7 +32,7 @@ class Data(Protocol):
         """Go on from there."""
 
 
-class Follower(Peer):
+class Follower(Survivor):
     """Does in its turn what comes over its link.
 
     Args:
@@ -57,13 +57,13 @@ class Follower(Peer):
             KeyboardInterrupt: where the leader was interrupted.
         """
         if self.outlives and restarts.started_alone():
-            self.enter_alone()
+            self.once(self.enter)
         else:
             self.enter()
         if self.linked is None:
             return None
         if self.work.replicate is None:
-            return self._outliving()
+            return self.outliving(lambda: self._follow({}))
         part = self.work.replicate(self.runner, self.span, self.place.rank)
         with closing(part):
             return self._follow(part.orders())
@@ -97,16 +97,6 @@ class Follower(Peer):
         state.abandon(self.runner)
         state.release(self.runner, self.span)
         self.stands = True
-
-    def _outliving(self) -> dict[str, Any] | None:
-        """Follow, also where another worker takes the place of one that is lost."""
-        while True:
-            try:
-                return self._follow({})
-            except RemoteError:
-                raise
-            except LinkError as lost:
-                self.rejoin(lost)
 
     def _follow(self, more: Orders) -> dict[str, Any] | None:
         runner = self.runner

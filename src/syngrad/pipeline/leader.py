@@ -5,12 +5,11 @@ It runs `fit` as one process alone would (trainer/loop.py), over the stages that
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -24,18 +23,17 @@ from syngrad.partition.balance import measured
 from syngrad.pipeline import restarts
 from syngrad.pipeline.control import GO
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.neighbours import Next, RemoteError
-from syngrad.pipeline.peer import Layout, Peer
+from syngrad.pipeline.neighbours import Next
+from syngrad.pipeline.peer import Layout
 from syngrad.pipeline.shared_copies import mean
+from syngrad.pipeline.survivor import Survivor
 from syngrad.pipeline.work import Work
 from syngrad.runtime import state
 from syngrad.runtime.progress import KnownLoss
 from syngrad.runtime.runner import Runner
 
-T = TypeVar("T")
 
-
-class Leader(Peer):
+class Leader(Survivor):
     """The first worker: it has the data, and asks all others."""
 
     def __init__(self, work: Work, place: World) -> None:
@@ -48,11 +46,9 @@ class Leader(Peer):
         self.worker_reports: list[dict[str, Any]] = []
         #: the newest checkpoint, which a worker that is started again alone goes on from
         self.newest: Path | None = None
-        #: minibatches of this epoch whose loss was lost with a worker
-        self.lost = 0
+        #: samples whose loss was lost with a worker, since somebody has asked
+        self._lost = 0
         self._told: list[KnownLoss] = []
-        #: seconds of the training under way that were no training, since somebody has asked
-        self._stood_s = 0.0
 
     @property
     def begun(self) -> bool:
@@ -79,7 +75,7 @@ class Leader(Peer):
                 "processes; give unpack= a function that leaves it out"
             )
         if self.outlives and restarts.started_alone():
-            self.enter_alone()
+            self.once(self.enter)
         else:
             self._begin_anew(origin)
 
@@ -143,7 +139,7 @@ class Leader(Peer):
         """Give up the links; of minibatches under way the loss will not come."""
         if self.linked is not None:
             self._told = self._losses_come()
-            self.lost += len(self.waiting)
+            self._lost += sum(samples for _, _, samples in self.waiting)
             self.waiting.clear()
         super().part()
 
@@ -154,31 +150,10 @@ class Leader(Peer):
             self.ready()
         return path
 
-    def stood(self) -> float:
-        """Seconds since the last such question for which training stood still, until a worker had been replaced."""
-        stood_s, self._stood_s = self._stood_s, 0.0
-        return stood_s
-
-    def _outliving(self, call: Callable[[], T], training: bool = False) -> T:
-        """What a call gives that can be made again: it is, where a worker was lost, with another in its place."""
-        while True:
-            try:
-                return call()
-            except RemoteError:
-                raise
-            except LinkError as lost:
-                began = time.perf_counter()
-                self.rejoin(lost)
-                self._stood_s += time.perf_counter() - began if training else 0.0
-
-    def _once(self, call: Callable[[], Any]) -> None:
-        """Make a call that has been made wherever a worker takes another's place: it takes over all that is common."""
-        try:
-            call()
-        except RemoteError:
-            raise
-        except LinkError as lost:
-            self.rejoin(lost)
+    def lost(self) -> int:
+        """Samples since the last such question whose loss was lost with a worker."""
+        samples, self._lost = self._lost, 0
+        return samples
 
     def retake(self, restore: Callable[[], None]) -> None:
         """Put another state of the whole run in its place, and give every worker its part of it.
@@ -238,7 +213,7 @@ class Leader(Peer):
 
     def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
-        self._outliving(lambda: self.train(batch), training=True)
+        self.outliving(lambda: self.train(batch), training=True)
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
@@ -265,7 +240,7 @@ class Leader(Peer):
                 f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
                 "every process counts on that length"
             )
-        self._outliving(self._settle, training=True)
+        self.outliving(self._settle, training=True)
         return self._losses_come()
 
     def _settle(self) -> None:
@@ -287,7 +262,7 @@ class Leader(Peer):
 
     def gather(self) -> None:
         """Take everything that the others have trained into this worker's runner: it is whole then."""
-        found = self._outliving(lambda: self.control.order("state"))
+        found = self.outliving(lambda: self.control.order("state"))
         runner, own, mine = self.runner, self.averaging, []
         if own is not None:
             values = {name: value.clone() for name, value in own.values().items()}
@@ -310,9 +285,8 @@ class Leader(Peer):
 
     def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
-        self.lost = 0
         self.runner.schedule_epoch(loss, metric)
-        self._once(lambda: self.control.order("epoch", [loss, metric]))
+        self.once(lambda: self.control.order("epoch", [loss, metric]))
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a callback may change of optimisers and weights; where it has since `before`, all others do the same."""
@@ -320,14 +294,14 @@ class Leader(Peer):
             return None
         now = state.options(self.runner)
         if before is not None and before != now:
-            self._once(lambda: self.control.order("options", now))
+            self.once(lambda: self.control.order("options", now))
         return now
 
     def flush(self) -> None:
         """Let all minibatches in flight end."""
         if not self.begun:
             return
-        self._once(self._flush)
+        self.once(self._flush)
 
     def _flush(self) -> None:
         self.control.order("flush")
@@ -340,7 +314,7 @@ class Leader(Peer):
             evaluation = PipelineEvaluation(self.runner, self.control, self.work.metric)
             return evaluation.lead(loader, self.work.read, self._shared_now())
 
-        return evaluated() if isinstance(loader, Iterator) else self._outliving(evaluated)
+        return evaluated() if isinstance(loader, Iterator) else self.outliving(evaluated)
 
     def _shared_now(self) -> dict[str, Any]:
         """What stages of several workers share, as a checkpoint made now would have it."""

@@ -10,7 +10,6 @@ How they become neighbours: the first says what is to be run, all others agree, 
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from syngrad.core.batch import Batch
 from syngrad.core.memory import peak_memory_bytes
 from syngrad.core.sharing import SharedParameter
-from syngrad.errors import ConfigError, LinkError, SyngradError, clean, first_line
+from syngrad.errors import ConfigError, SyngradError, clean, first_line
 from syngrad.links import LINKS
 from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
@@ -36,7 +35,6 @@ from syngrad.pipeline.options import Distributed
 from syngrad.pipeline.shared_copies import SharedCopies
 from syngrad.pipeline.shared_values import SharedValues
 from syngrad.pipeline.work import Work
-from syngrad.runtime import state
 from syngrad.runtime.channel import Neighbours
 from syngrad.runtime.runner import Runner
 from syngrad.runtime.state import Span
@@ -47,8 +45,6 @@ from syngrad.runtime.timeline import Timeline
 MEET_S = 300.0
 #: seconds within which a worker that has met the others has to be linked with them
 JOIN_S = 120.0
-#: seconds within which a launcher says that it starts a lost worker again alone
-HEARD_S, LOOK_S = 3.0, 0.01
 
 
 @dataclass(frozen=True)
@@ -120,67 +116,6 @@ class Peer:
         key = self.work.distributed.link_key
         seal = None if key is None else Seal(read_secret(key))
         return Rendezvous.join(self.meet_s, self.work.fit, seal, restarts.starts if self.outlives else None)
-
-    def enter(self) -> None:
-        """Be linked with all others, and where they are, once all have met: in a new run, or anew."""
-        raise NotImplementedError
-
-    def enter_alone(self) -> None:
-        """Do so where this worker was started again, and the others live; another may be lost meanwhile."""
-        try:
-            self.enter()
-        except RemoteError:
-            raise
-        except LinkError as lost:
-            self.rejoin(lost)
-
-    def rejoin(self, lost: LinkError) -> None:
-        """Be linked with all others anew, with another in the place of one that is lost.
-
-        Args:
-            lost: how this worker knows.
-
-        Raises:
-            LinkError: that one, where nobody takes its place or this worker cannot go on with him.
-        """
-        while True:
-            self._outlive(lost)
-            self.rendezvous = self._met()
-            try:
-                self.enter()
-            except RemoteError:
-                raise
-            except LinkError as again:
-                lost = again
-            else:
-                return
-
-    def _outlive(self, lost: LinkError) -> None:
-        """Leave the links, once the launcher has started somebody again alone."""
-        if not self.outlives or self.apart:
-            raise lost
-        deadline = time.monotonic() + HEARD_S
-        while not self.rendezvous.over:
-            if not restarts.expected() or time.monotonic() > deadline:
-                raise lost
-            time.sleep(LOOK_S)
-        self.part()
-
-    def part(self) -> None:
-        """Give up the links, the meeting point, and what is under way."""
-        with ExitStack() as ends:
-            ends.callback(self.rendezvous.close)
-            if self.linked is not None:
-                ends.callback(self.linked.close)
-                self.sent_before += sum(each.sent_bytes for each in self.linked.neighbours)
-        self.linked = None
-        if self.bound is not None:
-            state.abandon(self.bound)
-
-    def ready(self) -> None:
-        """Tell the launcher that any other worker may be started again alone, where that is so."""
-        if self.outlives and not self.apart:
-            restarts.ready()
 
     def link(self) -> None:
         """Make this worker's links, and let its runner run between them."""

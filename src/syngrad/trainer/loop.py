@@ -140,7 +140,7 @@ class Loop:
         if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
             workers.begin(trainer.runner, self.origin)
         self._tell(workers.settle())
-        if self.partial.samples == 0 and not workers.lost:
+        if self.partial.lose(workers.lost()) == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"

@@ -21,11 +21,9 @@ class Workers(Protocol):
         control: to the other workers.
         level: whether no other worker can be ahead of this one.
         worker_reports: what every worker says of itself at the end.
-        lost: minibatches of this epoch whose loss was lost with a worker.
     """
 
     worker_reports: list[dict[str, Any]]
-    lost: int
 
     @property
     def begun(self) -> bool: ...  # noqa: D102
@@ -53,6 +51,9 @@ class Workers(Protocol):
 
     def saved(self, path: Path) -> Path:
         """The run can go on from that checkpoint, which it returns."""
+
+    def lost(self) -> int:
+        """Samples since the last such question whose loss was lost with a worker."""
 
     def stood(self) -> float:
         """Seconds since the last such question for which training stood still, until a worker had been replaced."""
@@ -86,7 +87,6 @@ class Alone:
     """One process, which has nobody to tell."""
 
     level = True
-    lost = 0
     control = ControlChannel(None, None, "the only worker")
 
     def __init__(self, evaluate: Callable[[Iterable[Any]], dict[str, float]]) -> None:
@@ -125,6 +125,10 @@ class Alone:
     def saved(self, path: Path) -> Path:
         """Nobody else goes on from it."""
         return path
+
+    def lost(self) -> int:
+        """None ever is."""
+        return 0
 
     def stood(self) -> float:
         """Nobody is waited for."""

@@ -1,4 +1,4 @@
-"""What the first worker does again once another worker has been replaced, and what that costs its clock."""
+"""What a worker does again once another has taken a lost one's place, and what that costs its clock."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 import pytest
 
 from syngrad.errors import LinkError
-from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.neighbours import RemoteError
+from syngrad.pipeline.survivor import Survivor
 
 STOOD_S = 0.05
 
 
-class Rejoining(Leader):
+class Rejoining(Survivor):
     """It has lost a worker so often, and each time another takes its place after a while."""
 
     def __init__(self, losses: int) -> None:
@@ -31,35 +31,35 @@ class Rejoining(Leader):
 
 
 def test_a_call_is_made_again_until_nobody_is_lost() -> None:
-    leader = Rejoining(2)
-    assert leader._outliving(leader.call, training=True) == "done"
-    assert leader.heard == ["lost 1", "lost 0"]
-    assert 2 * STOOD_S <= leader.stood() < 60 * STOOD_S
-    assert leader.stood() == 0.0, "it is told once"
+    worker = Rejoining(2)
+    assert worker.outliving(worker.call, training=True) == "done"
+    assert worker.heard == ["lost 1", "lost 0"]
+    assert 2 * STOOD_S <= worker.stood() < 60 * STOOD_S
+    assert worker.stood() == 0.0, "it is told once"
 
 
 def test_what_is_no_training_anyhow_is_not_told() -> None:
-    leader = Rejoining(1)
-    assert leader._outliving(leader.call) == "done"
-    assert leader.stood() == 0.0
+    worker = Rejoining(1)
+    assert worker.outliving(worker.call) == "done"
+    assert worker.stood() == 0.0
 
 
 def test_what_others_take_over_with_the_minibatch_is_said_once() -> None:
-    leader = Rejoining(1)
-    leader._once(leader.call)
-    assert leader.heard == ["lost 0"]
-    assert leader.losses == 0
-    leader._once(leader.call)
-    assert leader.heard == ["lost 0"]
+    worker = Rejoining(1)
+    worker.once(worker.call)
+    assert worker.heard == ["lost 0"]
+    assert worker.losses == 0
+    worker.once(worker.call)
+    assert worker.heard == ["lost 0"]
 
 
 def test_a_worker_that_fails_is_not_outlived() -> None:
-    leader = Rejoining(0)
+    worker = Rejoining(0)
 
     def failing() -> None:
         raise RemoteError("TrainingError", "the model is broken")
 
-    for outlive in (leader._outliving, leader._once):
+    for outlive in (worker.outliving, worker.once):
         with pytest.raises(RemoteError):
             outlive(failing)
-    assert leader.heard == []
+    assert worker.heard == []
