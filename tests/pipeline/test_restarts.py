@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,22 @@ def test_a_folder_that_is_gone_counts_as_what_the_process_was_started_with(
     monkeypatch.setenv(restarts.FOLDER, str(tmp_path / "gone"))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
     assert restarts.starts() == 3
+
+
+def test_some_seconds_after_an_interrupt_nobody_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(restarts.FOLDER, str(tmp_path))
+    restarts.all_anew(tmp_path, 1)
+    assert restarts.starts_unless_interrupted() == 1
+    restarts.interrupted(tmp_path)
+    assert restarts.starts_unless_interrupted() == 1, "who comes now is still met"
+    earlier = time.time() - restarts.MEET_S - 1.0
+    for file in tmp_path.iterdir():
+        os.utime(file, (earlier, earlier))
+    with pytest.raises(KeyboardInterrupt):
+        restarts.starts_unless_interrupted()
+    assert restarts.starts() == 1
+
+
+def test_a_launcher_that_starts_none_alone_says_nothing() -> None:
+    restarts.all_anew(None, 1)
+    restarts.interrupted(None)

@@ -284,6 +284,7 @@ class _Agent(LocalElasticAgent):
                 self.workers.kill()
             return
         self.interrupted = signal.Signals(number)
+        alone.interrupted(self._told_in)
         self.workers.kill_in(self._grace_s)
         if not self._starting:
             self._raise_interrupt()
@@ -299,8 +300,7 @@ class _Agent(LocalElasticAgent):
         self._raise_interrupt()
         self._starting = True
         self.close_files()
-        if self._told_in is not None:
-            alone.all_anew(self._told_in, self.restarted)
+        alone.all_anew(self._told_in, self.restarted)
         try:
             with forked():
                 pids: dict[int, Any] = super()._start_workers(worker_group)
@@ -321,9 +321,9 @@ class _Agent(LocalElasticAgent):
             return False
         worker = next(each for each in group.workers if each.id in ended)
         local = worker.local_rank
-        files = self._files.error_files[local], self._files.worker_files[local]
         if not ended[worker.id] or not alone.all_ready(where, len(group.workers)):
             return False
+        files = self._files.error_files[local], self._files.worker_files[local]
         failure = read_failure(worker.global_rank, *files, ended[worker.id], False)
         if failure.line or not alone.tell(where, self.restarted + 1):
             return False

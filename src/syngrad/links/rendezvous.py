@@ -307,7 +307,7 @@ class Rendezvous:
         failed = self._store.get(self._key("failed")) if self.session else None
         if failed is not None:
             raise LinkError(clean(_text(failed)))
-        if self.session and self.over:
+        if self.over and self.session:  # asked in any case: whoever counts may say that nobody is to be waited for
             raise LinkError("another process was started again meanwhile")
 
     def _doubt(self) -> str:

@@ -115,7 +115,8 @@ class Peer:
     def _met(self) -> Rendezvous:
         key = self.work.distributed.link_key
         seal = None if key is None else Seal(read_secret(key))
-        return Rendezvous.join(self.meet_s, self.work.fit, seal, restarts.starts if self.outlives else None)
+        starts = restarts.starts_unless_interrupted if self.outlives else None
+        return Rendezvous.join(self.meet_s, self.work.fit, seal, starts)
 
     def link(self) -> None:
         """Make this worker's links, and let its runner run between them."""
@@ -283,7 +284,7 @@ def connect(
         return layout.of(other, clean(str(host), 100))
 
     def report(link: Link, error: BaseException) -> None:
-        if rendezvous.over:  # nobody has failed: all meet again
+        if isinstance(error, KeyboardInterrupt) or rendezvous.over:  # nobody has failed: all end, or meet again
             return
         ControlChannel(None, Next(link, 1, distributed.dtypes, Timeline(), wait_s), me).fail(error)
 

@@ -8,6 +8,7 @@ Where all have said so, a launcher starts only the one that was killed; otherwis
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from syngrad.links.world import world
 FOLDER = "SYNGRAD_RESTARTS"
 #: set in a worker that was started again alone
 ALONE = "SYNGRAD_ALONE"
-_STARTS, _READY = "starts", "ready"
+_STARTS, _READY, _INTERRUPTED = "starts", "ready", "interrupted"
+#: seconds after an interrupt for which workers that meet wait for each other: one may have ended by it
+MEET_S = 5.0
 
 
 def folder() -> Path | None:
@@ -38,6 +41,20 @@ def starts() -> int:
         return int((where / _STARTS).read_text()) if where is not None else world().attempt
     except (OSError, ValueError):
         return world().attempt
+
+
+def starts_unless_interrupted() -> int:
+    """The same, for workers that wait for each other.
+
+    Raises:
+        KeyboardInterrupt: once the launcher was interrupted, a while ago.
+    """
+    where = folder()
+    if where is not None:
+        with suppress(OSError):
+            if time.time() - (where / _INTERRUPTED).stat().st_mtime > MEET_S:
+                raise KeyboardInterrupt
+    return starts()
 
 
 def ready() -> None:
@@ -75,8 +92,17 @@ def tell(where: Path, count: int) -> bool:
     return True
 
 
-def all_anew(where: Path, count: int) -> None:
-    """For the launcher: all are started, and what they have said is over."""
+def interrupted(where: Path | None) -> None:
+    """For the launcher: it was interrupted. None for one that starts none alone."""
+    if where is not None:
+        with suppress(OSError):
+            (where / _INTERRUPTED).touch()
+
+
+def all_anew(where: Path | None, count: int) -> None:
+    """For the launcher: all are started, and what they have said is over. None for one that starts none alone."""
+    if where is None:
+        return
     for said in where.glob(f"{_READY}.*"):
         said.unlink()
     tell(where, count)
