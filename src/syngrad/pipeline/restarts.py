@@ -44,7 +44,7 @@ def starts() -> int:
 
 
 def starts_unless_interrupted() -> int:
-    """The same, for workers that wait for each other.
+    """As often as `starts` says, for workers that wait for each other: not for long after an interrupt.
 
     Raises:
         KeyboardInterrupt: once the launcher was interrupted, a while ago.
