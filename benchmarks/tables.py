@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import tables_planner
 import tables_processes
@@ -143,6 +144,7 @@ def faults() -> str:
         ["of them in a start; during a save", f"{many['while_starting']}; {many['during_a_save']}"],
         ["runs with one kill each, finished", f"{runs} of {runs}"],
         ["checkpoints written; lost", f"{r['checkpoints']}; {r['lost_checkpoints']}"],
+        *_started_alone(many, r, runs),
         [
             "seconds from a kill until training goes on",
             f"{restart['median']:.1f} [{restart['q1']:.1f}, {restart['q3']:.1f}]",
@@ -153,6 +155,24 @@ def faults() -> str:
         [f"killed {many['kills']} times, seed 0", f"{100 * many['value']:.2f}"],
     ]
     return table(["", ""], rows)
+
+
+def _started_alone(many: dict[str, Any], summary: dict[str, Any], runs: int) -> list[list[str]]:
+    """Of results that know it: how often the other process lived on, and how soon one kill was over."""
+    if "others_kept_once" not in summary:
+        return []
+    once = summary["restart_once_s"]
+    return [
+        [
+            "the other process lived on: of single kills; of many",
+            f"{summary['others_kept_once']} of {runs}; {many['others_kept']} of {many['kills']}",
+        ],
+        ["restarts of all in the run with many", str(many["restarts_of_all"])],
+        [
+            "seconds from a single kill until training goes on",
+            f"{once['median']:.1f} [{once['q1']:.1f}, {once['q3']:.1f}]",
+        ],
+    ]
 
 
 def families() -> str:

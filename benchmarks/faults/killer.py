@@ -8,7 +8,7 @@ import signal
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LOOK_S = 0.002
@@ -22,7 +22,9 @@ class Kill:
     """One that is to come, and what became of it.
 
     minibatch: it falls there or soon after; None: while the processes are starting. at: when it was, in seconds since
-    the epoch; 0 for none. during_save: whether the process was writing a checkpoint.
+    the epoch; 0 for none. attempt: how often processes had been started again before. during_save: whether the process
+    was writing a checkpoint. others: process ids of the other ranks then; kept: whether they still were these at the
+    next kill, or at the end.
     """
 
     rank: int
@@ -30,6 +32,8 @@ class Kill:
     at: float = 0.0
     attempt: int = -1
     during_save: bool = False
+    others: list[int] = field(default_factory=list)
+    kept: bool = False
 
 
 def planned(kills: int, minibatches: int, processes: int, starting: float, draw: random.Random) -> list[Kill]:
@@ -43,7 +47,7 @@ def planned(kills: int, minibatches: int, processes: int, starting: float, draw:
 
 
 class Killer(threading.Thread):
-    """Carries the kills out, in order, one an attempt, until all are done or `over` is set."""
+    """Carries the kills out, in order, each once the last one's process is there again, until `over` is set."""
 
     def __init__(self, folder: Path, kills: list[Kill], processes: int, draw: random.Random) -> None:
         super().__init__(name="killer", daemon=True)
@@ -51,34 +55,50 @@ class Killer(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        attempt = -1
+        before: Kill | None = None
         for kill in self.kills:
-            pids = self._attempt_after(attempt)
-            if pids is None:
+            attempt = self._attempt_after(before)
+            if attempt is None:
                 return
-            attempt = pids[0]
             if kill.minibatch is None:
                 self.over.wait(self.draw.uniform(0.0, START_S))
             else:
                 while not self._reached(attempt, kill.minibatch) and not self.over.is_set():
                     time.sleep(LOOK_S)
                 time.sleep(self.draw.uniform(0.0, 0.05))
-            if self.over.is_set():
+            self._look(before)
+            if not self._strike(kill):
                 return
-            try:
-                os.kill(pids[1][kill.rank], signal.SIGKILL)
-            except ProcessLookupError:  # the run was over
-                return
-            kill.at, kill.attempt = time.time(), attempt
-            kill.during_save = kill.rank == 0 and any((self.folder / "checkpoints").glob(".syngrad-*"))
+            before = kill
+        self.over.wait()
+        self._look(before)
 
-    def _attempt_after(self, attempt: int) -> tuple[int, list[int]] | None:
-        """The next attempt and its processes, once all of them are there."""
+    def _strike(self, kill: Kill) -> bool:
+        """Whether there was a process to kill: there is none once the run is over."""
         while not self.over.is_set():
-            found = [self._told(rank) for rank in range(self.processes)]
-            attempts = {each[0] for each in found}
-            if len(attempts) == 1 and (newest := attempts.pop()) > attempt:
-                return newest, [pid for _, pid in found]
+            told = [self._told(rank) for rank in range(self.processes)]
+            try:
+                os.kill(told[kill.rank][1], signal.SIGKILL)
+            except ProcessLookupError:  # all were started again, and it has not said so yet; or the run is over
+                self.over.wait(LOOK_S)
+                continue
+            kill.at, kill.attempt = time.time(), max(attempt for attempt, _ in told)
+            kill.others = [pid for rank, (_, pid) in enumerate(told) if rank != kill.rank]
+            kill.during_save = kill.rank == 0 and any((self.folder / "checkpoints").glob(".syngrad-*"))
+            return True
+        return False
+
+    def _look(self, kill: Kill | None) -> None:
+        """Note what became of the others."""
+        if kill is not None:
+            kill.kept = kill.others == [self._told(rank)[1] for rank in range(self.processes) if rank != kill.rank]
+
+    def _attempt_after(self, kill: Kill | None) -> int | None:
+        """How often processes were started again, once the one that was killed is there again."""
+        while not self.over.is_set():
+            told = [self._told(rank)[0] for rank in range(self.processes)]
+            if min(told) >= 0 and (kill is None or told[kill.rank] > kill.attempt):
+                return max(told)
             time.sleep(LOOK_S)
         return None
 
@@ -94,4 +114,4 @@ class Killer(threading.Thread):
             now, done = PLACE.unpack((self.folder / "place").read_bytes())
         except (FileNotFoundError, struct.error):
             return False
-        return bool(now == attempt and done >= minibatch)
+        return bool(now >= attempt and done >= minibatch)

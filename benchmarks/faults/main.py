@@ -45,7 +45,7 @@ def run(seed: int, kills: list[Kill], args: argparse.Namespace, draw: random.Ran
             launch(
                 command,
                 PROCESSES,
-                restarts=2 * len(kills),
+                restarts=3 * len(kills),
                 environment={"PYTHONPATH": path},
                 logs=folder / "logs",
                 say=restarted.append,
@@ -68,13 +68,20 @@ def account(kills: list[Kill], restarted: list[str], events: list[list[str]]) ->
         elif name == "begun":
             lost += int(minibatch) < newest
     going = {int(attempt): float(at) for name, _, attempt, at in events if name == "going"}
-    again = [going[kill.attempt + 1] - kill.at for kill in done if kill.attempt + 1 in going]
+    again = []
+    for index, kill in enumerate(done):
+        until = done[index + 1].at if index + 1 < len(done) else float("inf")
+        on = min((at for attempt, at in going.items() if attempt > kill.attempt), default=until)
+        if on < until:
+            again.append(on - kill.at)
     return {
         "kills": len(done),
         "of_process": [sum(kill.rank == rank for kill in done) for rank in range(PROCESSES)],
         "while_starting": sum(kill.attempt not in going or going[kill.attempt] > kill.at for kill in done),
         "during_a_save": sum(kill.during_save for kill in done),
         "restarts": len(restarted),
+        "restarts_of_all": sum("alone" not in line for line in restarted),
+        "others_kept": sum(kill.kept for kill in done),
         "checkpoints": saved,
         "lost_checkpoints": lost,
         "restart_s": again,
@@ -127,6 +134,7 @@ def summarised(undisturbed: list[dict[str, Any]], single: list[dict[str, Any]], 
     """The figures of the table."""
     whole, killed = ([run["value"] for run in runs] for runs in (undisturbed, single))
     again = [s for run in (many, *single) for s in run["restart_s"]]
+    once = [s for run in single for s in run["restart_s"]]
     differences = [b - a for a, b in zip(whole, killed, strict=True)]
     return {
         "undisturbed": mean_spread(whole),
@@ -136,6 +144,8 @@ def summarised(undisturbed: list[dict[str, Any]], single: list[dict[str, Any]], 
         "killed_often": many["value"],
         "single_kills": sum(run["kills"] for run in single),
         "restart_s": spread(again) if len(again) > 1 else None,
+        "restart_once_s": spread(once) if len(once) > 1 else None,
+        "others_kept_once": sum(run["others_kept"] for run in single),
         "checkpoints": sum(run["checkpoints"] for run in (many, *single)),
         "lost_checkpoints": sum(run["lost_checkpoints"] for run in (many, *single)),
     }

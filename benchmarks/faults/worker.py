@@ -4,7 +4,10 @@ What main.py reads in FOLDER, so that it knows whom to kill and when, and what b
 
     pid.RANK   the attempt, and the process's id: written first of all, so that a kill may fall into the start as well
     place      the attempt, and the last minibatch whose loss process 0 has seen
-    log        a line an event of process 0: its name, minibatch, attempt and time
+    log        a line an event of process 0: its name, minibatch, attempt and time; "going" is the first loss of a
+               minibatch that went forward after a start, or after another process was started again
+
+An attempt is how often processes were started again by then, one or all.
     out.json   the final metric
 """
 
@@ -35,27 +38,37 @@ def main() -> None:
     from syngrad.callbacks import Callback
     from syngrad.compare.training import Training
     from syngrad.experiments.registry import load
+    from syngrad.pipeline import restarts
+    from syngrad.pipeline.leader import Leader
     from syngrad.runtime import checkpoint
 
     log = os.open(FOLDER / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     place = os.open(FOLDER / "place", os.O_WRONLY | os.O_CREAT)
 
     def event(name: str, minibatch: int) -> None:
-        os.write(log, f"{name} {minibatch} {ATTEMPT} {time.time()}\n".encode())
+        os.write(log, f"{name} {minibatch} {telling.attempt} {time.time()}\n".encode())
 
     class Telling(Callback):
         whole = False
+        going, attempt, since = False, ATTEMPT, 0
 
         def on_start(self, trainer: Any) -> None:
             event("begun", trainer.minibatches)
-            self.going = False
+            self.since = trainer.minibatches
 
         def on_step(self, trainer: Any, loss: Any) -> None:
-            if not self.going:
+            if not self.going and trainer.minibatches > self.since:
                 event("going", trainer.minibatches)
                 self.going = True
-            os.pwrite(place, PLACE.pack(ATTEMPT, trainer.minibatches), 0)
+            os.pwrite(place, PLACE.pack(self.attempt, trainer.minibatches), 0)
 
+    telling, enter = Telling(), Leader.enter
+
+    def entered(leader: Leader) -> None:
+        enter(leader)
+        telling.going, telling.attempt, telling.since = False, restarts.starts(), leader.runner.count
+
+    Leader.enter = entered
     save = checkpoint.save
 
     def saved(root: Any, model: Any, state: dict[str, Any], keep: int = 2) -> Path:
@@ -72,7 +85,7 @@ def main() -> None:
         seed=spec["seed"],
         options={"quality_every": 0, "true_every": 0},
         fit={"save": str(FOLDER / "checkpoints"), "save_every": spec["save_every"], "resume": "auto"},
-        callbacks=[Telling()],
+        callbacks=[telling],
         progress=False,
     )
     row = training.run()

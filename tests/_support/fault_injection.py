@@ -1,8 +1,9 @@
 """A run that something happens to: `python -m tests._support.fault_injection FOLDER SPEC`, one process of it.
 
-SPEC is JSON: `options` of the Trainer and `fit`, beside those of worker_runs.py; `silence_ms` of the links; and
-`faults`, each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the forward of that module with
-minibatch `at`, or, for "torn write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
+SPEC is JSON: `options` of the Trainer and `fit`, beside those of worker_runs.py; `validated`, whether it is;
+`silence_ms` of the links; and `faults`, each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the
+forward of that module with minibatch `at`, in training, or where it says "evaluating", in evaluation; or, for "torn
+write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
 
 What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `log`, a line a checkpoint ("saved", with its
 minibatch) and a line a start ("begun", with the minibatch it goes on from); `left.RANK`, what the run has left.
@@ -79,6 +80,9 @@ def strike(what: str, amount: float = 0.0, folder: Path | None = None) -> None:
     """What can happen to a process at work; "note" only says that it is there."""
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "kill two" and folder is not None:  # the other one has never been started again
+        os.kill(int((folder / f"pid.{amount:.0f}.0").read_text()), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "raise":
@@ -90,11 +94,13 @@ def strike(what: str, amount: float = 0.0, folder: Path | None = None) -> None:
 
 
 def arm(made: syngrad.Trainer, fault: dict[str, Any], folder: Path) -> None:
-    """Have it happen in the forward of a module, in training; a fault without "at" on every minibatch."""
-    module = made.model.get_submodule(fault["module"])
+    """Have it happen in the forward of a module; a fault without "at" on every minibatch."""
+    module, training = made.model.get_submodule(fault["module"]), not fault.get("evaluating", False)
 
     def hook(*_: Any) -> None:
-        if module.training and made.runner is not None and made.minibatches == fault.get("at", made.minibatches):
+        if module.training != training or made.runner is None:
+            return
+        if made.minibatches == fault.get("at", made.minibatches):
             strike(fault["what"], fault.get("amount", 0.0), folder)
 
     module.register_forward_pre_hook(hook)
@@ -178,9 +184,11 @@ def main(where: str, text: str) -> None:
     if "interrupted at" in spec:
         callbacks.append(Until(spec["interrupted at"], folder))
     note(folder, f"pid.{place.rank}.{place.attempt}", str(os.getpid()))
-    fit = {"epochs": 2, "callbacks": callbacks, **spec.get("fit", {})}
+    data = batches(**spec.get("data", {}))
+    fit = {"epochs": 2, "callbacks": callbacks, **({"validate": data} if spec.get("validated") else {})}
+    fit |= spec.get("fit", {})
     try:
-        history = made.fit(batches(**spec.get("data", {})), **fit)
+        history = made.fit(data, **fit)
     except KeyboardInterrupt as interrupt:
         note(folder, f"interrupted.{place.rank}", str(interrupt))
         sys.exit(130)

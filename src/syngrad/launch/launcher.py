@@ -21,17 +21,16 @@ from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import api as multiprocessing_api
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
-from syngrad.launch import fork_server
 from syngrad.launch.loopback_store import Loopback
 from syngrad.launch.parent_death import LAUNCHER
+from syngrad.launch.worker_handler import close_files, forked, start_again
 from syngrad.launch.worker_processes import LaunchTimeoutError, WorkerProcesses, scratch
+from syngrad.pipeline import restarts as alone
 from syngrad.pipeline.failures import ERROR_FILE, WORKER_FILE, Failure, WorkersFailedError, cause, read_failure
 from syngrad.startup import SIGNALS, handled
 
@@ -74,12 +73,13 @@ def launch(
     """Run a command in several processes on this host until all have ended well.
 
     When one fails, all are ended and started again, at most `restarts` times; not where it has said that this would not
-    help (:func:`syngrad.pipeline.failures.report_failure`). No worker outlives the call.
+    help (:func:`syngrad.pipeline.failures.report_failure`). One that was killed is started again alone where all have
+    said that they can go on so (:mod:`syngrad.pipeline.restarts`). No worker outlives the call.
 
     Args:
         command: The program and its arguments.
         workers: How many processes run it.
-        restarts: How often all may be started again.
+        restarts: How often all, or one of them, may be started again.
         threads: Threads of each worker's mathematics.
         node: This launcher's place among those of several hosts; None where there is no other.
         run_id: The run's name; a new one where None.
@@ -107,7 +107,10 @@ def launch(
     if not command:
         raise ConfigError("there is no command to launch; give at least the program's name")
     with scratch() as folder, _quiet():
-        files = _Files(logs or folder, logs is not None, _environment(threads, environment))
+        # where none may be started again, or others on other hosts would have to know, all end with one
+        told_in = folder if node is None and restarts and workers > 1 else None
+        own = {**_environment(threads, environment), alone.FOLDER: str(told_in or ""), alone.ALONE: ""}
+        files = _Files(logs or folder, logs is not None, own)
         try:
             rendezvous = _rendezvous(node, run_id or uuid.uuid4().hex)
         except Exception as error:  # of many kinds, by what stands behind it
@@ -123,7 +126,7 @@ def launch(
             master_addr=node.address if node else None,
             master_port=node.port if node else None,
         )
-        agent = _Agent(spec, files, say or (lambda line: None), limit_s)
+        agent = _Agent(spec, files, say or (lambda line: None), limit_s, told_in)
         try:
             with agent.interruptible(grace_s):
                 result = agent.run()
@@ -209,8 +212,17 @@ class _Files(LogsSpecs):
 class _Agent(LocalElasticAgent):
     """torchrun's launcher, which also knows what its workers say, and ends them in bounded time."""
 
-    def __init__(self, spec: WorkerSpec, files: _Files, say: Callable[[str], None], limit_s: float | None) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        files: _Files,
+        say: Callable[[str], None],
+        limit_s: float | None,
+        told_in: Path | None,
+    ) -> None:
         super().__init__(spec=spec, logs_specs=files)
+        #: where workers say that one of them may be started again alone; None where none may
+        self._told_in = told_in
         self.workers = WorkerProcesses()
         self.restarted = 0
         self.failures: list[Failure] = []
@@ -239,9 +251,7 @@ class _Agent(LocalElasticAgent):
     def close_files(self) -> None:
         """Close this process's ends of the workers' output, which torch leaves to the garbage collector."""
         for handler in getattr(self._pcontext, "subprocess_handlers", {}).values():
-            for file in (getattr(handler, "_stdout", None), getattr(handler, "_stderr", None)):
-                if file is not None:
-                    file.close()
+            close_files(handler)
 
     @contextmanager
     def interruptible(self, grace_s: float) -> Iterator[None]:
@@ -274,6 +284,7 @@ class _Agent(LocalElasticAgent):
                 self.workers.kill()
             return
         self.interrupted = signal.Signals(number)
+        alone.interrupted(self._told_in)
         self.workers.kill_in(self._grace_s)
         if not self._starting:
             self._raise_interrupt()
@@ -289,15 +300,45 @@ class _Agent(LocalElasticAgent):
         self._raise_interrupt()
         self._starting = True
         self.close_files()
+        alone.all_anew(self._told_in, self.restarted)
         try:
-            with _forked():
+            with forked():
                 pids: dict[int, Any] = super()._start_workers(worker_group)
-            self.workers.started(pids.values())
-            self._introductions = {pids[local]: file for local, file in self._files.worker_files.items()}
+            self._watch(pids)
         finally:
             self._starting = False
         self._raise_interrupt()
         return pids
+
+    def _watch(self, pids: Mapping[int, int]) -> None:
+        self.workers.started(pids.values())
+        self._introductions = {pids[local]: file for local, file in self._files.worker_files.items()}
+
+    def _started_alone(self, group: WorkerGroup) -> bool:
+        """Start the one worker again that was killed, where all others can wait for it; whether that was so."""
+        ended, where = self.workers.ended(), self._told_in
+        if where is None or len(ended) != 1 or self.interrupted is not None or not self._remaining_restarts:
+            return False
+        worker = next(each for each in group.workers if each.id in ended)
+        local = worker.local_rank
+        if not ended[worker.id] or not alone.all_ready(where, len(group.workers)):
+            return False
+        files = self._files.error_files[local], self._files.worker_files[local]
+        failure = read_failure(worker.global_rank, *files, ended[worker.id], False)
+        if failure.line or not alone.tell(where, self.restarted + 1):
+            return False
+        self.restarted += 1
+        self._remaining_restarts -= 1  # torch's own count
+        self._say(f"{failure.text()}; starting it again alone ({self.restarted} of {self._allowed})")
+        self._starting = True
+        try:
+            again = {"TORCHELASTIC_RESTART_COUNT": str(self.restarted), alone.ALONE: "1"}
+            worker.id = start_again(self._pcontext, local, self._files, again)
+            self._watch({each.local_rank: each.id for each in group.workers})
+        finally:
+            self._starting = False
+        self._raise_interrupt()
+        return True
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *more: Any, **named: Any) -> None:
         if death_sig == signal.SIGINT:
@@ -310,6 +351,8 @@ class _Agent(LocalElasticAgent):
         if self._limit_s is not None and time.monotonic() > self._deadline:
             self.workers.kill()
             raise LaunchTimeoutError(f"the workers did not end within {self._limit_s:g} s")
+        if self._started_alone(worker_group):
+            return RunResult(state=WorkerState.HEALTHY)
         # A worker that loses its neighbour fails too, a little later. Wait for it before torch ends what still runs:
         # only then is it known who failed by himself, and what each has to say.
         ended = self.workers.settle(SETTLE_S)
@@ -337,27 +380,6 @@ class _Agent(LocalElasticAgent):
             self.restarted += 1
             text = self._cause.text() if self._cause is not None else "a worker has failed"
             self._say(f"{text}; starting again ({self.restarted} of {self._allowed})")
-
-
-class _Handler(SubprocessHandler):
-    """torch's holder of one worker, which lets the fork server make it where there is one."""
-
-    def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> Any:
-        server = fork_server.current()
-        forked = None if server is None else server.start(args, env, self._stdout or 1, self._stderr or 2)
-        return super()._popen(args, env) if forked is None else forked
-
-
-@contextmanager
-def _forked() -> Iterator[None]:
-    """Inside it torch's launcher holds its workers by :class:`_Handler`, for which it has no argument."""
-    names = vars(multiprocessing_api)
-    before = names["get_subprocess_handler"]
-    names["get_subprocess_handler"] = _Handler
-    try:
-        yield
-    finally:
-        names["get_subprocess_handler"] = before
 
 
 def _times(count: int) -> str:

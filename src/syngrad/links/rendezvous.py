@@ -49,11 +49,14 @@ class Rendezvous:
     Attributes:
         world: this process's place.
         session: the attempt's name, the same on every rank.
+        attempt: its number, as rank 0 knew it.
     """
 
-    def __init__(self, store: Store, world: World, fit: int = 0) -> None:
+    def __init__(self, store: Store, world: World, fit: int = 0, starts: Callable[[], int] | None = None) -> None:
         self.world = world
         self.session = ""
+        self.attempt = world.attempt
+        self._starts = starts
         self._store = store
         self._stays = False
         self._run = f"syngrad/{world.run_id}/{fit}"
@@ -61,7 +64,13 @@ class Rendezvous:
         self._restored = time.monotonic()
 
     @classmethod
-    def join(cls, timeout_s: float = 120.0, fit: int = 0, seal: Seal | None = None) -> Rendezvous:
+    def join(
+        cls,
+        timeout_s: float = 120.0,
+        fit: int = 0,
+        seal: Seal | None = None,
+        starts: Callable[[], int] | None = None,
+    ) -> Rendezvous:
         """Connects as torchrun's environment says, and returns once rank 0 has let this rank in; rank 0, once it has
         let all in.
 
@@ -69,6 +78,8 @@ class Rendezvous:
             timeout_s: the longest wait for the others.
             fit: the number of times that this process, and every other, has joined before.
             seal: of the run's secret, if it has one.
+            starts: how often the launcher has started workers again, where it may start one alone. An attempt is over
+                when that goes up; the others come to the next one.
 
         Raises:
             LinkError: naming who has not come, after `timeout_s` seconds.
@@ -78,7 +89,7 @@ class Rendezvous:
         opened = agent_hosts_store()
         hosts = place.rank == 0 and not opened
         store = held(host, port, timeout_s) if hosts else Store(host, port, False, timeout_s, opened)
-        rendezvous = cls(store, place, fit)
+        rendezvous = cls(store, place, fit, starts)
         rendezvous._stays = hosts
         rendezvous._begin(host, deadline, timeout_s, seal)
         return rendezvous
@@ -93,6 +104,7 @@ class Rendezvous:
         timeout_s: float,
         opened: bool = False,
         seal: Seal | None = None,
+        starts: Callable[[], int] | None = None,
     ) -> Rendezvous:
         """Joins where nothing is left to the environment.
 
@@ -104,9 +116,10 @@ class Rendezvous:
             timeout_s: the longest wait for the others.
             opened: whether another process has opened it already.
             seal: of the run's secret, if it has one.
+            starts: as in :meth:`join`.
         """
         deadline = time.monotonic() + timeout_s
-        rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world)
+        rendezvous = cls(Store(host, port, hosting, timeout_s, opened), world, starts=starts)
         rendezvous._begin(host, deadline, timeout_s, seal)
         return rendezvous
 
@@ -160,6 +173,11 @@ class Rendezvous:
             return decode(json.loads(found), {})
         except (PlainError, ValueError, RecursionError) as error:
             raise LinkError(f"what {who} has posted as {key!r} cannot be read ({error!s:.80})") from error
+
+    @property
+    def over(self) -> bool:
+        """Whether a worker was started again since this attempt began: then nothing will come of it."""
+        return self._starts is not None and self._starts() > self.attempt
 
     def check(self) -> None:
         """Raises what :meth:`wait` does where a rank has failed; for waits elsewhere."""
@@ -228,11 +246,17 @@ class Rendezvous:
         self._poll(look, time.monotonic() + LEAVING_S)
 
     def _let_all_in(self, deadline: float, timeout_s: float) -> None:
-        session = f"{self.world.attempt}.{secrets.token_hex(NONCE_BYTES)}"
+        session = ""
         nonces: dict[int, bytes] = {}
-        missing = set(range(1, self.world.size))
+        missing = set[int]()
 
         def look() -> bool | None:
+            nonlocal session
+            if not session or self.over:
+                self.attempt = self.world.attempt if self._starts is None else self._starts()
+                session = f"{self.attempt}.{secrets.token_hex(NONCE_BYTES)}"
+                nonces.clear()
+                missing.update(range(1, self.world.size))
             self._raise_failure()
             for rank in range(1, self.world.size):
                 nonce = self._store.get(asks := f"{self._run}/asks/{rank}")
@@ -271,6 +295,9 @@ class Rendezvous:
             said = f"rank 0 has not come within {timeout_s:g} s: see what its host says, and start again"
             raise LinkError(said + self._doubt())
         self.session = _text(session)
+        if self._starts is not None:
+            number = self.session.partition(".")[0]
+            self.attempt = int(number) if number.isdecimal() else self.attempt
         self._store.set(self._key("here", nonce), self.world.host.encode())
 
     def _raise_failure(self) -> None:
@@ -280,6 +307,8 @@ class Rendezvous:
         failed = self._store.get(self._key("failed")) if self.session else None
         if failed is not None:
             raise LinkError(clean(_text(failed)))
+        if self.over and self.session:  # asked in any case: whoever counts may say that nobody is to be waited for
+            raise LinkError("another process was started again meanwhile")
 
     def _doubt(self) -> str:
         """What may be wrong where somebody has come, but not with this run's secret."""

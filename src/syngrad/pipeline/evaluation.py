@@ -74,7 +74,12 @@ class PipelineEvaluation:
         for module, training in self._modes:
             module.training = training
         self._outside.close()
+        self._own, self._modes = [], []
         return vars(self.totals)
+
+    def close(self) -> None:
+        """Be back as it was, also where it is broken off."""
+        self.end(None)
 
     def pass_on(self, frame: Frame) -> None:
         """A minibatch that came from the previous worker."""

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 from syngrad import tagged_json
 from syngrad.checks import real
 from syngrad.core.batch import Batch, example_batch
-from syngrad.errors import ConfigError, MessageError, TrainingError
+from syngrad.errors import CheckpointError, ConfigError, LinkError, MessageError, TrainingError
 from syngrad.links.link import Frame
 from syngrad.links.world import World
+from syngrad.pipeline import restarts
 from syngrad.pipeline.control import Orders
 from syngrad.pipeline.evaluation import PipelineEvaluation
-from syngrad.pipeline.peer import Layout, Peer, Work, agree
+from syngrad.pipeline.peer import Layout, agree
+from syngrad.pipeline.survivor import Survivor
+from syngrad.pipeline.work import Work
 from syngrad.runtime import state
 from syngrad.tree import batch_size
 
@@ -29,7 +32,7 @@ class Data(Protocol):
         """Go on from there."""
 
 
-class Follower(Peer):
+class Follower(Survivor):
     """Does in its turn what comes over its link.
 
     Args:
@@ -41,6 +44,8 @@ class Follower(Peer):
         self.data = data
         self.history: dict[str, Any] | None = None
         self.interrupted = ""
+        #: whether its stages are where the run has come to
+        self.stands = False
 
     def follow(self) -> dict[str, Any] | None:
         """Train the stages that are its own until the leader says that the run is over; its history.
@@ -51,33 +56,57 @@ class Follower(Peer):
         Raises:
             KeyboardInterrupt: where the leader was interrupted.
         """
+        if self.outlives and restarts.started_alone():
+            self.once(self.enter)
+        else:
+            self.enter()
+        if self.linked is None:
+            return None
+        if self.work.replicate is None:
+            return self.outliving(lambda: self._follow({}))
+        part = self.work.replicate(self.runner, self.span, self.place.rank)
+        with closing(part):
+            return self._follow(part.orders())
+
+    def enter(self) -> None:
+        """Do what the first worker has planned: be linked, with stages that stand, or else from where it says."""
         # the leader itself may wait for others until then
         wait_s = self.meet_s + self.work.distributed.timeout_s
+        if self.outlives:
+            spans = [list(span) for span in self.layout.spans]
+            self.rendezvous.post(f"stands/{self.place.rank}", spans if self.stands else None)
         plan = self.rendezvous.wait("plan", wait_s, "the first minibatch of rank 0")
         if plan is None:
-            return None
+            return
         agree(self.identity(), plan["identity"], self.place.rank, self.place.host)
         cuts = list(plan["cuts"])
         self.bound = runner = self.work.bind(example_batch(tagged_json.decode(plan["example"], {})), cuts)
         if runner.net.cuts != cuts:
             raise ConfigError(f"this process has cut the model at {runner.net.cuts}, and rank 0 at {cuts}")
         self.layout = Layout([stage.name for stage in runner.stages], [(int(a), int(b)) for a, b in plan["spans"]])
+        if plan["checkpoint"] is not None and not self.stands:
+            self._take(str(plan["checkpoint"]))
         self.link()
-        evaluation = PipelineEvaluation(runner, self.control, self.work.metric)
-        orders = self._orders(evaluation)
-        if self.work.replicate is None:
-            return self._follow(orders, evaluation)
-        part = self.work.replicate(runner, self.span, self.place.rank)
-        with closing(part):
-            return self._follow({**orders, **part.orders()}, evaluation)
 
-    def _follow(self, orders: Orders, evaluation: PipelineEvaluation) -> dict[str, Any] | None:
+    def _take(self, checkpoint: str) -> None:
+        """Have this worker's stages, and nothing else, be as they were saved."""
+        try:
+            self.work.restore(checkpoint)
+        except CheckpointError as error:  # all that are started anew may find another
+            raise LinkError(f"rank {self.place.rank} cannot go on alone: {error}") from error
+        state.abandon(self.runner)
+        state.release(self.runner, self.span)
+        self.stands = True
+
+    def _follow(self, more: Orders) -> dict[str, Any] | None:
         runner = self.runner
-        if self.work.unlocked:
-            train = self._train_next(self._endless())
-            last = self.control.run_ahead(train, lambda: runner.count, evaluation.pass_on, orders)
-        else:
-            last = self.control.follow(self._train, evaluation.pass_on, orders)
+        with closing(PipelineEvaluation(runner, self.control, self.work.metric)) as evaluation:
+            orders = {**self._orders(evaluation), **more}
+            if self.work.unlocked:
+                train = self._train_next(self._endless())
+                last = self.control.run_ahead(train, lambda: runner.count, evaluation.pass_on, orders)
+            else:
+                last = self.control.follow(self._train, evaluation.pass_on, orders)
         if last == "interrupt":
             raise KeyboardInterrupt(self.interrupted)
         return self.history
@@ -85,6 +114,7 @@ class Follower(Peer):
     def _orders(self, evaluation: PipelineEvaluation) -> Orders:
         return {
             "load": self._load,
+            "go on": self._go_on,
             "settle": self._settle,
             "state": self._state,
             "shared": lambda _: self.shared_now(),
@@ -130,9 +160,23 @@ class Follower(Peer):
         if self.copies is not None and copies:
             self.copies.put(copies[0]["values"])
             self.copies.pending = copies[0]["pending"]
-        runner.progress.train_s = float(data["train_s"])
-        if not runner.net.model.training:
-            runner.net.model.train()
+        self._trains(data["train_s"])
+
+    def _go_on(self, data: dict[str, Any]) -> None:
+        """Go on from the first worker's minibatch, which may be an earlier one, with these stages as they are."""
+        runner = self.runner
+        state.put_common(runner, data["common"])
+        for quality in runner.quality:
+            quality.rewind(runner.count)
+        runner.progress.epochs = int(data["epochs"])
+        self._trains(data["train_s"])
+
+    def _trains(self, train_s: Any) -> None:
+        self.runner.progress.train_s = float(train_s)
+        if not self.runner.net.model.training:
+            self.runner.net.model.train()
+        self.stands = True
+        self.ready()
 
     def _settle(self, _: Any) -> list[list[float]]:
         self.runner.settle()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,17 +20,20 @@ from syngrad.core.stage import undisturbed
 from syngrad.errors import ConfigError, LinkError, TrainingError
 from syngrad.links.world import World
 from syngrad.partition.balance import measured
+from syngrad.pipeline import restarts
 from syngrad.pipeline.control import GO
 from syngrad.pipeline.evaluation import PipelineEvaluation
 from syngrad.pipeline.neighbours import Next
-from syngrad.pipeline.peer import Layout, Peer, Work
+from syngrad.pipeline.peer import Layout
 from syngrad.pipeline.shared_copies import mean
+from syngrad.pipeline.survivor import Survivor
+from syngrad.pipeline.work import Work
 from syngrad.runtime import state
 from syngrad.runtime.progress import KnownLoss
 from syngrad.runtime.runner import Runner
 
 
-class Leader(Peer):
+class Leader(Survivor):
     """The first worker: it has the data, and asks all others."""
 
     def __init__(self, work: Work, place: World) -> None:
@@ -40,6 +44,11 @@ class Leader(Peer):
         self.allowed = 0
         #: one entry a worker, known after `gather`
         self.worker_reports: list[dict[str, Any]] = []
+        #: the newest checkpoint, which a worker that is started again alone goes on from
+        self.newest: Path | None = None
+        #: samples whose loss was lost with a worker, since somebody has asked
+        self._lost = 0
+        self._told: list[KnownLoss] = []
 
     @property
     def begun(self) -> bool:
@@ -65,20 +74,86 @@ class Leader(Peer):
                 "a minibatch holds something that is neither a tensor nor plain data, and cannot be described to other "
                 "processes; give unpack= a function that leaves it out"
             )
+        if self.outlives and restarts.started_alone():
+            self.once(self.enter)
+        else:
+            self._begin_anew(origin)
+
+    def _begin_anew(self, origin: dict[str, Any] | None) -> None:
+        runner = self.runner
         names = [stage.name for stage in runner.stages]
         self.layout = Layout(names, self.work.distributed.spans(self._costs(runner), self.place.size))
-        tensors: dict[str, Any] = {}
-        plan = {
-            "identity": self.identity(),
-            "example": tagged_json.encode(runner.example, tensors),
-            "cuts": runner.net.cuts,
-            "spans": [list(span) for span in self.layout.spans],
-            "feedback_every": runner.policy.feedback_every,
-        }
-        self.rendezvous.post("plan", plan)
+        self._say_plan(None)
         self.link()
         self._check_copies()
         self._hand_out(origin)
+        if self.newest is not None:
+            self.ready()
+
+    def _say_plan(self, checkpoint: str | None) -> None:
+        """Post what is to be run; `checkpoint`: what those have to take their stages from who have none yet."""
+        runner = self.runner
+        plan = {
+            "identity": self.identity(),
+            "example": tagged_json.encode(runner.example, {}),
+            "cuts": runner.net.cuts,
+            "spans": [list(span) for span in self.layout.spans],
+            "feedback_every": runner.policy.feedback_every,
+            "checkpoint": checkpoint,
+        }
+        self.rendezvous.post("plan", plan)
+
+    def enter(self) -> None:
+        """Be linked anew with those who live, and with who was started again; all go on from this one's minibatch."""
+        runner, progress = self.runner, self.runner.progress
+        if not self.layout.spans and not self._stand_with_others():
+            self._begin_anew(None)
+            return
+        whole = not runner.divided  # what all have trained is here: nothing is lost with a worker
+        self._say_plan(None if whole else str(self.newest))
+        self.link()
+        if whole:
+            self._load()
+        else:
+            given = {"common": state.take_common(runner), "train_s": progress.train_s, "epochs": progress.epochs}
+            self.control.order("go on", given)
+        self.ready()
+
+    def _stand_with_others(self) -> bool:
+        """Take the place of the first worker, from its newest checkpoint; not where no other has lived on."""
+        if self.newest is None:
+            raise LinkError(
+                "the first worker was started again alone, and does not go on from a checkpoint; give resume='auto'"
+            )
+        wait_s, runner = self.meet_s + self.work.distributed.timeout_s, self.runner
+        others = [self.rendezvous.wait(f"stands/{k}", wait_s, f"rank {k}") for k in range(1, self.place.size)]
+        spans = next((each for each in others if each is not None), None)
+        if spans is None:
+            return False
+        self.layout = Layout([stage.name for stage in runner.stages], [(int(a), int(b)) for a, b in spans])
+        state.abandon(runner)
+        self.release()
+        return True
+
+    def part(self) -> None:
+        """Give up the links; of minibatches under way the loss will not come."""
+        if self.linked is not None:
+            self._told = self._losses_come()
+            self._lost += sum(samples for _, _, samples in self.waiting)
+            self.waiting.clear()
+        super().part()
+
+    def saved(self, path: Path) -> Path:
+        """The run can go on from that checkpoint, which it returns."""
+        self.newest = path
+        if self.begun:
+            self.ready()
+        return path
+
+    def lost(self) -> int:
+        """Samples since the last such question whose loss was lost with a worker."""
+        samples, self._lost = self._lost, 0
+        return samples
 
     def retake(self, restore: Callable[[], None]) -> None:
         """Put another state of the whole run in its place, and give every worker its part of it.
@@ -92,14 +167,18 @@ class Leader(Peer):
 
     def _hand_out(self, origin: dict[str, Any] | None) -> None:
         runner = self.runner
-        others = [state.take(runner, span) for span in self.layout.spans[1:]]
-        train_s = runner.progress.train_s
-        self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
+        self._load(origin)
         self.allowed = runner.count
         self.release()
         if self.copies is not None:
             self.copies.pending = [each for part in self._own_copies() for each in part["pending"]]
         runner.expect()
+
+    def _load(self, origin: dict[str, Any] | None = None) -> None:
+        """Give every other worker its part of the whole that is here."""
+        others = [state.take(self.runner, span) for span in self.layout.spans[1:]]
+        train_s = self.runner.progress.train_s
+        self.control.order("load", [{"part": part, "train_s": train_s, "place": origin} for part in others])
 
     def _costs(self, runner: Runner) -> list[float]:
         """Seconds of each stage with its interface, where there is a choice."""
@@ -134,14 +213,14 @@ class Leader(Peer):
 
     def step(self, batch: Batch) -> list[KnownLoss]:
         """Send one minibatch on its way; the losses that have come since."""
-        self.train(batch)
+        self.outliving(lambda: self.train(batch), training=True)
         self.waiting.append((self.runner.count - 1, 1.0 / batch.scale, batch.size))
         return self._losses_come()
 
     def _losses_come(self) -> list[KnownLoss]:
         following = self.following
         found, following.losses = following.losses, []
-        told = []
+        told, self._told = self._told, []
         for index, (step, loss) in enumerate(found):
             if not self.waiting and self.work.unlocked:  # the last worker has run ahead
                 following.losses = [*found[index:], *following.losses]
@@ -161,10 +240,13 @@ class Leader(Peer):
                 f"the loader ended before minibatch {self.allowed}, where its length says that it ends; with inputs= "
                 "every process counts on that length"
             )
+        self.outliving(self._settle, training=True)
+        return self._losses_come()
+
+    def _settle(self) -> None:
         late = [each for part in self.control.order("settle") for each in part]
         self.runner.settle()
         self.following.losses.extend(sorted(late))  # that were to go with the next minibatch
-        return self._losses_come()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -180,7 +262,7 @@ class Leader(Peer):
 
     def gather(self) -> None:
         """Take everything that the others have trained into this worker's runner: it is whole then."""
-        found = self.control.order("state")
+        found = self.outliving(lambda: self.control.order("state"))
         runner, own, mine = self.runner, self.averaging, []
         if own is not None:
             values = {name: value.clone() for name, value in own.values().items()}
@@ -204,7 +286,7 @@ class Leader(Peer):
     def schedule_epoch(self, loss: float | None, metric: float | None) -> None:
         """An epoch is over: schedules move everywhere."""
         self.runner.schedule_epoch(loss, metric)
-        self.control.order("epoch", [loss, metric])
+        self.once(lambda: self.control.order("epoch", [loss, metric]))
 
     def options(self, before: dict[str, Any] | None) -> dict[str, Any] | None:
         """What a callback may change of optimisers and weights; where it has since `before`, all others do the same."""
@@ -212,20 +294,27 @@ class Leader(Peer):
             return None
         now = state.options(self.runner)
         if before is not None and before != now:
-            self.control.order("options", now)
+            self.once(lambda: self.control.order("options", now))
         return now
 
     def flush(self) -> None:
         """Let all minibatches in flight end."""
         if not self.begun:
             return
+        self.once(self._flush)
+
+    def _flush(self) -> None:
         self.control.order("flush")
         self.runner.flush()
 
     def evaluate(self, loader: Any) -> dict[str, float]:
         """Mean loss and metric, by the stages where they are; nothing learns."""
-        evaluation = PipelineEvaluation(self.runner, self.control, self.work.metric)
-        return evaluation.lead(loader, self.work.read, self._shared_now())
+
+        def evaluated() -> dict[str, float]:
+            evaluation = PipelineEvaluation(self.runner, self.control, self.work.metric)
+            return evaluation.lead(loader, self.work.read, self._shared_now())
+
+        return evaluated() if isinstance(loader, Iterator) else self.outliving(evaluated)
 
     def _shared_now(self) -> dict[str, Any]:
         """What stages of several workers share, as a checkpoint made now would have it."""
@@ -267,6 +356,7 @@ class Leader(Peer):
         if not self.begun:  # there was nothing to train
             self.rendezvous.post("plan", None)
             return
+        restarts.not_ready()
         runner = self.runner
         whole = {
             "history": history,
@@ -279,5 +369,6 @@ class Leader(Peer):
 
     def interrupt(self, text: str) -> None:
         """The run ends here, saved."""
+        restarts.not_ready()
         if self.begun:
             self.control.order("interrupt", text)

@@ -10,13 +10,13 @@ How they become neighbours: the first says what is to be run, all others agree, 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from syngrad.core.batch import Batch
 from syngrad.core.memory import peak_memory_bytes
@@ -27,13 +27,14 @@ from syngrad.links.link import Link, LinkRequest
 from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.secret import Seal, read_secret
 from syngrad.links.world import World
-from syngrad.metrics import Metric
+from syngrad.pipeline import restarts
 from syngrad.pipeline.control import ControlChannel, lasts, raised
 from syngrad.pipeline.failures import introduce, lasting, report_failure
 from syngrad.pipeline.neighbours import Next, Previous, RemoteError
 from syngrad.pipeline.options import Distributed
 from syngrad.pipeline.shared_copies import SharedCopies
 from syngrad.pipeline.shared_values import SharedValues
+from syngrad.pipeline.work import Work
 from syngrad.runtime.channel import Neighbours
 from syngrad.runtime.runner import Runner
 from syngrad.runtime.state import Span
@@ -44,48 +45,6 @@ from syngrad.runtime.timeline import Timeline
 MEET_S = 300.0
 #: seconds within which a worker that has met the others has to be linked with them
 JOIN_S = 120.0
-
-
-class ReplicaPart(Protocol):
-    """A worker's part in averaging its stages with those of other replicas."""
-
-    def orders(self) -> dict[str, Callable[[Any], Any]]:
-        """What it does when the first worker says so."""
-
-    def close(self) -> None:
-        """Give back what it holds."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker has to know of the training that it takes part in; the Trainer says it.
-
-    Args:
-        model: the user's.
-        distributed: the options for several workers; depth: minibatches under way to the next one.
-        free: whether feedback from another worker is used as it comes.
-        unlocked: whether stages run on predictions of their inputs, so that every worker reads the data itself.
-        device: where to train; None for where the model is.
-        shared: the options that have to be the same in every worker.
-        read: a minibatch of the loader, taken apart.
-        bind: (minibatch, cuts or None) → the runner, made with it as the example unless it is there already.
-        metric: name and function, None for none.
-        fit: how many times this process has called `fit` before, as every other has.
-        replicate: (runner, stages, rank) → a worker's part in averaging with other replicas; None where there are none.
-    """
-
-    model: nn.Module
-    distributed: Distributed
-    depth: int
-    free: bool
-    unlocked: bool
-    device: torch.device | None
-    shared: dict[str, Any]
-    read: Callable[[Any], Batch]
-    bind: Callable[[Batch, list[str] | None], Runner]
-    metric: tuple[str, Metric] | None
-    fit: int = 0
-    replicate: Callable[[Runner, Span, int], ReplicaPart] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +76,12 @@ class Peer:
         self.work, self.place = work, place
         self.trace = Timeline(work.distributed.trace, place.size)
         self.meet_s = min(MEET_S, work.distributed.timeout_s)
-        key = work.distributed.link_key
-        self.rendezvous = Rendezvous.join(self.meet_s, work.fit, None if key is None else Seal(read_secret(key)))
+        #: whether this worker can go on with another in the place of one that is lost; a script that is started again
+        #: comes to its first fit
+        self.outlives = work.outlives and work.fit == 0 and place.on_one_host and restarts.folder() is not None
+        #: bytes that went over links which are lost
+        self.sent_before = 0
+        self.rendezvous = self._met()
         self.bound: Runner | None = None
         self.linked: ControlChannel | None = None
         self.layout = Layout([], [])
@@ -148,6 +111,12 @@ class Peer:
     def averaging(self) -> SharedCopies | None:
         """This worker's copies of what it shares, where they have gone their own ways by now."""
         return self.copies if self.copies is not None and self.runner.count > self.runner.policy.warmup else None
+
+    def _met(self) -> Rendezvous:
+        key = self.work.distributed.link_key
+        seal = None if key is None else Seal(read_secret(key))
+        starts = restarts.starts_unless_interrupted if self.outlives else None
+        return Rendezvous.join(self.meet_s, self.work.fit, seal, starts)
 
     def link(self) -> None:
         """Make this worker's links, and let its runner run between them."""
@@ -233,7 +202,7 @@ class Peer:
             "rank": self.place.rank,
             "host": self.place.host,
             "stages": list(self.span),
-            "bytes_sent": sum(each.sent_bytes for each in neighbours),
+            "bytes_sent": self.sent_before + sum(each.sent_bytes for each in neighbours),
             "peak_memory_bytes": peak_memory_bytes(),
             "shared": self._shared_with_next(),
             **self.trace.state(),
@@ -315,6 +284,8 @@ def connect(
         return layout.of(other, clean(str(host), 100))
 
     def report(link: Link, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt) or rendezvous.over:  # nobody has failed: all end, or meet again
+            return
         ControlChannel(None, Next(link, 1, distributed.dtypes, Timeline(), wait_s), me).fail(error)
 
     request = LinkRequest(rendezvous, peer, wait_s, report, distributed.link_key, exact, device)

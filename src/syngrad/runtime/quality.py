@@ -130,6 +130,11 @@ class Quality:
             while samples and samples[-1].step == step:
                 samples.pop()
 
+    def rewind(self, step: int) -> None:
+        """Drop the samples of minibatch `step` and later ones: a run goes on from there once more."""
+        self.history = [sample for sample in self.history if sample.step < step]
+        self.true = [sample for sample in self.true if sample.step < step]
+
     def mean(self, figure: str, since: int = 0) -> float | None:
         """Mean of one figure over the last half of the samples from the `since`-th on, past an estimator's first steps.
 

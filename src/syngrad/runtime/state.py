@@ -221,6 +221,14 @@ def release(runner: Runner, span: Span) -> None:
                 queue.clear()
 
 
+def abandon(runner: Runner) -> None:
+    """Forget what is on its way to other workers and back: one of them is lost, and its answers with it."""
+    for actor in runner.actors:
+        actor.flights.clear()
+        actor.due.clear()
+    runner.losses, runner.broken_off = [], False
+
+
 def extras(runner: Runner, span: Span) -> dict[str, Any]:
     """The extra state of those modules of these stages that have one, by the modules' names."""
     inside = {id(module) for stage in runner.stages[slice(*span)] for module in stage.segment.modules()}

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -42,12 +43,12 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def until_asked(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """What a loader yields, broken off by KeyboardInterrupt once somebody has asked: for what changes nothing."""
-        for batch in loader:
-            if self.asked is not None:
-                raise KeyboardInterrupt
-            yield batch
+    def until_asked(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """What a loader yields, broken off by KeyboardInterrupt once somebody has asked: for what changes nothing.
+
+        It can be read as often as the loader itself.
+        """
+        return iter(_UntilAsked(self, loader)) if isinstance(loader, Iterator) else _UntilAsked(self, loader)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
@@ -55,6 +56,18 @@ class Interrupts:
             let_processes_end()  # a loader's may die of the same signal
         elif number == signal.SIGINT and not self.ignoring and time.monotonic() - self._asked_at > TOGETHER_S:
             raise KeyboardInterrupt
+
+
+@dataclass
+class _UntilAsked:
+    interrupts: Interrupts
+    loader: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if self.interrupts.asked is not None:
+                raise KeyboardInterrupt
+            yield batch
 
 
 def let_processes_end() -> None:

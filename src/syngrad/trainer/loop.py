@@ -140,7 +140,7 @@ class Loop:
         if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
             workers.begin(trainer.runner, self.origin)
         self._tell(workers.settle())
-        if self.partial.samples == 0:
+        if self.partial.lose(workers.lost()) == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
@@ -275,7 +275,7 @@ class Loop:
         self._since = time.perf_counter()
 
     def _tock(self) -> None:
-        self.trainer.progress.train_s += time.perf_counter() - self._since
+        self.trainer.progress.train_s += time.perf_counter() - self._since - self.workers.stood()
 
     # Checkpoints.
 
@@ -285,12 +285,12 @@ class Loop:
         Args:
             failed: what the run ends with anyhow; it is told first.
         """
-        assert self.plan.save is not None
         over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
         try:
             with self.workers.whole():
                 more = {} if self.replicas is None else {"replicas": self.replicas.state()}
                 path = resume.write(self.trainer, self.plan.save, self.plan.keep, fit=self._state(), **more)
+            self.workers.saved(path)
         except SyngradError as error:
             if failed is not None:
                 failed.add_note(f"it could not be saved before: {error}")
@@ -341,6 +341,7 @@ class Loop:
 
     def _resume(self, path: Path) -> None:
         path, model, saved = resume.whole_checkpoint(self.plan, path)
+        self.workers.saved(path)
         fit = saved.get("fit")
         if fit is None:
             raise CheckpointError(

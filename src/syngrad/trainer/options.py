@@ -195,6 +195,14 @@ class Options:
         return Feedback.of(self.feedback).delay is None and not parse_method(self.method).exact
 
     @property
+    def outlives(self) -> bool:
+        """Whether a worker that is lost may be replaced alone: where no two runs are the same anyhow."""
+        policy, settings = self.policy, Distributed.of(self.distributed)
+        returns = (policy.method.estimates and policy.feedback == "bootstrapped") or policy.method.name == "delayed"
+        waits = policy.method.waits or self.inputs is not None or self.replicas is not None
+        return self.free and returns and not waits and settings.link == "zeromq" and not settings.record
+
+    @property
     def queue_depth(self) -> int:
         """Minibatches that may be under way between two workers."""
         return Distributed.of(self.distributed).depth(parse_method(self.method).name == "delayed")

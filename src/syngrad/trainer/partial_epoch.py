@@ -30,6 +30,11 @@ class Partial:
             self.loss += loss * weight
             self.weight += weight
 
+    def lose(self, samples: int) -> int:
+        """So many more were trained on whose loss is lost, and has no part in the mean; how many there are then."""
+        self.samples += samples
+        return self.samples
+
     @property
     def mean(self) -> float:
         """The loss so far, NaN where there is none."""

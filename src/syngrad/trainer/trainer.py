@@ -20,7 +20,8 @@ from syngrad.pipeline.failures import report_failure
 from syngrad.pipeline.follower import Follower
 from syngrad.pipeline.leader import Leader
 from syngrad.pipeline.neighbours import RemoteError
-from syngrad.pipeline.peer import Peer, Work
+from syngrad.pipeline.peer import Peer
+from syngrad.pipeline.work import Work
 from syngrad.replicas.options import Replicas
 from syngrad.replicas.place import Place
 from syngrad.replicas.place import place as replica_place
@@ -268,4 +269,6 @@ def _work(trainer: Session, fit: int, side: Place | None) -> Work:
         trainer.metric,
         fit,
         replicate,
+        options.outlives,
+        lambda path: resuming.restore(trainer, *checkpoint.load(path), path, trained=True),
     )

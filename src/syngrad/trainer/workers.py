@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 from syngrad.core.batch import Batch
@@ -47,6 +48,15 @@ class Workers(Protocol):
 
     def flush(self) -> None:
         """Let the minibatches in flight end."""
+
+    def saved(self, path: Path) -> Path:
+        """The run can go on from that checkpoint, which it returns."""
+
+    def lost(self) -> int:
+        """Samples since the last such question whose loss was lost with a worker."""
+
+    def stood(self) -> float:
+        """Seconds since the last such question for which training stood still, until a worker had been replaced."""
 
     def whole(self) -> AbstractContextManager[None]:
         """Inside it this process holds all that was trained."""
@@ -111,6 +121,18 @@ class Alone:
         """Let the minibatches in flight end."""
         if self.runner is not None:
             self.runner.flush()
+
+    def saved(self, path: Path) -> Path:
+        """Nobody else goes on from it."""
+        return path
+
+    def lost(self) -> int:
+        """None ever is."""
+        return 0
+
+    def stood(self) -> float:
+        """Nobody is waited for."""
+        return 0.0
 
     def whole(self) -> AbstractContextManager[None]:
         """It always is."""
