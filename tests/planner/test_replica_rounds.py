@@ -61,6 +61,8 @@ def test_microbatches_of_many_replicas_are_those_of_each(kind: str) -> None:
     run = run_replicas(shape, 3, rounds=6, every=1, average_s=0.0)
     # a stage waits for no other stage between minibatches, as ever; the first one is done last
     assert run.ends == pytest.approx(alone)
+    varied = run_replicas(shape, 1, rounds=3, every=4, average_s=0.0, variation=RESTLESS)
+    assert varied.ends == pytest.approx(run_microbatches(shape, 12, RESTLESS).ends[3::4])
     slow = run_replicas(shape, 3, rounds=6, every=1, average_s=0.0, slower=np.array([[1.0], [3.0], [2.0]]))
     assert slow.ends[-1] > 2 * alone[-1]
     averaged = run_replicas(shape, 3, rounds=6, every=1, average_s=2.0)

@@ -6,6 +6,7 @@ varies (jitter, stragglers) is drawn; where nothing varies the steady pace is th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,11 @@ class ChainClock:
         self.turn += 1
         return now
 
+    def steps(self, factors: Sequence[Times | float]) -> None:
+        """More minibatches in every replica, given what the workers' times are multiplied with for each."""
+        for factor in factors:
+            self.step(factor)
+
     def go_on(self, who: NDArray[np.bool_], at: Times) -> None:
         """Some replicas' workers have waited for others, until these times; what is under way stays so."""
         self.end[who] = at
@@ -216,7 +222,8 @@ class MicrobatchClock:
     def __init__(self, shape: Microbatches, replicas: int = 1) -> None:
         self.kind, self.replicas = shape, replicas
         self.shape = (replicas, shape.workers)
-        self.orders = [shape.order(worker) for worker in range(shape.workers)]
+        #: what is done in a minibatch, whatever it takes: (what, worker, link, way, part)
+        self.done = list(_in_turn(shape))
         # of one replica plain numbers, which are quicker than vectors of one
         nothing: Any = 0.0 if replicas == 1 else np.zeros(replicas)
         self.larger: Any = max if replicas == 1 else np.maximum
@@ -231,55 +238,92 @@ class MicrobatchClock:
 
     def step(self, factor: Times | float) -> Times:
         """One more minibatch in every replica; what each worker worked on it. factor: of the workers' times."""
-        shape, orders, larger, clock, lines = self.kind, self.orders, self.larger, self.clock, self.lines
+        shape, larger, clock, lines = self.kind, self.larger, self.clock, self.lines
         factors: Any = np.broadcast_to(np.asarray(factor), self.shape).T
         if self.replicas == 1:
             factors = factors[:, 0].tolist()
+        passes = {
+            way: [seconds * each for seconds, each in zip(times, factors, strict=True)]
+            for way, times in ((FORWARD, shape.forward_s), (BACKWARD, shape.backward_s))
+        }
         sent: dict[tuple[int, str, int], Any] = {}
-        done = [0] * shape.workers
-        while any(done[worker] < len(orders[worker]) for worker in range(shape.workers)):
-            before = list(done)
-            for worker, order in enumerate(orders):
-                passes = {FORWARD: shape.forward_s[worker] * factors[worker]}
-                passes[BACKWARD] = shape.backward_s[worker] * factors[worker]
-                while done[worker] < len(order):
-                    what, way, part = order[done[worker]]
-                    link = worker if (what == "send") == (way == FORWARD) else worker - 1
-                    if what == "run":
-                        clock[worker] = clock[worker] + passes[way]
-                    elif what == "send":
-                        sent[link, way, part] = clock[worker]
-                    elif (link, way, part) in sent:
-                        asked = clock[worker] + shape.delay_s[link]
-                        begin = larger(larger(sent[link, way, part], asked), lines[link, way])
-                        lines[link, way] = begin + shape.message_s[link]
-                        clock[worker] = larger(clock[worker], lines[link, way] + shape.delay_s[link])
-                    else:
-                        break
-                    done[worker] += 1
-            if done == before:
-                raise ConfigError(
-                    f"the schedule {shape.kind!r} of {shape.parts} parts over {shape.workers} workers never ends"
-                )
+        for what, worker, link, way, part in self.done:
+            if what == "run":
+                clock[worker] = clock[worker] + passes[way][worker]
+            elif what == "send":
+                sent[link, way, part] = clock[worker]
+            else:
+                asked = clock[worker] + shape.delay_s[link]
+                begin = larger(larger(sent[link, way, part], asked), lines[link, way])
+                lines[link, way] = begin + shape.message_s[link]
+                clock[worker] = larger(clock[worker], lines[link, way] + shape.delay_s[link])
         for worker in range(shape.workers):
             clock[worker] = clock[worker] + shape.update_s[worker]
         passed = shape.parts * (np.array(shape.forward_s) + np.array(shape.backward_s))
         return np.asarray(passed * factor + np.array(shape.update_s))
 
+
+class FlushedClock:
+    """Replicas of a pipeline of microbatches, as a recursion over rounds takes them: every minibatch by itself.
+
+    The first worker is the last that is done with a minibatch, and begins the next: no minibatch meets another. So all
+    minibatches of a round are computed at once, as if each were a replica of its own.
+
+    Args:
+        kind: one pipeline.
+        replicas: of it.
+    """
+
+    def __init__(self, kind: Microbatches, replicas: int = 1) -> None:
+        self.kind, self.shape, self.done = kind, (replicas, kind.workers), np.zeros(replicas)
+
+    @property
+    def end(self) -> Times:
+        """When each worker of each replica is done."""
+        return np.broadcast_to(self.done[:, None], self.shape)
+
+    def steps(self, factors: Sequence[Times | float]) -> None:
+        """More minibatches in every replica, given what the workers' times are multiplied with for each."""
+        if all(np.size(factor) == 1 for factor in factors):
+            one = MicrobatchClock(self.kind)
+            one.step(factors[0])  # nothing varies, and all are alike
+            self.done = self.done + one.clock[0] * len(factors)
+            return
+        every = np.concatenate([np.broadcast_to(factor, self.shape) for factor in factors])
+        clock = MicrobatchClock(self.kind, len(every))
+        clock.step(every)
+        self.done = self.done + clock.end[:, 0].reshape(len(factors), -1).sum(axis=0)
+
     def go_on(self, who: NDArray[np.bool_], at: Times) -> None:
-        """Some replicas' workers have waited for others, until these times."""
-        for worker in range(self.kind.workers):
-            self.clock[worker] = self._with(self.clock[worker], who, at[worker])
+        """Some replicas have waited for others."""
+        self.done[who] = at.max()
 
     def begin(self, who: NDArray[np.bool_], at: float) -> None:
-        """Some replicas begin anew, with nothing under way."""
-        self.go_on(who, np.full(self.kind.workers, at))
-        for line in self.lines:
-            self.lines[line] = self._with(self.lines[line], who, at)
+        """Some replicas begin anew."""
+        self.done[who] = at
 
-    def _with(self, times: Any, who: NDArray[np.bool_], at: float) -> Any:
-        found = np.where(who, at, times)
-        return float(found[0]) if self.replicas == 1 else found
+
+def _in_turn(shape: Microbatches) -> Iterator[tuple[str, int, int, str, int]]:
+    """What all workers do in a minibatch, so that nothing is received before it is sent."""
+    orders = [shape.order(worker) for worker in range(shape.workers)]
+    sent: set[tuple[int, str, int]] = set()
+    done = [0] * shape.workers
+    while any(done[worker] < len(orders[worker]) for worker in range(shape.workers)):
+        before = list(done)
+        for worker, order in enumerate(orders):
+            while done[worker] < len(order):
+                what, way, part = order[done[worker]]
+                link = worker if (what == "send") == (way == FORWARD) else worker - 1
+                if what == "send":
+                    sent.add((link, way, part))
+                elif what == "receive" and (link, way, part) not in sent:
+                    break
+                yield what, worker, link, way, part
+                done[worker] += 1
+        if done == before:
+            raise ConfigError(
+                f"the schedule {shape.kind!r} of {shape.parts} parts over {shape.workers} workers never ends"
+            )
 
 
 def run_microbatches(shape: Microbatches, minibatches: int = 3, variation: Variation = STEADY) -> Run:

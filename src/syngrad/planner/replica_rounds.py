@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syngrad.checks import check_whole
-from syngrad.planner.recursion import STEADY, ChainClock, MicrobatchClock, Times, Variation
+from syngrad.planner.recursion import STEADY, ChainClock, FlushedClock, Times, Variation
 from syngrad.planner.timing import Chain, Microbatches
 from syngrad.planner.worker_failures import SILENT_S, Failures
 
@@ -85,15 +85,14 @@ def run_replicas(
     """
     for name, value in (("replicas", replicas), ("rounds", rounds), ("every", every)):
         check_whole(name, value, 1)
-    clock = ChainClock(shape, replicas) if isinstance(shape, Chain) else MicrobatchClock(shape, replicas)
+    clock = ChainClock(shape, replicas) if isinstance(shape, Chain) else FlushedClock(shape, replicas)
     generator, own = np.random.default_rng(variation.seed), slower * np.asarray(variation.devices(clock.shape))
     lives = Lifetimes(failures, shape.workers, replicas, variation.seed)
     fails = np.array([lives.next(replica) for replica in range(replicas)])
     alive, back = np.full(replicas, True), np.zeros(replicas)
     ends, trained, count = np.empty(rounds), np.zeros(rounds, dtype=np.int64), 0
     for n in range(rounds):
-        for _ in range(every):
-            clock.step(own * variation.factors(generator, clock.shape))
+        clock.steps([own * variation.factors(generator, clock.shape) for _ in range(every)])
         done = clock.end
         reached = alive[:, None] & (fails[:, None] >= done)
         failed = alive & ~reached.all(axis=1)
