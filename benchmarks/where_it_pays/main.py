@@ -16,7 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from pays_grid import COARSE, NO_LINK, Cell, cells  # noqa: E402
-from rows import PIPELINES, Row, timed  # noqa: E402
+from rows import PIPELINES, WORKERS, Row, timed  # noqa: E402
 from summary import summary  # noqa: E402
 from turns import QUIET, busy, entries, put  # noqa: E402
 
@@ -112,7 +112,7 @@ def row(prediction: Prediction, cell: Cell) -> dict[str, Any]:
         made = Row("plain", 2 if layout.kind == "alone(threads)" else 1, {}, count, before)
     elif layout.kind == "diloco":
         more = f", dtype={cell.dtype}" if cell.dtype != "float32" else ""
-        whole = max(count // layout.every, 1) * layout.every
+        whole = max(count // layout.every, 1) * layout.every * WORKERS  # a rival's are counted over all workers
         made = Row(f"diloco(every={layout.every}{more})", 1, {}, whole, 0)
     elif layout.family == "stages":
         method, _, estimator = layout.kind.partition(":")
