@@ -42,7 +42,8 @@ def panel(model: str, place: str, x0: float, y0: float, first: bool) -> list[str
         parts.append(f'<line class="grid" x1="{x0}" x2="{x0 + PANEL - 10}" y1="{y:.1f}" y2="{y:.1f}"/>')
         if first:
             parts.append(text(x0 - 6, y + 4, f"{100 * tick:g} %", "small", "end"))
-    parts += [text(across(n), y0 + HEIGHT + 16, f"{n:,}", "tiny", "middle") for n in counts]
+    anchors = {counts[0]: "start", counts[-1]: "end"}
+    parts += [text(across(n), y0 + HEIGHT + 16, f"{n:,}", "tiny", anchors.get(n, "middle")) for n in counts]
     for row, (colour, dashes) in LINES.items():
         points = [(n, sizes[str(n)][row]["share"]) for n in counts]
         drawn = " ".join(f"{across(n):.1f},{along(share):.1f}" for n, share in points if share is not None)
@@ -68,7 +69,7 @@ def svg() -> str:
         parts.append(f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}"{kind} stroke-width="2"{more}/>')
         parts.append(text(x + 25, y + 4, row))
     title = "Simulated: share of the ideal throughput, against the number of workers"
-    parts.insert(0, text(LEFT, 16, f"{title}. A row that is missing does not fit into 80 GB.", "small"))
+    parts.insert(0, text(LEFT, 16, f"{title}. What is missing does not fit into 80 GB.", "small"))
     return page(title, LEFT + len(places) * (PANEL + GAP), below + 32, parts)
 
 

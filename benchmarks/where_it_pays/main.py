@@ -39,7 +39,7 @@ OURS = ("synthetic", "synthetic:local", "delayed")
 #: minibatches between averagings; the second where so many would take too long
 AVERAGED = (64, 16)
 #: a row that is planned to give less than this share of the best of its side is not run
-HOPELESS = 0.25
+HOPELESS = 0.4
 FORMS = {"float32": "", "bfloat16": ":bf16", "int8": ":int8"}
 
 

@@ -1,4 +1,4 @@
-"""The benchmark that simulates layouts at scale: its model is the one it states, and its rows are what they are called."""
+"""The benchmark that simulates layouts at scale: the model that it states, and rows that are what they are called."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class ChainClock:
         self.answered = np.full((chain.depth, *between), -np.inf)
 
     def step(self, factor: Times | float) -> Times | float:
-        """One more minibatch in every replica; what each worker worked on it. factor: of the workers' times."""
+        """One more minibatch in every replica, the workers' times multiplied; what each worked on it."""
         now, sends = self.work * factor, np.broadcast_to(self.send * factor, self.shape)
         answers, there = np.broadcast_to(self.answer * factor, self.shape), self.turn % self.chain.depth
         ready = self.end.copy()
@@ -237,7 +237,7 @@ class MicrobatchClock:
         return np.array(self.clock).reshape(self.shape[::-1]).T
 
     def step(self, factor: Times | float) -> Times:
-        """One more minibatch in every replica; what each worker worked on it. factor: of the workers' times."""
+        """One more minibatch in every replica, the workers' times multiplied; what each worked on it."""
         shape, larger, clock, lines = self.kind, self.larger, self.clock, self.lines
         factors: Any = np.broadcast_to(np.asarray(factor), self.shape).T
         if self.replicas == 1:
