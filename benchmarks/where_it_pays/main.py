@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,12 @@ def measure(cell: Cell, path: Path, rounds: int, until: float, quick: bool) -> N
         entry = {"settings": cell.plain(), "rows": planned(cell), "runs": {}, "failed": {}, "done": 0}
     entry |= {"busy": max(used, entry.get("busy", 0.0)), "environment": environment(torch.get_num_threads())}
     names = [kind for kind, each in entry["rows"].items() if "left_out" not in each]
-    # ours and the rivals' in turns, so that a slice that ends early has both
-    names = [names[(k + entry["done"]) % len(names)] for k in range(len(names))]
+    mine, theirs = ([kind for kind in names if (kind in OURS) == ours] for ours in (True, False))
+    # one of ours and one of theirs in turns, so that both meet the machine's moods; each round begins with another
+    names = [kind for pair in zip_longest(mine, theirs) for kind in pair if kind is not None]
     with emulated(parse_link(cell.link)) if cell.link != NO_LINK else nullcontext(None) as hosts:
         for turn in range(rounds):
-            for kind in names:
+            for kind in [*names[turn % len(names) :], *names[: turn % len(names)]]:
                 runs, failed = entry["runs"].setdefault(kind, []), entry["failed"]
                 if len(runs) > turn or (failed.get(kind) and not runs):
                     continue
