@@ -47,7 +47,7 @@ FORMS = {"float32": "", "bfloat16": ":bf16", "int8": ":int8"}
 def rivals(cell: Cell) -> list[str]:
     """Of any kind, with messages and gradients as wide as Syngrad's where they can have them."""
     form = FORMS[cell.dtype]
-    pipelines = [f"gpipe{form}", f"1f1b{form}"]
+    pipelines = [f"gpipe{form}", f"1f1b{form}", f"zb1p{form}"]
     data = ["ddp:bf16" if cell.dtype == "bfloat16" else "ddp", "ddp:periodic", "diloco"]
     # one host has two cores for one process; of two hosts each has one
     return ["alone", *(["alone(threads)"] if cell.link == NO_LINK else []), *pipelines, *data]
@@ -79,7 +79,8 @@ def planned(cell: Cell) -> dict[str, dict[str, Any]]:
     made = {}
     for kind in (*OURS, *rivals(cell)):
         try:
-            found = chosen(model, cluster, kind, (1,))
+            # a plan knows no zero bubble, and takes it for 1f1b
+            found = chosen(model, cluster, kind.replace("zb1p", "1f1b"), (1,))
         except SyngradError as error:
             made[kind] = {"left_out": str(error)}
             continue
@@ -92,7 +93,10 @@ def planned(cell: Cell) -> dict[str, dict[str, Any]]:
             often = AVERAGED[0] if found.seconds * AVERAGED[0] <= MOST_S else AVERAGED[1]
             found = predict(model, cluster, replace(layout, every=often))
         said = {"samples_per_s": found.samples_per_s, "seconds": found.seconds, "peak_bytes": found.peak_bytes}
-        made[kind] = {"planned": said, "row": row(found, cell), "parts": found.layout.microbatches}
+        run = row(found, cell)
+        if kind.startswith("zb1p"):
+            run["kind"] = kind
+        made[kind] = {"planned": said, "row": run, "parts": found.layout.microbatches}
     for side in (OURS, rivals(cell)):
         rates = {kind: made[kind]["planned"]["samples_per_s"] for kind in side if "planned" in made[kind]}
         for kind, rate in rates.items():

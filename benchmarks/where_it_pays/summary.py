@@ -37,7 +37,10 @@ def summary(entry: Mapping[str, Any], ours: Sequence[str]) -> dict[str, Any]:
     found["planned_ratio"] = max(plan[kind] for kind in plan if kind in ours) / max(
         plan[kind] for kind in plan if kind not in ours
     )
-    found["planned_errors"] = {kind: plan[kind] / rate - 1 for kind, rate in rates.items()}
+    # zero bubble is planned as 1f1b, which says nothing of a plan
+    found["planned_errors"] = {
+        kind: plan[kind] / rate - 1 for kind, rate in rates.items() if not kind.startswith("zb1p")
+    }
     return found
 
 

@@ -59,6 +59,7 @@ def test_rows_are_planned_with_messages_as_wide(modules: dict[str, Any], monkeyp
     assert made["synthetic"]["row"]["options"]["message_dtype"] == "bfloat16"
     assert made["synthetic"]["row"]["options"]["place"] == [2, 2]
     assert {"gpipe:bf16", "1f1b:bf16", "ddp:bf16", "ddp:periodic", "diloco", "alone"} <= made.keys()
+    assert (made["zb1p:bf16"]["row"]["kind"], made["zb1p:bf16"]["parts"]) == ("zb1p:bf16", made["1f1b:bf16"]["parts"])
     assert "alone(threads)" not in made
     assert made["diloco"]["row"]["kind"] == "diloco(every=16, dtype=bfloat16)"
     assert made["diloco"]["row"]["minibatches"] % 16 == 0
