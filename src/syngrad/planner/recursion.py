@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syngrad.errors import ConfigError
+from syngrad.pipeline.neighbours import WAIT_NEXT, WAIT_PREVIOUS
 from syngrad.planner.timing import BACKWARD, FORWARD, Chain, Lockstep, Microbatches
 
 Times = NDArray[np.float64]
+#: what a worker does: its name, the minibatch, begin and end in seconds
+Span = tuple[str, int, float, float]
 
 
 @dataclass(frozen=True)
@@ -217,10 +220,11 @@ class MicrobatchClock:
     Args:
         shape: one pipeline.
         replicas: of it.
+        told: takes what every worker of the only replica does, where it is given.
     """
 
-    def __init__(self, shape: Microbatches, replicas: int = 1) -> None:
-        self.kind, self.replicas = shape, replicas
+    def __init__(self, shape: Microbatches, replicas: int = 1, told: list[list[Span]] | None = None) -> None:
+        self.kind, self.replicas, self.told, self.turn = shape, replicas, told, 0
         self.shape = (replicas, shape.workers)
         #: what is done in a minibatch, whatever it takes: (what, worker, link, way, part)
         self.done = list(_in_turn(shape))
@@ -248,6 +252,7 @@ class MicrobatchClock:
         }
         sent: dict[tuple[int, str, int], Any] = {}
         for what, worker, link, way, part in self.done:
+            begin_s = clock[worker]
             if what == "run":
                 clock[worker] = clock[worker] + passes[way][worker]
             elif what == "send":
@@ -257,8 +262,14 @@ class MicrobatchClock:
                 begin = larger(larger(sent[link, way, part], asked), lines[link, way])
                 lines[link, way] = begin + shape.message_s[link]
                 clock[worker] = larger(clock[worker], lines[link, way] + shape.delay_s[link])
+            if self.told is not None and clock[worker] > begin_s:
+                name = "work" if what == "run" else WAIT_PREVIOUS if way == FORWARD else WAIT_NEXT
+                self.told[worker].append((name, self.turn, begin_s, clock[worker]))
         for worker in range(shape.workers):
+            if self.told is not None:
+                self.told[worker].append(("work", self.turn, clock[worker], clock[worker] + shape.update_s[worker]))
             clock[worker] = clock[worker] + shape.update_s[worker]
+        self.turn += 1
         passed = shape.parts * (np.array(shape.forward_s) + np.array(shape.backward_s))
         return np.asarray(passed * factor + np.array(shape.update_s))
 
@@ -326,9 +337,18 @@ def _in_turn(shape: Microbatches) -> Iterator[tuple[str, int, int, str, int]]:
             )
 
 
-def run_microbatches(shape: Microbatches, minibatches: int = 3, variation: Variation = STEADY) -> Run:
-    """One pipeline of microbatches, minibatch by minibatch."""
-    generator, clock = np.random.default_rng(variation.seed), MicrobatchClock(shape)
+def run_microbatches(
+    shape: Microbatches, minibatches: int = 3, variation: Variation = STEADY, told: list[list[Span]] | None = None
+) -> Run:
+    """One pipeline of microbatches, minibatch by minibatch.
+
+    Args:
+        shape: what its workers do.
+        minibatches: how many.
+        variation: of the workers' times.
+        told: takes what every worker does, where it is given.
+    """
+    generator, clock = np.random.default_rng(variation.seed), MicrobatchClock(shape, told=told)
     own, busy, ends = variation.devices(clock.shape), np.zeros(clock.shape), np.empty(minibatches)
     for t in range(minibatches):
         busy += clock.step(own * variation.factors(generator, clock.shape))
