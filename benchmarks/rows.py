@@ -47,10 +47,12 @@ def timed(
     batch_size: int,
     hosts: Sequence[EmulatedHost] | None = None,
     microbatches: int | None = None,
+    place: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Samples a second of a row, and what else it tells.
 
-    experiment: the name of a function in nets.py, or path/to/file.py:function.
+    experiment: the name of a function in nets.py, or path/to/file.py:function. place: where a rival's workers part, if
+    there are more cuts than that.
     """
     name = experiment if ":" in experiment else f"{HERE / 'nets.py'}:{experiment}"
     if row.kind == "syngrad":
@@ -70,7 +72,7 @@ def timed(
         threads=row.threads,
         batch_size=batch_size,
         # the very cut that Syngrad has
-        place=registry.load(name).cuts if row.kind in PIPELINES else None,
+        place=(place or registry.load(name).cuts) if row.kind in PIPELINES else None,
         minibatches=row.minibatches,
         warm_up=row.warm_up,
         microbatches=microbatches,

@@ -14,6 +14,7 @@ import tables_planner
 import tables_processes
 import tables_recurrent
 import tables_reproduce
+import tables_scale
 import tables_summary
 from cells import ROOT, MissingError, load, mebibytes, table
 
@@ -307,6 +308,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
     **tables_reproduce.TABLES,
+    **tables_scale.TABLES,
 }
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 TABLES["summary"] = lambda: tables_summary.summary(TABLES)

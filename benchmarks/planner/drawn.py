@@ -110,7 +110,7 @@ def data(kind: str) -> Callable[[int, int], tuple[TensorBatches, TensorBatches]]
 
 
 def __getattr__(name: str) -> Callable[[], Experiment]:
-    found = re.fullmatch(r"([a-z]+)_(\d+)_(\d+)_cut(\d+)", name)
+    found = re.fullmatch(r"([a-z]+)_(\d+)_(\d+)_cut(\d+(?:_\d+)*)", name)
     if found is None or found[1] not in KINDS:
         raise AttributeError(name)
     make, width, depth = KINDS[found[1]][0], int(found[2]), int(found[3])
@@ -118,7 +118,7 @@ def __getattr__(name: str) -> Callable[[], Experiment]:
         model=lambda: make(width, depth),
         data=data(found[1]),
         loss=F.cross_entropy,
-        cuts=[found[4]],
+        cuts=found[4].split("_"),
         optimizer=lambda groups: torch.optim.Adam(groups, 1e-3, fused=True),
         batch_size=32,
         epochs=1,

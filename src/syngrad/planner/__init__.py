@@ -12,11 +12,15 @@ from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.prediction import Prediction, predict
 from syngrad.planner.quantities import Estimates, Linear, Link, Machine, Profile, Unit
 from syngrad.planner.ranking import Change, Plan
+from syngrad.planner.recursion import Variation
+from syngrad.planner.simulation import Simulation, simulate_layout
+from syngrad.planner.worker_failures import Failures
 
 __all__ = [
     "Change",
     "Cluster",
     "Estimates",
+    "Failures",
     "Layout",
     "Linear",
     "Link",
@@ -24,7 +28,10 @@ __all__ = [
     "Plan",
     "Prediction",
     "Profile",
+    "Simulation",
     "Unit",
+    "Variation",
     "plan",
     "predict",
+    "simulate_layout",
 ]

@@ -68,7 +68,7 @@ def replicated(profile: Profile, cluster: Cluster, kind: str, replicas: int) -> 
     hosts = max(cluster.hosts // replicas, 1)
     part = replace(cluster, workers=each, hosts=hosts, speeds=cluster.speeds[:each], replicas=replicas)
     found = chosen(profile, part, kind)
-    return predict(profile, part, replace(found.layout, replicas=replicas, every=found.layout.every or AVERAGED[2]))
+    return predict(profile, part, replace(found.layout, replicas=replicas, average_every=AVERAGED[2]))
 
 
 def _costs(profile: Profile, cluster: Cluster, layout: Layout) -> Costs:

@@ -175,6 +175,12 @@ def spans(costs: Costs, layout: Layout) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+def averaging_s(costs: Costs, layout: Layout) -> float:
+    """Seconds of an averaging of replicas: every worker's weights with those of its stage; the largest part decides."""
+    largest = max(costs.total("parameter_bytes", i, j) for i, j in spans(costs, layout))
+    return costs.machine.all_reduce(largest) + exchange_s(largest, layout.replicas, costs.cluster.apart)
+
+
 def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
     """The timing of `gpipe` and `1f1b`, and the bytes of a minibatch. Every worker reads the data."""
     cluster, parts, each = costs.cluster, layout.microbatches, spans(costs, layout)

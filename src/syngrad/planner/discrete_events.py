@@ -100,6 +100,7 @@ class _Attempt:
         self.answers = [simpy.Store(self.environment) for _ in links]
         self.answered = [simpy.Store(self.environment) for _ in links]
         self.room = [simpy.Container(self.environment, init=chain.depth) for _ in links]
+        self.devices = np.broadcast_to(np.asarray(variation.devices((1, k))), (1, k))[0]
         #: workers that are done with each minibatch, and when all are
         self.missing = [k] * minibatches
         self.done: list[float] = []
@@ -123,7 +124,7 @@ class _Attempt:
             self._factors.append(
                 np.broadcast_to(self.variation.factors(self.generator, (self.chain.workers,)), self.chain.workers)
             )
-        return float(self._factors[minibatch][worker])
+        return float(self._factors[minibatch][worker] * self.devices[worker])
 
     def _work(self, worker: int) -> Events:
         chain, first, last = self.chain, worker == 0, worker == self.chain.workers - 1

@@ -65,6 +65,7 @@ class Cluster:
         link: between hosts.
         speeds: of every worker, in multiples of the machine that was profiled; none given: all alike.
         replicas: of the whole pipeline, which has so many workers; those of other replicas compute beside it.
+        between_replicas: what lies between replicas; None: what lies between hosts, if there are several.
         emulated: whether the hosts share one machine in truth, as those of `syngrad compare --link` do.
 
     Raises:
@@ -78,6 +79,7 @@ class Cluster:
     speeds: tuple[float, ...] = ()
     replicas: int = 1
     emulated: bool = False
+    between_replicas: Link | None = None
 
     def __post_init__(self) -> None:
         check_whole("workers", self.workers, 1, 100_000)
@@ -100,7 +102,9 @@ class Cluster:
 
     def slowdown(self, worker: int) -> float:
         """What a worker's step takes beside all others, in multiples of what it takes alone on the profiled machine."""
-        here = sum(self.host(other) == self.host(worker) for other in range(self.workers))
+        host = self.host(worker)
+        first, after = (-(-each * self.workers // self.hosts) for each in (host, host + 1))
+        here = after - first
         return self.machine.slowdown((self.workers if self.emulated else here) * self.replicas) / self.speed(worker)
 
     def between(self, worker: int) -> Link:
@@ -111,6 +115,11 @@ class Cluster:
     def widest(self) -> Link:
         """The worst link that something which goes round all workers meets."""
         return self.link if self.hosts > 1 else NO_LINK
+
+    @property
+    def apart(self) -> Link:
+        """The link that replicas average over."""
+        return self.widest if self.between_replicas is None else self.between_replicas
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,8 @@ class Layout:
         every: minibatches between two averagings (`ddp:periodic`, `diloco`), or truths of `corrected`.
         message_dtype: the form in which messages travel.
         queue_depth: minibatches under way between two workers.
-        replicas: of the whole pipeline, which average their weights every `every` minibatches.
+        replicas: of the whole pipeline, which average their weights now and then.
+        average_every: minibatches between two averagings of replicas; 0: `every`.
     """
 
     kind: str
@@ -134,6 +144,7 @@ class Layout:
     message_dtype: str = "float32"
     queue_depth: int = 0
     replicas: int = 1
+    average_every: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -162,9 +173,15 @@ class Layout:
         return FORMS.get(self.kind.partition(":")[2], self.message_dtype)
 
     @property
+    def averaged_every(self) -> int:
+        """Minibatches between two averagings of replicas."""
+        return max(self.average_every or self.every, 1)
+
+    @property
     def updates(self) -> str:
         """What an update is made from."""
-        return RARE + ", " + KINDS[self.kind].updates if self.replicas > 1 else KINDS[self.kind].updates
+        rarely = self.replicas > 1 and self.averaged_every > 1
+        return RARE + ", " + KINDS[self.kind].updates if rarely else KINDS[self.kind].updates
 
     def __str__(self) -> str:
         options = []
@@ -175,4 +192,4 @@ class Layout:
         if self.message_dtype != "float32":
             options.append(self.message_dtype)
         name = f"{self.kind}({', '.join(options)})" if options else self.kind
-        return f"{self.replicas} × {name}, averaged every {self.every}" if self.replicas > 1 else name
+        return f"{self.replicas} × {name}, averaged every {self.averaged_every}" if self.replicas > 1 else name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syngrad.planner.cost import Costs, chained, data_parallel, exchange_s, microbatched, spans
+from syngrad.planner.cost import Costs, averaging_s, chained, data_parallel, microbatched
 from syngrad.planner.held_memory import held_bytes
 from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.quantities import Profile
@@ -75,10 +75,8 @@ def predict(profile: Profile, cluster: Cluster, layout: Layout, estimator: str |
         seconds, work, bounds = chain.seconds, chain.work_s, chain.bounds()
         staleness = tuple(chain.staleness(k) for k in range(chain.workers - 1))
     if layout.replicas > 1:
-        largest = max(costs.total("parameter_bytes", i, j) for i, j in spans(costs, layout))
-        average = costs.machine.all_reduce(largest) + exchange_s(largest, layout.replicas, cluster.widest)
-        seconds += average / max(layout.every, 1)
-        ring = 2 * (layout.replicas - 1) * profile.parameter_bytes / max(layout.every, 1)
+        seconds += averaging_s(costs, layout) / layout.averaged_every
+        ring = 2 * (layout.replicas - 1) * profile.parameter_bytes / layout.averaged_every
         sent = sent * layout.replicas + ring
     copies = layout.replicas * (cluster.workers if layout.kind == "diloco" else 1)
     return Prediction(

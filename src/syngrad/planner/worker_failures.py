@@ -1,18 +1,22 @@
 """Workers that fail: what is lost with them, in closed form, and over thousands of workers with draws.
 
-As in Syngrad a failure ends the run everywhere: all start again, `restart_s` later, from the last minibatch saved.
+Where workers wait for each other a failure ends the run everywhere: all start again, `restart_s` later, from the last
+minibatch saved. Replicas that average rarely fail alone: see :mod:`syngrad.planner.replica_rounds`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from syngrad.checks import check_positive, check_whole
 from syngrad.planner.recursion import STEADY, Run, Variation, run_chain
 from syngrad.planner.timing import Chain
+
+#: seconds of silence after which a replica is done without
+SILENT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,40 @@ class Failures:
         if lost > 700:
             return 0.0
         return rate * stretch / (1 + rate * (self.restart_s + filling_s)) / math.expm1(lost)
+
+    def share_averaged(self, workers: int, round_s: float, replicas: int = 1, filling_s: float = 0.0) -> float:
+        """The share of all minibatches that go into an average, where replicas fail alone.
+
+        A round, from one averaging to the next, succeeds with p = e^(−λT), λ = workers / mean_s. A failure costs what
+        was trained since the last averaging, and the rounds until the first averaging after the restart: R / T + 1 in
+        the mean. So p / (1 − p) rounds go into an average for every 1 + R / T that do not. The others wait for one that
+        has failed within the last S seconds until it has been silent for so long, S − (1 − e^(−NλS)) / (Nλ) in the mean
+        over N replicas, and for the queues of one that has come back.
+
+        Args:
+            workers: of one replica.
+            round_s: seconds from one averaging to the next.
+            replicas: how many there are.
+            filling_s: until the first minibatch after a start is through.
+        """
+        rate = workers * replicas / self.mean_s
+        waited = SILENT_S + math.expm1(-rate * SILENT_S) / rate if replicas > 1 else 0.0
+        returning = -math.expm1(-rate * round_s) if replicas > 1 else 0.0
+        longer = round_s + waited + returning * filling_s
+        failing = -math.expm1(-workers * longer / self.mean_s)
+        return round_s / longer * (1 - failing) / (1 + failing * self.restart_s / longer)
+
+    def saved_best(self, workers: int, minibatch_s: float) -> Failures:
+        """These failures, with a checkpoint as often as loses least: every √(2 · saving · mean / workers) s.
+
+        (Young 1974, A first order approximation to the optimum checkpoint interval.)
+
+        Args:
+            workers: how many there are.
+            minibatch_s: seconds of one.
+        """
+        every = math.sqrt(2 * self.saving_s * self.mean_s / workers) / minibatch_s
+        return replace(self, saved_every=max(1, round(every)))
 
 
 def run_with_failures(

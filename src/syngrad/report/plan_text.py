@@ -123,7 +123,7 @@ def _said(plan: Plan, each: Prediction) -> str:
         if layout.queue_depth != 8 and not (layout.kind == "delayed" and layout.queue_depth == 2):
             options.append(f"--queue-depth {layout.queue_depth}")
     if layout.replicas > 1:
-        options.append(f"--replicas {layout.replicas} --replicas-every {layout.every}")
+        options.append(f"--replicas {layout.replicas} --replicas-every {layout.averaged_every}")
     chosen = f" ({' '.join(options)})" if options else ""
     return f"{layout}{chosen}, {each.samples_per_s:,.0f} samples/s."
 
