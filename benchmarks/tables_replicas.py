@@ -57,7 +57,10 @@ def survival() -> str:
         by = ", ".join(str(count) for count in killed["of_replica"])
         spread = "" if found["stdev"] is None else f" ± {100 * found['stdev']:.2f}"
         rows += [
-            [f"{name}: kills, of each replica; of the lighthouse", f"{killed['kills']}: {by}; {killed['of_lighthouse']}"],
+            [
+                f"{name}: kills, of each replica; of the lighthouse",
+                f"{killed['kills']}: {by}; {killed['of_lighthouse']}",
+            ],
             ["the run ended", "yes" if found["ended"] else "no"],
             ["of the samples that it would have learnt from undisturbed", f"{100 * found['goodput']:.0f} %"],
             ["the longest time in which no replica ended a minibatch; undisturbed", _silences(found)],

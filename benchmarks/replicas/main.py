@@ -32,6 +32,8 @@ REPLICAS, SEEDS = 2, 3
 PARTS = ("fashion", "characters", "bytes", "time", "none")
 #: recipe → (epochs, minibatches of a replica between averagings)
 LENGTHS = {"fashion": (20, 100), "characters": (1, 100)}
+#: of char-gpt, whose runs take minutes, these seeds and rows alone, unless others are named
+FEW_SEEDS = 2
 #: a replica waits for the other as long as it takes, so that no averaging is missed on a busy machine
 PATIENT = {"replicas_wait_s": 120.0}
 #: minibatches of each replica that are timed, after those of a first averaging; of the bytes
@@ -64,6 +66,7 @@ ROWS = {
 }
 #: which row each is held against, seed by seed
 AGAINST = {TWO: ALONE, OWN: ALONE, OUTER: ALONE, EXACT_TWO: EXACT}
+FEW = [ALONE, TWO, OWN]
 
 
 def run(row: Row, recipe: str, length: int, seed: int, options: dict[str, Any], warm_up: int = 0) -> list[Run]:
@@ -87,7 +90,7 @@ def run(row: Row, recipe: str, length: int, seed: int, options: dict[str, Any], 
         return [json.loads(each.read_text()) for each in found]
 
 
-def metric(path: Path, recipe: str, rows: list[str], args: argparse.Namespace) -> None:
+def metric(path: Path, recipe: str, rows: list[str], seeds: int, args: argparse.Namespace) -> None:
     """The final metric of every row, paired by seed."""
     epochs, every = args.epochs or LENGTHS[recipe][0], args.every or LENGTHS[recipe][1]
     options = {"replicas_every": every, "replicas_dtype": "int8", **PATIENT, **args.options}
@@ -102,7 +105,7 @@ def metric(path: Path, recipe: str, rows: list[str], args: argparse.Namespace) -
         }
 
     settings = {"recipe": recipe, "epochs": epochs, **options}
-    wanted = [(row, seed) for seed in range(args.seeds) for row in rows]
+    wanted = [(row, seed) for seed in range(seeds) for row in rows]
     train_missing(path, CLAIM, recipe, settings, wanted, call, metric_summary, again=args.again)
 
 
@@ -177,9 +180,9 @@ def time_summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="of the final metric")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--rounds", type=int, default=7, help="of the times")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), help="of the final metric")
+    parser.add_argument("--seeds", type=int, help=f"{SEEDS} without it, of char-gpt {FEW_SEEDS}")
+    parser.add_argument("--rounds", type=int, default=5, help="of the times")
     parser.add_argument("--turns", type=int, default=60, help="of the step without replicas")
     parser.add_argument("--base", default=without.BASE, help="the commit before replicas")
     parser.add_argument("--epochs", type=int, help="of the final metric, for a quick look; needs --out")
@@ -193,7 +196,10 @@ def main() -> None:
     path = args.out or HERE / "results" / "replicas.json"
     for part in args.parts:
         if part in LENGTHS:
-            metric(path, part, args.rows, args)
+            few = part == "characters"
+            metric(
+                path, part, args.rows or (FEW if few else list(ROWS)), args.seeds or (FEW_SEEDS if few else SEEDS), args
+            )
         elif part == "bytes":
             sent(path, args)
         elif part == "time":
