@@ -31,12 +31,12 @@ class Kill:
     at: float = 0.0
 
 
-def planned(kills: int, minibatches: int, replicas: int, workers: int, draw: random.Random) -> list[Kill]:
-    """So many kills: all replicas and the lighthouse as often, every worker as often, some in a start."""
+def planned(kills: int, last: int, replicas: int, workers: int, draw: random.Random) -> list[Kill]:
+    """So many kills up to a last minibatch: all replicas and the lighthouse as often, every worker as often, some in a start."""
     victims = [(i % (2 * replicas + 1)) // 2 for i in range(kills)]  # the lighthouse half as often as a replica
     victims = [LIGHTHOUSE if each == replicas else each for each in victims]
     draw.shuffle(victims)
-    places = sorted(draw.randrange(minibatches // 50, minibatches * 47 // 50) for _ in victims)
+    places = sorted(draw.randrange(last // 50, last) for _ in victims)
     found: list[Kill] = []
     for victim, place in zip(victims, places, strict=True):
         again = bool(found) and found[-1].victim != LIGHTHOUSE and victim != LIGHTHOUSE and draw.random() < 0.15
@@ -62,8 +62,12 @@ def child_named(word: str) -> int | None:
 class Killer(threading.Thread):
     """Carries the kills out, in order, until all are done or `over` is set."""
 
-    def __init__(self, folder: Path, kills: list[Kill], replicas: int, workers: int, draw: random.Random) -> None:
+    def __init__(
+        self, folder: Path, kills: list[Kill], last: int, replicas: int, workers: int, draw: random.Random
+    ) -> None:
         super().__init__(name="killer", daemon=True)
+        #: the minibatch after which nobody is killed, so that who was can come back before the others have ended
+        self.last = last
         self.folder, self.kills, self.replicas, self.workers, self.draw = folder, kills, replicas, workers, draw
         self.over = threading.Event()
         self._last_pid = 0
@@ -76,6 +80,8 @@ class Killer(threading.Thread):
             elif not self._until(lambda kill=kill: self._ready(kill)):  # type: ignore[misc]
                 return
             self.over.wait(self.draw.uniform(0.0, 0.2))
+            if max(self._last(index)[1] for index in range(self.replicas)) > self.last:
+                return
             pid = self._pid(kill)
             if self.over.is_set() or pid is None:
                 continue

@@ -29,6 +29,8 @@ CLAIM = "replicas that are killed"
 REPLICAS, SEEDS, KILLS = 3, 4, 60
 #: seconds of the run for each kill: a start, and the time that the others need to notice
 EACH_S = 11.0
+#: seconds at the run's end in which nobody is killed any more
+CALM_S = 40.0
 #: seconds that a minibatch takes at least, so that three replicas need less than two cores, as on three hosts
 PACE_S = 0.04
 BATCH_SIZE, EVERY, EPOCHS = 32, 50, 16
@@ -38,12 +40,12 @@ GOODPUT, SILENCE_S = 0.8, 6.0
 REFERENCE_S = 60.0
 
 
-def run(spec: dict[str, Any], workers: int, kills: list[Kill], draw: random.Random) -> dict[str, Any]:
+def run(spec: dict[str, Any], workers: int, kills: list[Kill], last: int, draw: random.Random) -> dict[str, Any]:
     """One run, disturbed as planned, and what its replicas have noted."""
     said: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        killer = Killer(folder, kills, REPLICAS, workers, draw)
+        killer = Killer(folder, kills, last, REPLICAS, workers, draw)
         killer.start()
         command = [sys.executable, str(HERE / "worker.py"), json.dumps(spec), scratch]
         failed = ""
@@ -130,12 +132,13 @@ def measure(path: Path, workers: int, args: argparse.Namespace) -> list[str]:
     if "paced" not in entry:
         keep("busy", busy())
         short = REPLICAS * round(args.reference / PACE_S)
-        keep("paced", run({**spec, "epochs": 1, "minibatches": short}, workers, [], draw))
+        keep("paced", run({**spec, "epochs": 1, "minibatches": short}, workers, [], 0, draw))
     if "killed" not in entry:
-        keep("killed", run(spec, workers, planned(args.kills, length, REPLICAS, workers, draw), draw))
+        last = length - round(CALM_S / PACE_S)
+        keep("killed", run(spec, workers, planned(args.kills, last, REPLICAS, workers, draw), last, draw))
     for seed in range(args.seeds):
         if str(seed) not in entry["undisturbed"]:
-            found = run({**spec, "seed": seed, "pace_s": 0.0}, workers, [], draw)
+            found = run({**spec, "seed": seed, "pace_s": 0.0}, workers, [], 0, draw)
             keep("undisturbed", {**entry["undisturbed"], str(seed): {"value": found["value"]}})
     print(json.dumps(entry["summary"], indent=1), flush=True)
     return missed(name, entry)
