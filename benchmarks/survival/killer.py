@@ -32,7 +32,7 @@ class Kill:
 
 
 def planned(kills: int, last: int, replicas: int, workers: int, draw: random.Random) -> list[Kill]:
-    """So many kills up to a last minibatch: all replicas and the lighthouse as often, every worker as often, some in a start."""
+    """So many kills up to a last minibatch, spread over replicas, their workers and the lighthouse, some in a start."""
     victims = [(i % (2 * replicas + 1)) // 2 for i in range(kills)]  # the lighthouse half as often as a replica
     victims = [LIGHTHOUSE if each == replicas else each for each in victims]
     draw.shuffle(victims)
