@@ -51,7 +51,7 @@ def replicas_none() -> str:
 def survival() -> str:
     rows = []
     for name, entry in load("survival")["entries"].items():
-        if "summary" not in entry:
+        if not entry["undisturbed"] or "summary" not in entry:
             continue
         found, killed = entry["summary"], entry["killed"]
         by = ", ".join(str(count) for count in killed["of_replica"])
