@@ -26,9 +26,9 @@ from syngrad.launch.replica_launcher import launch_replicas  # noqa: E402
 from syngrad.results import environment  # noqa: E402
 
 CLAIM = "replicas that are killed"
-REPLICAS, SEEDS, KILLS = 3, 4, 60
+REPLICAS, SEEDS, KILLS = 3, 3, 60
 #: seconds of the run for each kill: a start, and the time that the others need to notice
-EACH_S = 11.0
+EACH_S = 14.0
 #: seconds at the run's end in which nobody is killed any more
 CALM_S = 40.0
 #: seconds that a minibatch takes at least, so that three replicas need less than two cores, as on three hosts
