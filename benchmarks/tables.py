@@ -13,6 +13,7 @@ from typing import Any
 import tables_planner
 import tables_processes
 import tables_recurrent
+import tables_replicas
 import tables_reproduce
 import tables_scale
 import tables_summary
@@ -307,6 +308,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **tables_planner.TABLES,
     **tables_processes.TABLES,
     **tables_recurrent.TABLES,
+    **tables_replicas.TABLES,
     **tables_reproduce.TABLES,
     **tables_scale.TABLES,
 }

@@ -121,6 +121,8 @@ def main() -> None:
     die_with_parent()
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     index = os.environ["REPLICA_GROUP_ID"]
+    if index in json.loads(sys.argv[2]).get("killed_early", []) and os.environ["SYNGRAD_REPLICA_ATTEMPT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
     settings = {**settings, **settings.get("differs", {}).get(index, {})}
     try:
         left = run(settings, folder)

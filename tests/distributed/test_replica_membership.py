@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests._support.training import one_line
+from tests._support.worker_programs import await_
 
 from syngrad.errors import ConfigError, LinkError
 from syngrad.launch.lighthouse import lighthouse
@@ -26,9 +29,9 @@ LONG_S = 30.0
 
 @contextmanager
 def members(*identities: dict[str, Any], dead_ms: int = 1500) -> Iterator[list[Membership]]:
-    with lighthouse(LOOPBACK, join_ms=500, dead_ms=dead_ms) as address:
+    with lighthouse(LOOPBACK, join_ms=500, dead_ms=dead_ms) as meeting:
         made = [
-            Membership(Place(index, len(identities), address), identity, f"127.0.0.1:{index + 1}")
+            Membership(Place(index, len(identities), meeting.address), identity, f"127.0.0.1:{index + 1}")
             for index, identity in enumerate(identities)
         ]
         try:
@@ -63,13 +66,14 @@ def test_all_that_live_meet_in_the_order_of_their_numbers() -> None:
             assert found[0].step == step
             assert (found[0].source, found[0].healing) == (0, [1, 2] if step == 0 else [])
             for each in those:
-                each.step = step + 1
+                each.step, each.last = step + 1, found[0].own_key
 
 
 def test_one_that_is_behind_takes_the_state_of_one_that_is_not() -> None:
     with members({}, {}, {}) as those:
         met(*those)
-        those[1].step = those[2].step = 7
+        for each in those[1:]:
+            each.step, each.last = 7, "the seventh"
         found = met(*those)
         assert (found[0].step, found[0].source, found[0].healing) == (7, 1, [0])
 
@@ -126,8 +130,8 @@ def test_a_lighthouse_that_is_not_there_is_one_line() -> None:
 
 
 def test_so_is_one_that_is_lost() -> None:
-    with lighthouse(LOOPBACK) as address:
-        one = Membership(Place(0, 1, address), {}, "")
+    with lighthouse(LOOPBACK) as meeting:
+        one = Membership(Place(0, 1, meeting.address), {}, "")
     try:
         one.ask()
         with pytest.raises(LinkError, match="is lost") as caught:
@@ -135,3 +139,33 @@ def test_so_is_one_that_is_lost() -> None:
         one_line(caught)
     finally:
         one.close()
+
+
+def test_they_meet_again_at_one_that_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the client that each has: it finds the new one at the same address."""
+    monkeypatch.setattr("syngrad.launch.lighthouse.AGAIN_S", 0.0)
+    with lighthouse(LOOPBACK, join_ms=500, dead_ms=1500) as meeting:
+        one, two = (Membership(Place(index, 2, meeting.address), {}, "") for index in range(2))
+        try:
+            met(one, two)
+            one.ask()
+            assert not meeting.again()
+            os.kill(meeting.pid, signal.SIGKILL)
+            with pytest.raises(LinkError, match="is lost"):
+                one.quorum(LONG_S)
+            address = meeting.address
+            await_(meeting.again)
+            assert meeting.address == address
+            assert [each.rank for each in met(one, two)] == [0, 1]
+        finally:
+            one.close()
+            two.close()
+
+
+def test_one_that_has_waited_long_enough_begins_for_all() -> None:
+    with members({}, {}) as (one, two):
+        found = met(one, two)
+        assert not any(each.may_begin(3) for each in found)
+        two.late = True
+        found = met(one, two)
+        assert all(each.may_begin(3) for each in found)

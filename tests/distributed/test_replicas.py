@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,8 @@ def test_every_worker_averages_its_stages_with_the_same_of_the_others(tmp_path: 
                 torch.testing.assert_close(value, other, rtol=1e-9, atol=1e-11)
     assert same(*two)
     assert two[1]["replica"]["healed"] == 1
+    # all that its workers have sent, each in whole blocks
+    assert two[0]["replica"]["bytes_sent"] >= one[0]["replica"]["bytes_sent"]
 
 
 def test_a_killed_worker_takes_its_replica_with_it_and_no_other(tmp_path: Path) -> None:
@@ -199,18 +203,65 @@ def test_a_run_goes_on_with_another_number_of_replicas_and_workers(tmp_path: Pat
     assert [each["minibatches"] for each in found] == [10 + 1 + 8] * 3
 
 
-def test_without_a_lighthouse_each_trains_on_alone(tmp_path: Path) -> None:
+@contextmanager
+def without_a_lighthouse(tmp_path: Path, again: bool) -> Iterator[None]:
+    """Inside it the lighthouse is killed once the run has begun; `again`: whenever it is there."""
+    over = threading.Event()
+
     def kill() -> None:
         await_(lambda: (tmp_path / "noted.0").exists())
-        for pid, command in child_processes().items():
-            if "LighthouseServer" in command:
-                os.kill(pid, signal.SIGKILL)
+        while not over.wait(0.01):
+            for pid, command in child_processes().items():
+                if "LighthouseServer" in command:
+                    os.kill(pid, signal.SIGKILL)
+                    if not again:
+                        return
 
     killing = threading.Thread(target=kill)
     killing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killing.join()
+
+
+LOST = "the lighthouse was lost; it is started again"
+
+
+def test_without_a_lighthouse_each_trains_on_alone(tmp_path: Path) -> None:
     settings = {"replicas": {"every": 5}, "batches": 60, "noted": {"0": 21}, "slow": {"0": 0.01, "1": 0.01}}
-    (first, second), said = launched(tmp_path, 2, settings)
-    killing.join()
-    assert said == []
+    with without_a_lighthouse(tmp_path, again=True):
+        (first, second), said = launched(tmp_path, 2, settings)
+    assert set(said) <= {LOST}
     assert [first["minibatches"], second["minibatches"]] == [60, 60]
     assert not same(first, second)
+
+
+def test_a_lighthouse_that_is_lost_is_started_again(tmp_path: Path) -> None:
+    """Whoever meets there first may average alone; they are in step again when the epoch ends."""
+    slow = {"0": 0.01, "1": 0.01}
+    settings = {"replicas": {"every": 5, "wait_s": 20.0}, "batches": 100, "noted": {"0": 21}, "slow": slow}
+    with without_a_lighthouse(tmp_path, again=False):
+        (first, second), said = launched(tmp_path, 2, settings)
+    assert said == [LOST]
+    assert [first["minibatches"], second["minibatches"]] == [100, 100]
+    for each in (first, second):  # who was healed in the middle keeps its own count of minibatches
+        del each["model"]["1.num_batches_tracked"]
+    assert same(first, second)
+    assert first["metrics"] == second["metrics"]
+
+
+def test_one_that_never_comes_is_waited_for_no_longer_than_was_said(tmp_path: Path) -> None:
+    settings = {"replicas": {"every": 5, "start_wait_s": 1.0}}
+    (alone,), said = launched(tmp_path, 1, settings, environment={"NUM_REPLICA_GROUPS": "2"})
+    assert said == []
+    assert alone["minibatches"] == 12
+    assert 1.0 <= alone["seconds"] < 30.0
+
+
+def test_one_that_was_killed_before_the_run_began_begins_with_the_others(tmp_path: Path) -> None:
+    (first, second), said = launched(tmp_path, 2, {"replicas": {"every": 3, **TOGETHER}, "killed_early": ["1"]})
+    assert len(said) == 1
+    assert [first["minibatches"], second["minibatches"]] == [12, 12]
+    assert same(first, second)

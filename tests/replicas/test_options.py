@@ -28,6 +28,7 @@ from syngrad.trainer.options import Options
         ({"every": 10, "fragments": 3}, "replicas_every=10 minibatches cannot be divided among replicas_fragments=3"),
         ({"every": 8, "fragments": 4, "delay": 2}, "replicas_delay=2 is as long as the 2 minibatches"),
         ({"wait_s": -1}, "replicas_wait_s must be a finite number of at least 0"),
+        ({"start_wait_s": None}, "replicas_start_wait_s must be a finite number of at least 0, got None"),
         ({"timeout_s": 0}, "replicas_timeout_s must be above 0"),
     ],
 )

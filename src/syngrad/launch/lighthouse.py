@@ -1,7 +1,12 @@
-"""torchft's lighthouse in a process of its own, for as long as a launch lasts: the place where replicas meet."""
+"""torchft's lighthouse in a process of its own, for as long as a launch lasts: the place where replicas meet.
+
+It knows nothing that the replicas do not tell it anew, so one that was lost is started again at the same address.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +17,8 @@ from syngrad.replicas.native_library import ended, started
 JOIN_MS = 30_000
 #: milliseconds without a sign of life after which a replica counts as dead
 DEAD_MS = 5_000
+#: seconds between two tries to start it again
+AGAIN_S = 1.0
 
 _PROGRAM = """
 found = torchft.LighthouseServer(
@@ -23,9 +30,8 @@ os._exit(0)
 """
 
 
-@contextmanager
-def lighthouse(host: str, *, join_ms: int = JOIN_MS, dead_ms: int = DEAD_MS) -> Iterator[str]:
-    """Inside it there is one; its address, as in "http://127.0.0.1:29510". It ends when this process does.
+class Lighthouse:
+    """One at work.
 
     Args:
         host: this host's address, as the replicas reach it; nobody else is listened to.
@@ -34,15 +40,56 @@ def lighthouse(host: str, *, join_ms: int = JOIN_MS, dead_ms: int = DEAD_MS) -> 
 
     Raises:
         ConfigError: where torchft is not installed.
-        LinkError: where the lighthouse does not start.
+        LinkError: where it does not start.
     """
-    running = started(_PROGRAM, f"{host}:0", str(join_ms), str(dead_ms))
-    assert running.stdout is not None
-    try:
+
+    def __init__(self, host: str, join_ms: int = JOIN_MS, dead_ms: int = DEAD_MS) -> None:
+        self._host, self._settings = host, (str(join_ms), str(dead_ms))
+        self._tried = time.monotonic()
+        self._process, self.port = self._started(0)
+
+    def _started(self, port: int) -> tuple[subprocess.Popen[bytes], int]:
+        running = started(_PROGRAM, f"{self._host}:{port}", *self._settings)
+        assert running.stdout is not None
         said = running.stdout.readline().decode().strip()
-        port = said.rpartition(":")[2]
-        if not port.isdecimal():
-            raise LinkError(f"torchft's lighthouse does not start at {host} (it says {said!r:.80})")
-        yield f"http://{host}:{port}"
+        found = said.rpartition(":")[2]
+        if not found.isdecimal():
+            ended(running)
+            raise LinkError(f"torchft's lighthouse does not start at {self._host} (it says {said!r:.80})")
+        return running, int(found)
+
+    @property
+    def address(self) -> str:
+        """As in "http://127.0.0.1:29510"."""
+        return f"http://{self._host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    def again(self) -> bool:
+        """Start it again if it has ended; whether it was: where its port is taken, it is tried again later."""
+        if self._process.poll() is None or time.monotonic() < self._tried + AGAIN_S:
+            return False
+        self._tried = time.monotonic()
+        ended(self._process)
+        try:
+            self._process, _ = self._started(self.port)
+        except LinkError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End it."""
+        ended(self._process)
+
+
+@contextmanager
+def lighthouse(host: str, *, join_ms: int = JOIN_MS, dead_ms: int = DEAD_MS) -> Iterator[Lighthouse]:
+    """Inside it there is one; it ends when this process does. See :class:`Lighthouse`."""
+    made = Lighthouse(host, join_ms, dead_ms)
+    try:
+        yield made
     finally:
-        ended(running)
+        made.close()

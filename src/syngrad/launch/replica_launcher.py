@@ -1,7 +1,8 @@
-"""Starts the replicas of a run on this host, each anew when it dies while the others train on, and ends them all.
+"""Starts the replicas of a run on this host, and each anew when it dies while the others train on; ends them all.
 
 A replica of one worker is that process; one of several is a launcher of its own (launch/launcher.py), which starts
-its workers again together. The run is what the first replica makes of it: it alone writes and says things.
+its workers again together. The lighthouse, at which they meet, is started again as they are. The run is what the first
+replica makes of it: it alone writes and says things.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from syngrad.errors import ConfigError, LinkError, SyngradError, first_line
 from syngrad.launch import fork_server
-from syngrad.launch.lighthouse import DEAD_MS, JOIN_MS, lighthouse
+from syngrad.launch.lighthouse import DEAD_MS, JOIN_MS, Lighthouse, lighthouse
 from syngrad.launch.parent_death import LAUNCHER, die_with_parent
 from syngrad.launch.worker_processes import WorkerProcesses, scratch
 from syngrad.links.world import LOOPBACK
@@ -91,16 +92,17 @@ def launch_replicas(
         ConfigError: Where torchft is not installed.
         KeyboardInterrupt: After Ctrl-C, SIGTERM or the like, once they are gone.
     """
-    with scratch() as folder, lighthouse(LOOPBACK, join_ms=join_ms, dead_ms=dead_ms) as address:
+    with scratch() as folder, lighthouse(LOOPBACK, join_ms=join_ms, dead_ms=dead_ms) as meeting:
         common = {
             **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
             # torch prints a trace of its own for every replica that is lost; what becomes of it is a line of ours
             "TORCH_CPP_LOG_LEVEL": "FATAL",
-            LIGHTHOUSE: address,
+            LIGHTHOUSE: meeting.address,
             COUNT: str(replicas),
             **(environment or {}),
         }
-        launch = _Launch(list(command), workers, restarts, threads, folder, common, say or (lambda line: None))
+        heard = say or (lambda line: None)
+        launch = _Launch(list(command), workers, restarts, threads, folder, common, meeting, heard)
         with launch.interruptible(grace_s):
             try:
                 launch.run([Replica(index) for index in range(replicas)], after_s)
@@ -119,8 +121,10 @@ class _Launch:
         threads: int,
         folder: Path,
         common: Mapping[str, str],
+        meeting: Lighthouse,
         say: Callable[[str], None],
     ) -> None:
+        self.meeting = meeting
         self.command, self.workers, self.restarts, self.threads = command, workers, restarts, threads
         self.folder, self.common, self.say = folder, common, say
         self.processes = WorkerProcesses()
@@ -136,6 +140,8 @@ class _Launch:
         ended_at = float("inf")
         while any(each.process is not None for each in replicas):
             time.sleep(CHECK_S)
+            if self.interrupted is None and self.meeting.again():
+                self.say("the lighthouse was lost; it is started again")
             for each in replicas:
                 code = None if each.process is None else each.process.poll()
                 if code is None:

@@ -32,6 +32,8 @@ SHARE, LEAST_S = 0.25, 1.0
 TOGETHER_S = 5.0
 #: seconds between two looks for replicas that have not come yet
 LOOK_S = 0.1
+#: and until the lighthouse is asked again where it was lost
+AGAIN_S = 1.0
 #: seconds that a joiner waits for it
 FOREVER_S = 86_400.0
 
@@ -53,7 +55,7 @@ class Report:
     Args:
         replica: this one's number.
         averagings: that it took part in.
-        bytes_sent: to other replicas, by this worker.
+        bytes_sent: to other replicas, by all workers of this one.
         waited_s: seconds for which training stood still.
         healed: how often it took another one's state.
         missed: how often the others did not come in time, or one was lost on the way.
@@ -74,10 +76,12 @@ class UnderWay:
     Args:
         until: the minibatch after which it has to be done.
         step: the averagings before it.
+        key: what tells it from every other.
     """
 
     until: int
     step: int
+    key: str
 
 
 class Averaging:
@@ -107,6 +111,10 @@ class Averaging:
         self._under_way: UnderWay | None = None
         self._warned = False
         self._last = time.monotonic()
+        #: when the lighthouse is asked again, after it was lost
+        self._again = float("inf")
+        #: whether all were where everything is averaged, the last time that one was
+        self._all_whole = False
 
     def join(self, count: int, within_s: float) -> None:
         """Meet the others for the first time: all of them where the run begins, those that live where it goes on.
@@ -116,23 +124,31 @@ class Averaging:
             within_s: after so many seconds it begins with those that have come.
 
         Raises:
-            LinkError: where the lighthouse is lost, or where this one was started again and nobody is left to heal
+            LinkError: where the lighthouse stays lost, or where this one was started again and nobody is left to heal
                 from.
         """
         deadline = time.monotonic() + within_s
         while True:
+            self.membership.late = time.monotonic() >= deadline
             self._ask()
-            quorum = self.membership.quorum(FOREVER_S)  # those that live may be long in coming to their next averaging
+            try:
+                # those that live may be long in coming to their next averaging
+                quorum = self.membership.quorum(FOREVER_S)
+            except LinkError as error:
+                if self.membership.late:
+                    raise
+                self._say(f"{error}; this replica waits for it")
+                time.sleep(LOOK_S)
+                continue
             if quorum is None:
                 raise LinkError(f"{self.membership.place.name} has waited in vain for an averaging of the others")
-            if quorum.step == 0 and self.membership.place.attempt > 0:
+            all_or_late = self.membership.late or len(quorum.participants) >= count
+            if all_or_late and quorum.step == 0 and not quorum.some_begin:
                 raise LinkError(
                     f"{self.membership.place.name} was started again, and no replica is left to take its state from; "
                     "go on from a checkpoint, if there is one"
                 )
-            late = time.monotonic() > deadline
-            ready = quorum.step > 0 or len(quorum.participants) >= count or late
-            if ready and self._average(quorum, 0, whole=False, now=True):
+            if quorum.may_begin(count) and self._average(quorum, 0, whole=False, now=True):
                 return
             time.sleep(LOOK_S)
 
@@ -147,15 +163,20 @@ class Averaging:
             self._ask()
             if not self._look(minibatch, self._patience_s()):
                 self.report.missed += 1
+        elif time.monotonic() >= self._again:  # at once: the others may be in step, and this one is not to be behind
+            self._ask()
 
     def together(self, minibatch: int) -> bool:
-        """Average all of it now, as the others do at this place too; False where they do not come for too long."""
+        """Average all of it now, as the others do at this place too; False where they do not come for too long.
+
+        One that comes here while another is not yet so far averages with that one as often as it comes, until both are.
+        """
         if self._under_way is not None:
             self._conclude(late=True)
         deadline = time.monotonic() + self._patience_s(TOGETHER_S)
         while True:
             self._ask()
-            if self._look(minibatch, max(deadline - time.monotonic(), 0.0), whole=True):
+            if self._look(minibatch, max(deadline - time.monotonic(), 0.0), whole=True) and self._all_whole:
                 return True
             if time.monotonic() >= deadline:
                 self.report.missed += 1
@@ -168,6 +189,7 @@ class Averaging:
         return max(SHARE * (time.monotonic() - self._last), least_s)
 
     def _ask(self) -> None:
+        self._again = float("inf")
         self.membership.group = self.own.group.key
         self.membership.ask()
 
@@ -178,6 +200,7 @@ class Averaging:
             quorum = self.membership.quorum(wait_s)
         except LinkError as error:
             self._say(f"{error}; this replica trains on alone until it is back")
+            self._again = time.monotonic() + AGAIN_S
             return False
         finally:
             self.report.waited_s += time.monotonic() - began
@@ -201,7 +224,7 @@ class Averaging:
         else:
             self.others.tell("average", {"quorum": quorum.to_plain(), "whole": whole})
             self.own.begin(quorum, whole=whole)
-            self._under_way = UnderWay(minibatch + self.options.delay, quorum.step)
+            self._under_way = UnderWay(minibatch + self.options.delay, quorum.step, quorum.own_key)
             if self.options.delay and not (whole or now):
                 return True
             return self._conclude(late=False)
@@ -212,7 +235,9 @@ class Averaging:
         """Whether any of them is where all is to be averaged."""
         self.own.group.enter(quorum)
         said = torch.tensor([float(whole)], dtype=torch.float64).view(torch.uint8)
-        return any(each.view(torch.float64).item() for each in self.own.group.all_gather(said))
+        wholes = [bool(each.view(torch.float64).item()) for each in self.own.group.all_gather(said)]
+        self._all_whole = all(wholes)
+        return any(wholes)
 
     def _heal(self, quorum: Quorum) -> None:
         """Have those that are behind take the state of one that is not."""
@@ -238,7 +263,7 @@ class Averaging:
         if not commit:
             self._lost(self.own.lost or LinkError("another worker of this replica has lost one"))
             return False
-        self.membership.step = under_way.step + 1
+        self.membership.step, self.membership.last = under_way.step + 1, under_way.key
         self.report.averagings += 1
         self._last, self._warned = time.monotonic(), False
         return True
@@ -255,5 +280,5 @@ class Averaging:
         self._warned = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return {**asdict(self.report), "bytes_sent": self.own.bytes_sent}
+        """The report as plain data; the other workers are asked what they have sent."""
+        return {**asdict(self.report), "bytes_sent": self.own.bytes_sent + sum(self.others.order("bytes sent"))}

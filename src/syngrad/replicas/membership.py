@@ -86,8 +86,10 @@ class Membership:
         self.name = f"{place.name}:{uuid.uuid4().hex}"
         #: averagings that it has taken part in, as all have counted them
         self.step = 0
-        #: the quorum whose process group it holds
-        self.group = ""
+        #: the quorum of the last of them, and the one whose process group it holds
+        self.last = self.group = ""
+        #: whether it has waited long enough for all to come
+        self.late = False
         self._asked: Future[dict[str, Any]] | None = None
         self._writing, self._closed = threading.Lock(), threading.Event()
         self._client = started(_CLIENT, place.lighthouse, self.name, str(CONNECT_S))
@@ -143,7 +145,8 @@ class Membership:
             return
         self._asked = Future()
         # the client has no room for nested data of every kind, and a text is any
-        data = {"group": self.group, "identity": json.dumps(self.identity, sort_keys=True)}
+        own = {"identity": self.identity, "last": self.last, "begins": self.place.attempt == 0, "late": self.late}
+        data = {"group": self.group, **{name: json.dumps(value, sort_keys=True) for name, value in own.items()}}
         try:
             self._write([self.step, self.store, data])
         except OSError as error:
@@ -190,9 +193,11 @@ def _participant(found: Any) -> Participant:
     try:
         given = dict(data or {})
         identity = dict(json.loads(given.get("identity", "{}")))
+        last, begins, late = (json.loads(given.get(key, "0")) for key in ("last", "begins", "late"))
     except (TypeError, ValueError):
-        given, identity = {}, {}
-    return Participant(str(name), int(step), str(store), str(given.get("group", "")), identity)
+        given, identity, last, begins, late = {}, {}, "", False, False
+    group = str(given.get("group", ""))
+    return Participant(str(name), int(step), str(store), group, identity, str(last or ""), bool(begins), bool(late))
 
 
 def _why(said: Mapping[str, Any]) -> str:

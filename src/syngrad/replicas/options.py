@@ -40,6 +40,9 @@ class Replicas:
         wait_s: seconds, the longest wait for replicas that come later to an averaging, after which training goes on and
             averages when they have come; None for a quarter of the time since the last one, at least a second, and five
             at the end of an epoch.
+        start_wait_s: seconds, the longest wait for all replicas to come where a run begins; it begins with those that
+            have come by then, and one that comes later takes a live one's state. A lighthouse that is lost meanwhile
+            is waited for as long.
         timeout_s: seconds, the longest stop for another replica that is lost while an averaging is under way.
 
     Raises:
@@ -87,6 +90,7 @@ class Replicas:
         ),
     )
     wait_s: float | None = field(default=None, metadata=about(name="replicas_wait_s", recorded=False))
+    start_wait_s: float = field(default=60.0, metadata=about(name="replicas_start_wait_s", recorded=False))
     timeout_s: float = field(default=30.0, metadata=about(name="replicas_timeout_s", recorded=False))
 
     def __post_init__(self) -> None:
@@ -99,8 +103,9 @@ class Replicas:
         if not isinstance(self.estimators, bool):
             raise ConfigError(f"replicas_estimators must be True or False, got {self.estimators!r:.40}")
         object.__setattr__(self, "timeout_s", float(check_positive("replicas_timeout_s", self.timeout_s)))
-        if self.wait_s is not None:
-            object.__setattr__(self, "wait_s", check_not_negative("replicas_wait_s", self.wait_s))
+        for name in ("wait_s", "start_wait_s"):
+            if (seconds := getattr(self, name)) is not None or name == "start_wait_s":
+                object.__setattr__(self, name, check_not_negative(f"replicas_{name}", seconds))
         if self.every % self.fragments:
             raise ConfigError(
                 f"replicas_every={self.every} minibatches cannot be divided among replicas_fragments={self.fragments} "

@@ -17,6 +17,9 @@ class Participant:
         store: host and port of its store.
         group: the quorum whose process group it still holds, "" for none.
         identity: what has to be the same in all.
+        last: what tells the last averaging that it took part in from every other.
+        begins: whether it was not started again: it may begin a run where nobody has a state.
+        late: whether it has waited long enough for all to come where a run begins.
     """
 
     name: str
@@ -24,6 +27,9 @@ class Participant:
     store: str
     group: str
     identity: dict[str, Any]
+    last: str = ""
+    begins: bool = True
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,25 @@ class Quorum:
 
     @property
     def healing(self) -> list[int]:
-        """The places of those that take its state: they are behind; before the first averaging, all others."""
+        """The places of those that take its state: not in its last averaging; before the first, all others."""
+        last = self.participants[self.source].last
         return [
             place
             for place, participant in enumerate(self.participants)
-            if place != self.source and (participant.step < self.step or self.step == 0)
+            if place != self.source and (participant.last != last or self.step == 0)
         ]
+
+    def may_begin(self, count: int) -> bool:
+        """Whether so many replicas meet here, or go on without those that are missing: all who are in it agree."""
+        if self.step:
+            return True
+        late = any(participant.late for participant in self.participants)
+        return self.some_begin and (late or len(self.participants) >= count)
+
+    @property
+    def some_begin(self) -> bool:
+        """Whether one of them was not started again."""
+        return any(participant.begins for participant in self.participants)
 
     @property
     def kept(self) -> bool:
@@ -76,13 +95,16 @@ class Quorum:
         return {
             "key": self.key,
             "rank": self.rank,
-            "participants": [[each.name, each.step, each.store, each.group] for each in self.participants],
+            "participants": [[each.name, each.step, each.store, each.group, each.last] for each in self.participants],
         }
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Quorum:
         """What :meth:`to_plain` was taken of."""
-        found = [Participant(str(a), int(b), str(c), str(d), {}) for a, b, c, d in plain["participants"]]
+        found = [
+            Participant(str(name), int(step), str(store), str(group), {}, str(last))
+            for name, step, store, group, last in plain["participants"]
+        ]
         return cls(str(plain["key"]), found, int(plain["rank"]), 0.0)
 
     @property

@@ -156,6 +156,7 @@ class StageAveraging:
             "exchanged": lambda _: self.exchanged(),
             "outer": lambda _: self.values.state(),
             "take outer": self.take,
+            "bytes sent": lambda _: self.bytes_sent,
             "conclude": lambda given: self.conclude(bool(given["commit"]), late=bool(given["late"])),
         }
 

@@ -37,9 +37,6 @@ from syngrad.trainer.loaders import LoaderPosition, length, readable_once
 from syngrad.trainer.session import Session
 from syngrad.trainer.workers import Workers
 
-#: seconds that the replicas of a run may take to come; it begins without those that take longer
-MEET_S = 300.0
-
 
 class ReplicaRun:
     """See above.
@@ -124,7 +121,7 @@ class ReplicaRun:
                 return {"model": model, "state": state, "fit": fit()}
 
         self._averaging = Averaging(self.options, own, workers.control, membership, capture, self._restore)
-        self._averaging.join(self.place.count, MEET_S)
+        self._averaging.join(self.place.count, self.options.start_wait_s)
         self._joined = True
         taken, self._taken = self._taken, None
         return taken
