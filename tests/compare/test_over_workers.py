@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from syngrad.compare.over_workers import ROWS, WorkersComparison
@@ -65,3 +67,30 @@ def test_a_row_that_fails_has_the_metric_of_all(monkeypatch: pytest.MonkeyPatch)
     failed, done = WorkersComparison("regression", 2, ["alone", "synthetic"]).run()
     assert failed.status == "failed: its process is gone"
     assert (failed.metric, failed.higher_is_better) == (done.metric, done.higher_is_better)
+
+
+def made_of(peaks: dict[str, int]) -> Callable[..., Row]:
+    def made(self: WorkersComparison, label: str, seed: int, hosts: object) -> Row:
+        return Row(label, "", seed, metric="mse", higher_is_better=False, peak_memory_bytes=peaks[label] << 20)
+
+    return made
+
+
+def test_a_row_with_more_memory_than_there_may_be_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkersComparison, "_row", made_of({"alone": 401, "synthetic": 400}))
+    large, fits = WorkersComparison("regression", 2, ["alone", "synthetic"], memory=400).run()
+    assert large.status == "does not fit: its largest process had 401 MiB"
+    assert large.peak_memory_bytes == 401 << 20
+    assert fits.ok
+
+
+def test_where_no_row_fits_the_least_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkersComparison, "_row", made_of({"alone": 401, "synthetic": 300}))
+    with pytest.raises(ConfigError, match="no row fits memory=200 MiB: the least has 300 MiB; give that or more"):
+        WorkersComparison("regression", 2, ["alone", "synthetic"], memory=200).run()
+
+
+@pytest.mark.parametrize("memory", [0, -3.0, float("nan")])
+def test_what_is_no_memory(memory: float) -> None:
+    with pytest.raises(ConfigError, match="memory must be above 0"):
+        WorkersComparison("regression", 2, memory=memory)

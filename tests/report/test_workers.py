@@ -112,11 +112,19 @@ def test_the_row_spoken_of_is_the_fastest_that_loses_little() -> None:
 
 
 def test_averaging_now_and_then_is_held_apart() -> None:
-    rows = [*three(300.0, 150.0), worker_rows.row("ddp:periodic(every=16)", rate=600.0)]
-    made = told(rows)
-    assert made.pays == "partly"
-    assert "2.00 × the fastest that shares every minibatch's update (ddp)" in made.text
-    assert "0.50 × the fastest that averages models now and then (ddp:periodic(every=16))" in made.text
+    for rare in ("ddp:periodic(every=16)", "diloco(every=64)"):
+        made = told([*three(300.0, 150.0), worker_rows.row(rare, rate=600.0)])
+        assert made.pays == "partly"
+        assert "2.00 × the fastest that shares every minibatch's update (ddp)" in made.text
+        assert f"0.50 × the fastest that averages models now and then ({rare})" in made.text
+
+
+def test_what_does_not_fit_is_no_rival() -> None:
+    large = worker_rows.row("ddp", rate=900.0, status="does not fit: its largest process had 500 MiB")
+    made = told([*three(300.0, 150.0)[:1], large, *three(300.0, 150.0)[2:]])
+    assert made.pays == "yes"
+    assert "ddp does not fit." in made.reasons
+    assert not any("failed" in said for said in made.reasons)
 
 
 def test_the_target_decides_too() -> None:

@@ -33,7 +33,7 @@ _FLAGS = derived(
     },
 )
 #: options that say nothing to one process alone
-OF_WORKERS = ("link", "queue_depth", "message_dtype", "trace")
+OF_WORKERS = ("link", "memory", "queue_depth", "message_dtype", "trace")
 #: every option, in the order of the help
 OPTIONS = {
     "experiment": Option("text", ANY_EXPERIMENT, "fashion-mlp", default="fashion-mlp", argument=True),
@@ -73,6 +73,10 @@ OPTIONS = {
         "ddp:powersgd(rank=4), zb1p (zero bubble), and messages in fewer bits, as in gpipe:bf16, 1f1b:int8.",
     ),
     "link": Option("text", "With --workers: between two emulated hosts, so far apart, as in 20ms,100mbit; needs root."),
+    "memory": Option(
+        "number",
+        "With --workers: MiB that a process may have at most, by its measured peak; rows over it do not fit.",
+    ),
     "answer": Option(
         "flag",
         "All in one, for the machine at hand: in one process, over as many workers as there are cores, and what a plan "
@@ -210,6 +214,7 @@ def over_workers(options: dict[str, Any]) -> int:
         threads=options["threads"],
         target=options["target"],
         link=options["link"],
+        memory=options["memory"],
     )
     return finish(comparison, options["progress"], lambda: _publish_workers(comparison, options))
 

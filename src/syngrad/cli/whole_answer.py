@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from syngrad.report.three_parts import Parts
 
 #: options that only a comparison of rows that the user has chosen takes
-REFUSED = ("methods", "link", "queue_depth", "message_dtype", "trace")
+REFUSED = ("methods", "link", "memory", "queue_depth", "message_dtype", "trace")
 #: rows over workers: the best of each kind of rival, and ours
 ROWS = ("alone", "alone(threads)", "ddp", "1f1b", "delayed", "synthetic:local", "synthetic")
 #: workers that the plan lays out where there is one core: links between two machines are asked about all the same

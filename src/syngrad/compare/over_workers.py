@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from syngrad.checks import check_whole
+from syngrad.checks import check_positive, check_whole
 from syngrad.compare.base import (
     WHICH_IS_BETTER,
     Observer,
@@ -35,19 +35,20 @@ from syngrad.launch.emulated_link import EmulatedHost, emulated, parse_link
 from syngrad.launch.hosts import launched_result
 from syngrad.methods.registry import split_row
 from syngrad.pipeline.options import Distributed
-from syngrad.results import Row, time_to_target
+from syngrad.results import TOO_LARGE, Row, time_to_target
 
 #: what is compared where nobody says; "alone" is back-propagation in one process
 ROWS = ("alone", "alone(threads)", "ddp", "ddp:bf16", "ddp:periodic", "gpipe", "1f1b", "delayed", "synthetic:local",
         "synthetic")  # fmt: skip
 MOST = 64
+MIB = 1 << 20
 KINDS = {name.partition(":")[0] for name in RIVALS}
 
 
 class WorkersComparison:
     """Rows over several workers; `rows` holds what is finished, also after an interrupt.
 
-    A row that fails is kept as "failed: …".
+    A row that fails is kept as "failed: …", one that needs more memory than there may be as "does not fit: …".
 
     Args:
         experiment: A built-in name or path/to/file.py:function.
@@ -61,6 +62,7 @@ class WorkersComparison:
         target: The metric's value whose first crossing is timed.
         link: Two hosts with so much delay and rate between them, as in "20ms,100mbit" (needs root); None for this host
             alone.
+        memory: MiB that a worker may have at most, Python and PyTorch among them; None for any.
         observer: Told how far it is.
 
     Raises:
@@ -81,6 +83,7 @@ class WorkersComparison:
         threads: int = 1,
         target: float | None = None,
         link: str | None = None,
+        memory: float | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.workers = check_whole("workers", workers, 2, MOST)
@@ -92,6 +95,7 @@ class WorkersComparison:
         self.threads, self.observer = threads, observer or Silent()
         self.target = check_target(target, *metric_named(self.experiment), WHICH_IS_BETTER)
         self.link = parse_link(link) if link is not None else None
+        self.memory = None if memory is None else check_positive("memory", memory)
         self.rows: list[Row] = []
         #: of every row of Syngrad's own, by label and seed: the processes' accounts of their time
         self.accounts: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -113,14 +117,25 @@ class WorkersComparison:
                     self.observer.note(f"{label}, seed {seed}")
                     try:
                         row = self._row(label, seed, hosts)
+                        self._weigh(row)
                     except SyngradError as error:
                         failures.append(error)
                         row = self._failed(label, seed, error)
                     self.rows.append(row)
                     self.observer.advance()
-        if failures and not any(row.ok for row in self.rows):
-            raise failures[0]
+        if not any(row.ok for row in self.rows):
+            raise failures[0] if failures else self._none_fits()
         return self.rows
+
+    def _weigh(self, row: Row) -> None:
+        """Mark a row whose largest worker has had more memory than there may be; its figures stay with it."""
+        peak = row.peak_memory_bytes
+        if self.memory is not None and peak is not None and peak > self.memory * MIB:
+            row.status = f"{TOO_LARGE}: its largest process had {peak / MIB:,.0f} MiB"
+
+    def _none_fits(self) -> ConfigError:
+        least = min(row.peak_memory_bytes or 0 for row in self.rows) / MIB
+        return ConfigError(f"no row fits memory={self.memory:g} MiB: the least has {least:,.0f} MiB; give that or more")
 
     def _failed(self, label: str, seed: int, error: SyngradError) -> Row:
         name, better = metric_named(self.experiment)

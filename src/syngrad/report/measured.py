@@ -86,7 +86,8 @@ class Line:
     @property
     def rare(self) -> bool:
         """Whether its workers do not share every minibatch's update, but average their models now and then."""
-        return self.row.method == "ddp" and self.row.estimator.startswith("periodic")
+        periodic = self.row.method == "ddp" and self.row.estimator.startswith("periodic")
+        return periodic or self.row.method.startswith("diloco")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from typing import Any
 from syngrad.report import phrasing
 from syngrad.report.measured import ALL_THREADS, Line, Measured
 from syngrad.report.phrasing import ending, feedback_gain, join, lost, noise, share, signed, size, small, to_target
-from syngrad.results import BACKPROP, Aggregate
+from syngrad.results import BACKPROP, TOO_LARGE, Aggregate
 
 #: a step time within this of backprop's is the same
 SAME_SPEED = 0.03
@@ -270,8 +270,10 @@ def _waiting(subject: Line) -> list[str]:
 
 
 def _failed(m: Measured) -> list[str]:
-    rows = [line.label for line in m.lines if not line.row.ok]
-    return [f"{join(rows)} failed and {'says' if len(rows) == 1 else 'say'} nothing here."] if rows else []
+    large = [line.label for line in m.lines if line.row.status.startswith(TOO_LARGE)]
+    rows = [line.label for line in m.lines if not line.row.ok and line.label not in large]
+    said = [f"{join(large)} {'does' if len(large) == 1 else 'do'} not fit."] if large else []
+    return said + ([f"{join(rows)} failed and {'says' if len(rows) == 1 else 'say'} nothing here."] if rows else [])
 
 
 def bearable(line: Line, m: Measured) -> bool:

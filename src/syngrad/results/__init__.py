@@ -8,12 +8,13 @@ Fields that a run cannot tell are null, never left out.
 from syngrad.results.aggregate import Aggregate, aggregate, interval, mean_spread, student_t
 from syngrad.results.environment import environment
 from syngrad.results.file import SCHEMA, STRUCTURE, check_writable, document, finite, validate, write, write_text
-from syngrad.results.rows import BACKPROP, Row, thinned, time_to_target
+from syngrad.results.rows import BACKPROP, TOO_LARGE, Row, thinned, time_to_target
 
 __all__ = [
     "BACKPROP",
     "SCHEMA",
     "STRUCTURE",
+    "TOO_LARGE",
     "Aggregate",
     "Row",
     "aggregate",

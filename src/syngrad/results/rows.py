@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from syngrad.trainer.history import History
 
 BACKPROP = "backprop"
+#: how the status of a row begins that has run, in more memory than there may be
+TOO_LARGE = "does not fit"
 Point = TypeVar("Point")
 
 
