@@ -95,7 +95,7 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(file: Path, tmp_pa
     assert done.stderr.count("\n") == 1
     assert "rank 1 (stage" in done.stderr
     assert "killed by signal 9" in done.stderr
-    assert "starting again (1 of 3)" in done.stderr
+    assert "starting it again alone (1 of 3)" in done.stderr
     assert "epoch 3/3" in done.stdout
     none = syngrad("train", f"{file}:killed", "--workers", "2", "--restarts", "0", "--no-progress")
     assert none.returncode == 2
