@@ -28,6 +28,7 @@ OPTIONS = {
     "queue_depth",
     "message_dtype",
     "trace",
+    "memory",
     "estimator",
     "stages",
     "cuts",

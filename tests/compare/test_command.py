@@ -57,6 +57,8 @@ def test_a_results_file_is_run_again_from_itself(small: str, tmp_path: Path) -> 
             "estimator": "local",
             "workers": None,
             "link": None,
+            "memory": None,
+            "answer": None,
             "queue_depth": None,
             "message_dtype": None,
             "stages": None,
