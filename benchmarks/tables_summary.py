@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from cells import table
 
+LIVED_ON = "the other process lived on: of single kills; of many"
+
 
 def summary(tables: Mapping[str, Callable[[], str]]) -> str:
     """One line a claim: what `synthetic` reaches with the default estimator, and what it is held against."""
@@ -61,6 +63,11 @@ def summary(tables: Mapping[str, Callable[[], str]]) -> str:
             "50 kills, resumed: tensors the same, bit for bit",
             _alone(tables["resume"](), "tensors of the model that are the same, bit for bit"),
             "all of them",
+        ],
+        [
+            "one of two processes killed: seconds until both train on",
+            _first(_alone(tables["faults"](), "seconds from a single kill until training goes on")),
+            f"the other lived on: {_alone(tables['faults'](), LIVED_ON).split(';')[0]}",
         ],
     ]
     return table(["", "`synthetic`, default estimator", "back-propagation, or the rival named"], rows)
