@@ -13,9 +13,9 @@ class MissingError(Exception):
     """What a table is made of has not been measured yet."""
 
 
-def load(claim: str) -> dict[str, Any]:
-    """A claim's results; raises MissingError."""
-    path = ROOT / "benchmarks" / claim / "results" / f"{claim}.json"
+def load(claim: str, file: str | None = None) -> dict[str, Any]:
+    """A claim's results, or another file of them; raises MissingError."""
+    path = ROOT / "benchmarks" / claim / "results" / f"{file or claim}.json"
     if not path.exists():
         raise MissingError(str(path))
     document: dict[str, Any] = json.loads(path.read_text())

@@ -39,4 +39,15 @@ def planner() -> str:
     return table([*head, "used by others"], rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"planner": planner}
+def plan_times() -> str:
+    """Seconds that a plan takes, and what of it; and a simulation."""
+    rows = []
+    for name, entry in load("planner", "plan_times")["entries"].items():
+        taken = dict(entry["runs"])
+        whole = taken.pop("all")
+        of_it = ", ".join(f"{part} {seconds:.1f}" for part, seconds in taken.items())
+        rows.append([name, f"{whole:.1f} s", f"{entry['settings']['bar_s']:.0f} s", of_it])
+    return table(["", "taken", "bar", "of it, seconds"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {"planner": planner, "plan_times": plan_times}
