@@ -132,18 +132,18 @@ def slow_link_word() -> str:
     """The README's word on slow links: cool only where Syngrad's is faster than the strongest of every kind."""
     found = _narrow()
     ours, rivals = strongest(found[SLOW])
-    least = min(ratio for _, ratio in rivals.values())
-    word = "cool" if least > 1 + EVEN else "even" if least >= 1 - EVEN else "meh"
+    lost = [kind for kind, (_, ratio) in rivals.items() if ratio <= 1 + EVEN]
+    word = "cool" if not lost else "cool, but for rare averaging" if lost == ["rarely"] else "meh"
     (alone, times), (rare, rarely), (waits, waiting) = (rivals[kind] for kind in ("alone", "rarely", "waits"))
     lines = [
-        f"- *A slow link: {word}.* Over {_spelled(SLOW)}, with messages in fewer bits in all rows, `{ours}` is",
-        f"  {times:.1f} × as fast as one host {alone}, {rarely:.1f} × as `{rare}`, the fastest of those averaged",
-        f"  rarely, and {waiting:.1f} × as `{waits}`, the fastest that waits within every minibatch.",
+        f"- *A slow link: {word}.* Over {_spelled(SLOW)}, all messages in fewer bits, `{ours}` is {times:.1f} ×",
+        f"  as fast as one host {alone}, {waiting:.1f} × as `{waits}`, the fastest that waits within every minibatch, and",
+        f"  {rarely:.1f} × as `{rare}`.",
     ]
     for link in found:
-        lost = [name for name, ratio in strongest(found[link])[1].values() if ratio < 1 - EVEN]
-        if lost:
-            lines.append(f"  Over {_spelled(link)} it loses to {' and '.join(f'`{name}`' for name in lost)}.")
+        names = [f"`{name}`" for name, ratio in strongest(found[link])[1].values() if ratio < 1 - EVEN]
+        if names and link != SLOW:
+            lines.append(f"  Over {_spelled(link)} it loses to {' and '.join(names)}.")
     return "\n".join(lines)
 
 
