@@ -137,8 +137,8 @@ def slow_link_word() -> str:
     (alone, times), (rare, rarely), (waits, waiting) = (rivals[kind] for kind in ("alone", "rarely", "waits"))
     lines = [
         f"- *A slow link: {word}.* Over {_spelled(SLOW)}, all messages in fewer bits, `{ours}` is {times:.1f} ×",
-        f"  as fast as one host {alone}, {waiting:.1f} × as `{waits}`, the fastest that waits within every minibatch, and",
-        f"  {rarely:.1f} × as `{rare}`.",
+        f"  as fast as one host {alone}, {waiting:.1f} × as `{waits}`, the fastest that waits within every",
+        f"  minibatch, and {rarely:.1f} × as `{rare}`.",
     ]
     for link in found:
         names = [f"`{name}`" for name, ratio in strongest(found[link])[1].values() if ratio < 1 - EVEN]
