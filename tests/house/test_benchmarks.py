@@ -1,26 +1,22 @@
 """What the benchmarks over processes make of what was measured: by hand, on made-up spans and runs."""
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests._support.benchmark_modules import imported
 
 from syngrad.errors import TrainingError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("common", "worker", "turns")
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def modules() -> Iterator[dict[str, Any]]:
+    with imported(NAMES) as found:
+        yield found
 
 
 def test_what_lies_inside_a_work_counts_for_itself(modules: dict[str, Any]) -> None:

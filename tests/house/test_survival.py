@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests._support.benchmark_modules import imported
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "survival"
 NAMES = ("account", "killer")
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: importlib.import_module(name) for name in NAMES}
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def modules() -> Iterator[dict[str, Any]]:
+    with imported(NAMES, "survival") as found:
+        yield found
 
 
 def trained(*at: float, attempt: int = 0) -> list[tuple[str, float, int, int]]:

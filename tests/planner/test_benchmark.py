@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests._support.benchmark_modules import imported
 from tests._support.planned import REAL, profile
 
 from syngrad.experiments import registry
@@ -22,14 +21,9 @@ NAMES = ("common", "turns", "rows", "drawn", "plan_times", "main")
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    for folder in (BENCHMARKS, BENCHMARKS / "planner"):
-        monkeypatch.syspath_prepend(str(folder))
-    path = list(sys.path)
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path[:] = path
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def modules() -> Iterator[dict[str, Any]]:
+    with imported(NAMES, "planner") as found:
+        yield found
 
 
 def test_a_seed_draws_the_same_and_all_kinds(modules: dict[str, Any]) -> None:

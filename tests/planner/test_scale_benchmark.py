@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests._support.benchmark_modules import imported
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("common", "model", "main")
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    for folder in (BENCHMARKS, BENCHMARKS / "scale"):
-        monkeypatch.syspath_prepend(str(folder))
-    path = list(sys.path)
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path[:] = path
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def modules() -> Iterator[dict[str, Any]]:
+    with imported(NAMES, "scale") as found:
+        yield found
 
 
 def test_the_models_have_the_size_of_their_names(modules: dict[str, Any]) -> None:

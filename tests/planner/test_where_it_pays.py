@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from tests._support.benchmark_modules import imported
 from tests._support.planned import REAL, profile
 
 from syngrad.experiments import registry
@@ -20,14 +19,9 @@ NAMES = ("common", "cells", "turns", "rows", "drawing", "pays_grid", "pays_figur
 
 
 @pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    for folder in (BENCHMARKS, BENCHMARKS / "where_it_pays"):
-        monkeypatch.syspath_prepend(str(folder))
-    path = list(sys.path)
-    yield {name: importlib.import_module(name) for name in NAMES}
-    sys.path[:] = path
-    for name in NAMES:
-        sys.modules.pop(name, None)
+def modules() -> Iterator[dict[str, Any]]:
+    with imported(NAMES, "where_it_pays") as found:
+        yield found
 
 
 def test_the_coarse_grid_comes_first_and_has_something_of_every_map(modules: dict[str, Any]) -> None:
