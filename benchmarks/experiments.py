@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+import shutil
 import statistics
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -25,6 +27,9 @@ from syngrad.trainer.options import Options
 
 #: two-sided 95 % quantiles of Student's t by degrees of freedom
 T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776}
+
+#: minibatches between the states that are kept of a run
+SAVE_EVERY = 200
 
 #: row → where it is cut (None: as the experiment is) and the Trainer's options
 Rows = dict[str, tuple[list[str] | None, dict[str, Any]]]
@@ -48,13 +53,24 @@ def trainer_of(experiment: syngrad.Experiment, row: tuple[list[str] | None, dict
     )
 
 
-def run(experiment_name: str, name: str, row: Any, seed: int, epochs: int | None) -> dict[str, Any]:
-    """One training run on one thread; the metric after every epoch, the last of which counts."""
+def run(
+    experiment_name: str, name: str, row: Any, seed: int, epochs: int | None, saved: Path | None = None
+) -> dict[str, Any]:
+    """One training run on one thread; the metric after every epoch, the last of which counts.
+
+    With a folder its state is saved there every so often, and a run that was interrupted goes on from it.
+    """
     torch.set_num_threads(1)
     experiment = load(experiment_name, epochs=epochs)
     trainer = trainer_of(experiment, row, seed)
     train, test = experiment.data(experiment.batch_size, seed)
-    history = trainer.fit(train, experiment.epochs, validate=test)
+    kept: dict[str, Any] = {}
+    if saved is not None:
+        plain = re.sub(r"\W+", "-", f"{name} {seed}").strip("-")
+        kept = {"save": saved / plain, "save_every": SAVE_EVERY, "keep": 1, "resume": "auto"}
+    history = trainer.fit(train, experiment.epochs, validate=test, **kept)
+    if saved is not None:
+        shutil.rmtree(kept["save"])
     values = [value for _, _, value in history.values()]
     return {
         "row": name,
@@ -156,6 +172,7 @@ def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="instead of the experiment's own")
     parser.add_argument("--arithmetic", action="store_true", help="count operations instead")
+    parser.add_argument("--checkpoints", type=Path, metavar="DIR", help="keep there what a stopped run goes on from")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--out", default=str(Path(__file__).parent / claim / "results" / f"{claim}.json"))
     if timing:
@@ -184,7 +201,10 @@ def main(claim: str, experiment: str, rows: Rows, description: str, timing: bool
     have = {(r["row"], r["seed"]) for r in known().get("runs", [])}
     wanted = [(name, seed) for seed in options.seeds for name in options.rows if (name, seed) not in have]
     with ProcessPoolExecutor(options.processes) as pool:
-        futures = [pool.submit(run, experiment, name, rows[name], seed, options.epochs) for name, seed in wanted]
+        futures = [
+            pool.submit(run, experiment, name, rows[name], seed, options.epochs, options.checkpoints)
+            for name, seed in wanted
+        ]
         for future in as_completed(futures):
             result = future.result()
             save([result])

@@ -35,11 +35,12 @@ class Attention(nn.Module):
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.into = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=False)
-        pairs = WIDTH // HEADS // 2
+        self.heads = heads
+        self.into = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        pairs = width // heads // 2
         angle = torch.arange(LENGTH)[:, None] * 1000.0 ** (-torch.arange(pairs) / pairs)
         self.register_buffer("cosine", angle.cos(), persistent=False)
         self.register_buffer("sine", angle.sin(), persistent=False)
@@ -52,23 +53,23 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, f) → (n, t, f)."""
-        n, t, _ = x.shape
-        q, k, v = self.into(x).view(n, t, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        n, t, width = x.shape
+        q, k, v = self.into(x).view(n, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(self.turned(q), self.turned(k), v, is_causal=True)
-        return self.out(seen.transpose(1, 2).reshape(n, t, WIDTH))  # type: ignore[no-any-return]
+        return self.out(seen.transpose(1, 2).reshape(n, t, width))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); what is added starts small, the smaller the more blocks."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int, blocks: int) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(WIDTH), Attention()
-        self.norm2 = nn.LayerNorm(WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.ReLU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
         with torch.no_grad():
             for last in (self.attention.out, self.mlp[2]):
-                last.weight.mul_((2 * BLOCKS) ** -0.5)  # type: ignore[operator]
+                last.weight.mul_((2 * blocks) ** -0.5)  # type: ignore[operator]
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, f) → (n, t, f)."""
@@ -76,15 +77,15 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
-def network(vocabulary: int) -> nn.Module:
+def network(vocabulary: int, width: int = WIDTH, heads: int = HEADS, blocks: int = BLOCKS) -> nn.Module:
     """(n, t) of characters' numbers → (n, t, vocabulary) scores for the next one."""
-    embedding = nn.Embedding(vocabulary, WIDTH)
+    embedding = nn.Embedding(vocabulary, width)
     nn.init.normal_(embedding.weight, std=0.2)
-    blocks: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
-    for k in range(1, BLOCKS + 1):
-        blocks[f"block{k}"] = Block()
-    blocks["head"] = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, vocabulary))
-    return nn.Sequential(blocks)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
+    for k in range(1, blocks + 1):
+        parts[f"block{k}"] = Block(width, heads, blocks)
+    parts["head"] = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocabulary))
+    return nn.Sequential(parts)
 
 
 @cache
@@ -96,8 +97,11 @@ def text() -> tuple[Tensor, int]:
 
 
 @cache
-def windows() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Training and test windows (k, LENGTH), each with its copy shifted by one character, drawn once for all seeds."""
+def windows(training: int = TRAINING) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test windows (k, LENGTH), each with its copy shifted by one character, drawn once for all seeds.
+
+    The first drawn are the same however many there are to be.
+    """
     numbers, _ = text()
     count = (len(numbers) - 1) // LENGTH
     inputs, targets = (numbers[shift : count * LENGTH + shift].view(count, LENGTH) for shift in (0, 1))
@@ -109,7 +113,7 @@ def windows() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         chosen = found[torch.randperm(len(found), generator=generator)[:most]]
         return inputs[chosen], targets[chosen]
 
-    return drawn(~held_out, TRAINING), drawn(held_out, TEST)
+    return drawn(~held_out, training), drawn(held_out, TEST)
 
 
 def data(batch_size: int, seed: int) -> tuple[TensorBatches, TensorBatches]:
