@@ -36,6 +36,11 @@ def summary(tables: Mapping[str, Callable[[], str]]) -> str:
             f"{cell(*gpt, 'bits')} ({cell(*gpt, 'to back')})",
             cell("char_gpt", "backprop", "bits"),
         ],
+        [
+            "the same in two processes that do not wait, half the text, by `corrected`",
+            f"{cell('async_gpt', 'corrected', 'bits')} ({cell('async_gpt', 'corrected', 'to back')})",
+            cell("async_gpt", "backprop", "bits"),
+        ],
         ["activations kept, 8 stages of 4 layers", *saved["8"]],
         [
             "a step in one process, width 256 and 1024",
