@@ -41,14 +41,15 @@ printing = threading.Lock()
 def say(answer):
     with printing:
         print(json.dumps(answer), flush=True)
-def ask(step, store, data):
+def ask(number, step, store, data):
     try:
         found = client.quorum(replica_id=name, timeout=timedelta(days=1), address=store, store_address=store,
                               step=step, world_size=1, shrink_only=False, data=data)
         key = f"{found.quorum_id}.{found.created.seconds}.{found.created.nanos}."
-        say({"key": key, "found": [[m.replica_id, m.step, m.store_address, m.data] for m in found.participants]})
+        those = [[m.replica_id, m.step, m.store_address, m.data] for m in found.participants]
+        say({"number": number, "key": key, "found": those})
     except BaseException as error:
-        say({"error": str(error)})
+        say({"number": number, "error": str(error)})
 try:
     client = torchft.LighthouseClient(address, connect_timeout=timedelta(seconds=connect_s))
     say({"connected": True})
@@ -90,7 +91,11 @@ class Membership:
         self.last = self.group = ""
         #: whether it has waited long enough for all to come
         self.late = False
+        #: whether it has done all that it was to do
+        self.ended = False
         self._asked: Future[dict[str, Any]] | None = None
+        #: of the question that is waited for: the answer to one that was taken back says the same at another time
+        self._number = 0
         self._writing, self._closed = threading.Lock(), threading.Event()
         self._client = started(_CLIENT, place.lighthouse, self.name, str(CONNECT_S))
         said = self._line()
@@ -129,8 +134,9 @@ class Membership:
     def _hear(self) -> None:
         while True:
             said = {**self._line(), "at": time.monotonic()}
-            if self._asked is not None and not self._asked.done():
-                self._asked.set_result(said)
+            asked = self._asked
+            if asked is not None and not asked.done() and said.get("number", self._number) == self._number:
+                asked.set_result(said)
             if "ended" in said:
                 return
 
@@ -143,14 +149,21 @@ class Membership:
         """Say that this replica is ready to average."""
         if self._asked is not None:
             return
+        self._number += 1
         self._asked = Future()
         # the client has no room for nested data of every kind, and a text is any
         own = {"identity": self.identity, "last": self.last, "begins": self.place.attempt == 0, "late": self.late}
+        own["ended"] = self.ended
         data = {"group": self.group, **{name: json.dumps(value, sort_keys=True) for name, value in own.items()}}
         try:
-            self._write([self.step, self.store, data])
+            self._write([self._number, self.step, self.store, data])
         except OSError as error:
             self._asked.set_result({"error": str(error)})
+
+    def end(self) -> None:
+        """Say that this replica has ended, also where it has asked before; it stays for those that come back."""
+        self.ended, self._asked = True, None
+        self.ask()
 
     def quorum(self, wait_s: float) -> Quorum | None:
         """Who averages together; None where that is not known within so many seconds.
@@ -174,8 +187,11 @@ class Membership:
         theirs = participants[found.source].identity
         check_alike(self.place, self.identity, theirs, found.name_of(found.source))
         alike = [participant for participant in participants if participant.identity == theirs]  # others are told so
+        ended = frozenset(participant.index for participant in alike if participant.ended)
+        if not self.ended and any(participant.step and not participant.ended for participant in alike):
+            alike = [participant for participant in alike if not participant.ended]  # some train on, and average
         rank = next(place for place, participant in enumerate(alike) if participant.name == self.name)
-        return Quorum(found.key, alike, rank, found.at)
+        return Quorum(found.key, alike, rank, found.at, ended)
 
     def close(self) -> None:
         """Leave: the lighthouse hears no more of it; twice is once."""
@@ -193,11 +209,11 @@ def _participant(found: Any) -> Participant:
     try:
         given = dict(data or {})
         identity = dict(json.loads(given.get("identity", "{}")))
-        last, begins, late = (json.loads(given.get(key, "0")) for key in ("last", "begins", "late"))
+        last, *said = (json.loads(given.get(key, "0")) for key in ("last", "begins", "late", "ended"))
     except (TypeError, ValueError):
-        given, identity, last, begins, late = {}, {}, "", False, False
+        given, identity, last, said = {}, {}, "", [False, False, False]
     group = str(given.get("group", ""))
-    return Participant(str(name), int(step), str(store), group, identity, str(last or ""), bool(begins), bool(late))
+    return Participant(str(name), int(step), str(store), group, identity, str(last or ""), *map(bool, said))
 
 
 def _why(said: Mapping[str, Any]) -> str:

@@ -72,10 +72,13 @@ class Loop:
         trainer, plan, workers = self.trainer, self.plan, self.workers
         trainer.stopped = False
         early_checks.check_measured(trainer, plan)
-        plan.start()  # what is refused here has not made a folder
+        # a replica that was started again goes on where the others are, whatever is saved
+        again = self.replicas is not None and self.replicas.again
+        if not again:
+            plan.start()  # what is refused here has not made a folder
         with checkpoint.saving_into(plan.save):
-            start = plan.start()
-            if start is not None and (self.replicas is None or not self.replicas.again):
+            start = None if again else plan.start()
+            if start is not None:
                 self._resume(start)
             total = self.position.length
             left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
@@ -100,6 +103,8 @@ class Loop:
                     self._epoch()
                 if trainer.stopped:
                     workers.flush()
+                if self.replicas is not None:
+                    self.replicas.end(self._asked)
                 if not workers.begun and trainer.runner is not None:  # all was done before; the others are told
                     workers.begin(trainer.runner, self.origin)
                 if workers.begun:
@@ -169,9 +174,18 @@ class Loop:
             self._begin(replicas.first(self.position))
         else:
             self.workers.begin(self.trainer.bound, self.origin)
-        taken = replicas.join(self.workers, self._state)
-        if taken is not None:
-            self._go_on(taken, lambda: None, replicas.unfit)
+        taken = replicas.join(self.workers, self._state, self._asked)
+        if taken is None:
+            return
+        self._go_on(taken, lambda: None, replicas.unfit)
+        if taken["ended"]:
+            self.trainer.stopped = bool(taken["stopped"])
+            if self.plan.save is not None:  # the one that was killed may not have come to it
+                self._save()
+
+    def _asked(self) -> bool:
+        """Whether somebody has asked the run to end."""
+        return self.interrupts.asked is not None
 
     def _tell(self, trained: Iterable[KnownLoss]) -> None:
         """Note the losses that are known, and tell them."""
