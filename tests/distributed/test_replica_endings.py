@@ -51,6 +51,19 @@ def test_the_first_replica_saves_what_the_others_have_kept_for_it(tmp_path: Path
     assert same(first, second)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_all_die_at_once_the_first_goes_back_to_what_it_has_saved(tmp_path: Path, workers: int) -> None:
+    """With one of `restarts` each: nobody is asked in vain."""
+    folder = tmp_path / "run"
+    given = settings(killed_late={"0": 2, "1": 2}, epochs=3, fit={"save": str(folder)})
+    (first, second), said = launched(tmp_path, 2, given, workers=workers, restarts=1)
+    assert sorted(line.split(":")[0].split()[1] for line in said) == ["0", "1"]
+    assert [first["minibatches"], second["minibatches"]] == [30, 30]
+    assert same(first, second)
+    assert first["metrics"] == second["metrics"]
+    assert (first["replica"]["healed"], second["replica"]["healed"]) == (0, 1)
+
+
 def host(place: dict[str, str], folder: Path, given: dict[str, Any]) -> int:
     """A host of its own: what it runs is started again once, as torchrun does; the last exit code."""
     command = [sys.executable, "-m", "tests._support.replica_runs", str(folder), json.dumps(given)]

@@ -118,15 +118,17 @@ class Averaging:
         #: whether all were where everything is averaged, the last time that one was
         self._all_whole = False
 
-    def join(self, count: int, within_s: float, asked: Callable[[], bool]) -> None:
+    def join(self, count: int, within_s: float, asked: Callable[[], bool], begin: Callable[[], None]) -> None:
         """Meet the others for the first time: all of them where the run begins, those that live where it goes on.
 
-        Of those that have ended, it takes what came of the run.
+        Of those that have ended, it takes what came of the run. Where all are here that were to come, each started
+        again, the first goes back to what it has saved, and all begin from there.
 
         Args:
             count: of the replicas that the run is to have.
             within_s: after so many seconds it begins with those that have come.
             asked: whether somebody has asked the run to end.
+            begin: goes back to what this replica has saved, if it is the first.
 
         Raises:
             KeyboardInterrupt: where somebody has.
@@ -149,8 +151,12 @@ class Averaging:
                 raise KeyboardInterrupt
             if quorum is None:  # those that live may be long in coming to their next averaging
                 continue
-            all_or_late = self.membership.late or len(quorum.participants) >= count
-            if all_or_late and quorum.step == 0 and not quorum.some_begin:
+            all_here, nobody = len(quorum.participants) >= count, quorum.step == 0 and not quorum.some_begin
+            if nobody and all_here:
+                if self.membership.place.index == 0:
+                    begin()
+                    self.membership.begins = True
+            elif nobody and self.membership.late:
                 raise LinkError(
                     f"{self.membership.place.name} was started again, and no replica is left to take its state from; "
                     "go on from a checkpoint, if there is one"

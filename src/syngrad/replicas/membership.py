@@ -91,6 +91,8 @@ class Membership:
         self.last = self.group = ""
         #: whether it has waited long enough for all to come
         self.late = False
+        #: whether it may begin a run where nobody has a state
+        self.begins = place.attempt == 0
         #: whether it has done all that it was to do
         self.ended = False
         self._asked: Future[dict[str, Any]] | None = None
@@ -152,7 +154,7 @@ class Membership:
         self._number += 1
         self._asked = Future()
         # the client has no room for nested data of every kind, and a text is any
-        own = {"identity": self.identity, "last": self.last, "begins": self.place.attempt == 0, "late": self.late}
+        own = {"identity": self.identity, "last": self.last, "begins": self.begins, "late": self.late}
         own["ended"] = self.ended
         data = {"group": self.group, **{name: json.dumps(value, sort_keys=True) for name, value in own.items()}}
         try:

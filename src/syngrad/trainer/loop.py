@@ -174,7 +174,7 @@ class Loop:
             self._begin(replicas.first(self.position))
         else:
             self.workers.begin(self.trainer.bound, self.origin)
-        taken = replicas.join(self.workers, self._state, self._asked)
+        taken = replicas.join(self.workers, self._state, self._asked, self._go_back)
         if taken is None:
             return
         self._go_on(taken, lambda: None, replicas.unfit)
@@ -182,6 +182,12 @@ class Loop:
             self.trainer.stopped = bool(taken["stopped"])
             if self.plan.save is not None:  # the one that was killed may not have come to it
                 self._save()
+
+    def _go_back(self) -> None:
+        """To what this replica has saved, once no other has anything; without that, to where it began."""
+        found = self.plan.saved()
+        if found is not None:
+            self._resume(found, self.workers.retake)
 
     def _asked(self) -> bool:
         """Whether somebody has asked the run to end."""
@@ -353,7 +359,8 @@ class Loop:
             "callbacks": [[type(each).__name__, each.state_dict()] for each in self.plan.callbacks],
         }
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, path: Path, retake: Callable[[Callable[[], None]], None] | None = None) -> None:
+        """Go on from a checkpoint; `retake` puts it in the place of what all workers have, if they have begun."""
         path, model, saved = resume.whole_checkpoint(self.plan, path)
         self.workers.saved(path)
         fit = saved.get("fit")
@@ -368,7 +375,7 @@ class Loop:
         def restore() -> None:
             resume.restore(self.trainer, model, saved, str(path), trained=True)
 
-        self._go_on(fit, restore, lambda why: checkpoint.damaged(path, why))
+        self._go_on(fit, restore if retake is None else lambda: retake(restore), lambda why: checkpoint.damaged(path, why))
 
     def _go_on(self, fit: dict[str, Any], restore: Callable[[], None], damaged: Callable[[str], Exception]) -> None:
         """Be where another call of `fit` was.

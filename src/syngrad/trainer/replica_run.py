@@ -95,7 +95,11 @@ class ReplicaRun:
         return batch
 
     def join(
-        self, workers: Workers, fit: Callable[[], dict[str, Any]], asked: Callable[[], bool]
+        self,
+        workers: Workers,
+        fit: Callable[[], dict[str, Any]],
+        asked: Callable[[], bool],
+        back: Callable[[], None],
     ) -> dict[str, Any] | None:
         """Meet the others.
 
@@ -103,6 +107,7 @@ class ReplicaRun:
             workers: of this replica, linked.
             fit: what the loop knows, for those that join later.
             asked: whether somebody has asked the run to end.
+            back: goes back to what was saved.
 
         Returns:
             What the loop of another replica knew, where this one goes on from its state.
@@ -118,6 +123,10 @@ class ReplicaRun:
         self._resume(own, workers)
         self._workers = workers
 
+        def begin() -> None:
+            back()
+            self._resume(own, workers)
+
         def capture() -> dict[str, Any]:
             with workers.whole():
                 model, state = resume.capture(trainer)
@@ -126,7 +135,7 @@ class ReplicaRun:
             return {**taken, "outer": self.state()} if membership.ended else taken
 
         self._averaging = Averaging(self.options, own, workers.control, membership, capture, self._restore)
-        self._averaging.join(self.place.count, self.options.start_wait_s, asked)
+        self._averaging.join(self.place.count, self.options.start_wait_s, asked, begin)
         self._joined = True
         taken, self._taken = self._taken, None
         return taken
