@@ -228,6 +228,8 @@ class _Agent(LocalElasticAgent):
         self.failures: list[Failure] = []
         self.interrupted: signal.Signals | None = None
         self._allowed = spec.max_restarts
+        #: the rank that was started again alone last, and the restart that this was
+        self._alone: tuple[int, int] | None = None
         self._files, self._say = files, say
         self._starting = False
         self._introductions: dict[int, Path] = {}
@@ -329,6 +331,7 @@ class _Agent(LocalElasticAgent):
             return False
         self.restarted += 1
         self._remaining_restarts -= 1  # torch's own count
+        self._alone = worker.global_rank, self.restarted
         self._say(f"{failure.text()}; starting it again alone ({self.restarted} of {self._allowed})")
         self._starting = True
         try:
@@ -376,10 +379,20 @@ class _Agent(LocalElasticAgent):
         self._cause = cause(self.failures)
         if self._cause is not None and self._cause.for_good:
             self._remaining_restarts = 0  # torch's own count, which its loop reads next
+        elif self._is_the_same_death():
+            self._remaining_restarts += 1
+            self.restarted -= 1
+        self._alone = None
         if self._remaining_restarts > 0:
             self.restarted += 1
             text = self._cause.text() if self._cause is not None else "a worker has failed"
             self._say(f"{text}; starting again ({self.restarted} of {self._allowed})")
+
+    def _is_the_same_death(self) -> bool:
+        """Whether the worker that was started again alone has not met the others, and nobody else has died."""
+        if self._alone is None or self._told_in is None or alone.is_back(self._told_in, *self._alone):
+            return False
+        return self._cause is not None and self._cause.consequence
 
 
 def _times(count: int) -> str:

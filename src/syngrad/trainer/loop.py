@@ -15,6 +15,7 @@ from typing import Any
 
 from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, first_line, warn
 from syngrad.optim.schedules import check_growing
+from syngrad.pipeline.restarts import UnmetError
 from syngrad.runtime import checkpoint
 from syngrad.runtime.progress import KnownLoss
 from syngrad.tagged_json import PlainError
@@ -335,7 +336,7 @@ class Loop:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
-            lost = isinstance(error, LinkError) and self.trainer.bound.divided
+            lost = isinstance(error, (LinkError, UnmetError)) and self.trainer.bound.divided
             if self.plan.save is None or lost:
                 raise
             if self._over:  # the whole end of the epoch is to come, validation with it
@@ -375,7 +376,9 @@ class Loop:
         def restore() -> None:
             resume.restore(self.trainer, model, saved, str(path), trained=True)
 
-        self._go_on(fit, restore if retake is None else lambda: retake(restore), lambda why: checkpoint.damaged(path, why))
+        self._go_on(
+            fit, restore if retake is None else lambda: retake(restore), lambda why: checkpoint.damaged(path, why)
+        )
 
     def _go_on(self, fit: dict[str, Any], restore: Callable[[], None], damaged: Callable[[str], Exception]) -> None:
         """Be where another call of `fit` was.
