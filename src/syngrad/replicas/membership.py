@@ -16,6 +16,7 @@ for hours, and neither Python nor torchft has a way to end a thread that waits f
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 import uuid
@@ -34,6 +35,7 @@ HEARTBEAT_S = 0.25
 #: seconds to reach the lighthouse
 CONNECT_S = 10
 
+Client = subprocess.Popen[bytes]
 #: the client: a line "beat" is a sign of life, any other asks; every answer is a line
 _CLIENT = """
 address, name, connect_s = sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -99,26 +101,30 @@ class Membership:
         #: of the question that is waited for: the answer to one that was taken back says the same at another time
         self._number = 0
         self._writing, self._closed = threading.Lock(), threading.Event()
-        self._client = started(_CLIENT, place.lighthouse, self.name, str(CONNECT_S))
-        said = self._line()
+        self._client, self._hearing = self._connected()
+        self._beating = threading.Thread(target=self._send_heartbeats, name="signs of life", daemon=True)
+        self._beating.start()
+
+    def _connected(self) -> tuple[Client, threading.Thread]:
+        """A client that has reached the lighthouse, and what hears its answers."""
+        client, place = started(_CLIENT, self.place.lighthouse, self.name, str(CONNECT_S)), self.place
+        said = _line(client)
         if "error" in said:
-            ended(self._client)
+            ended(client)
             raise LinkError(
                 f"{place.name} does not reach the lighthouse at {place.lighthouse} ({_why(said)}); start it with "
                 "`torchft_lighthouse --min_replicas 1`"
             )
-        self._threads = [
-            threading.Thread(target=each, name=name, daemon=True)
-            for each, name in ((self._send_heartbeats, "signs of life"), (self._hear, "answers of the lighthouse"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        hearing = threading.Thread(target=self._hear, args=(client,), name="answers of the lighthouse", daemon=True)
+        hearing.start()
+        return client, hearing
 
-    def _line(self) -> dict[str, Any]:
-        """The client's next answer."""
-        assert self._client.stdout is not None
-        line = self._client.stdout.readline()
-        return dict(json.loads(line)) if line else {"error": "its client has ended", "ended": True}
+    def _reconnect(self) -> None:
+        """Have another client where that one was lost, as a machine that is out of memory may end it."""
+        self._hearing.join()
+        with self._writing:
+            ended(self._client)
+            self._client, self._hearing = self._connected()
 
     def _write(self, given: Any) -> None:
         assert self._client.stdin is not None
@@ -130,12 +136,12 @@ class Membership:
         while not self._closed.wait(HEARTBEAT_S):
             try:
                 self._write("beat")
-            except (OSError, ValueError):  # whoever asks is told that the client has ended
-                return
+            except (OSError, ValueError):  # the client is lost: whoever asks next starts another
+                continue
 
-    def _hear(self) -> None:
+    def _hear(self, client: Client) -> None:
         while True:
-            said = {**self._line(), "at": time.monotonic()}
+            said = {**_line(client), "at": time.monotonic()}
             asked = self._asked
             if asked is not None and not asked.done() and said.get("number", self._number) == self._number:
                 asked.set_result(said)
@@ -158,9 +164,12 @@ class Membership:
         own["ended"] = self.ended
         data = {"group": self.group, **{name: json.dumps(value, sort_keys=True) for name, value in own.items()}}
         try:
+            if self._client.poll() is not None:
+                self._reconnect()
             self._write([self._number, self.step, self.store, data])
-        except OSError as error:
-            self._asked.set_result({"error": str(error)})
+        except (OSError, LinkError) as error:
+            if not self._asked.done():  # its end has been heard of
+                self._asked.set_result({"error": str(error)})
 
     def end(self) -> None:
         """Say that this replica has ended, also where it has asked before; it stays for those that come back."""
@@ -200,10 +209,17 @@ class Membership:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._threads[0].join()
+        self._beating.join()
         self._client.kill()
-        self._threads[1].join()
+        self._hearing.join()
         ended(self._client)
+
+
+def _line(client: Client) -> dict[str, Any]:
+    """The client's next answer."""
+    assert client.stdout is not None
+    line = client.stdout.readline()
+    return dict(json.loads(line)) if line else {"error": "its client has ended", "ended": True}
 
 
 def _participant(found: Any) -> Participant:
