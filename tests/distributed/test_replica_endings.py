@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from tests._support.replica_runs import DEAD_MS, JOIN_MS, launched, same
+from tests._support.worker_programs import await_
 
 from syngrad.launch.lighthouse import lighthouse
 from syngrad.links.world import LOOPBACK
@@ -88,6 +92,25 @@ def test_on_hosts_of_their_own_the_first_stays_for_one_that_was_lost_lately(tmp_
     assert (first, second)[victim]["replica"]["healed"] == 1
     assert same(first, second)
     assert first["metrics"] == second["metrics"]
+
+
+def test_ctrl_c_ends_one_that_waits_for_others(tmp_path: Path) -> None:
+    """It has nothing to save yet."""
+    given = settings(fit={"save": str(tmp_path / "run")})
+
+    def interrupt() -> None:
+        await_((tmp_path / "run").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launched(tmp_path, 1, given, environment={COUNT: "2"}, grace_s=60.0)
+    finally:
+        thread.join()
+    assert time.monotonic() - began < 45.0, "long before it is killed, or begins alone"
 
 
 def test_one_that_is_gone_for_good_is_not_waited_for(tmp_path: Path) -> None:
