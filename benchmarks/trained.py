@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from worker import work
+from launched_worker import work
 
 from syngrad.callbacks import Callback
 from syngrad.compare.training import Training

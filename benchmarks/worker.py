@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from launched_worker import work
 
 import syngrad
 from syngrad.experiments import registry
-from syngrad.launch.parent_death import die_with_parent
-from syngrad.pipeline.failures import report_failure
 from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
@@ -109,16 +107,6 @@ def main(spec: dict[str, Any], out: str) -> None:
         "peak_memory_bytes": [each["peak_memory_bytes"] for each in history.processes],
     }
     Path(out).write_text(json.dumps(result))
-
-
-def work(main: Callable[[dict[str, Any], str], None]) -> None:
-    """A worker's end of its launcher: `main` with the two arguments that it was started with; its errors are told."""
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), sys.argv[2])
-    except BaseException as error:
-        report_failure(error)
-        raise
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from worker import Epochs, work
+from launched_worker import work
+from worker import Epochs
 
 import syngrad
 from syngrad.experiments import registry

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from quick import parsed  # noqa: E402
 from rows import Row, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
@@ -72,11 +73,7 @@ def main() -> None:
     parser.add_argument("--entries", nargs="+", default=list(ENTRIES), choices=list(ENTRIES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--again", action="store_true", help="make these entries' figures anew")
-    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
+    options = parsed(parser)
     estimate([Row("syngrad", seconds=11)] * (len(options.entries) * len(ROWS)), options.rounds)
     for name in options.entries:
         path = options.out or HERE / "results" / "corrected_workers.json"

@@ -18,6 +18,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from common import every_layer, fused_adam, interleaved, mlp, paired, spread, write  # noqa: E402
 from deep import DEVICE, LAYERS, WIDTH, made_up  # noqa: E402
+from quick import parsed  # noqa: E402
 from rows import Row, timed  # noqa: E402
 
 import syngrad  # noqa: E402
@@ -125,11 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", help="as PyTorch calls it")
     parser.add_argument("--rounds", type=int, default=20, help="of steps; a fifth as many of pipelines")
-    parser.add_argument("--quick", action="store_true", help="a small net, to see that it works; needs --out")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
+    options = parsed(parser)
     try:
         check_device(options.device)
     except SyngradError as error:

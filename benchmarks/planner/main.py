@@ -20,6 +20,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import torch  # noqa: E402
 from drawn import configurations  # noqa: E402
 from plan_times import plan_times  # noqa: E402
+from quick import parsed  # noqa: E402
 from rows import Row, timed  # noqa: E402
 from turns import busy, entries, put  # noqa: E402
 
@@ -153,12 +154,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--only", nargs="+", type=int, help="numbers of configurations, from 0")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing after so many")
-    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
     parser.add_argument("--list", action="store_true", help="what is drawn, and nothing else")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
+    options = parsed(parser)
     if "time" in options.parts and not options.list:
         plan_times(HERE / "results" / "plan_times.json" if options.out is None else options.out)
     if "rows" not in options.parts:

@@ -21,14 +21,13 @@ sys.path.insert(1, str(HERE.parent))
 
 import long_epochs  # noqa: E402
 import nets  # noqa: E402
+from launched_worker import work  # noqa: E402
 
 from syngrad import Experiment  # noqa: E402
 from syngrad.callbacks import Callback  # noqa: E402
 from syngrad.compare.step_costs import threads  # noqa: E402
 from syngrad.compare.training import Training  # noqa: E402
 from syngrad.experiments.fashion_mlp import fashion_mlp  # noqa: E402
-from syngrad.launch.parent_death import die_with_parent  # noqa: E402
-from syngrad.pipeline.failures import report_failure  # noqa: E402
 
 
 def fashion(epochs: int) -> Experiment:
@@ -89,9 +88,4 @@ def main(spec: dict[str, Any], out: str) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), sys.argv[2])
-    except BaseException as error:
-        report_failure(error)
-        raise
+    work(main)

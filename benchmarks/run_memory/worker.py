@@ -21,7 +21,8 @@ from syngrad.runtime.option_fields import override
 from syngrad.trainer.options import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from worker import Epochs, work
+from launched_worker import work
+from worker import Epochs
 
 import syngrad
 from syngrad.core.memory import SavedBytes

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from quick import parsed  # noqa: E402
 from rows import Row, parts, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
@@ -137,11 +138,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--again", action="store_true", help="make these parts' figures anew")
-    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
+    options = parsed(parser)
     path = options.out or HERE / "results" / "slow_link.json"
     every = [*(ROWS.values() if "slow" in options.parts else ())]
     every += [*NARROW_ROWS.values()] * len(NARROW_LINKS) if "narrow" in options.parts else []

@@ -66,7 +66,7 @@ class Killer(threading.Thread):
         self, folder: Path, kills: list[Kill], last: int, replicas: int, workers: int, draw: random.Random
     ) -> None:
         super().__init__(name="killer", daemon=True)
-        #: the minibatch after which nobody is killed, so that who was can come back before the others have ended
+        #: the minibatch after which nobody is killed: the run may have ended
         self.last = last
         self.folder, self.kills, self.replicas, self.workers, self.draw = folder, kills, replicas, workers, draw
         self.over = threading.Event()

@@ -30,7 +30,7 @@ REPLICAS, SEEDS, KILLS = 3, 3, 60
 #: seconds of the run for each kill: a start, and the time that the others need to notice
 EACH_S = 14.0
 #: seconds at the run's end in which nobody is killed any more
-CALM_S = 40.0
+CALM_S = 2.0
 #: seconds that a minibatch takes at least, so that three replicas need less than two cores, as on three hosts
 PACE_S = 0.04
 BATCH_SIZE, EVERY, EPOCHS = 32, 50, 16

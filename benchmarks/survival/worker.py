@@ -38,13 +38,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))
 
 import long_epochs  # noqa: E402
+from launched_worker import work  # noqa: E402
 
 from syngrad.callbacks import Callback  # noqa: E402
 from syngrad.compare.step_costs import threads  # noqa: E402
 from syngrad.compare.training import Training  # noqa: E402
 from syngrad.experiments.fashion_mlp import fashion_mlp  # noqa: E402
-from syngrad.launch.parent_death import die_with_parent  # noqa: E402
-from syngrad.pipeline.failures import report_failure  # noqa: E402
 from syngrad.replicas.averaging import Averaging  # noqa: E402
 
 
@@ -87,7 +86,8 @@ def told(averaging: type[Averaging], telling: Told) -> None:
     averaging._conclude = concluded  # type: ignore[method-assign]
 
 
-def main(spec: dict[str, Any], folder: Path) -> None:
+def main(spec: dict[str, Any], where: str) -> None:
+    folder = Path(where)
     telling = Told(os.open(folder / f"log.{INDEX}", os.O_WRONLY | os.O_APPEND | os.O_CREAT), spec["pace_s"])
     told(Averaging, telling)
     experiment = dataclasses.replace(
@@ -106,9 +106,4 @@ def main(spec: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
-    try:
-        main(json.loads(sys.argv[1]), Path(sys.argv[2]))
-    except BaseException as error:
-        report_failure(error)
-        raise
+    work(main)

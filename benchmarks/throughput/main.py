@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from quick import parsed  # noqa: E402
 from rows import Row, parts, timed  # noqa: E402
 from turns import Run, estimate, rates, take_turns  # noqa: E402
 
@@ -95,15 +96,11 @@ def main() -> None:
     parser.add_argument("--configurations", nargs="+", default=list(CONFIGURATIONS), choices=list(CONFIGURATIONS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--again", action="store_true", help="make these configurations' figures anew")
-    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
     parser.add_argument("--ways", action="store_true", help="the narrow net alone, and what was tried with it")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parsed(parser)
     which = WAYS if options.ways else ROWS
     if options.ways:
         options.configurations = ["narrow, batch 128"]
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
     path = options.out or HERE / "results" / "throughput.json"
     every = [row for name in options.configurations for row in rows_of(name, options.quick, which).values()]
     estimate(every, options.rounds)

@@ -17,6 +17,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import torch  # noqa: E402
 from pays_grid import COARSE, NO_LINK, Cell, cells  # noqa: E402
+from quick import parsed  # noqa: E402
 from rows import PIPELINES, WORKERS, Row, timed  # noqa: E402
 from summary import summary  # noqa: E402
 from turns import QUIET, busy, entries, put  # noqa: E402
@@ -184,12 +185,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", type=int, help="numbers of cells, from 0; --list says which")
     parser.add_argument("--coarse", action="store_true", help="the coarse grid alone")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing after so many")
-    parser.add_argument("--quick", action="store_true", help="a few minibatches, to see that it works; needs --out")
     parser.add_argument("--list", action="store_true", help="the cells in their order, and nothing else")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.quick and options.out is None:
-        parser.error("--quick makes no results; name another file with --out")
+    options = parsed(parser)
     path = options.out or HERE / "results" / f"{CLAIM}.json"
     until = time.monotonic() + options.seconds
     found = list(COARSE) if options.coarse else cells()

@@ -3,7 +3,8 @@
 SPEC is JSON: `options` of the Trainer and `fit`, beside those of worker_runs.py; `validated`, whether it is;
 `silence_ms` of the links; and `faults`, each {"attempt", "rank", "what", "at", "module"}: what befalls that rank in the
 forward of that module with minibatch `at`, in training, or where it says "evaluating", in evaluation; or, for "torn
-write" and "full disk", in the writing of the `at`-th checkpoint of that attempt.
+write" and "full disk", in the writing of the `at`-th checkpoint of that attempt. One that is started again alone and
+is "unmet" does not find the others.
 
 What it notes in FOLDER: `pid.RANK.ATTEMPT`, once the process is in `fit`; `log`, a line a checkpoint ("saved", with its
 minibatch) and a line a start ("begun", with the minibatch it goes on from); `left.RANK`, what the run has left.
@@ -27,9 +28,11 @@ from torch import Tensor
 
 import syngrad
 from syngrad.callbacks import Callback
+from syngrad.errors import LinkError
 from syngrad.links import zeromq
+from syngrad.links.rendezvous import Rendezvous
 from syngrad.links.world import World, world
-from syngrad.pipeline import neighbours
+from syngrad.pipeline import neighbours, restarts
 from syngrad.runtime import checkpoint
 
 #: longer than any test waits
@@ -135,6 +138,10 @@ def watch(folder: Path) -> None:
     checkpoint.save = noted
 
 
+def lose_the_others(*_: Any) -> Rendezvous:
+    raise LinkError("rank 0 has not come within 1 s")
+
+
 class Load:
     """The most that is under way to the next worker, and how this process's memory grows from the 10th message on."""
 
@@ -175,10 +182,13 @@ def main(where: str, text: str) -> None:
     if any(fault["what"] == "never starts" for fault in own):
         note(folder, f"pid.{place.rank}.{place.attempt}", str(os.getpid()))
         time.sleep(FOR_EVER_S)
+    unmet = any(fault["what"] == "unmet" for fault in own)
+    if unmet and restarts.started_alone():
+        Rendezvous.join = lose_the_others  # type: ignore[assignment]
     watch(folder)
     load = Load()
     made = trainer(**spec.get("options", {}))
-    for fault in own:
+    for fault in own if not unmet else ():
         (arm(made, fault, folder) if "module" in fault else spoil(fault))
     callbacks: list[Callback] = [Begun(folder)]
     if "interrupted at" in spec:

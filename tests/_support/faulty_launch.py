@@ -15,7 +15,7 @@ import pytest
 import torch
 from tests._support.worker_programs import lives
 
-from syngrad.launch import launcher as launch_module
+from syngrad.launch import agent
 from syngrad.launch.launcher import launch
 from syngrad.runtime import checkpoint
 
@@ -50,7 +50,7 @@ def launched(
     logs, own = folder / "logs", command(folder, spec)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(launch_module, "FAULT_S", 1.0)  # a stopped process never ends by itself
+            patch.setattr(agent, "FAULT_S", 1.0)  # a stopped process never ends by itself
             return launch(own, workers, restarts=restarts, environment=environment(), logs=logs, say=say)
     finally:
         assert not [pid for pid in pids(folder) if lives(pid)]

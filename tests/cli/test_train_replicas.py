@@ -21,8 +21,8 @@ def tiny(epochs=3):
     return experiment(epochs=epochs, batch_size=4)
 
 
-def killed(epochs=3):
-    \"\"\"The second replica's first process is killed with its 21st forward.\"\"\"
+def killed(epochs=3, replica="1"):
+    \"\"\"That replica's first process is killed with its 21st forward.\"\"\"
     made = tiny(epochs)
     model, calls = made.model, 0
 
@@ -32,13 +32,17 @@ def killed(epochs=3):
             nonlocal calls
             calls += 1
             here = os.environ.get("REPLICA_GROUP_ID"), os.environ.get("SYNGRAD_REPLICA_ATTEMPT")
-            if calls == 21 and here == ("1", "0"):
+            if calls == 21 and here == (replica, "0"):
                 os.kill(os.getpid(), signal.SIGKILL)
         list(net.modules())[-1].register_forward_hook(count)
         return net
 
     made.model = build
     return made
+
+
+def first_killed(epochs=3):
+    return killed(epochs, "0")
 """
 
 
@@ -82,6 +86,17 @@ def test_a_killed_replica_is_one_line(file: Path) -> None:
     assert "epoch 3/3" in done.stdout
     said = [line for line in done.stderr.splitlines() if not line.startswith("replica 1 was killed")]
     assert all(line.startswith("warning: replica 0000: an averaging was lost") for line in said)
+
+
+@pytest.mark.distributed
+def test_what_the_first_has_saved_is_no_obstacle_to_its_next_process(file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchft")
+    options = ["--replicas", "2", "--replicas-every", "2", "--no-progress", "--save", str(tmp_path / "run")]
+    done = syngrad("train", f"{file}:first_killed", *options, "--save-every", "2")
+    assert done.returncode == 0, done.stderr
+    assert "replica 0 was killed by signal 9 (SIGKILL)" in done.stderr
+    assert "epoch 3/3" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("the trained model: ")
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,37 @@ def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     assert shorter.returncode == 0, shorter.stderr
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", [0, 1])
+def test_control_c_while_one_is_started_again_ends_at_once(
+    rank: int, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the last checkpoint: what the others have learnt since cannot be brought together."""
+    monkeypatch.setenv("SYNGRAD_FORK", "0")  # the new one starts for seconds
+    folder = tmp_path / "run"
+    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        for number in (1, 2):
+            assert running.stdout.readline().startswith(f"epoch {number}/")
+        os.kill(next(pid for pid, one in workers_of(running.pid).items() if one == rank), signal.SIGKILL)
+        assert "starting it again alone (1 of 3)" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        _, said = running.communicate(timeout=60)
+        took = time.monotonic() - asked
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 130
+    assert said == f"interrupted; go on from the last checkpoint: syngrad train --resume {folder} {file}:tiny\n"
+    assert took < 4.0, "about a second, on an idle machine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -95,6 +95,19 @@ def test_two_at_once_are_started_again_with_all_or_one_after_the_other(tmp_path:
     assert starts(tmp_path)[0] == ([0, 1] if len(lines) == 1 else [0])
 
 
+def test_one_death_costs_one_restart_also_where_starting_one_alone_is_in_vain(tmp_path: Path) -> None:
+    told: list[str] = []
+    fit = {"save": str(tmp_path / "checkpoints"), "save_every": 4, "resume": "auto", "epochs": EPOCHS}
+    faults = [kill(1, 14), {"attempt": 1, "rank": 1, "what": "unmet"}]
+    spec = {"options": {"place": PLACE}, "fit": {**fit, "validate_every": 5}, "faults": faults, "validated": True}
+    assert launched(tmp_path, spec, 3, restarts=1, say=told.append) == 1
+    check(tmp_path)
+    assert [line.rpartition("; ")[2] for line in told] == [
+        "starting it again alone (1 of 1)",
+        "starting again (1 of 1)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("fault", "options"),
     [

@@ -18,8 +18,7 @@ import pytest
 from tests._support.worker_programs import BOUND, REFUSING, await_, lives, worker
 
 from syngrad.errors import ConfigError, LinkError, SyngradError
-from syngrad.launch import launcher as launch_module
-from syngrad.launch import worker_processes
+from syngrad.launch import agent, worker_processes
 from syngrad.launch.launcher import launch
 
 pytestmark = pytest.mark.distributed
@@ -121,8 +120,8 @@ def test_what_a_restart_would_not_help_is_not_tried_again(tmp_path: Path) -> Non
 
 
 def test_a_stopped_worker_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch_module, "SETTLE_S", 0.1)
-    monkeypatch.setattr(launch_module, "FAULT_S", 0.3)
+    monkeypatch.setattr(agent, "SETTLE_S", 0.1)
+    monkeypatch.setattr(agent, "FAULT_S", 0.3)
     assert launch(worker(tmp_path, "lost0", "stop0"), 2, restarts=1) == 1
     assert not lives(json.loads((tmp_path / "runs.1.0").read_text())["pid"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -160,6 +160,45 @@ def test_they_meet_again_at_one_that_was_started_again(monkeypatch: pytest.Monke
         finally:
             one.close()
             two.close()
+
+
+def test_a_client_that_was_killed_is_started_again() -> None:
+    with members({}, {}) as (one, two):
+        met(one, two)
+        one.ask()
+        one._client.kill()
+        with pytest.raises(LinkError, match="its client has ended"):
+            one.quorum(LONG_S)
+        assert [each.rank for each in met(one, two)] == [0, 1]
+        one._client.kill()  # as it leaves
+
+
+def answered(until: Callable[[Quorum], bool], one: Membership, *others: Membership) -> Quorum:
+    """What one of several that ask again and again is answered, once that is so."""
+    deadline = time.monotonic() + LONG_S
+    while time.monotonic() < deadline:
+        for each in (one, *others):
+            each.ask()
+        found, *_ = [each.quorum(0.05) for each in (one, *others)]
+        if found is not None and until(found):
+            return found
+    raise AssertionError("they have not met")
+
+
+def test_one_that_has_ended_is_there_for_those_that_come_back_and_not_for_those_that_train() -> None:
+    with members({}, {}, {}) as (one, two, three):
+        met(one, two, three)
+        for each in (one, two):
+            each.step, each.last = 7, "the seventh"
+            each.ask()
+            each.end()  # what it has asked before is taken back
+        found = answered(lambda quorum: len(quorum.participants) == 3 and len(quorum.ended) == 2, three, one, two)
+        assert found.over
+        assert (found.source, found.healing, found.ended) == (0, [2], {0, 1})
+        three.step, three.last = 8, "the eighth"
+        found = answered(lambda quorum: quorum.step == 8 and len(quorum.ended) == 2, three, one, two)
+        assert [each.index for each in found.participants] == [2]
+        assert not found.over
 
 
 def test_one_that_has_waited_long_enough_begins_for_all() -> None:

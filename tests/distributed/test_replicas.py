@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests._support.replica_runs import batches, launched, trainer
+from tests._support.replica_runs import batches, launched, same, trainer
 from tests._support.training import one_line
 from tests._support.worker_programs import await_
 from tests.conftest import child_processes
@@ -24,10 +24,6 @@ pytestmark = pytest.mark.distributed
 
 #: they wait for each other however busy the machine is
 TOGETHER = {"wait_s": 60.0}
-
-
-def same(one: dict[str, Any], other: dict[str, Any], part: str = "model") -> bool:
-    return all(torch.equal(value, other[part][name]) for name, value in one[part].items())
 
 
 @pytest.mark.parametrize("options", [{"method": "backprop"}, {"estimator": "linear"}], ids=["exact", "estimates"])

@@ -38,6 +38,21 @@ def test_one_is_started_alone_once_all_have_said_so(tmp_path: Path, monkeypatch:
     assert not restarts.all_ready(tmp_path, 2)
 
 
+def test_one_that_is_started_alone_is_back_once_it_says_so_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(restarts.FOLDER, str(tmp_path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    restarts.all_anew(tmp_path, 0)
+    assert not restarts.is_back(tmp_path, 1, 1)
+    restarts.ready()
+    restarts.tell(tmp_path, 1)
+    assert not restarts.is_back(tmp_path, 1, 1), "that was its process before"
+    restarts.ready()
+    assert restarts.is_back(tmp_path, 1, 1)
+
+
 def test_without_a_launcher_that_can_do_so_nobody_is_started_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(restarts.FOLDER, raising=False)
     monkeypatch.setenv(restarts.ALONE, "1")

@@ -50,3 +50,21 @@ def test_a_run_begins_when_all_have_come_or_one_has_waited_long_enough(
     step: int, count: int, begins: bool, late: bool, ready: bool
 ) -> None:
     assert quorum((step, ""), (step, ""), begins=begins, late=late).may_begin(count) is ready
+
+
+def test_a_run_is_over_once_all_that_have_a_state_have_ended() -> None:
+    """Whoever comes back takes it from the first of those that have come furthest, and none of those from another."""
+
+    def found(*ended: bool) -> Quorum:
+        steps = [(7, "mine"), (8, "yours"), (0, "")]
+        those = [
+            Participant(f"replica 000{i}:x", step, "", "", {}, last, ended=each)
+            for i, ((step, last), each) in enumerate(zip(steps, ended, strict=True))
+        ]
+        return Quorum("key", those, 0, 0.0)
+
+    assert found(True, True, False).over
+    assert (found(True, True, False).source, found(True, True, False).healing) == (1, [2])
+    assert not found(False, True, False).over
+    assert not quorum((0, ""), (0, "")).over
+    assert [each.index for each in found(True, True, True).participants] == [0, 1, 2]

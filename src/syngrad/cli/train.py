@@ -108,7 +108,8 @@ def run(options: dict[str, Any], resume: bool) -> int:
         if name in OF_REPLICAS and replicas == 1 and replica is None:
             raise ConfigError(f"{typed} needs --replicas, 2 or more of them")
     first = place.rank == 0 and (replica is None or replica.index == 0)
-    if first and place.attempt == 0:
+    again = place.attempt > 0 or (replica is not None and replica.attempt > 0)
+    if first and not again:
         _check_output(options, resume)
     if replicas > 1 and replica is None:
         return _start_replicas(options, resume, replicas)

@@ -133,6 +133,11 @@ class Failure:
         known = isinstance(kind, type) and issubclass(kind, SyngradError)
         return (kind if known else SyngradError)(self.text() + addition)
 
+    @property
+    def consequence(self) -> bool:
+        """Whether it says no more than that another worker is gone, or that the launcher ended it."""
+        return self.weight()[0] >= 4
+
     def weight(self) -> tuple[int, float]:
         """Orders failures, the cause before what it has caused."""
         # An error of its own is a cause; that a neighbour is gone, or that the launcher ended it, is a consequence.

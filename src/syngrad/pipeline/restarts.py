@@ -20,7 +20,11 @@ FOLDER = "SYNGRAD_RESTARTS"
 ALONE = "SYNGRAD_ALONE"
 _STARTS, _READY, _INTERRUPTED = "starts", "ready", "interrupted"
 #: seconds after an interrupt for which workers that meet wait for each other: one may have ended by it
-MEET_S = 5.0
+MEET_S = 0.5
+
+
+class UnmetError(KeyboardInterrupt):
+    """The run is interrupted while a worker is away: what the others hold cannot be brought together to be saved."""
 
 
 def folder() -> Path | None:
@@ -47,13 +51,13 @@ def starts_unless_interrupted() -> int:
     """As often as `starts` says, for workers that wait for each other: not for long after an interrupt.
 
     Raises:
-        KeyboardInterrupt: once the launcher was interrupted, a while ago.
+        UnmetError: once the launcher was interrupted, a while ago.
     """
     where = folder()
     if where is not None:
         with suppress(OSError):
             if time.time() - (where / _INTERRUPTED).stat().st_mtime > MEET_S:
-                raise KeyboardInterrupt
+                raise UnmetError
     return starts()
 
 
@@ -61,7 +65,7 @@ def ready() -> None:
     """From now on this worker can go on with another in the place of one that is lost."""
     if (where := folder()) is not None:
         with suppress(OSError):  # a full disk: then all are started again
-            (where / f"{_READY}.{world().rank}").touch()
+            (where / f"{_READY}.{world().rank}").write_text(str(starts()))
 
 
 def not_ready() -> None:
@@ -80,6 +84,14 @@ def expected() -> bool:
 def all_ready(where: Path, workers: int) -> bool:
     """For the launcher: whether one of them can be started again alone."""
     return all((where / f"{_READY}.{rank}").exists() for rank in range(workers))
+
+
+def is_back(where: Path, rank: int, count: int) -> bool:
+    """For the launcher: whether the worker that was started again alone for the `count`-th time has met the others."""
+    try:
+        return int((where / f"{_READY}.{rank}").read_text()) >= count
+    except (OSError, ValueError):
+        return False
 
 
 def tell(where: Path, count: int) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from syngrad.errors import LinkError, first_line, warn
+from syngrad.replicas.attendance import Attendance
 from syngrad.replicas.fragments import due
 from syngrad.replicas.membership import Membership
 from syngrad.replicas.options import Replicas
@@ -34,8 +35,8 @@ TOGETHER_S = 5.0
 LOOK_S = 0.1
 #: and until the lighthouse is asked again where it was lost
 AGAIN_S = 1.0
-#: seconds that a joiner waits for it
-FOREVER_S = 86_400.0
+#: seconds until it is known who of the others is gone: as long as the lighthouse takes to see it, and a little
+GONE_S = 6.0
 
 
 class OtherWorkers(Protocol):
@@ -108,6 +109,7 @@ class Averaging:
         self.options, self.own, self.others, self.membership = options, own, others, membership
         self.report = Report(membership.place.index)
         self._capture, self._restore = capture, restore
+        self._attendance = Attendance(membership.place, options.start_wait_s)
         self._under_way: UnderWay | None = None
         self._warned = False
         self._last = time.monotonic()
@@ -116,14 +118,20 @@ class Averaging:
         #: whether all were where everything is averaged, the last time that one was
         self._all_whole = False
 
-    def join(self, count: int, within_s: float) -> None:
+    def join(self, count: int, within_s: float, asked: Callable[[], bool], begin: Callable[[], None]) -> None:
         """Meet the others for the first time: all of them where the run begins, those that live where it goes on.
+
+        Of those that have ended, it takes what came of the run. Where all are here that were to come, each started
+        again, the first goes back to what it has saved, and all begin from there.
 
         Args:
             count: of the replicas that the run is to have.
             within_s: after so many seconds it begins with those that have come.
+            asked: whether somebody has asked the run to end.
+            begin: goes back to what this replica has saved, if it is the first.
 
         Raises:
+            KeyboardInterrupt: where somebody has.
             LinkError: where the lighthouse stays lost, or where this one was started again and nobody is left to heal
                 from.
         """
@@ -132,18 +140,23 @@ class Averaging:
             self.membership.late = time.monotonic() >= deadline
             self._ask()
             try:
-                # those that live may be long in coming to their next averaging
-                quorum = self.membership.quorum(FOREVER_S)
+                quorum = self._met(LOOK_S)
             except LinkError as error:
                 if self.membership.late:
                     raise
                 self._say(f"{error}; this replica waits for it")
+                quorum = None
                 time.sleep(LOOK_S)
+            if asked():
+                raise KeyboardInterrupt
+            if quorum is None:  # those that live may be long in coming to their next averaging
                 continue
-            if quorum is None:
-                raise LinkError(f"{self.membership.place.name} has waited in vain for an averaging of the others")
-            all_or_late = self.membership.late or len(quorum.participants) >= count
-            if all_or_late and quorum.step == 0 and not quorum.some_begin:
+            all_here, nobody = len(quorum.participants) >= count, quorum.step == 0 and not quorum.some_begin
+            if nobody and all_here:
+                if self.membership.place.index == 0:
+                    begin()
+                    self.membership.begins = True
+            elif nobody and self.membership.late:
                 raise LinkError(
                     f"{self.membership.place.name} was started again, and no replica is left to take its state from; "
                     "go on from a checkpoint, if there is one"
@@ -183,6 +196,42 @@ class Averaging:
                 return False
             time.sleep(LOOK_S)
 
+    def end(self, asked: Callable[[], bool]) -> None:
+        """Say that all is done, and stay for those that :class:`Attendance` tells, though not for longer than a joiner
+        is waited for; who comes back meanwhile takes what came of the run.
+
+        Args:
+            asked: whether somebody has asked the run to end.
+        """
+        self.membership.end()
+        until, heard, lost = time.monotonic() + self.options.start_wait_s, time.monotonic(), False
+        while not asked() and time.monotonic() < until:
+            silent = time.monotonic() > heard + GONE_S
+            try:
+                quorum = self._met(LOOK_S)
+            except LinkError:  # it is started again soon, or nobody meets any more
+                lost, quorum = True, None
+                time.sleep(LOOK_S)
+                self._ask()
+            if quorum is None:
+                if silent and (lost or not self._attendance.stays()):
+                    return
+                continue
+            heard, lost = time.monotonic(), False
+            if quorum.over and quorum.healing:
+                self._average(quorum, 0, whole=False)
+            elif not self._attendance.stays():
+                return
+            time.sleep(LOOK_S)
+            self._ask()
+
+    def _met(self, wait_s: float) -> Quorum | None:
+        """Who has come, if that is known within so many seconds."""
+        quorum = self.membership.quorum(wait_s)
+        if quorum is not None:
+            self._attendance.note(quorum)
+        return quorum
+
     def _patience_s(self, least_s: float = LEAST_S) -> float:
         if self.options.wait_s is not None:
             return self.options.wait_s
@@ -197,7 +246,7 @@ class Averaging:
         """Average, if all are there within so many seconds."""
         began = time.monotonic()
         try:
-            quorum = self.membership.quorum(wait_s)
+            quorum = self._met(wait_s)
         except LinkError as error:
             self._say(f"{error}; this replica trains on alone until it is back")
             self._again = time.monotonic() + AGAIN_S
@@ -212,7 +261,7 @@ class Averaging:
         return self._average(quorum, minibatch, whole=whole)
 
     def _average(self, quorum: Quorum, minibatch: int, *, whole: bool, now: bool = False) -> bool:
-        """Average with these; `now`: whatever the delay."""
+        """Average with these; `now`: whatever the delay. Of a run that is over, what came of it is taken as it is."""
         began = time.monotonic()
         try:
             whole = self._agreed(quorum, whole)
@@ -222,6 +271,9 @@ class Averaging:
             self._lost(error)
             return False
         else:
+            if quorum.over:
+                self.membership.step, self.membership.last = quorum.step, quorum.participants[quorum.source].last
+                return True
             self.others.tell("average", {"quorum": quorum.to_plain(), "whole": whole})
             self.own.begin(quorum, whole=whole)
             self._under_way = UnderWay(minibatch + self.options.delay, quorum.step, quorum.own_key)

@@ -16,6 +16,7 @@ for hours, and neither Python nor torchft has a way to end a thread that waits f
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 import uuid
@@ -34,6 +35,7 @@ HEARTBEAT_S = 0.25
 #: seconds to reach the lighthouse
 CONNECT_S = 10
 
+Client = subprocess.Popen[bytes]
 #: the client: a line "beat" is a sign of life, any other asks; every answer is a line
 _CLIENT = """
 address, name, connect_s = sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -41,14 +43,15 @@ printing = threading.Lock()
 def say(answer):
     with printing:
         print(json.dumps(answer), flush=True)
-def ask(step, store, data):
+def ask(number, step, store, data):
     try:
         found = client.quorum(replica_id=name, timeout=timedelta(days=1), address=store, store_address=store,
                               step=step, world_size=1, shrink_only=False, data=data)
         key = f"{found.quorum_id}.{found.created.seconds}.{found.created.nanos}."
-        say({"key": key, "found": [[m.replica_id, m.step, m.store_address, m.data] for m in found.participants]})
+        those = [[m.replica_id, m.step, m.store_address, m.data] for m in found.participants]
+        say({"number": number, "key": key, "found": those})
     except BaseException as error:
-        say({"error": str(error)})
+        say({"number": number, "error": str(error)})
 try:
     client = torchft.LighthouseClient(address, connect_timeout=timedelta(seconds=connect_s))
     say({"connected": True})
@@ -90,28 +93,38 @@ class Membership:
         self.last = self.group = ""
         #: whether it has waited long enough for all to come
         self.late = False
+        #: whether it may begin a run where nobody has a state
+        self.begins = place.attempt == 0
+        #: whether it has done all that it was to do
+        self.ended = False
         self._asked: Future[dict[str, Any]] | None = None
+        #: of the question that is waited for: the answer to one that was taken back says the same at another time
+        self._number = 0
         self._writing, self._closed = threading.Lock(), threading.Event()
-        self._client = started(_CLIENT, place.lighthouse, self.name, str(CONNECT_S))
-        said = self._line()
+        self._client, self._hearing = self._connected()
+        self._beating = threading.Thread(target=self._send_heartbeats, name="signs of life", daemon=True)
+        self._beating.start()
+
+    def _connected(self) -> tuple[Client, threading.Thread]:
+        """A client that has reached the lighthouse, and what hears its answers."""
+        client, place = started(_CLIENT, self.place.lighthouse, self.name, str(CONNECT_S)), self.place
+        said = _line(client)
         if "error" in said:
-            ended(self._client)
+            ended(client)
             raise LinkError(
                 f"{place.name} does not reach the lighthouse at {place.lighthouse} ({_why(said)}); start it with "
                 "`torchft_lighthouse --min_replicas 1`"
             )
-        self._threads = [
-            threading.Thread(target=each, name=name, daemon=True)
-            for each, name in ((self._send_heartbeats, "signs of life"), (self._hear, "answers of the lighthouse"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        hearing = threading.Thread(target=self._hear, args=(client,), name="answers of the lighthouse", daemon=True)
+        hearing.start()
+        return client, hearing
 
-    def _line(self) -> dict[str, Any]:
-        """The client's next answer."""
-        assert self._client.stdout is not None
-        line = self._client.stdout.readline()
-        return dict(json.loads(line)) if line else {"error": "its client has ended", "ended": True}
+    def _reconnect(self) -> None:
+        """Have another client where that one was lost, as a machine that is out of memory may end it."""
+        self._hearing.join()
+        with self._writing:
+            ended(self._client)
+            self._client, self._hearing = self._connected()
 
     def _write(self, given: Any) -> None:
         assert self._client.stdin is not None
@@ -123,14 +136,15 @@ class Membership:
         while not self._closed.wait(HEARTBEAT_S):
             try:
                 self._write("beat")
-            except (OSError, ValueError):  # whoever asks is told that the client has ended
-                return
+            except (OSError, ValueError):  # the client is lost: whoever asks next starts another
+                continue
 
-    def _hear(self) -> None:
+    def _hear(self, client: Client) -> None:
         while True:
-            said = {**self._line(), "at": time.monotonic()}
-            if self._asked is not None and not self._asked.done():
-                self._asked.set_result(said)
+            said = {**_line(client), "at": time.monotonic()}
+            asked = self._asked
+            if asked is not None and not asked.done() and said.get("number", self._number) == self._number:
+                asked.set_result(said)
             if "ended" in said:
                 return
 
@@ -143,14 +157,24 @@ class Membership:
         """Say that this replica is ready to average."""
         if self._asked is not None:
             return
+        self._number += 1
         self._asked = Future()
         # the client has no room for nested data of every kind, and a text is any
-        own = {"identity": self.identity, "last": self.last, "begins": self.place.attempt == 0, "late": self.late}
+        own = {"identity": self.identity, "last": self.last, "begins": self.begins, "late": self.late}
+        own["ended"] = self.ended
         data = {"group": self.group, **{name: json.dumps(value, sort_keys=True) for name, value in own.items()}}
         try:
-            self._write([self.step, self.store, data])
-        except OSError as error:
-            self._asked.set_result({"error": str(error)})
+            if self._client.poll() is not None:
+                self._reconnect()
+            self._write([self._number, self.step, self.store, data])
+        except (OSError, LinkError) as error:
+            if not self._asked.done():  # its end has been heard of
+                self._asked.set_result({"error": str(error)})
+
+    def end(self) -> None:
+        """Say that this replica has ended, also where it has asked before; it stays for those that come back."""
+        self.ended, self._asked = True, None
+        self.ask()
 
     def quorum(self, wait_s: float) -> Quorum | None:
         """Who averages together; None where that is not known within so many seconds.
@@ -174,18 +198,28 @@ class Membership:
         theirs = participants[found.source].identity
         check_alike(self.place, self.identity, theirs, found.name_of(found.source))
         alike = [participant for participant in participants if participant.identity == theirs]  # others are told so
+        ended = frozenset(participant.index for participant in alike if participant.ended)
+        if not self.ended and any(participant.step and not participant.ended for participant in alike):
+            alike = [participant for participant in alike if not participant.ended]  # some train on, and average
         rank = next(place for place, participant in enumerate(alike) if participant.name == self.name)
-        return Quorum(found.key, alike, rank, found.at)
+        return Quorum(found.key, alike, rank, found.at, ended)
 
     def close(self) -> None:
         """Leave: the lighthouse hears no more of it; twice is once."""
         if self._closed.is_set():
             return
         self._closed.set()
-        self._threads[0].join()
+        self._beating.join()
         self._client.kill()
-        self._threads[1].join()
+        self._hearing.join()
         ended(self._client)
+
+
+def _line(client: Client) -> dict[str, Any]:
+    """The client's next answer."""
+    assert client.stdout is not None
+    line = client.stdout.readline()
+    return dict(json.loads(line)) if line else {"error": "its client has ended", "ended": True}
 
 
 def _participant(found: Any) -> Participant:
@@ -193,11 +227,11 @@ def _participant(found: Any) -> Participant:
     try:
         given = dict(data or {})
         identity = dict(json.loads(given.get("identity", "{}")))
-        last, begins, late = (json.loads(given.get(key, "0")) for key in ("last", "begins", "late"))
+        last, *said = (json.loads(given.get(key, "0")) for key in ("last", "begins", "late", "ended"))
     except (TypeError, ValueError):
-        given, identity, last, begins, late = {}, {}, "", False, False
+        given, identity, last, said = {}, {}, "", [False, False, False]
     group = str(given.get("group", ""))
-    return Participant(str(name), int(step), str(store), group, identity, str(last or ""), bool(begins), bool(late))
+    return Participant(str(name), int(step), str(store), group, identity, str(last or ""), *map(bool, said))
 
 
 def _why(said: Mapping[str, Any]) -> str:

@@ -31,12 +31,14 @@ class Place:
         count: replicas that the run is divided among, of which some may be away.
         lighthouse: the address at which they meet, as in "http://host:29510".
         attempt: how often this one has been started again.
+        launched: whether one launcher starts all of them, here, and ends the run when the first has ended.
     """
 
     index: int
     count: int
     lighthouse: str
     attempt: int = 0
+    launched: bool = False
 
     @property
     def address(self) -> str:
@@ -73,7 +75,7 @@ def place() -> Place | None:
     if index >= count:
         raise ConfigError(f"{INDEX} is {index}, and {COUNT} {count}: replicas count from 0 to {count - 1}; {_REMEDY}")
     attempt = _whole(os.environ, ATTEMPT, 0) + _whole(os.environ, "TORCHELASTIC_RESTART_COUNT", 0)
-    return Place(index, count, address.rstrip("/"), attempt)
+    return Place(index, count, address.rstrip("/"), attempt, bool(os.environ.get(ATTEMPT)))
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -20,6 +20,7 @@ class Participant:
         last: what tells the last averaging that it took part in from every other.
         begins: whether it was not started again: it may begin a run where nobody has a state.
         late: whether it has waited long enough for all to come where a run begins.
+        ended: whether it has done all that it was to do, and stays for others that were started again.
     """
 
     name: str
@@ -30,6 +31,12 @@ class Participant:
     last: str = ""
     begins: bool = True
     late: bool = False
+    ended: bool = False
+
+    @property
+    def index(self) -> int:
+        """The replica's number."""
+        return int(self.name.partition(":")[0].split()[-1])
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,14 @@ class Quorum:
         participants: in the order of their numbers.
         rank: this replica's place among them.
         at: when this one heard of it, by the monotonic clock.
+        ended: the numbers of those that have ended; where others train, they are no participants.
     """
 
     key: str
     participants: list[Participant]
     rank: int
     at: float
+    ended: frozenset[int] = frozenset()
 
     @property
     def step(self) -> int:
@@ -60,13 +69,23 @@ class Quorum:
 
     @property
     def healing(self) -> list[int]:
-        """The places of those that take its state: not in its last averaging; before the first, all others."""
+        """The places of those that take its state: not in its last averaging; before the first, all others.
+
+        Of a run that is over, those that have no state.
+        """
+        if self.over:
+            return [place for place, participant in enumerate(self.participants) if not participant.ended]
         last = self.participants[self.source].last
         return [
             place
             for place, participant in enumerate(self.participants)
             if place != self.source and (participant.last != last or self.step == 0)
         ]
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended: all that are left of it have, and the others come to take what came of it."""
+        return bool(self.step) and all(each.ended or not each.step for each in self.participants)
 
     def may_begin(self, count: int) -> bool:
         """Whether so many replicas meet here, or go on without those that are missing: all who are in it agree."""

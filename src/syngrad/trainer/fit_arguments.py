@@ -99,6 +99,14 @@ class FitArguments:
             )
         return checkpoint.newest(self.save) if self.resume is True or there else None
 
+    def saved(self) -> Path | None:
+        """The checkpoint that this very run, started again, goes on from, whatever `resume` says: its own newest one,
+        or the one that it was begun from; None where there is neither.
+        """
+        if self.save is not None and checkpoint.found(self.save):
+            return checkpoint.newest(self.save)
+        return None if isinstance(self.resume, bool) or self.resume == AUTO else checkpoint.newest(self.resume)
+
     def boundary(self, minibatches: int, done: int, whole: int | None) -> int:
         """The minibatch that all have to be done with before the next thing is due that is no minibatch.
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, first_line, warn
+from syngrad.errors import CheckpointError, LinkError, SyngradError, TrainingError, warn
 from syngrad.optim.schedules import check_growing
+from syngrad.pipeline.restarts import UnmetError
 from syngrad.runtime import checkpoint
 from syngrad.runtime.progress import KnownLoss
 from syngrad.tagged_json import PlainError
 from syngrad.trainer import early_checks, resume
 from syngrad.trainer.callbacks import Callback
-from syngrad.trainer.fit_arguments import AUTO, FitArguments
+from syngrad.trainer.fit_arguments import FitArguments
+from syngrad.trainer.fit_state import FitState
 from syngrad.trainer.history import Epoch, History
 from syngrad.trainer.interrupts import Interrupts
 from syngrad.trainer.loaders import LoaderPosition, naming_lost_processes
@@ -47,21 +49,12 @@ class Loop:
     plan: FitArguments
     workers: Workers
     replicas: ReplicaRun | None = None
-    partial: Partial = field(default_factory=Partial)
 
     def __post_init__(self) -> None:
         trainer, replicas = self.trainer, self.replicas
         self.position = LoaderPosition(self.plan.loader, None if replicas is None else replicas.share(self.plan.loader))
         self._save_every = self.plan.save_every if replicas is None else replicas.save_every
-        self.history = History(trainer.metric[0] if trainer.metric else None, started_s=trainer.train_s)
-        self.first = trainer.epochs_done
-        self.marks: list[tuple[int, int]] = [(len(q.history), len(q.true)) for q in trainer.quality]
-        #: updates that were skipped before this call
-        self.skipped = dict(trainer.guarded)
-        #: whether the epoch's minibatches are all done, and only what follows them is to come
-        self._over = False
-        #: whether a validation within the epoch was broken off, with which a run that goes on begins
-        self._owed = False
+        self.state = FitState.begun(trainer)
         self._since = 0.0
         self._advance: Advance = lambda text: None
         #: where in the data this call begins, once it is known
@@ -72,20 +65,23 @@ class Loop:
         trainer, plan, workers = self.trainer, self.plan, self.workers
         trainer.stopped = False
         early_checks.check_measured(trainer, plan)
-        plan.start()  # what is refused here has not made a folder
+        # a replica that was started again goes on where the others are, whatever is saved
+        again = self.replicas is not None and self.replicas.again
+        if not again:
+            plan.start()  # what is refused here has not made a folder
         with checkpoint.saving_into(plan.save):
-            start = plan.start()
-            if start is not None and (self.replicas is None or not self.replicas.again):
+            start = None if again else plan.start()
+            if start is not None:
                 self._resume(start)
-            total = self.position.length
-            left = max(plan.epochs - (trainer.epochs_done - self.first), 0)
+            whole = self.position.length
+            left = max(plan.epochs - (trainer.epochs_done - self.state.first), 0)
+            total = None if whole is None else whole * left - self.state.partial.minibatches
             with (
                 naming_lost_processes(),
                 Interrupts(plan.save is not None) as self.interrupts,
-                bar(total * left - self.partial.minibatches if total is not None else None, trainer.options.progress)
-                as self._advance,
+                bar(total, trainer.options.progress) as self._advance,
                 ExitStack() as ends,
-            ):  # fmt: skip
+            ):
                 started: list[Callback] = []
                 ends.callback(self._end, started)
                 for callback in plan.callbacks:
@@ -96,22 +92,25 @@ class Loop:
                 if self.replicas is not None:
                     self._join(self.replicas)
                 self.origin = self.origin or self.position.state_dict()
-                while trainer.epochs_done - self.first < plan.epochs and not trainer.stopped:
+                while trainer.epochs_done - self.state.first < plan.epochs and not trainer.stopped:
                     self._epoch()
                 if trainer.stopped:
                     workers.flush()
+                if self.replicas is not None:
+                    self.replicas.end(self._asked)
                 if not workers.begun and trainer.runner is not None:  # all was done before; the others are told
                     workers.begin(trainer.runner, self.origin)
                 if workers.begun:
                     workers.gather()
-        summarise(self.history, trainer, self.marks, self.skipped)
-        self.history.processes = workers.worker_reports
+        history = self.state.history
+        summarise(history, trainer, self.state.marks, self.state.skipped)
+        history.processes = workers.worker_reports
         if self.replicas is not None:
-            self.history.replica = self.replicas.report()
-        workers.finish(self.history.to_dict())
+            history.replica = self.replicas.report()
+        workers.finish(history.to_dict())
         if self.interrupts.asked is not None:  # when all was done and saved, while the callbacks ended
             raise KeyboardInterrupt(f"interrupted after minibatch {trainer.minibatches}, when all epochs were done")
-        return self.history
+        return history
 
     def _end(self, started: Sequence[Callback]) -> None:
         """Tell every callback that has started, in order, whatever another one raises."""
@@ -124,11 +123,11 @@ class Loop:
         if not trainer.model.training:  # otherwise what the user has put into evaluation mode stays there
             trainer.model.train()
         number = trainer.epochs_done + 1
-        if self._owed and not self._over:
+        if self.state.owed and not self.state.over:
             workers.begin(trainer.bound, self.origin)
             self._validate_within(number)
         self._tick()
-        for raw in self._batches() if not self._over else ():
+        for raw in self._batches() if not self.state.over else ():
             if not workers.begun:  # cutting the model is not training
                 self._tock()
                 self._begin(raw)
@@ -140,15 +139,15 @@ class Loop:
         if not workers.begun and trainer.runner is not None:  # the run goes on after an epoch's last minibatch
             workers.begin(trainer.runner, self.origin)
         self._tell(workers.settle())
-        if self.partial.lose(workers.lost()) == 0:
+        if self.state.partial.lose(workers.lost()) == 0:
             raise TrainingError(
                 f"the loader yielded no batch in epoch {number}; check its length and drop_last "
                 "(an iterator can be used once only)"
             )
-        if number - self.first == plan.epochs or trainer.stopped:
+        if number - self.state.first == plan.epochs or trainer.stopped:
             workers.flush()
         self._tock()
-        self._over = True
+        self.state.over = True
         heard = [each for each in (plan.on_epoch, *plan.callbacks) if each is not None]
         # what is to be saved is brought together before anything can fail
         with self._shown(heard, plan.save is not None):
@@ -169,17 +168,32 @@ class Loop:
             self._begin(replicas.first(self.position))
         else:
             self.workers.begin(self.trainer.bound, self.origin)
-        taken = replicas.join(self.workers, self._state)
-        if taken is not None:
-            self._go_on(taken, lambda: None, replicas.unfit)
+        taken = replicas.join(self.workers, self._state, self._asked, self._go_back)
+        if taken is None:
+            return
+        self._go_on(taken, lambda: None, replicas.unfit)
+        if taken["ended"]:
+            self.trainer.stopped = bool(taken["stopped"])
+            if self.plan.save is not None:  # the one that was killed may not have come to it
+                self._save()
+
+    def _go_back(self) -> None:
+        """To what this replica has saved, once no other has anything; without that, to where it began."""
+        found = self.plan.saved()
+        if found is not None:
+            self._resume(found, self.workers.retake)
+
+    def _asked(self) -> bool:
+        """Whether somebody has asked the run to end."""
+        return self.interrupts.asked is not None
 
     def _tell(self, trained: Iterable[KnownLoss]) -> None:
         """Note the losses that are known, and tell them."""
         trainer = self.trainer
         for each in trained:
             with trainer.as_of(each.count):
-                self.partial.add(each.loss.item(), each.weight, each.samples)
-                self._advance(f"epoch {trainer.epochs_done + 1}  loss {self.partial.mean:.4f}")
+                self.state.partial.add(each.loss.item(), each.weight, each.samples)
+                self._advance(f"epoch {trainer.epochs_done + 1}  loss {self.state.partial.mean:.4f}")
                 for callback in self.plan.callbacks:
                     callback.on_step(trainer, each.loss)
 
@@ -219,7 +233,7 @@ class Loop:
 
     def _conclude(self, number: int) -> None:
         """An epoch is over: validate, move the schedules, tell, save."""
-        trainer, plan, partial = self.trainer, self.plan, self.partial
+        trainer, plan, partial = self.trainer, self.plan, self.state.partial
         trainer.progress.epochs = number
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         record = Epoch(number, partial.mean, trainer.train_s, partial.samples, rate)
@@ -230,8 +244,8 @@ class Loop:
                 record.metrics = self._validate(float(number))
             measured = record.metrics.get(trainer.metric[0]) if trainer.metric is not None else None
             self.workers.schedule_epoch(record.metrics.get("loss", record.train_loss), measured)
-        self.history.epochs.append(record)
-        self.partial, self._over = Partial(), False
+        self.state.history.epochs.append(record)
+        self.state.partial, self.state.over = Partial(), False
         with self._saving_first():
             if plan.on_epoch is not None:
                 plan.on_epoch(record)
@@ -252,10 +266,10 @@ class Loop:
     def _validate(self, epoch: float) -> dict[str, float]:
         """That may take long: asked to end, the run is saved without it."""
         assert self.plan.validate is not None
-        self._owed = True
+        self.state.owed = True
         metrics = self.workers.evaluate(self.interrupts.until_asked(self.plan.validate))
-        self._owed = False
-        self.history.points.append((epoch, self.trainer.train_s, metrics))
+        self.state.owed = False
+        self.state.history.points.append((epoch, self.trainer.train_s, metrics))
         with self._shown(self.plan.callbacks):
             for callback in self.plan.callbacks:
                 callback.on_validate(self.trainer, epoch, metrics)
@@ -285,7 +299,7 @@ class Loop:
         Args:
             failed: what the run ends with anyhow; it is told first.
         """
-        over = self.interrupts.asked is not None or self.trainer.epochs_done - self.first >= self.plan.epochs
+        over = self.interrupts.asked is not None or self.trainer.epochs_done - self.state.first >= self.plan.epochs
         try:
             with self.workers.whole():
                 more = {} if self.replicas is None else {"replicas": self.replicas.state()}
@@ -311,35 +325,24 @@ class Loop:
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
         """What fails or is broken off inside it is no fault of the training: this is saved, and then it is raised."""
-        points = len(self.history.points)
+        points = len(self.state.history.points)
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
-            lost = isinstance(error, LinkError) and self.trainer.bound.divided
+            lost = isinstance(error, (LinkError, UnmetError)) and self.trainer.bound.divided
             if self.plan.save is None or lost:
                 raise
-            if self._over:  # the whole end of the epoch is to come, validation with it
+            if self.state.over:  # the whole end of the epoch is to come, validation with it
                 self.trainer.progress.epochs -= 1
-                del self.history.points[points:]
+                del self.state.history.points[points:]
             self._save(None if isinstance(error, KeyboardInterrupt) else error)
             raise
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "first": self.first,
-            "over": self._over,
-            "owed": self._owed and not self._over,
-            "epochs": self.plan.epochs,
-            "stopped": self.trainer.stopped,
-            "history": {**self.history.to_dict(), "interfaces": []},  # made anew from the quality, which is saved
-            "partial": vars(self.partial),
-            "marks": self.marks,
-            "skipped": self.skipped,
-            "place": self.position.state_dict(),
-            "callbacks": [[type(each).__name__, each.state_dict()] for each in self.plan.callbacks],
-        }
+        return self.state.to_plain(self.trainer, self.plan, self.position)
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, path: Path, retake: Callable[[Callable[[], None]], None] | None = None) -> None:
+        """Go on from a checkpoint; `retake` puts it in the place of what all workers have, if they have begun."""
         path, model, saved = resume.whole_checkpoint(self.plan, path)
         self.workers.saved(path)
         fit = saved.get("fit")
@@ -354,47 +357,10 @@ class Loop:
         def restore() -> None:
             resume.restore(self.trainer, model, saved, str(path), trained=True)
 
-        self._go_on(fit, restore, lambda why: checkpoint.damaged(path, why))
+        self._go_on(
+            fit, restore if retake is None else lambda: retake(restore), lambda why: checkpoint.damaged(path, why)
+        )
 
     def _go_on(self, fit: dict[str, Any], restore: Callable[[], None], damaged: Callable[[str], Exception]) -> None:
-        """Be where another call of `fit` was.
-
-        Args:
-            fit: its state, as :meth:`_state` gave it.
-            restore: puts what was trained in its place.
-            damaged: the error for a state that cannot be read, and why.
-        """
-        try:
-            begun, first, marks = int(fit["epochs"]), int(fit["first"]), [(a, b) for a, b in fit["marks"]]
-            skipped = {str(name): int(count) for name, count in fit["skipped"].items()}
-            history, partial, over = History.from_dict(fit["history"]), Partial.read(fit["partial"]), bool(fit["over"])
-            stopped, owed = bool(fit["stopped"]), bool(fit["owed"]) and self.plan.validate_every is not None
-            callbacks = [(str(name), dict(each)) for name, each in fit["callbacks"]]
-            self.position.check(fit["place"])
-        except (SyngradError, Warning):
-            raise
-        except Exception as error:  # whatever plain data of another form does
-            raise damaged(first_line(error)) from error
-        restore()
-        self.first, self.marks, self.skipped = first, marks, skipped
-        history.metric = self.history.metric  # this call's, which may be another
-        self.history, self.partial, self._over, self._owed = history, partial, over, owed
+        self.state = FitState.taken(fit, self.trainer, self.plan, self.position, restore, damaged)
         self.origin = fit["place"]
-        try:
-            self.position.load(self.origin)
-        except (SyngradError, Warning):
-            raise
-        except Exception as error:
-            raise damaged(first_line(error)) from error
-        # a run that was stopped early is over for a script that is started again and again
-        self.trainer.stopped = stopped and self.plan.resume == AUTO and self.partial.minibatches == 0
-        if self.trainer.schedulers and begun != self.plan.epochs:
-            warn(
-                f"the run was begun for {begun} epochs and is now to have {self.plan.epochs}; its schedule of the "
-                "learning rate goes on as it was made for the first number"
-            )
-        for callback in self.plan.callbacks:  # each takes the first that is left of its own class
-            found = next((one for one in callbacks if one[0] == type(callback).__name__), None)
-            if found is not None:
-                callbacks.remove(found)
-                callback.load_state_dict(found[1])

@@ -94,12 +94,20 @@ class ReplicaRun:
             )
         return batch
 
-    def join(self, workers: Workers, fit: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    def join(
+        self,
+        workers: Workers,
+        fit: Callable[[], dict[str, Any]],
+        asked: Callable[[], bool],
+        back: Callable[[], None],
+    ) -> dict[str, Any] | None:
         """Meet the others.
 
         Args:
             workers: of this replica, linked.
             fit: what the loop knows, for those that join later.
+            asked: whether somebody has asked the run to end.
+            back: goes back to what was saved.
 
         Returns:
             What the loop of another replica knew, where this one goes on from its state.
@@ -115,13 +123,19 @@ class ReplicaRun:
         self._resume(own, workers)
         self._workers = workers
 
+        def begin() -> None:
+            back()
+            self._resume(own, workers)
+
         def capture() -> dict[str, Any]:
             with workers.whole():
                 model, state = resume.capture(trainer)
-                return {"model": model, "state": state, "fit": fit()}
+                taken = {"model": model, "state": state, "fit": {**fit(), "ended": membership.ended}}
+            # of a run that goes on, each worker's outer state comes from its own of the others
+            return {**taken, "outer": self.state()} if membership.ended else taken
 
         self._averaging = Averaging(self.options, own, workers.control, membership, capture, self._restore)
-        self._averaging.join(self.place.count, self.options.start_wait_s)
+        self._averaging.join(self.place.count, self.options.start_wait_s, asked, begin)
         self._joined = True
         taken, self._taken = self._taken, None
         return taken
@@ -146,6 +160,9 @@ class ReplicaRun:
         if self._joined:
             self._workers.flush()
         self._workers.retake(lambda: self._put(saved, name))
+        if "outer" in saved:  # of a run that is over
+            self.resumed = saved["outer"]
+            self._resume(self.averaging.own, self._workers)
 
     def _put(self, saved: dict[str, Any], name: str) -> None:
         trainer, runner = self.trainer, self.trainer.bound
@@ -174,6 +191,10 @@ class ReplicaRun:
     def together(self) -> None:
         """Average everything now."""
         self.averaging.together(self.trainer.bound.count)
+
+    def end(self, asked: Callable[[], bool]) -> None:
+        """All is done; see :meth:`Averaging.end`."""
+        self.averaging.end(asked)
 
     def state(self) -> list[dict[str, Any]]:
         """Of the outer step, stage by stage, for a checkpoint."""
