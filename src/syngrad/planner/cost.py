@@ -16,8 +16,8 @@ from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.quantities import DTYPES, Estimates, Link, Profile, Unit
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
-#: gloo sends a tensor round the ring in pieces of at most so many bytes, and waits for each
-SEGMENT = 2**20
+#: gloo sends a tensor round the ring in pieces of at most so many bytes, and at least so many of each worker's share
+SEGMENT, SEGMENTS = 2**20, 2
 #: DDP reduces gradients in buckets: the first of so many bytes, and each other one
 BUCKETS = (2**20, 25 * 2**20)
 #: PowerSGD reduces one thin matrix, then the other, and what is no matrix by itself
@@ -95,23 +95,25 @@ def ring_s(size: float, workers: int, link: Link) -> float:
     """Seconds that a ring all-reduce of so many bytes spends on the links.
 
     2 (W − 1) rounds, in each of which every worker sends a W-th of the tensor (Patarasuk and Yuan 2009); gloo divides
-    it into pieces of 1 MiB at most, each of which is waited for: pieces · delay + 2 (W − 1) / W · size / rate.
+    it into two pieces or more, of 1 MiB at most. Two are under way at a time, and each begins to cross when the
+    receiver has asked for it, so that two take two delays: pieces · delay + 2 (W − 1) / W · size / rate.
     """
     if workers < 2:
         return 0.0
-    pieces = 2 * (workers - 1) * math.ceil(size / workers / SEGMENT)
+    pieces = 2 * (workers - 1) * max(math.ceil(size / workers / SEGMENT), SEGMENTS)
     return pieces * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
 def exchange_s(size: float, workers: int, link: Link) -> float:
     """Seconds that an averaging of so many bytes spends on the links, as replicas and `diloco` do it.
 
-    Everybody sends every other a W-th of its own, and then what it has made of its share: as many bytes as round a
-    ring, 2 (W − 1) / W · size / rate, but two delays in all.
+    Everybody sends every other a W-th of its own, all at once, and then what it has made of its share, which gloo hands
+    on from one to the next, W − 1 times: as many bytes as round a ring, 2 (W − 1) / W · size / rate. Each of these W
+    steps takes two delays, as what is sent is asked for first.
     """
     if workers < 2:
         return 0.0
-    return 2 * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
+    return 2 * workers * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
 def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
