@@ -184,15 +184,23 @@ def averaging_s(costs: Costs, layout: Layout) -> float:
 
 
 def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
-    """The timing of `gpipe` and `1f1b`, and the bytes of a minibatch. Every worker reads the data."""
+    """The timing of `gpipe`, `1f1b` and `zb1p`, and the bytes of a minibatch. Every worker reads the data.
+
+    `zb1p` parts a backward pass into that of what came and that of weights, which take as long as each other (arXiv
+    2401.10241); the first worker, to whom nothing came, has the latter alone.
+    """
     cluster, parts, each = costs.cluster, layout.microbatches, spans(costs, layout)
-    forward, backward, update, message, delay = (list[float]() for _ in range(5))
+    forward, backward, weights, update, message, delay = (list[float]() for _ in range(6))
     sent = 0.0
     for k, (i, j) in enumerate(each):
         slow = cluster.slowdown(k) if parts > 1 else 1 / cluster.speed(k)  # of one part, one computes at a time
         packed = sum(costs.packing_s(cut, layout.form) for cut in (i, j) if 0 < cut < len(costs.profile.units)) / 2
-        for into, passes in ((forward, costs.forward_s), (backward, costs.backward_s)):
-            into.append((passes(i, j, 1 / parts) + packed / parts + costs.machine.action_s) * slow)
+        back, apart = costs.backward_s(i, j, 1 / parts), 0.0
+        if layout.plain_kind == "zb1p":
+            apart = back / 2 if k else back
+            weights.append((apart + costs.machine.action_s) * slow)
+        for into, passed in ((forward, costs.forward_s(i, j, 1 / parts)), (backward, back - apart)):
+            into.append((passed + packed / parts + costs.machine.action_s) * slow)
         update.append((costs.total("optimizer_s", i, j) + costs.profile.reading_s) * slow)
         if k < len(each) - 1:
             size = costs.message_bytes(j, layout.form, context=False) / parts
@@ -201,7 +209,7 @@ def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
             delay.append(link.delay_s)
             sent += 2 * size * parts
     times = (tuple(forward), tuple(backward), tuple(message), tuple(delay), tuple(update))
-    return Microbatches(layout.plain_kind, parts, *times), sent
+    return Microbatches(layout.plain_kind, parts, *times, tuple(weights)), sent
 
 
 def chained(costs: Costs, layout: Layout) -> tuple[Chain, float]:
