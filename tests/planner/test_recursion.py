@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syngrad.errors import ConfigError
 from syngrad.planner.recursion import Variation, run_chain, run_lockstep, run_microbatches
-from syngrad.planner.schedules import orders
+from syngrad.planner.microbatch_orders import orders
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
 seconds = st.floats(0.01, 5.0)
@@ -175,12 +175,8 @@ def test_zero_bubble_is_its_closed_form_for_equal_stages(workers: int, parts: in
 def test_zero_bubble_asks_ahead_and_has_gradients_of_weights_wait() -> None:
     # as PyTorch's ScheduleInterleavedZeroBubble lays it out for two stages and four parts
     first, second = (" ".join(f"{what[0]}{way[0]}{part}" for what, way, part in each) for each in orders("zb1p", 4, 2))
-    assert first == (
-        "rf0 sf0 rf1 sf1 ab0 rb0 rb0 rw0 ab1 rf2 sf2 rb1 rb1 rw1 ab2 rf3 sf3 rb2 rb2 rw2 ab3 rb3 rb3 rw3"
-    )
-    assert second == (
-        "af0 rf0 rf0 af1 rb0 sb0 rf1 rf1 rb1 sb1 af2 rw0 rf2 rf2 rb2 sb2 af3 rw1 rf3 rf3 rb3 sb3 rw2 rw3"
-    )
+    assert first == ("rf0 sf0 rf1 sf1 ab0 rb0 rb0 rw0 ab1 rf2 sf2 rb1 rb1 rw1 ab2 rf3 sf3 rb2 rb2 rw2 ab3 rb3 rb3 rw3")
+    assert second == ("af0 rf0 rf0 af1 rb0 sb0 rf1 rf1 rb1 sb1 af2 rw0 rf2 rf2 rb2 sb2 af3 rw1 rf3 rf3 rb3 sb3 rw2 rw3")
 
 
 def test_what_varies_is_drawn_from_the_seed_and_keeps_its_mean() -> None:

@@ -107,13 +107,12 @@ def ring_s(size: float, workers: int, link: Link) -> float:
 def exchange_s(size: float, workers: int, link: Link) -> float:
     """Seconds that an averaging of so many bytes spends on the links, as replicas and `diloco` do it.
 
-    Everybody sends every other a W-th of its own, all at once, and then what it has made of its share, which gloo hands
-    on from one to the next, W − 1 times: as many bytes as round a ring, 2 (W − 1) / W · size / rate. Each of these W
-    steps takes two delays, as what is sent is asked for first.
+    Everybody sends every other a W-th of its own, and then what it has made of its share: as many bytes as round a
+    ring, 2 (W − 1) / W · size / rate, but four delays in all, as gloo sends what was asked for.
     """
     if workers < 2:
         return 0.0
-    return 2 * workers * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
+    return 4 * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
 def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:

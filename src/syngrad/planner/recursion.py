@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from syngrad.errors import ConfigError
 from syngrad.pipeline.neighbours import WAIT_NEXT, WAIT_PREVIOUS
-from syngrad.planner.schedules import BACKWARD, FORWARD, WEIGHTS
+from syngrad.planner.microbatch_orders import BACKWARD, FORWARD, WEIGHTS
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
 Times = NDArray[np.float64]

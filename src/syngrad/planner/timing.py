@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from syngrad.planner.schedules import Action, orders
+from syngrad.planner.microbatch_orders import Action, orders
 
 
 class Bound(NamedTuple):
