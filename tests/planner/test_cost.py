@@ -51,7 +51,7 @@ def test_a_small_tensor_goes_round_in_two_pieces_each_of_which_is_asked_for() ->
 
 
 def test_an_averaging_waits_four_times_whatever_its_size() -> None:
-    # counted over 100 ms: 2.0 delays among two workers and 2.1 among four to hand everybody something, which is done twice
+    # counted over 100 ms: 2.0 delays among two workers, 2.1 among four, for each of two times that all send to all
     assert exchange_s(8.0, 4, Link(3.0, 2.0)) == 4 * 3.0 + 2 * 3 / 4 * 8.0 / 2.0
     assert exchange_s(10.0, 1, Link(1.0, 1.0)) == 0.0
 

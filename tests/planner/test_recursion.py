@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syngrad.errors import ConfigError
-from syngrad.planner.recursion import Variation, run_chain, run_lockstep, run_microbatches
 from syngrad.planner.microbatch_orders import orders
+from syngrad.planner.recursion import Variation, run_chain, run_lockstep, run_microbatches
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
 seconds = st.floats(0.01, 5.0)
