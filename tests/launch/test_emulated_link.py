@@ -128,6 +128,16 @@ def test_nothing_arrives_early(link: str, size: int) -> None:
 
 @needs_root
 @pytest.mark.distributed
+def test_what_is_sent_after_a_pause_is_not_paced_by_what_came_before() -> None:
+    """Whatever congestion control this machine prefers: BBR lets a lone message out at a fraction of the rate."""
+    with emulated(parse_link("1ms,1gbit")) as pair:
+        for host in pair:
+            command = host.command(["cat", "/proc/sys/net/ipv4/tcp_congestion_control"])
+            assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "reno\n"
+
+
+@needs_root
+@pytest.mark.distributed
 def test_a_host_sees_the_link_alone_and_is_gone_afterwards() -> None:
     with emulated(parse_link("1ms,1gbit")) as pair, emulated(parse_link("2ms,1gbit")) as other:
         namespaces = [host.namespace for host in (*pair, *other)]

@@ -57,3 +57,10 @@ def test_without_links_they_are_those_of_balanced_stages(units: list[float], dat
 def test_more_workers_than_units_are_refused() -> None:
     with pytest.raises(ConfigError, match="--workers 3 or fewer"):
         best_cuts(3, 4, lambda i, j, k: 1.0, lambda at, k: 0.0)
+
+
+def test_where_a_link_decides_parts_are_as_even_as_can_be() -> None:
+    assert best_cuts(8, 2, lambda i, j, k: float(j - i), lambda at, k: 100.0) == (4,)
+    assert best_cuts(9, 3, lambda i, j, k: float(j - i), lambda at, k: 100.0) == (3, 6)
+    # but a cut that is worse than the least bottleneck is none, however even
+    assert best_cuts(8, 2, lambda i, j, k: float(j - i), lambda at, k: 100.0 if at < 3 else 200.0) == (2,)

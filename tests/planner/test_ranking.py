@@ -67,6 +67,14 @@ def test_the_queue_is_as_deep_as_the_round_trip_needs() -> None:
 
 def test_parts_are_tried_as_far_as_they_divide_the_batch() -> None:
     assert chosen(profile(batch_size=24), TWO, "gpipe").layout.microbatches in (1, 2, 4, 8)
+    assert chosen(profile(batch_size=24), TWO, "zb1p").layout.microbatches in (2, 4, 8)
+
+
+@pytest.mark.parametrize("kind", ["1f1b", "zb1p"])
+def test_as_many_parts_are_tried_as_there_are_workers(kind: str) -> None:
+    assert chosen(profile(units=24, batch_size=48), Cluster(FREE, 24), kind).layout.microbatches in (24, 48)
+    with pytest.raises(ConfigError, match="a batch of 32 divides into none of 24 or more"):
+        chosen(profile(units=24, batch_size=32), Cluster(FREE, 24), kind)
     with pytest.raises(ConfigError, match="batch of 7"):
         chosen(profile(batch_size=7), TWO, "1f1b")
     with pytest.raises(ConfigError, match="--batch-size 6"):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syngrad.errors import ConfigError
+from syngrad.planner.microbatch_orders import orders
 from syngrad.planner.recursion import Variation, run_chain, run_lockstep, run_microbatches
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
@@ -144,6 +145,38 @@ def test_the_orders_are_those_of_the_schedules() -> None:
     assert runs("gpipe", 0) == runs("gpipe", 1) == "f0 f1 f2 b0 b1 b2"
     assert runs("1f1b", 0) == "f0 f1 b0 f2 b1 b2"
     assert runs("1f1b", 1) == "f0 b0 f1 b1 f2 b2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "message", "delays"),
+    [
+        # counted over 100 ms and 10 Mbit/s, 2 workers, a tiny model and Reno: seconds of a minibatch over the delay
+        ("gpipe", 1, 0.56, 3.2), ("gpipe", 1, 2.1, 6.4), ("gpipe", 2, 0.0, 6.07), ("gpipe", 2, 0.28, 7.25),
+        ("gpipe", 2, 1.05, 10.5), ("gpipe", 4, 0.0, 14.15), ("gpipe", 4, 0.14, 15.4), ("gpipe", 4, 0.52, 18.6),
+        ("1f1b", 2, 0.0, 4.06), ("1f1b", 2, 0.28, 5.3), ("1f1b", 2, 1.05, 8.4), ("1f1b", 4, 0.0, 8.1),
+        ("1f1b", 4, 0.14, 9.35), ("1f1b", 4, 0.52, 12.6), ("zb1p", 2, 0.0, 4.1), ("zb1p", 2, 0.28, 5.1),
+        ("zb1p", 2, 1.05, 7.4), ("zb1p", 4, 0.0, 8.15), ("zb1p", 4, 0.14, 9.2),
+    ],
+)  # fmt: skip
+def test_so_many_delays_are_waited_for_as_were_counted(kind: str, parts: int, message: float, delays: float) -> None:
+    nothing = (0.0, 0.0)
+    shape = Microbatches(kind, parts, nothing, nothing, (message,), (1.0,), nothing, nothing if kind == "zb1p" else ())
+    assert run_microbatches(shape, 4).seconds == pytest.approx(delays, rel=0.08)
+
+
+@pytest.mark.parametrize(("workers", "parts"), [(2, 2), (2, 4), (3, 3), (3, 6), (4, 4), (4, 16)])
+def test_zero_bubble_is_its_closed_form_for_equal_stages(workers: int, parts: int) -> None:
+    one, none = (1.0,) * workers, (0.0,) * (workers - 1)
+    shape = Microbatches("zb1p", parts, one, one, none, none, (0.5,) * workers, one)
+    assert run_microbatches(shape, 4).seconds == pytest.approx(shape.seconds, rel=1e-9)
+    assert shape.work_s == (3 * parts + 0.5,) * workers
+
+
+def test_zero_bubble_asks_ahead_and_has_gradients_of_weights_wait() -> None:
+    # as PyTorch's ScheduleInterleavedZeroBubble lays it out for two stages and four parts
+    first, second = (" ".join(f"{what[0]}{way[0]}{part}" for what, way, part in each) for each in orders("zb1p", 4, 2))
+    assert first == ("rf0 sf0 rf1 sf1 ab0 rb0 rb0 rw0 ab1 rf2 sf2 rb1 rb1 rw1 ab2 rf3 sf3 rb2 rb2 rw2 ab3 rb3 rb3 rw3")
+    assert second == ("af0 rf0 rf0 af1 rb0 sb0 rf1 rf1 rb1 sb1 af2 rw0 rf2 rf2 rb2 sb2 af3 rw1 rf3 rf3 rb3 sb3 rw2 rw3")
 
 
 def test_what_varies_is_drawn_from_the_seed_and_keeps_its_mean() -> None:

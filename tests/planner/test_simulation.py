@@ -66,7 +66,7 @@ def test_replicas_average_over_their_own_link() -> None:
     near, far = Cluster(FREE, 2), Cluster(FREE, 2, between_replicas=Link(1.0, 2**20))
     averaged = predict(profile(), far, layout).seconds - predict(profile(), near, layout).seconds
     assert averaged == pytest.approx(averaging_s(Costs(profile(), far), layout) / 10)
-    assert averaged == pytest.approx((2 * 1.0 + 2 * 3 / 4 * 8) / 10)
+    assert averaged == pytest.approx((4 * 1.0 + 2 * 3 / 4 * 8) / 10)
     assert TWO.apart == TWO.link
 
 

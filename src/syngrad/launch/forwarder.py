@@ -6,7 +6,7 @@ whatever ends it or the process that started it (which holds the other end of it
 Each direction is a queue of its own. A packet first waits for those before it, then takes size / rate to be put on the
 line, then the delay to reach the other end; it is never handed over before that. One that finds more than the queue's
 bytes waiting is dropped, as a router would. A packet's size is that of IP, without Ethernet's share. TCP is this
-machine's own, with buffers that fill the link.
+machine's own, with Reno's congestion control and buffers that fill the link.
 
     forwarder.py DELAY_S BITS_PER_S QUEUE_BYTES MTU WINDOW_BYTES
 """
@@ -94,6 +94,9 @@ def build(mtu: int, window: int) -> tuple[int, int]:
         "net/ipv4/tcp_wmem": f"4096 65536 {most}",
         "net/ipv4/tcp_slow_start_after_idle": "0",  # lock-step programs pause, and would begin slowly each time
         "net/ipv4/tcp_no_metrics_save": "1",
+        # whatever this machine prefers: BBR paces what is sent after a pause by what came before it, a lone message at
+        # a fraction of the rate; every kernel has Reno
+        "net/ipv4/tcp_congestion_control": "reno",
     }
     # one that this kernel does not have is left out
     write = "".join(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from syngrad.compare.rivals.rival_row import numbers_of_parts
 from syngrad.errors import ConfigError
 from syngrad.planner.contiguous import best_cuts
 from syngrad.planner.cost import Costs, chained, data_parallel, holds, stage_times
@@ -13,8 +14,6 @@ from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.prediction import Prediction, predict
 from syngrad.planner.quantities import DTYPES, Profile
 
-#: numbers of parts that a pipeline of microbatches tries, as `syngrad compare` does
-PARTS = (1, 2, 4, 8, 16)
 #: minibatches under way, at least: Syngrad's own default; of `delayed`, whose gradients are as late as that
 DEPTH, DEPTH_OF_DELAYED, DEEPEST = 8, 2, 10_000
 #: minibatches between averagings; of DiLoCo the first is taken with which that takes no more than `WORTH` of the time
@@ -87,14 +86,11 @@ def _rarely(costs: Costs) -> int:
 def _of_parts(
     profile: Profile, cluster: Cluster, costs: Costs, layout: Layout, cuts: Sequence[int] | None
 ) -> Prediction:
-    """`gpipe` and `1f1b`, with as many parts as are fastest."""
-    least = cluster.workers if layout.plain_kind == "1f1b" else 1
-    tried = [parts for parts in PARTS if parts >= least and profile.batch_size % parts == 0]
-    if not tried:
-        raise ConfigError(
-            f"{layout.kind}: a batch of {profile.batch_size} does not divide into {least} or more parts "
-            f"({', '.join(map(str, PARTS))}); give another --batch-size"
-        )
+    """`gpipe`, `1f1b` and `zb1p`, with as many parts as are fastest, of those that `syngrad compare` tries."""
+    try:
+        tried = numbers_of_parts(layout.plain_kind, profile.batch_size, cluster.workers)
+    except ConfigError as error:
+        raise ConfigError(f"{layout.kind}: {error}") from None
 
     def part(i: int, j: int, k: int) -> float:
         return (costs.forward_s(i, j) + costs.backward_s(i, j) + costs.total("optimizer_s", i, j)) / cluster.speed(k)

@@ -16,8 +16,8 @@ from syngrad.planner.layouts import Cluster, Layout
 from syngrad.planner.quantities import DTYPES, Estimates, Link, Profile, Unit
 from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
-#: gloo sends a tensor round the ring in pieces of at most so many bytes, and waits for each
-SEGMENT = 2**20
+#: gloo sends a tensor round the ring in pieces of at most so many bytes, and at least so many of each worker's share
+SEGMENT, SEGMENTS = 2**20, 2
 #: DDP reduces gradients in buckets: the first of so many bytes, and each other one
 BUCKETS = (2**20, 25 * 2**20)
 #: PowerSGD reduces one thin matrix, then the other, and what is no matrix by itself
@@ -95,11 +95,12 @@ def ring_s(size: float, workers: int, link: Link) -> float:
     """Seconds that a ring all-reduce of so many bytes spends on the links.
 
     2 (W − 1) rounds, in each of which every worker sends a W-th of the tensor (Patarasuk and Yuan 2009); gloo divides
-    it into pieces of 1 MiB at most, each of which is waited for: pieces · delay + 2 (W − 1) / W · size / rate.
+    it into two pieces or more, of 1 MiB at most. Two are under way at a time, and each begins to cross when the
+    receiver has asked for it, so that two take two delays: pieces · delay + 2 (W − 1) / W · size / rate.
     """
     if workers < 2:
         return 0.0
-    pieces = 2 * (workers - 1) * math.ceil(size / workers / SEGMENT)
+    pieces = 2 * (workers - 1) * max(math.ceil(size / workers / SEGMENT), SEGMENTS)
     return pieces * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
@@ -107,11 +108,11 @@ def exchange_s(size: float, workers: int, link: Link) -> float:
     """Seconds that an averaging of so many bytes spends on the links, as replicas and `diloco` do it.
 
     Everybody sends every other a W-th of its own, and then what it has made of its share: as many bytes as round a
-    ring, 2 (W − 1) / W · size / rate, but two delays in all.
+    ring, 2 (W − 1) / W · size / rate, but four delays in all, as gloo sends what was asked for.
     """
     if workers < 2:
         return 0.0
-    return 2 * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
+    return 4 * link.delay_s + 2 * (workers - 1) / workers * link.seconds(size)
 
 
 def data_parallel(costs: Costs, layout: Layout) -> tuple[Lockstep, float]:
@@ -182,15 +183,23 @@ def averaging_s(costs: Costs, layout: Layout) -> float:
 
 
 def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
-    """The timing of `gpipe` and `1f1b`, and the bytes of a minibatch. Every worker reads the data."""
+    """The timing of `gpipe`, `1f1b` and `zb1p`, and the bytes of a minibatch. Every worker reads the data.
+
+    `zb1p` parts a backward pass into that of what came and that of weights, which take as long as each other (arXiv
+    2401.10241); the first worker, to whom nothing came, has the latter alone.
+    """
     cluster, parts, each = costs.cluster, layout.microbatches, spans(costs, layout)
-    forward, backward, update, message, delay = (list[float]() for _ in range(5))
+    forward, backward, weights, update, message, delay = (list[float]() for _ in range(6))
     sent = 0.0
     for k, (i, j) in enumerate(each):
         slow = cluster.slowdown(k) if parts > 1 else 1 / cluster.speed(k)  # of one part, one computes at a time
         packed = sum(costs.packing_s(cut, layout.form) for cut in (i, j) if 0 < cut < len(costs.profile.units)) / 2
-        for into, passes in ((forward, costs.forward_s), (backward, costs.backward_s)):
-            into.append((passes(i, j, 1 / parts) + packed / parts + costs.machine.action_s) * slow)
+        back, apart = costs.backward_s(i, j, 1 / parts), 0.0
+        if layout.plain_kind == "zb1p":
+            apart = back / 2 if k else back
+            weights.append((apart + costs.machine.action_s) * slow)
+        for into, passed in ((forward, costs.forward_s(i, j, 1 / parts)), (backward, back - apart)):
+            into.append((passed + packed / parts + costs.machine.action_s) * slow)
         update.append((costs.total("optimizer_s", i, j) + costs.profile.reading_s) * slow)
         if k < len(each) - 1:
             size = costs.message_bytes(j, layout.form, context=False) / parts
@@ -199,7 +208,7 @@ def microbatched(costs: Costs, layout: Layout) -> tuple[Microbatches, float]:
             delay.append(link.delay_s)
             sent += 2 * size * parts
     times = (tuple(forward), tuple(backward), tuple(message), tuple(delay), tuple(update))
-    return Microbatches(layout.plain_kind, parts, *times), sent
+    return Microbatches(layout.plain_kind, parts, *times, tuple(weights)), sent
 
 
 def chained(costs: Costs, layout: Layout) -> tuple[Chain, float]:

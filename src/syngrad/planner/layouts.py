@@ -36,10 +36,13 @@ KINDS: dict[str, Kind] = {
     "diloco": Kind("data", RARE),
     "gpipe": Kind("microbatches", EXACT),
     "1f1b": Kind("microbatches", EXACT),
+    "zb1p": Kind("microbatches", EXACT),
     "gpipe:bf16": Kind("microbatches", SMALL),
     "gpipe:int8": Kind("microbatches", SMALL),
     "1f1b:bf16": Kind("microbatches", SMALL),
     "1f1b:int8": Kind("microbatches", SMALL),
+    "zb1p:bf16": Kind("microbatches", SMALL),
+    "zb1p:int8": Kind("microbatches", SMALL),
     "delayed": Kind("stages", LATE),
     "corrected:local": Kind("stages", CORRECTED),
     "corrected": Kind("stages", CORRECTED),
@@ -129,7 +132,7 @@ class Layout:
     Args:
         kind: of `KINDS`.
         cuts: the units that start the second and every later worker's part; none where all have the whole model.
-        microbatches: of a minibatch, for `gpipe` and `1f1b`.
+        microbatches: of a minibatch, for `gpipe`, `1f1b` and `zb1p`.
         every: minibatches between two averagings (`ddp:periodic`, `diloco`), or truths of `corrected`.
         message_dtype: the form in which messages travel.
         queue_depth: minibatches under way between two workers.

@@ -65,7 +65,7 @@ def predict(profile: Profile, cluster: Cluster, layout: Layout, estimator: str |
         seconds, work, bounds = shape.seconds, shape.compute_s, shape.bounds()
     elif layout.family == "microbatches":
         parts, sent = microbatched(costs, layout)
-        seconds = run_microbatches(parts, 3).seconds if parts.kind == "1f1b" else parts.seconds
+        seconds = parts.seconds if parts.kind == "gpipe" else run_microbatches(parts, 3).seconds
         work = parts.work_s
         busiest = max(range(len(work)), key=work.__getitem__)
         bounds = [Bound(work[busiest], "worker", busiest), Bound(seconds - work[busiest], "round trip", busiest)]

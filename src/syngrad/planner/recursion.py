@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from syngrad.errors import ConfigError
 from syngrad.pipeline.neighbours import WAIT_NEXT, WAIT_PREVIOUS
-from syngrad.planner.timing import BACKWARD, FORWARD, Chain, Lockstep, Microbatches
+from syngrad.planner.microbatch_orders import BACKWARD, FORWARD, WEIGHTS
+from syngrad.planner.timing import Chain, Lockstep, Microbatches
 
 Times = NDArray[np.float64]
 #: what a worker does: its name, the minibatch, begin and end in seconds
@@ -233,7 +234,10 @@ class MicrobatchClock:
         self.larger: Any = max if replicas == 1 else np.maximum
         self.clock: list[Any] = [nothing] * shape.workers
         links = range(shape.workers - 1)
-        self.lines: dict[tuple[int, str], Any] = {(k, way): nothing for k in links for way in (FORWARD, BACKWARD)}
+        #: of every link, each way: when the last message began to cross, and when it had left
+        self.lines: dict[tuple[int, str], Any] = {
+            (k, way): (nothing, nothing) for k in links for way in (FORWARD, BACKWARD)
+        }
 
     @property
     def end(self) -> Times:
@@ -248,20 +252,27 @@ class MicrobatchClock:
             factors = factors[:, 0].tolist()
         passes = {
             way: [seconds * each for seconds, each in zip(times, factors, strict=True)]
-            for way, times in ((FORWARD, shape.forward_s), (BACKWARD, shape.backward_s))
+            for way, times in ((FORWARD, shape.forward_s), (BACKWARD, shape.backward_s), (WEIGHTS, shape.weight_s))
+            if times
         }
-        sent: dict[tuple[int, str, int], Any] = {}
+        #: when a message was sent, or asked for, whichever came first, and then when it has left its line
+        known: dict[tuple[int, str, int], Any] = {}
         for what, worker, link, way, part in self.done:
-            begin_s = clock[worker]
+            begin_s, message = clock[worker], (link, way, part)
             if what == "run":
                 clock[worker] = clock[worker] + passes[way][worker]
-            elif what == "send":
-                sent[link, way, part] = clock[worker]
+            elif what == "receive":
+                clock[worker] = larger(clock[worker], known[message] + shape.delay_s[link])
             else:
-                asked = clock[worker] + shape.delay_s[link]
-                begin = larger(larger(sent[link, way, part], asked), lines[link, way])
-                lines[link, way] = begin + shape.message_s[link]
-                clock[worker] = larger(clock[worker], lines[link, way] + shape.delay_s[link])
+                ready = clock[worker]
+                if what == "ask":  # behind what is crossing the other way by then
+                    begun, left = lines[link, BACKWARD if way == FORWARD else FORWARD]
+                    ready = larger(ready, left * (begun <= ready)) + shape.delay_s[link]
+                if message in known:
+                    begun = larger(larger(known[message], ready), lines[link, way][1])
+                    ready = begun + shape.message_s[link]
+                    lines[link, way] = begun, ready
+                known[message] = ready
             if self.told is not None and clock[worker] > begin_s:
                 name = "work" if what == "run" else WAIT_PREVIOUS if way == FORWARD else WAIT_NEXT
                 self.told[worker].append((name, self.turn, begin_s, clock[worker]))
@@ -270,8 +281,8 @@ class MicrobatchClock:
                 self.told[worker].append(("work", self.turn, clock[worker], clock[worker] + shape.update_s[worker]))
             clock[worker] = clock[worker] + shape.update_s[worker]
         self.turn += 1
-        passed = shape.parts * (np.array(shape.forward_s) + np.array(shape.backward_s))
-        return np.asarray(passed * factor + np.array(shape.update_s))
+        update = np.array(shape.update_s)
+        return np.asarray((np.array(shape.work_s) - update) * factor + update)
 
 
 class FlushedClock:
@@ -324,7 +335,7 @@ def _in_turn(shape: Microbatches) -> Iterator[tuple[str, int, int, str, int]]:
         for worker, order in enumerate(orders):
             while done[worker] < len(order):
                 what, way, part = order[done[worker]]
-                link = worker if (what == "send") == (way == FORWARD) else worker - 1
+                link = worker if (what == "send") == (way != BACKWARD) else worker - 1
                 if what == "send":
                     sent.add((link, way, part))
                 elif what == "receive" and (link, way, part) not in sent:

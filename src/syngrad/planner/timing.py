@@ -2,7 +2,7 @@
 
     Lockstep       every worker computes, and then all combine what they have: data parallelism, rare averages
     Chain          workers one after the other, none waiting for a gradient: `synthetic`, `delayed`, `corrected`
-    Microbatches   workers one after the other, every minibatch in parts and back again: `gpipe`, `1f1b`
+    Microbatches   workers one after the other, every minibatch in parts and back again: `gpipe`, `1f1b`, `zb1p`
 
 They hold seconds alone and know nothing of models; :mod:`syngrad.planner.recursion` runs the same shapes minibatch by
 minibatch, and :mod:`syngrad.planner.discrete_events` event by event.
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FORWARD, BACKWARD = "forward", "backward"
+from syngrad.planner.microbatch_orders import Action, orders
 
 
 class Bound(NamedTuple):
@@ -126,15 +126,17 @@ class Chain:
 class Microbatches:
     """Workers one after the other, and each minibatch in parts that go forward and back before any weight changes.
 
-    A message over gloo begins to cross when the receiver has asked for it, and the sender heard so.
+    A message over gloo begins to cross when the receiver has asked for it, and the sender heard so. What asks goes over
+    the same socket as messages the other way, behind those that the asking worker has sent before.
 
     Args:
-        kind: "gpipe" or "1f1b".
+        kind: "gpipe", "1f1b" or "zb1p".
         parts: of a minibatch.
-        forward_s: of every worker, a part; backward_s: likewise.
+        forward_s: of every worker, a part; backward_s: likewise, with the gradients of weights but in `zb1p`.
         message_s: how long a part's message holds the link after each worker but the last, either way.
         delay_s: of that link.
         update_s: of every worker, a minibatch: what is done once all parts have gone back.
+        weight_s: of every worker, a part: the gradients of weights, where they are a pass of their own (`zb1p`).
     """
 
     kind: str
@@ -144,6 +146,7 @@ class Microbatches:
     message_s: tuple[float, ...]
     delay_s: tuple[float, ...]
     update_s: tuple[float, ...]
+    weight_s: tuple[float, ...] = ()
 
     @property
     def workers(self) -> int:
@@ -153,12 +156,13 @@ class Microbatches:
     @property
     def work_s(self) -> tuple[float, ...]:
         """Of every worker, a minibatch."""
-        passes = zip(self.forward_s, self.backward_s, self.update_s, strict=True)
-        return tuple(self.parts * (forward + backward) + update for forward, backward, update in passes)
+        weights = self.weight_s or (0.0,) * self.workers
+        passes = zip(self.forward_s, self.backward_s, weights, self.update_s, strict=True)
+        return tuple(self.parts * sum(passed) + update for *passed, update in passes)
 
     @property
     def seconds(self) -> float:
-        """In closed form: of `gpipe` for any stages, of `1f1b` for equal ones and links that take no time.
+        """In closed form: of `gpipe` for any stages, of the others for equal ones and links that take no time.
 
         gpipe: all parts go forward, then all go back. With g_k = f_k + message + delay of what comes to worker k (f_0
         alone at the first), a flow shop of identical jobs takes Σ g_k + (m − 1) max_k (g_k + delay_k): worker k asks
@@ -166,8 +170,14 @@ class Microbatches:
         al. 2019, arXiv 1811.06965; permutation flow shop, Johnson 1954.)
 
         1f1b: (m − 1) max_k (f_k + b_k) + Σ (f_k + b_k) (Narayanan et al. 2021, arXiv 2104.04473).
+
+        zb1p: m max_k (f_k + b_k + w_k) + (K − 1) max_k (f_k + b_k − w_k) (ZB-H1, Qi et al. 2023, arXiv 2401.10241).
         """
         m, first = self.parts, self.update_s[0]
+        if self.kind == "zb1p":
+            passes = list(zip(self.forward_s, self.backward_s, self.weight_s, strict=True))
+            bubble = max(max(f + b - w for f, b, w in passes), 0.0)
+            return m * max(map(sum, passes)) + (self.workers - 1) * bubble + first
         if self.kind == "1f1b":
             both = [forward + backward for forward, backward in zip(self.forward_s, self.backward_s, strict=True)]
             return sum(both) + (m - 1) * max(both) + first
@@ -178,25 +188,6 @@ class Microbatches:
         asked_back = [g + delay for g, delay in zip(back, [*self.delay_s, 0.0], strict=True)]
         return sum(ahead) + (m - 1) * max(asked) + sum(back) + (m - 1) * max(asked_back) + first
 
-    def order(self, worker: int) -> list[tuple[str, str, int]]:
-        """What a worker does in a minibatch, in order: (receive, run or send; forward or backward; the part).
-
-        As PyTorch's ScheduleGPipe and Schedule1F1B do it; sends do not wait.
-        """
-        first, last = worker == 0, worker == self.workers - 1
-
-        def step(way: str, part: int) -> list[tuple[str, str, int]]:
-            comes, goes = (not first, not last) if way == FORWARD else (not last, not first)
-            received = [("receive", way, part)] if comes else []
-            return [*received, ("run", way, part), *([("send", way, part)] if goes else [])]
-
-        if self.kind == "gpipe":
-            turns = [(way, part) for way in (FORWARD, BACKWARD) for part in range(self.parts)]
-        else:
-            warm = min(self.parts, self.workers - worker)
-            turns = [(FORWARD, part) for part in range(warm)]
-            for part in range(self.parts):
-                turns.append((BACKWARD, part))
-                if warm + part < self.parts:
-                    turns.append((FORWARD, warm + part))
-        return [each for way, part in turns for each in step(way, part)]
+    def order(self, worker: int) -> tuple[Action, ...]:
+        """What a worker does in a minibatch, in order."""
+        return orders(self.kind, self.parts, self.workers)[worker]

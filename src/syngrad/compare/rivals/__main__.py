@@ -75,7 +75,10 @@ class Training:
         self.recipe.train, _ = self.experiment.data(self.experiment.batch_size, self.run.seed)
 
     def _throughput(self, minibatches: int) -> None:
-        """Time so many minibatches after a warm-up, in windows that hold whole periods where models are averaged."""
+        """Time so many minibatches after a warm-up, in windows that hold whole periods where models are averaged.
+
+        Nobody meets between two windows: over a long delay the next message would be asked for late, once a window.
+        """
         run, row, worker, batches = self.run, self.row, self.worker, self.recipe.endless()
         every = run.rival.period * (self.group.size if run.rival.kind == "diloco" else 1)
         before = WHOLE_STEPS if run.rival.variant == "powersgd" else every
@@ -84,16 +87,19 @@ class Training:
             worker.step(next(batches))
         sent, spent = worker.sent_bytes, 0.0
         rates: list[float] = []
-        while True:
-            self.group.barrier()
-            start = time.perf_counter()
+        self.group.barrier()
+        start = time.perf_counter()
+        while len(rates) * size < minibatches:
             for _ in range(size):
                 worker.step(next(batches))
-            took = time.perf_counter() - start
-            spent += took
-            rates.append(size * self.experiment.batch_size / took)
-            if self.group.agree(len(rates) * size >= minibatches or self._over(spent)):
-                break
+            end = time.perf_counter()
+            spent += end - start
+            rates.append(size * self.experiment.batch_size / (end - start))
+            start = end
+            if run.most_s is not None:
+                if self.group.agree(self._over(spent)):
+                    break
+                start = time.perf_counter()
         row.samples_per_s, row.train_s = statistics.median(rates), spent
         row.bytes_sent = worker.sent_bytes - sent
 

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from syngrad.compare.rivals.narrow_messages import FORMS, Narrow
 from syngrad.compare.rivals.recipe import GlooGroup, Recipe, RivalWorker
-from syngrad.compare.rivals.rival_row import Rival
+from syngrad.compare.rivals.rival_row import Rival, fits, numbers_of_parts
 from syngrad.core.batch import Batch
 from syngrad.errors import ConfigError, TrainingError
 from syngrad.partition import Segment, balanced, segment_parameters, split
@@ -27,8 +27,6 @@ from syngrad.partition.balance import measured
 from syngrad.preserve_state import preserve_state
 from syngrad.tree import tensors
 
-#: numbers of microbatches that are tried, as far as they divide the batch
-TRIED = (1, 2, 4, 8, 16)
 SCHEDULES: dict[str, Callable[..., Any]] = {
     "gpipe": ScheduleGPipe,
     "1f1b": Schedule1F1B,
@@ -151,13 +149,10 @@ class MicrobatchPipeline(RivalWorker):
         self._block = Block([segments[rank]], structures[rank], after, forms[rank], leaving)
 
     def _best(self, batch: Batch) -> int:
-        least = self._fewest
-        tried = [count for count in TRIED if count >= least and batch.size % count == 0 and self._rounds_fit(count)]
-        if not tried:
-            raise ConfigError(
-                f"row {str(self.rival)!r}: a batch of {batch.size} divides into none of {least} or more microbatches "
-                f"({', '.join(map(str, TRIED))}); give a batch size that does"
-            )
+        try:
+            tried = numbers_of_parts(self.rival.kind, batch.size, self.group.size)
+        except ConfigError as error:
+            raise ConfigError(f"row {str(self.rival)!r}: {error}") from None
         times: dict[int, float] = {}
         for count in tried:
             steps = []
@@ -177,10 +172,6 @@ class MicrobatchPipeline(RivalWorker):
         """Microbatches that the schedule needs: all but gpipe as many as there are stages."""
         return 1 if self.rival.kind == "gpipe" else self.group.size
 
-    def _rounds_fit(self, count: int) -> bool:
-        """Whether PyTorch's zero bubble, which takes them in rounds of one a stage, can divide them so."""
-        return self.rival.kind != "zb1p" or count % max(count // self.group.size, 1) == 0
-
     # At work.
 
     def step(self, batch: Batch) -> None:
@@ -188,7 +179,7 @@ class MicrobatchPipeline(RivalWorker):
         assert self.microbatches is not None
         count = next(count for count in range(min(self.microbatches, batch.size), 0, -1) if batch.size % count == 0)
         # a last, small batch may have fewer microbatches than the schedule takes
-        kind = self.rival.kind if count >= self._fewest and self._rounds_fit(count) else "gpipe"
+        kind = self.rival.kind if count >= self._fewest and fits(self.rival.kind, count, self.group.size) else "gpipe"
         if (batch.size, count) not in self._schedules:  # building runs the stages once on made-up numbers
             with preserve_state(self.recipe.model):
                 self._run(batch, count, kind)

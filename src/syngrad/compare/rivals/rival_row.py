@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 RIVALS = tuple(OPTIONS)
 PIPELINES = ("gpipe", "1f1b", "zb1p")
+#: numbers of microbatches that are tried, and multiples of the number of workers
+TRIED, MULTIPLES = (1, 2, 4, 8, 16), (1, 2, 4)
 #: the least of options that are whole numbers
 _LEAST = {"rank": 1, "every": 1, "fragments": 1, "delay": 0}
 
@@ -124,3 +126,33 @@ def _value(what: str, text: str, name: str, usual: Any) -> Any:
         return float(check(what, text if number is None else number))
     least = 2 if usual == OPTIONS["ddp:periodic"]["every"] else _LEAST[name]
     return check_whole(what, int(number) if number is not None and number == int(number) else text, least)
+
+
+def numbers_of_parts(kind: str, batch_size: int, workers: int) -> list[int]:
+    """Into how many microbatches a pipeline's minibatch is tried to be divided, whatever the number of workers.
+
+    All schedules but `gpipe` need as many as there are workers, and PyTorch's zero bubble takes them in rounds of one a
+    worker.
+
+    Args:
+        kind: Of `PIPELINES`.
+        batch_size: Which they have to divide.
+        workers: One after the other.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    tried = sorted({*TRIED, *(workers * multiple for multiple in MULTIPLES if workers * multiple > TRIED[-1])})
+    least = 1 if kind == "gpipe" else workers
+    found = [count for count in tried if count >= least and batch_size % count == 0 and fits(kind, count, workers)]
+    if not found:
+        raise ConfigError(
+            f"a batch of {batch_size} divides into none of {least} or more microbatches "
+            f"({', '.join(map(str, tried))}); give a batch size that does"
+        )
+    return found
+
+
+def fits(kind: str, count: int, workers: int) -> bool:
+    """Whether the schedule can take so many microbatches."""
+    return kind != "zb1p" or count % max(count // workers, 1) == 0
