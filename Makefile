@@ -48,7 +48,7 @@ else
 	$(BIN)/python -m pytest -m distributed -n auto --maxprocesses 2 --dist loadfile >$(VENV)/distributed.log 2>&1 & \
 	first=$$!; began="$$types $$first"; \
 	several=$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))'); \
-	nice $(BIN)/python -m pytest -m 'not distributed' -n $$several --dist loadfile --timeout 600 || failed=1; \
+	nice $(BIN)/python -m pytest -m 'not distributed' -n $$several --dist worksteal --timeout 600 || failed=1; \
 	wait $$first || { failed=1; said="; of them some failed"; }; \
 	wait $$types || { cat $(VENV)/mypy.log; failed=1; }; \
 	began=; echo "the tests that start processes$$said:"; cat $(VENV)/distributed.log; \
