@@ -42,7 +42,7 @@ ifneq ($(strip $(PYTEST_ARGS)),)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	@failed=0; began=; \
+	@failed=0; began=; said=; \
 	trap 'kill $$began 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
 	nice $(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest -m distributed -n auto --maxprocesses 2 --dist loadfile >$(VENV)/distributed.log 2>&1 & \

@@ -97,7 +97,8 @@ def families(layers: int = LAYERS) -> list[Family]:
         vocab_size=VOCABULARY, n_positions=32, n_embd=32, n_layer=layers, n_head=4, bos_token_id=0, eos_token_id=0
     )  # fmt: skip
     t5 = t.T5Config(
-        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=max(2, layers - 1), num_heads=4, decoder_start_token_id=0
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=max(2, layers - 1), num_heads=4,
+        decoder_start_token_id=0,
     )  # fmt: skip
     whisper = t.WhisperConfig(
         vocab_size=VOCABULARY, d_model=32, encoder_layers=layers // 2, decoder_layers=2, encoder_attention_heads=4,
@@ -105,8 +106,8 @@ def families(layers: int = LAYERS) -> list[Family]:
         max_target_positions=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
     )  # fmt: skip
     vit = t.ViTConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8,
-        num_labels=CLASSES,
+        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=64, image_size=32,
+        patch_size=8, num_labels=CLASSES,
     )  # fmt: skip
     resnet = t.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=CLASSES, layer_type="basic"

@@ -187,7 +187,8 @@ def distributed_violations(source: Path) -> list[str]:
             line for line, module, name in imports(path, source) if f"{module}.{name}.".startswith("torch.distributed.")
         }
         for node in nodes_of(path):
-            if isinstance(node, ast.Attribute) and node.attr == "distributed" and ast.unparse(node) == "torch.distributed":
+            named = isinstance(node, ast.Attribute) and node.attr == "distributed"
+            if named and ast.unparse(node) == "torch.distributed":
                 lines.add(node.lineno)
         found += [f"{where}:{line}: torch.distributed outside {', '.join(DISTRIBUTED)}" for line in sorted(lines)]
     return found

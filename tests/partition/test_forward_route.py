@@ -342,13 +342,16 @@ def test_only_a_stage_that_writes_into_its_message_goes_on_getting_copies(name: 
     assert forward.writes == [writes]
 
 
+REPLAYED = syngrad.Distributed(replay=Record([{}]))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "route"),
     [
         (lambda: LanguageModel(2, tied=False), {}, "forward"),
         (lambda: LanguageModel(2, tied=False), {"feedback": syngrad.Feedback(delay=0)}, "torch.export"),
-        (lambda: LanguageModel(2, tied=False), {"distributed": syngrad.Distributed(replay=Record([{}]))}, "torch.export"),
-        (lambda: LanguageModel(2), {"feedback": syngrad.Feedback(delay=1)}, "torch.export"),  # tied: workers exchange it
+        (lambda: LanguageModel(2, tied=False), {"distributed": REPLAYED}, "torch.export"),
+        (lambda: LanguageModel(2), {"feedback": syngrad.Feedback(delay=1)}, "torch.export"),  # workers exchange it
         (lambda: LanguageModel(2, checkpointed=True), {"feedback": syngrad.Feedback(delay=1)}, "forward"),
     ],
 )

@@ -75,7 +75,7 @@ def without_a_fault(run: str, scope: str, own_loss: bool) -> tuple[dict[str, Ten
     """The model and the estimators of a run that meets no fault."""
     model = fragile()
     trainer = momentum_trainer(model, loss=breakable(own_loss)[0], optimizer_scope=scope, **RUNS[run])
-    for batch in CASE.batches(10):
+    for batch in CASE.batches(8):
         trainer.step(batch)
     return tensors_of(model), tensors_of(trainer.net.estimators)
 
@@ -88,7 +88,7 @@ def without_a_fault(run: str, scope: str, own_loss: bool) -> tuple[dict[str, Ten
 def test_a_failed_step_changes_nothing_and_training_goes_on(run: str, fault: str, scope: str) -> None:
     model, loss, wrong = fragile(), *breakable(fault in BROKEN)
     trainer = momentum_trainer(model, loss=loss, optimizer_scope=scope, **RUNS[run])
-    batches = CASE.batches(10)
+    batches = CASE.batches(8)
     for batch in batches[:5]:
         trainer.step(batch)
     before, fitted = tensors_of(model), tensors_of(trainer.net.estimators)
