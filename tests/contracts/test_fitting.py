@@ -33,7 +33,7 @@ def test_fitting_lowers_its_error_and_moves_every_parameter(name: str, kind: str
         return
     start = {n: q.detach().clone() for n, q in estimator.named_parameters()}
     assert all(q.requires_grad for q in estimator.parameters())
-    optimizer = torch.optim.Adam(estimator.parameters(), 0.05)
+    optimizer = torch.optim.Adam(estimator.parameters(), 0.02)
 
     def error() -> float:
         if isinstance(estimator, Head) and estimator.derivative == 0:
@@ -48,7 +48,7 @@ def test_fitting_lowers_its_error_and_moves_every_parameter(name: str, kind: str
         return estimator.value(p.h, p.context).item() + relative
 
     first = error()
-    for _ in range(25):
+    for _ in range(60):
         optimizer.zero_grad()
         learn(estimator, p)
         optimizer.step()
