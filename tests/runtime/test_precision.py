@@ -50,7 +50,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def test_every_method_trains(kind: str, name: str, run: str) -> None:
     case = CASES[name]
     trainer = low_trainer(case, autocast=kind, quality_every=2, true_every=3, **RUNS[run])
-    batches = [single(batch) for batch in case.batches(6)]
+    batches = [single(batch) for batch in case.batches(8)]
     start = tensors_of(trainer.model)
     seen: list[torch.dtype] = []
     trainer.bind(batches[0])
@@ -103,7 +103,7 @@ def with_factor(run: str, optimizer: Any, factor: float) -> tuple[dict[str, Any]
     trainer = case_trainer(case, case.model(), **options, clip_norm=0.5, quality_every=2, true_every=2)
     trainer.precision.dtype, trainer.precision.factor = torch.float16, factor
     trainer.precision.autocast = Precision(None).autocast  # type: ignore[method-assign]
-    for batch in case.batches(8):
+    for batch in case.batches(12):
         trainer.step(batch)
     assert trainer.precision.factor == factor
     samples = [s for q in trainer.quality for s in [*q.history, *q.true]]
