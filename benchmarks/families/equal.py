@@ -1,7 +1,7 @@
 """Whether two workers end where one process does, with a fixed delay, parameter by parameter. See README.md.
 
-`python equal.py FOLDER NAME…` trains families one after the other, in this process or, of several, in each; every
-worker leaves what it has.
+`python equal.py FOLDER LAYERS NAME…` trains families one after the other, in this process or, of several, in each;
+every worker leaves what it has.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1] / "src"), str(HERE)]
 
 import torch  # noqa: E402
-from models import Family, families  # noqa: E402
+from models import LAYERS, Family, families  # noqa: E402
 
 import syngrad  # noqa: E402
 from syngrad.launch.launcher import launch  # noqa: E402
@@ -44,11 +44,13 @@ def trained(family: Family) -> dict[str, Any]:
     return {"route": net.segments[0].route, "parameters": [p.detach() for p in model.parameters()]}
 
 
-def differences(chosen: Sequence[Family]) -> list[float]:
-    """For each, the largest difference of any parameter between one process and two workers."""
+def differences(chosen: Sequence[Family], layers: int = LAYERS) -> list[float]:
+    """For each of those of so many layers, the largest difference of any parameter between one process and two
+    workers.
+    """
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), folder, *map(key, chosen)]
+        command = [sys.executable, str(Path(__file__).resolve()), folder, str(layers), *map(key, chosen)]
         launch(command, 2, restarts=0, environment={"PYTHONPATH": os.pathsep.join(sys.path)})
         for family in chosen:
             one, two = trained(family), torch.load(Path(folder) / key(family))
@@ -65,8 +67,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     die_with_parent()
-    folder, *names = sys.argv[1:]
-    known = {key(family): family for family in families()}
+    folder, layers, *names = sys.argv[1:]
+    known = {key(family): family for family in families(int(layers))}
     for name in names:
         found = trained(known[name])
         if world().rank == 0:

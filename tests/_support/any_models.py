@@ -380,10 +380,10 @@ def labels() -> Tensor:
 
 FAMILIES: OrderedDict[str, Family] = OrderedDict(
     language_model=Family(LanguageModel, lambda: (ids(), ids()), by_token, ["blocks.1", "blocks.2"]),
-    dropout=Family(lambda: LanguageModel(dropout=0.2), lambda: (ids(), ids()), by_token, ["blocks.1"]),
-    causal=Family(lambda: LanguageModel(tied=False, causal=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
-    tied_last=Family(LanguageModel, lambda: (ids(), ids()), by_token, ["blocks.1", "head"]),
-    checkpointed=Family(lambda: LanguageModel(checkpointed=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
+    dropout=Family(lambda: LanguageModel(2, dropout=0.2), lambda: (ids(), ids()), by_token, ["blocks.1"]),
+    causal=Family(lambda: LanguageModel(2, tied=False, causal=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
+    tied_last=Family(lambda: LanguageModel(2), lambda: (ids(), ids()), by_token, ["blocks.1", "head"]),
+    checkpointed=Family(lambda: LanguageModel(2, checkpointed=True), lambda: (ids(), ids()), by_token, ["blocks.1"]),
     two_heads=Family(TwoHeads, lambda: (features(), (labels(), torch.randn(N).double())), of_both, ["middle"]),
     autoencoder=Family(AutoEncoder, lambda: (x := features(), x), evidence, ["decode"]),
     translation=Family(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,20 @@ DISTRIBUTED = ("links/", "launch/", "replicas/", "compare/rivals/")
 LINES = 400
 
 
+@cache
+def nodes(text: str) -> list[ast.AST]:
+    """Of a file's text, which several checks walk through."""
+    return list(ast.walk(ast.parse(text)))
+
+
+def nodes_of(path: Path) -> list[ast.AST]:
+    return nodes(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path, source: Path) -> Iterator[tuple[int, str, str]]:
     """Each import of a file: its line, the module in full, and the name taken from it ("" for `import module`)."""
     package = ("syngrad", *path.relative_to(source).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name, ""
@@ -175,8 +186,9 @@ def distributed_violations(source: Path) -> list[str]:
         lines = {
             line for line, module, name in imports(path, source) if f"{module}.{name}.".startswith("torch.distributed.")
         }
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed":
+        for node in nodes_of(path):
+            named = isinstance(node, ast.Attribute) and node.attr == "distributed"
+            if named and ast.unparse(node) == "torch.distributed":
                 lines.add(node.lineno)
         found += [f"{where}:{line}: torch.distributed outside {', '.join(DISTRIBUTED)}" for line in sorted(lines)]
     return found
@@ -186,13 +198,14 @@ def swallowed_errors(source: Path) -> list[str]:
     """Handlers that do nothing, and `suppress` of everything: an error that nobody will ever see."""
     found = []
     for path in sorted(source.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             nothing = isinstance(node, ast.ExceptHandler) and all(
                 isinstance(step, ast.Pass) or (isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant))
                 for step in node.body
             )
             everything = (
                 isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name | ast.Attribute)
                 and ast.unparse(node.func).endswith("suppress")
                 and any(ast.unparse(kind) in ("Exception", "BaseException") for kind in node.args)
             )

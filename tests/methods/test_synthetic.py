@@ -121,7 +121,7 @@ def test_synthetic_is_what_one_writes_by_hand(kind: str, delay: int, every: int,
     naive = Naive(twin, [2, 4, 6], kind, delay, every, feedback == "true")
     options = {"feedback": feedback, "feedback_delay": delay, "feedback_every": every, "quality_every": 3}
     trainer = momentum_trainer(model, method="synthetic", estimator=NAMES[kind], **options)
-    for x, y in CASE.batches(20, last=3):
+    for x, y in CASE.batches(14, last=3):
         assert trainer.step((x, y)).item() == pytest.approx(naive.step(x, y), rel=1e-9)
     assert_same(tensors_of(model), tensors_of(twin), rtol=1e-10)
     for interface, theirs in zip(trainer.net.interfaces, naive.estimators, strict=True):

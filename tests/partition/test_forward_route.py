@@ -69,7 +69,7 @@ def test_exact_methods_are_back_propagation(name: str, method: str) -> None:
 @pytest.mark.parametrize("method", ["synthetic", "mixed(0.5)", "delayed(2)", "corrected(2, every=2)", "zero"])
 def test_every_family_trains_with_the_default_estimator(name: str, method: str) -> None:
     family = FAMILIES[name]
-    model, batches = made(family, 6)
+    model, batches = made(family, 4)
     before = {path: p.detach().clone() for path, p in model.named_parameters()}
     trainer = trainer_of(model, family, method=method)
     with warnings.catch_warnings():
@@ -342,14 +342,17 @@ def test_only_a_stage_that_writes_into_its_message_goes_on_getting_copies(name: 
     assert forward.writes == [writes]
 
 
+REPLAYED = syngrad.Distributed(replay=Record([{}]))
+
+
 @pytest.mark.parametrize(
     ("model", "options", "route"),
     [
-        (lambda: LanguageModel(tied=False), {}, "forward"),
-        (lambda: LanguageModel(tied=False), {"feedback": syngrad.Feedback(delay=0)}, "torch.export"),
-        (lambda: LanguageModel(tied=False), {"distributed": syngrad.Distributed(replay=Record([{}]))}, "torch.export"),
-        (LanguageModel, {"feedback": syngrad.Feedback(delay=1)}, "torch.export"),  # tied: workers exchange it
-        (lambda: LanguageModel(checkpointed=True), {"feedback": syngrad.Feedback(delay=1)}, "forward"),
+        (lambda: LanguageModel(2, tied=False), {}, "forward"),
+        (lambda: LanguageModel(2, tied=False), {"feedback": syngrad.Feedback(delay=0)}, "torch.export"),
+        (lambda: LanguageModel(2, tied=False), {"distributed": REPLAYED}, "torch.export"),
+        (lambda: LanguageModel(2), {"feedback": syngrad.Feedback(delay=1)}, "torch.export"),  # workers exchange it
+        (lambda: LanguageModel(2, checkpointed=True), {"feedback": syngrad.Feedback(delay=1)}, "forward"),
     ],
 )
 def test_one_process_cuts_as_several_would_where_it_is_to_end_as_they_do(

@@ -289,7 +289,7 @@ def test_parameters_that_forward_never_uses_are_listed() -> None:
 def test_a_call_unlike_the_example_is_refused_and_not_miscomputed() -> None:
     idx = torch.zeros(2, 4, dtype=torch.long)
     for checks in (False, True):
-        model = GPT(checks=checks)
+        model = GPT(checks=checks, blocks=2)
         segments = split(model, cuts=["blocks.1"], example=((idx,), {}))
         with pytest.raises(
             MessageError, match=r"cut for a call like model\(Tensor\) and is called as model\(Tensor, Te"

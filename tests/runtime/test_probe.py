@@ -165,7 +165,7 @@ def test_a_run_that_is_probed_is_the_run_that_is_not_bit_for_bit(name: str, opti
         if "autocast" in options:
             model = model.float()
         trainer = probed(case, model, every, **options)
-        for batch in case.batches(6):
+        for batch in case.batches(5):
             if "autocast" in options:
                 batch = tuple(t.float() if t.is_floating_point() else t for t in batch)
             state = torch.get_rng_state()
