@@ -147,5 +147,5 @@ def test_a_batch_may_be_a_mapping_and_the_task_a_regression(estimator: str) -> N
     net = decouple(Arm(), cuts=["middle", "out"])
     trainer = Trainer(net, loss=F.mse_loss, metric="mse", estimator=estimator, progress=False)
     before = trainer.evaluate(batches)["mse"]
-    trainer.fit(batches, epochs=12)
+    trainer.fit(batches, epochs=25)
     assert trainer.evaluate(batches)["mse"] < before / 3

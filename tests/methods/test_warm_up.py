@@ -18,12 +18,12 @@ def test_the_warm_up_is_backpropagation_and_fits_the_estimators(name: str, feedb
     case = CASES[name]
     model, reference = case.model(), case.model()
     options = {"optimizer": momentum, "feedback": feedback, "feedback_every": 1, "quality_every": 1}
-    trainer = case_trainer(case, model, method="synthetic", estimator=estimator, warmup=6, **options)
+    trainer = case_trainer(case, model, method="synthetic", estimator=estimator, warmup=10, **options)
     plain = case_trainer(case, reference, method="backprop", optimizer=momentum)
-    batches = case.batches(10)
+    batches = case.batches()
     trainer.bind(batches[0])
     started = tensors_of(trainer.net.estimators)
-    for batch in batches[:6]:
+    for batch in batches[:10]:
         trainer.step(batch)
         plain.step(batch)
         # a leaf that several modules read (a skip) may gather its parts in another order
@@ -32,7 +32,7 @@ def test_the_warm_up_is_backpropagation_and_fits_the_estimators(name: str, feedb
     moved = [n for n in started if not torch.equal(started[n], fitted[n])]
     assert any(n.endswith("bias") for n in moved)
     assert all(any(n.startswith(f"{cut.replace('.', '/')}.") for n in moved) for cut in case.cuts), moved
-    for batch in batches[6:]:
+    for batch in batches[10:]:
         trainer.step(batch)
         plain.step(batch)
     below = trainer.net.segments[0].parameter_names

@@ -33,7 +33,7 @@ def test_rounds_say_what_events_say(chain: Chain, replicas: int) -> None:
 
 
 @given(chains(waits=False), st.integers(1, 5), st.floats(0.5, 30.0), st.integers(0, 99))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_and_where_replicas_fail(chain: Chain, replicas: int, rounds_lived: float, seed: int) -> None:
     every = longer_than_queues(chain)
     mean_s = rounds_lived * every * chain.seconds * chain.workers
