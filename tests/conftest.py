@@ -33,6 +33,10 @@ for device in (torch.cuda, torch.xpu):
     if not device.is_available():
         device.manual_seed_all = lambda seed: None
 
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 GRACE_S = 3.0
 """How long what a test started may take to end after it."""
 

@@ -109,8 +109,14 @@ def period(trainer: Trainer) -> int:
 
 def synchronise() -> None:
     """Wait for what a CUDA device still has to do."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+def now() -> float:
+    """Seconds by a clock, read when the device has done all that it was given."""
+    synchronise()
+    return time.perf_counter()
 
 
 @contextmanager

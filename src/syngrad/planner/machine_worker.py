@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from syngrad.compare.rivals.recipe import GlooGroup
+from syngrad.compare.step_costs import now
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.core.memory import peak_memory_bytes
 from syngrad.errors import LinkError
@@ -78,11 +79,11 @@ def _stepping(step: Callable[[Any], Any], batches: Sequence[Any]) -> Callable[[i
 def _spend(call: Callable[[int], Any], seconds: float, least: int = 4) -> list[float]:
     """Seconds of every call, as many as that time has room for; the first is not told."""
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < least or time.perf_counter() - begin < seconds:
-        before = time.perf_counter()
+    begin = now()
+    while len(times) < least or now() - begin < seconds:
+        before = now()
         call(len(times))
-        times.append(time.perf_counter() - before)
+        times.append(now() - before)
     return times[1:]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from syngrad.compare.step_costs import Clock, threads
+from syngrad.compare.step_costs import Clock, now, threads
 from syngrad.compare.user_experiment import UserExperiment
 from syngrad.core.batch import Batch
 from syngrad.core.binding import Bound, Crossing, bind_to_loss, check_closed
@@ -63,8 +63,9 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         step_s, reading_s = low(steps), reading_seconds(user, share / 4)
         update_s = _update_seconds(trainer, batches)
         kept = _kept_a_byte(trainer)
-        model = user.network().model
         batch = trainer.read(batches[0])
+        device = next((p.device for p in trainer.model.parameters()), torch.device("cpu"))
+        model = user.network().model.to(device)
         segments, bound = units(model, batch, experiment, cuts)
         part = small_part(batch)
         sizes = [batch] if part is None else [batch, part]
@@ -88,7 +89,7 @@ def profile(experiment: Experiment, seconds: float = 10.0, cuts: Sequence[str] |
         task = Task.of(bound, batch.args, batch.kwargs, batch.target, experiment.loss, own.get("loss_count"))
         estimates = {
             name if isinstance(name, str) else "own": tuple(
-                _estimates(crossing, name, task, batch, update_s / total, kept) for crossing in bound.crossings
+                _estimates(crossing, name, task, batch, update_s / total, kept, device) for crossing in bound.crossings
             )
             for name in names
         }
@@ -268,7 +269,7 @@ def _low_rank(parameter: Tensor) -> int:
 def _low_rank_seconds(model: nn.Module) -> float:
     """What PowerSGD computes for all gradients: M Q, an orthonormal basis, Mᵀ P, P Qᵀ (Vogels et al. 2019)."""
     matrices = [p.detach().flatten(1) for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    thin = [torch.randn(each.shape[1], RANK, dtype=each.dtype) for each in matrices]
+    thin = [torch.randn(each.shape[1], RANK, dtype=each.dtype, device=each.device) for each in matrices]
 
     def compress(_: int) -> None:
         for matrix, q in zip(matrices, thin, strict=True):
@@ -300,13 +301,13 @@ def _overhead_seconds(
     unsampled = {"quality_every": 0, "true_every": 0}
     both = [alike.trainer(parse_method(method), 0, own, unsampled) for method in ("backprop", "synthetic")]
     times: list[list[float]] = [[], []]
-    begin = time.perf_counter()
-    while len(times[0]) < 10 or time.perf_counter() - begin < seconds:
+    begin = now()
+    while len(times[0]) < 10 or now() - begin < seconds:
         for trainer, taken in zip(both, times, strict=True):
-            before = time.perf_counter()
+            before = now()
             trainer.step(batches[len(taken) % len(batches)])
-            taken.append(time.perf_counter() - before)
-        if len(times[0]) >= 6 and time.perf_counter() - begin > 2 * seconds:
+            taken.append(now() - before)
+        if len(times[0]) >= 6 and now() - begin > 2 * seconds:
             break
     return float(statistics.median(b - a for a, b in zip(times[0][2:], times[1][2:], strict=True)))
 
@@ -320,13 +321,19 @@ def _kept_a_byte(trainer: Trainer) -> float:
 
 
 def _estimates(
-    crossing: Crossing, spec: Any, task: Task, batch: Batch, update_byte_s: float, kept: float
+    crossing: Crossing,
+    spec: Any,
+    task: Task,
+    batch: Batch,
+    update_byte_s: float,
+    kept: float,
+    device: torch.device,
 ) -> Estimates | None:
     """What an estimator costs at one cut; None where it cannot stand there."""
     try:
         made = interface("candidate", crossing, spec, task)
-        leaves = [torch.randn(h.shape, dtype=h.dtype) if h.is_floating_point() else torch.zeros_like(h)
-                  for h in crossing.leaves]  # fmt: skip
+        leaves = [torch.randn(h.shape, dtype=h.dtype, device=device) if h.is_floating_point()
+                  else torch.zeros_like(h, device=device) for h in crossing.leaves]  # fmt: skip
         return _estimates_of(made, leaves, batch, update_byte_s, kept)
     except (ConfigError, CutError):
         return None
@@ -362,9 +369,9 @@ def _seconds(call: Callable[[int], Any], seconds: float, least: int) -> float:
 def _times(call: Callable[[int], Any], seconds: float, least: int) -> list[float]:
     """Of a call with 0, 1, …, as often as that time has room for."""
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < least or time.perf_counter() - begin < seconds:
-        before = time.perf_counter()
+    begin = now()
+    while len(times) < least or now() - begin < seconds:
+        before = now()
         call(len(times))
-        times.append(time.perf_counter() - before)
+        times.append(now() - before)
     return times

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from syngrad.compare.rivals.recipe import part_of
+from syngrad.compare.step_costs import now
 from syngrad.core.batch import Batch
 from syngrad.core.memory import SavedBytes
 from syngrad.partition.segment import Segment, segment_parameters
@@ -93,15 +94,15 @@ def _timed(
 ) -> tuple[float, float, Any]:
     """(forward seconds, backward seconds, the message cut from its graph)."""
     given, more = map_tensors(torch.clone, (args, kwargs))  # a unit may write into what it gets
-    begin = time.perf_counter()
+    begin = now()
     message = segment(*given, **more)
     ends = [scalar(loss(message, target))] if target is not None else differentiable(message)
-    middle = time.perf_counter()
+    middle = now()
     wanted = [p for p in segment_parameters(segment) if p.requires_grad] + (differentiable(args) if answered else [])
     ends = [end for end in ends if end.requires_grad]
     if ends and wanted:
         torch.autograd.grad(ends, wanted, [torch.ones_like(end) for end in ends], allow_unused=True)
-    end = time.perf_counter()
+    end = now()
     return middle - begin, end - middle, map_tensors(_cut, message)
 
 
