@@ -81,7 +81,7 @@ def layouts(row: str, model: Transformer, workers: int, link: Link, sequences: i
     elif row == "diloco":
         yield each, apart, Layout("diloco", every=every)
     elif row == "ddp":
-        # round a ring, hidden behind the backward pass; or in two delays, behind nothing: as a pipeline of one part
+        # round a ring, hidden behind the backward pass; or in four delays, behind nothing: as a pipeline of one part
         yield profile(model, workers * sequences), apart, Layout("ddp")
         one = Layout("gpipe", microbatches=1, replicas=workers, average_every=1)
         yield profile(model, sequences), Cluster(machine(), 1, between_replicas=link), one
