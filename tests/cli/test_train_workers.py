@@ -66,6 +66,14 @@ def syngrad(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def endless(file: Path, folder: Path) -> subprocess.Popen[str]:
+    """A run of two workers that somebody has to end."""
+    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.distributed
 def test_two_workers_train_as_one_process_does(file: Path, tmp_path: Path) -> None:
     two, one, results = tmp_path / "two", tmp_path / "one", tmp_path / "two.json"
@@ -108,10 +116,7 @@ def test_a_killed_worker_is_started_again_and_the_run_goes_on(file: Path, tmp_pa
 def test_a_schedulers_signal_saves_once(number: signal.Signals, whom: str, file: Path, tmp_path: Path) -> None:
     """To every process at once, as SLURM sends it, and again by the launcher, or to the launcher alone."""
     folder = tmp_path / "run"
-    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    running = endless(file, folder)
     try:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch 1/")
@@ -149,10 +154,7 @@ def test_control_c_while_the_workers_start(fork: str, file: Path, monkeypatch: p
 @pytest.mark.distributed
 def test_control_c_saves_and_resume_goes_on(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    running = endless(file, folder)
     try:
         assert running.stdout is not None
         assert running.stdout.readline().startswith("epoch 1/")
@@ -184,10 +186,7 @@ def test_control_c_while_one_is_started_again_ends_at_once(
     """From the last checkpoint: what the others have learnt since cannot be brought together."""
     monkeypatch.setenv("SYNGRAD_FORK", "0")  # the new one starts for seconds
     folder = tmp_path / "run"
-    command = ["train", f"{file}:tiny", "--epochs", "100000", "--workers", "2", "--save", str(folder), "--no-progress"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "syngrad", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    running = endless(file, folder)
     try:
         assert running.stdout is not None
         assert running.stderr is not None
